@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python 3.11 to 3.13 and nothing else; each sets up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint reproduce benchmark table clean
+
+demo: .venv/installed
+	$(BIN)/keras-dl demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2
+
+# Every recipe at full size, its exports, and the table in the README made from their reports. Hours, not minutes.
+reproduce: .venv/installed
+	$(BIN)/python docs/reproduce.py
+	$(BIN)/python docs/table.py
+
+benchmark: .venv/installed
+	$(BIN)/keras-dl benchmark resnet
+
+table: .venv/installed
+	$(BIN)/python docs/table.py
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# The stamp is younger than setup.cfg only if the last installation went through.
+.venv/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

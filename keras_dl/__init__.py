@@ -1,0 +1,82 @@
+"""keras_dl: the landmark architectures of deep learning as Keras 3 layers and models on TensorFlow."""
+
+import pathlib as _pathlib
+
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"keras_dl needs Keras on TensorFlow, and Keras runs on {_keras.backend.backend()!r}. "
+        "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
+    )
+
+# In a clone, export/, recipes/ and benchmarks/ stand beside this folder; an installed package holds them inside.
+_root = _pathlib.Path(__file__).resolve().parent.parent
+if (_root / "setup.cfg").exists() and (_root / "recipes").is_dir():
+    __path__.append(str(_root))
+
+from keras_dl import averaging, layers, losses, schedules  # noqa: E402
+from keras_dl.base import Layer, Model, Signature  # noqa: E402
+from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention  # noqa: E402
+from keras_dl.layers.gru import GRU  # noqa: E402
+from keras_dl.layers.lstm import LSTM  # noqa: E402
+from keras_dl.layers.rnn import SimpleRNN  # noqa: E402
+from keras_dl.models.autoencoder import VAE, Autoencoder  # noqa: E402
+from keras_dl.models.cnn import VGG, AlexNet, LeNet5  # noqa: E402
+from keras_dl.models.continuous_flow import ContinuousFlow  # noqa: E402
+from keras_dl.models.convnext import ConvNeXt  # noqa: E402
+from keras_dl.models.gcnn import GCNN, GroupResNet  # noqa: E402
+from keras_dl.models.gnn import GraphPredictor, NodeClassifier  # noqa: E402
+from keras_dl.models.latent_ode import LatentODE  # noqa: E402
+from keras_dl.models.mlp import MLP  # noqa: E402
+from keras_dl.models.neural_ode import ODEClassifier  # noqa: E402
+from keras_dl.models.recurrent import RecurrentNetwork  # noqa: E402
+from keras_dl.models.residual_mlp import ResidualMLP  # noqa: E402
+from keras_dl.models.resnet import ResNet  # noqa: E402
+from keras_dl.models.seq2seq import Seq2Seq  # noqa: E402
+from keras_dl.models.tcn import TCN  # noqa: E402
+from keras_dl.models.transformer import Transformer  # noqa: E402
+from keras_dl.models.transformer_encoder import TransformerEncoder  # noqa: E402
+from keras_dl.models.transformer_lm import TransformerLM  # noqa: E402
+from keras_dl.models.vit import ViT  # noqa: E402
+from keras_dl.version import __version__  # noqa: E402
+
+__all__ = [
+    "GCNN",
+    "GRU",
+    "LSTM",
+    "MLP",
+    "TCN",
+    "VAE",
+    "VGG",
+    "AdditiveAttention",
+    "AlexNet",
+    "Autoencoder",
+    "ContinuousFlow",
+    "ConvNeXt",
+    "GraphPredictor",
+    "GroupResNet",
+    "LatentODE",
+    "Layer",
+    "LeNet5",
+    "LuongAttention",
+    "Model",
+    "MultiHeadAttention",
+    "NodeClassifier",
+    "ODEClassifier",
+    "RecurrentNetwork",
+    "ResNet",
+    "ResidualMLP",
+    "Seq2Seq",
+    "Signature",
+    "SimpleRNN",
+    "Transformer",
+    "TransformerEncoder",
+    "TransformerLM",
+    "ViT",
+    "__version__",
+    "averaging",
+    "layers",
+    "losses",
+    "schedules",
+]

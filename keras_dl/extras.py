@@ -1,0 +1,29 @@
+"""Optional dependencies: imported only where they are used, and named with their pip command where missing."""
+
+import importlib
+
+
+def require(module, extra):
+    """Imports `module`, which the extra `extra` of this package installs.
+
+    Args:
+        module: str. Dotted name of the module.
+        extra: str. The extra of `setup.cfg` that provides it.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        ImportError: if the module is not installed; the message holds the pip command that installs it.
+
+    Example:
+
+    >>> require("json", extra="recipes").dumps({})
+    '{}'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name.split(".")[0]):
+            raise  # the module is there; something that it needs is not
+        raise ImportError(f"{module} is not installed. Install it with: pip install 'keras_dl[{extra}]'") from error

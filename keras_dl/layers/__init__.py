@@ -1,0 +1,45 @@
+"""Layers: building blocks of several architectures, and architectures that are layers."""
+
+from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
+from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
+from keras_dl.layers.group_convolution import (
+    AlignedPooling2D,
+    GroupBatchNormalization,
+    GroupConv2D,
+    GroupPooling,
+    LiftingConv2D,
+)
+from keras_dl.layers.gru import GRU, GRUCell
+from keras_dl.layers.lstm import LSTM, LSTMCell
+from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
+from keras_dl.layers.norm import BatchNormalization
+from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
+from keras_dl.layers.standardization import Standardization
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "AdditiveAttention",
+    "AlignedPooling2D",
+    "BatchNormalization",
+    "GATConv",
+    "GCNConv",
+    "GINConv",
+    "GRUCell",
+    "GroupBatchNormalization",
+    "GroupConv2D",
+    "GroupPooling",
+    "LSTMCell",
+    "LiftingConv2D",
+    "LuongAttention",
+    "MPNNConv",
+    "MultiHeadAttention",
+    "PixelNormalization",
+    "SAGEConv",
+    "Set2Set",
+    "SimpleRNN",
+    "SimpleRNNCell",
+    "Standardization",
+    "SumReadout",
+]

@@ -1,0 +1,168 @@
+"""Gated recurrent unit: a state that a gate mixes with its candidate.
+
+    z_t = sigm(W_z x_t + U_z h_{t-1} + b_z)               r_t = sigm(W_r x_t + U_r h_{t-1} + b_r)
+    g_t = tanh(W_g x_t + U_g (r_t * h_{t-1}) + b_g)                 `reset_after=False`: Cho et al.
+    g_t = tanh(W_g x_t + b_g + r_t * (U_g h_{t-1} + a_g))           `reset_after=True`: cuDNN, Keras's default, torch
+    h_t = z_t * h_{t-1} + (1 - z_t) * g_t
+
+With `reset_after` each gate has two biases, of which those of z and r could be one. They are kept apart, as in Keras
+and cuDNN.
+
+Reference: Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder for statistical machine
+translation", arXiv:1406.1078, eq. 5 to 8. The other convention is eq. 9 and 10 of its version 1, and that of cuDNN.
+
+Deviations: biases, which the paper leaves out of its equations.
+"""
+
+import keras
+from keras import ops
+
+from keras_dl.layers.recurrent import Cell, Recurrent
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class GRUCell(Cell, keras.layers.GRUCell):
+    """One step of `GRU`, for `keras.layers.RNN`. Arguments are those of `keras.layers.GRUCell`."""
+
+    additive = False
+
+    @property
+    def elementwise(self):
+        return self.reset_after
+
+    def project(self, inputs):
+        projected = ops.matmul(inputs, self.kernel)
+        if self.bias is None:
+            return projected
+        bias = ops.cast(self.bias, projected.dtype)
+        return projected + (bias[0] if self.reset_after else bias)
+
+    def product(self, hidden):
+        if not self.reset_after:
+            return ops.matmul(hidden, self.recurrent_kernel[:, : 2 * self.units])
+        kernel, bias = self.recurrent_weights()
+        product = ops.matmul(hidden, kernel)
+        return product if bias is None else product + ops.cast(bias, product.dtype)
+
+    def recurrent_weights(self):
+        return self.recurrent_kernel, None if self.bias is None else self.bias[1]
+
+    def advance(self, projected, product, hidden):
+        x_update, x_reset, x_new = ops.split(projected, 3, axis=-1)
+        if self.reset_after:
+            p_update, p_reset, p_new = ops.split(product, 3, axis=-1)
+        else:
+            p_update, p_reset = ops.split(product, 2, axis=-1)
+        reset = self.recurrent_activation(x_reset + p_reset)
+        if self.reset_after:
+            p_new = reset * p_new
+        else:
+            p_new = ops.matmul(reset * hidden, self.recurrent_kernel[:, 2 * self.units :])
+        update = self.recurrent_activation(x_update + p_update)
+        new = self.activation(x_new + p_new)
+        return (new + update * (hidden - new),)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class GRU(Recurrent, keras.layers.GRU):
+    """Gated recurrent unit, in the place of `keras.layers.GRU`: same arguments, weights, states and values.
+
+    LiteRT has no fused op for it: its steps are one builtin WHILE; with `unroll=True` they are written one after the
+    other, which the calibration of an int8 file needs.
+
+    Args:
+        units: int. Width of the state, which is the output.
+        activation, recurrent_activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer,
+            kernel_regularizer, recurrent_regularizer, bias_regularizer, activity_regularizer, kernel_constraint,
+            recurrent_constraint, bias_constraint, dropout, recurrent_dropout, seed, return_sequences, return_state,
+            go_backwards, stateful, unroll, reset_after, use_cudnn: as in `keras.layers.GRU`.
+        bptt_steps: int, or None. The gradient goes back to the last step whose number, from 0, is a multiple of it, and
+            no further. The values do not change.
+
+    Call arguments:
+        sequences: float, `(batch, time, features)`, at least one step.
+        initial_state: float, `(batch, units)`, or a list of one; zeros by default.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on. Of a row without any, the
+            state stays the initial one and the outputs are 0.
+        training: bool. Dropout is for training alone.
+
+    Returns:
+        float, `(batch, units)`, or `(batch, time, units)` with `return_sequences`; with `return_state` a tuple of it
+        and the last state.
+
+    Raises:
+        ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+
+    Example:
+
+    >>> layer = GRU(4, reset_after=False, return_sequences=True)
+    >>> layer(keras.ops.ones((2, 3, 5))).shape
+    TensorShape([2, 3, 4])
+    """
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        reset_after=True,
+        use_cudnn="auto",
+        bptt_steps=None,
+        **kwargs,
+    ):
+        cell = GRUCell(
+            units,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+            reset_after=reset_after,
+            dtype=kwargs.get("dtype"),
+            trainable=kwargs.get("trainable", True),
+            name="gru_cell",
+            implementation=kwargs.pop("implementation", 2),
+        )
+        super(keras.layers.GRU, self).__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
+        self._set_up(bptt_steps, use_cudnn)
+
+    def get_config(self):
+        return super().get_config() | {"use_cudnn": self.use_cudnn}

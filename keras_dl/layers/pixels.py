@@ -1,0 +1,71 @@
+"""Pixels to the range in which a network is trained."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dl.base import Layer
+
+# Mean and standard deviation of the training images, in units of [0, 255] pixels, red, green and blue.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+CIFAR10_MEAN = (125.307, 122.950, 113.865)
+CIFAR10_STD = (62.993, 62.089, 66.705)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class PixelNormalization(Layer):
+    """`(pixels - mean) / std` with constants, so that a model takes raw pixels and a device needs no preprocessing.
+
+    It computes in float32 under any dtype policy (half precision would round the
+    mean), and hands on its compute dtype.
+
+    Args:
+        mean: float, or a sequence of one float a channel. In units of the pixels.
+        std: float, or a sequence of one float a channel. Positive.
+
+    Call arguments:
+        images: any number type, `(batch, height, width, channels)`, usually in [0, 255].
+
+    Returns:
+        The layer's compute dtype, same shape.
+
+    Raises:
+        ValueError: if `std` is not positive, or if the number of values is not the number of channels.
+
+    Example:
+
+    >>> PixelNormalization(mean=127.5, std=127.5)(np.array([[[[0.0], [255.0]]]])).numpy().ravel()
+    array([-1.,  1.], dtype=float32)
+    """
+
+    def __init__(self, mean, std, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.mean = _as_config("mean", mean)
+        self.std = _as_config("std", std)
+        if not np.all(np.asarray(std) > 0):
+            raise ValueError(f"std={std!r} must be positive.")
+
+    def build(self, images_shape):
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != images_shape[-1]:
+                raise ValueError(
+                    f"{name}={value} has {len(value)} values for images of {images_shape[-1]} channels. "
+                    f"Give one number, or one a channel."
+                )
+
+    def call(self, images):
+        mean, std = np.asarray(self.mean, "float32"), np.asarray(self.std, "float32")
+        return ops.cast((ops.cast(images, "float32") - mean) / std, self.compute_dtype)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape
+
+
+def _as_config(name, value):
+    """A float, or a tuple of floats, as `json` keeps them."""
+    array = np.asarray(value, "float64")
+    if array.ndim > 1 or not np.isfinite(array).all():
+        raise ValueError(f"{name}={value!r} must be a finite number, or one for each channel.")
+    return tuple(array.tolist()) if array.ndim else array.item()

@@ -1,0 +1,210 @@
+"""What the recurrent layers share: a Keras layer's interface around the loops of `keras_dl.ops.recurrence`.
+
+A layer is a subclass of Keras's own, and so takes its place: arguments, weights, masks, states, `Bidirectional`. What
+differs is how its steps are run:
+
+- one product of all steps with the input kernel, outside of the loop;
+- in training, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in its product
+  with the state;
+- any other, and inference, in `scan`; unrolled with `unroll=True`;
+- on a GPU, whatever Keras would do there (cuDNN): not measured.
+
+Its cell is a subclass of Keras's with three methods: `project(inputs)`, the part of all steps that does not wait for
+the state; `product(h)`, that of one step with the recurrent kernel; and `advance(*parts, *states)`, the rest.
+"""
+
+import contextlib
+import contextvars
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_dl.checks import check_size
+from keras_dl.ops.recurrence import product_scan, scan
+
+_UNROLLED = contextvars.ContextVar("unrolled", default=False)
+
+
+@contextlib.contextmanager
+def unrolled():
+    """Within it, the loops of recurrent layers of known length are traced step by step, as with `unroll=True`.
+
+    The calibration of an int8 file, and some devices, take no loop.
+    """
+    token = _UNROLLED.set(True)
+    try:
+        yield
+    finally:
+        _UNROLLED.reset(token)
+
+
+class Cell:
+    """Mixin of the cells, before Keras's class.
+
+    Attributes that a cell sets:
+        additive: bool. Whether a step looks at the sum of its input and product parts alone.
+        elementwise: bool. Whether `advance` has no weights, so that `product_scan` will do.
+    """
+
+    additive = True
+    elementwise = True
+
+    def project(self, inputs):
+        """`(..., features)` to the part of the gates that is known before any state: `(..., width)`."""
+        projected = ops.matmul(inputs, self.kernel)
+        return projected if self.bias is None else projected + ops.cast(self.bias, projected.dtype)
+
+    def product(self, hidden):
+        """`(batch, units)` to `(batch, width)`."""
+        return ops.matmul(hidden, self.recurrent_kernel)
+
+    def parts(self, projected, hidden):
+        """What `advance` takes before the states."""
+        product = self.product(hidden)
+        return (projected + product,) if self.additive else (projected, product)
+
+    def recurrent_weights(self):
+        """Kernel and bias (or None) of `product`."""
+        return self.recurrent_kernel, None
+
+    def step(self, projected, states):
+        """The new states of one step, from its row of `project`."""
+        return self.advance(*self.parts(projected, states[0]), *states)
+
+    def call(self, inputs, states, training=False):
+        if training and (self.dropout or self.recurrent_dropout):
+            return super().call(inputs, states, training=training)
+        listed = states if isinstance(states, list | tuple) else [states]
+        new = list(self.step(self.project(inputs), listed))
+        return new[0], (new if isinstance(states, list | tuple) else new[0])
+
+
+class Recurrent:
+    """Mixin of the layers, before Keras's class. A layer's `cell` is a `Cell`."""
+
+    use_cudnn = False
+
+    def _set_up(self, bptt_steps, use_cudnn=False):
+        """The end of a constructor, after that of `keras.layers.RNN`."""
+        if use_cudnn not in ("auto", True, False):
+            raise ValueError(f"use_cudnn={use_cudnn!r} must be 'auto', True or False.")
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+        self.bptt_steps = None if bptt_steps is None else check_size("bptt_steps", bptt_steps)
+        self.use_cudnn = use_cudnn
+        self.supports_jit = not self._leaves_it_to_keras()  # XLA does not compile cuDNN's kernels
+
+    def get_config(self):
+        return super().get_config() | {"seed": self.seed, "bptt_steps": self.bptt_steps}
+
+    @property
+    def seed(self):
+        return self.cell.seed
+
+    def add_loss(self, loss):
+        """As in Keras, in the weights' precision: Keras cannot add losses of two precisions."""
+        super().add_loss(keras.tree.map_structure(lambda x: ops.cast(x, self.variable_dtype), loss))
+
+    def compute_output_shape(self, sequences_shape, initial_state_shape=None):
+        if initial_state_shape is not None:
+            nested = isinstance(initial_state_shape[0], list | tuple)
+            self._check(sequences_shape, initial_state_shape if nested else [initial_state_shape])
+        else:
+            self._check(sequences_shape)
+        return super().compute_output_shape(sequences_shape)
+
+    def _check(self, sequences_shape, states_shapes=None):
+        if sequences_shape[1] == 0:
+            raise ValueError(
+                f"sequences of shape {tuple(sequences_shape)} have no step; {self.name} needs one at least."
+            )
+        if states_shapes is None:
+            return
+        wanted = [(sequences_shape[0], size) for size in self.state_size]
+        found = [tuple(shape) for shape in states_shapes]
+        if len(found) != len(wanted) or not all(map(_agree, found, wanted)):
+            raise ValueError(
+                f"initial_state of {self.name} has the shapes {found}; it must have {wanted}, (batch, units) each."
+            )
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if initial_state is None:
+            self._check(sequences.shape)
+        else:
+            states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
+            self._check(sequences.shape, [s.shape for s in states])
+        if isinstance(mask, list | tuple):
+            mask = mask[0]
+        return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
+        if self._leaves_it_to_keras():
+            super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+            mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
+        if training:
+            super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
+        if self.go_backwards:
+            sequences = ops.flip(sequences, axis=1)
+            mask = None if mask is None else ops.flip(mask, axis=1)
+        outputs, states = self._steps(sequences, states, mask, training)
+        if mask is not None:
+            outputs = self._masked(outputs, states[0], mask)
+        if not self.return_sequences:
+            last = states[0] if mask is None else outputs
+            return last, last, list(states)
+        outputs = ops.transpose(outputs, (1, 0, 2)) if mask is None else outputs
+        return outputs[:, -1], outputs, list(states)
+
+    def _maybe_config_dropout_masks(self, cell, inputs, states):
+        """Nothing, where Keras draws masks in inference too, and a file that draws random numbers cannot be."""
+
+    def _steps(self, sequences, states, mask, training):
+        """Runs the loop: outputs `(time, batch, units)`, or None where nobody wants them, and the last states."""
+        cell = self.cell
+        mask = None if mask is None else ops.transpose(mask)
+        unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
+        options = dict(mask=mask, truncate=self.bptt_steps)
+        if training and (cell.recurrent_dropout or (cell.dropout and cell.implementation == 1)):
+            # Keras's own step, whose dropout masks stay the same over all steps of a batch.
+            def step(x, states):
+                return cell(x, list(states), training=True)[1]
+
+            rows = ops.transpose(sequences, (1, 0, 2))
+            return scan(step, rows, states, keep_outputs=self.return_sequences, unroll=unroll, **options)
+        if training and cell.dropout:
+            sequences = sequences * ops.expand_dims(cell.get_dropout_mask(sequences[:, 0]), 1)
+        rows = cell.project(ops.transpose(sequences, (1, 0, 2)))
+        if training and cell.elementwise and not unroll:
+            kernel, bias = (None if w is None else ops.cast(w, rows.dtype) for w in cell.recurrent_weights())
+            return product_scan(cell.advance, rows, kernel, bias, states, cell.additive, **options)
+        return scan(cell.step, rows, states, keep_outputs=self.return_sequences, unroll=unroll, **options)
+
+    def _masked(self, outputs, last, mask):
+        """Outputs as Keras defines them at masked steps: those of the step before, zeros before the first; or zeros.
+
+        Returns:
+            `(batch, time, units)`, or `(batch, units)` without `return_sequences`.
+        """
+        if self.return_sequences:
+            outputs = ops.transpose(outputs, (1, 0, 2))
+            begun = mask if self.zero_output_for_mask else ops.cumsum(ops.cast(mask, "int32"), axis=1) > 0
+        else:
+            outputs = last
+            begun = mask[:, -1] if self.zero_output_for_mask else ops.any(mask, axis=1)
+        return ops.where(ops.expand_dims(begun, -1), outputs, ops.zeros((), outputs.dtype))
+
+    def _leaves_it_to_keras(self):
+        """Whether Keras would take cuDNN here; `use_cudnn=True` without it is an error that Keras raises."""
+        plain = self.bptt_steps is None and self.cell.elementwise
+        on_gpu = plain and self.use_cudnn == "auto" and bool(tf.config.list_physical_devices("GPU"))
+        return self.use_cudnn is True or on_gpu
+
+
+def _agree(found, wanted):
+    return len(found) == len(wanted) and all(
+        a is None or b is None or a == b for a, b in zip(found, wanted, strict=True)
+    )

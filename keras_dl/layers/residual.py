@@ -1,0 +1,125 @@
+"""What stands on a residual branch: a learned scale, and its random absence in training."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_dl.base import Layer
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class LayerScale(Layer):
+    """Multiplies each channel of a residual branch by a learned scale that starts near zero.
+
+    It computes and returns float32 under any dtype policy. In half precision a branch
+    times 1e-6 would vanish beside the stream that it is added to, and float16 could not
+    even hold the scale: its smallest normal number is 6.1e-5.
+
+    Args:
+        initial_scale: float. What every channel starts with.
+
+    Call arguments:
+        branch: float, `(batch, ..., channels)`.
+
+    Returns:
+        float32, same shape.
+
+    Reference: Touvron et al. 2021, "Going deeper with Image Transformers", arXiv:2103.17239, eq. 4.
+    """
+
+    def __init__(self, initial_scale=1e-6, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.initial_scale = initial_scale
+
+    def build(self, branch_shape):
+        self.scale = self.add_weight(
+            shape=branch_shape[-1:],
+            initializer=keras.initializers.Constant(self.initial_scale),
+            dtype="float32",
+            name="scale",
+        )
+
+    def call(self, branch):
+        return ops.cast(branch, "float32") * self.scale
+
+    def compute_output_spec(self, branch):
+        return keras.KerasTensor(branch.shape, "float32")
+
+    def magnify_gradient(self, function, inputs):
+        """`function(inputs)`, which ends in this layer, with gradients that do not pass through tiny numbers.
+
+        Behind a scale of 1e-6 the gradients of the branch are 1e-6 as large as those of the stream, too far apart for
+        float16 with any loss scaling. So this layer is handed a gradient divided by the power of two next to its
+        largest scale, and what comes out, of the weights and of `inputs`, is multiplied by it, in float32.
+
+        Args:
+            function: from a tensor to a float32 tensor. Its weights are float32 variables.
+            inputs: float32 tensor.
+
+        Returns:
+            `function(inputs)`; its gradients are the exact ones but for underflow.
+        """
+
+        @tf.custom_gradient
+        def branch(inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = function(inputs)
+
+            def gradient(upstream, variables=()):
+                largest = ops.maximum(ops.max(ops.abs(self.scale)), 2.0**-24)
+                unit = ops.power(2.0, ops.ceil(ops.log2(largest)))
+                sources = [inputs, *variables]
+                gradients = [g * unit for g in tape.gradient(outputs, sources, upstream / unit)]
+                return gradients[0], gradients[1:]
+
+            return outputs, gradient
+
+        return branch(inputs)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class StochasticDepth(Layer):
+    """Drops a residual branch in training, for each example by itself; what is kept is divided by `1 - rate`.
+
+    A dropped branch is exactly 0, also where it had overflowed in half precision, and
+    passes no gradient. The result has the dtype of the branch. In inference it is the identity.
+
+    Args:
+        rate: float in [0, 1). Probability with which an example's branch is dropped.
+        seed: int, or None for one drawn from `keras.utils.set_random_seed`.
+
+    Call arguments:
+        branch: float, `(batch, ...)`.
+        training: bool.
+
+    Returns:
+        Same dtype and shape as `branch`.
+
+    Raises:
+        ValueError: if `rate` is not in [0, 1).
+
+    Reference: Huang et al. 2016, "Deep Networks with Stochastic Depth", arXiv:1603.09382, eq. 2. The paper
+    multiplies by `1 - rate` in inference; dividing in training has the same mean.
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate={rate!r} must be in [0, 1).")
+        self.rate = rate
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, branch, training=False):
+        if not training or self.rate == 0:
+            return branch
+        shape = (ops.shape(branch)[0], *[1] * (len(branch.shape) - 1))
+        kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
+        return ops.where(kept, branch / (1 - self.rate), ops.zeros_like(branch))
+
+    def compute_output_shape(self, branch_shape):
+        return branch_shape
+
+    def compute_output_spec(self, branch, training=False):
+        return keras.KerasTensor(branch.shape, branch.dtype)

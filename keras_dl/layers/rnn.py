@@ -1,0 +1,138 @@
+"""Elman's recurrent network: a state that goes round.
+
+    h_t = act(W x_t + U h_{t-1} + b)                                                              t = 1 .. T
+
+Gradients of h_T by h_t are products of T - t matrices U^T diag(act'), which vanish or explode with the distance. U
+starts orthogonal, which keeps their length as long as act' is near 1; `SimpleRNN.irnn` starts it as the identity with
+relu, so that the state is a plain sum until training changes it; and `bptt_steps` cuts the products after so many
+steps. Clip the norm of the gradients (`global_clipnorm` of the optimizer): a cure for the exploding ones alone.
+
+A masked step carries the state on as it was.
+
+References: Elman 1990, "Finding structure in time", Cognitive Science 14. Le, Jaitly, Hinton 2015, "A simple way to
+initialize recurrent networks of rectified linear units", arXiv:1504.00941, section 3 (IRNN). Williams and Peng 1990,
+"An efficient gradient-based algorithm for on-line training of recurrent network trajectories", Neural Computation 2
+(truncated backpropagation).
+
+Deviations: Elman's network has its output layer inside and copies the state as it is, with no gradient through it
+(`bptt_steps=1`). Le et al. draw the input weights from a normal distribution of deviation 0.001, and so does `irnn`.
+"""
+
+import keras
+from keras import initializers
+
+from keras_dl.layers.recurrent import Cell, Recurrent
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class SimpleRNNCell(Cell, keras.layers.SimpleRNNCell):
+    """One step of `SimpleRNN`, for `keras.layers.RNN`. Arguments are those of `keras.layers.SimpleRNNCell`."""
+
+    def advance(self, gates, hidden):
+        return (self.activation(gates),)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
+    """Elman's recurrent layer, in the place of `keras.layers.SimpleRNN`: same arguments, weights, states and values.
+
+    In LiteRT its steps are one builtin WHILE; with `unroll=True` they are written one after the other, which the
+    calibration of an int8 file needs.
+
+    Args:
+        units: int. Width of the state, which is the output.
+        activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer, kernel_regularizer,
+            recurrent_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, recurrent_constraint,
+            bias_constraint, dropout, recurrent_dropout, return_sequences, return_state, go_backwards, stateful, unroll,
+            seed: as in `keras.layers.SimpleRNN`.
+        bptt_steps: int, or None. The gradient goes back to the last step whose number, from 0, is a multiple of it, and
+            no further. The values do not change.
+
+    Call arguments:
+        sequences: float, `(batch, time, features)`, at least one step.
+        initial_state: float, `(batch, units)`, or a list of one; zeros by default.
+        mask: bool, `(batch, time)`. True = the step counts. Of a row without any, the state stays the initial one and
+            the outputs are 0.
+        training: bool. Dropout is for training alone.
+
+    Returns:
+        float, `(batch, units)`, or `(batch, time, units)` with `return_sequences`; with `return_state` a tuple of it
+        and the last state.
+
+    Raises:
+        ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+
+    Example:
+
+    >>> layer = SimpleRNN.irnn(4, return_sequences=True)
+    >>> layer(keras.ops.ones((2, 3, 5))).shape
+    TensorShape([2, 3, 4])
+    """
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        seed=None,
+        bptt_steps=None,
+        **kwargs,
+    ):
+        cell = SimpleRNNCell(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            seed=seed,
+            dtype=kwargs.get("dtype"),
+            trainable=kwargs.get("trainable", True),
+            name="simple_rnn_cell",
+        )
+        super(keras.layers.SimpleRNN, self).__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
+        self._set_up(bptt_steps)
+
+    @classmethod
+    def irnn(cls, units, **options):
+        """The layer of Le et al.: relu, the identity as recurrent kernel, small input weights."""
+        defaults = dict(
+            activation="relu",
+            recurrent_initializer="identity",
+            kernel_initializer=initializers.RandomNormal(stddev=0.001),
+        )
+        return cls(units, **(defaults | options))

@@ -1,0 +1,69 @@
+"""Columns to zero mean and unit variance, by statistics that are measured once and kept with the weights."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class Standardization(keras.layers.Normalization):
+    """`keras.layers.Normalization` over the last axis, whose statistics are read from its weights each time.
+
+    Keras's layer copies the statistics when it is adapted or loaded from a file, so
+    that `set_weights`, a restored checkpoint or a function traced before leave it with old
+    ones. Two more things differ:
+
+    - A column without variance is shifted and not scaled. (Keras divides by 1e-7.)
+    - Until it is adapted, it is the identity.
+
+    Args:
+        invert: bool. True takes standardised values back to the unit of the data.
+
+    Call arguments:
+        inputs: `(..., columns)`. A column is the last axis: one channel of images, say.
+
+    Returns:
+        The layer's compute dtype, same shape. Give it `dtype="float32"` in a model of
+        lower precision: raw columns may be beyond the range of float16.
+
+    Example:
+
+    >>> layer = Standardization()
+    >>> layer.adapt(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    >>> layer(np.array([[5.0, 6.0]])).numpy()
+    array([[3., 1.]], dtype=float32)
+    """
+
+    def __init__(self, invert=False, **kwargs):
+        super().__init__(axis=-1, invert=invert, **kwargs)
+
+    def adapt(self, data):
+        """Measures mean and variance of each column.
+
+        Args:
+            data: array `(n, ..., columns)`, or a `tf.data.Dataset` of batches of it.
+
+        Raises:
+            ValueError: if a column has no finite mean or variance; the weights stay as they were.
+        """
+        before = self.get_weights() if self.built else None
+        super().adapt(data)
+        statistics = np.stack(self.get_weights()[:2])
+        bad = np.flatnonzero(~np.isfinite(statistics).all(axis=0))
+        if bad.size:
+            if before:
+                self.set_weights(before)
+            raise ValueError(f"data has missing or infinite values in columns {bad.tolist()}, or no rows.")
+
+    def finalize_state(self):
+        """Nothing to copy: `call` reads the weights."""
+
+    def call(self, inputs):
+        mean = ops.cast(self.adapt_mean, self.compute_dtype)
+        variance = ops.cast(self.adapt_variance, self.compute_dtype)
+        std = ops.where(variance > 0, ops.sqrt(variance), 1.0)
+        return inputs * std + mean if self.invert else (inputs - mean) / std
+
+    def get_config(self):
+        config = super().get_config()
+        return {key: value for key, value in config.items() if key not in ("axis", "mean", "variance")}

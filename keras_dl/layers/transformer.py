@@ -1,0 +1,397 @@
+"""What the three transformers are made of: embedded tokens, positions, and one block.
+
+    E(t)          = sqrt(d) table[t],   logits = x table^T              tied embedding (section 3.4)
+    P(pos, 2i)    = sin(pos / 10000^(2i / d)),   P(pos, 2i + 1) = cos(pos / 10000^(2i / d))       (section 3.5)
+    y             = norm(x + sublayer(x))                               post-norm (section 3.1)
+    y             = x + sublayer(norm(x))                               pre-norm
+    mlp(x)        = act(x W1 + b1) W2 + b2                              (eq. 2)
+
+A block is self-attention, attention to a memory (in decoders that have one), and an MLP, each such a sublayer. In
+decoding, a block takes one position a call, and the keys and values of the earlier ones from a cache of static size.
+
+References: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762;
+Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745, for pre-norm.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_dl.base import Layer
+from keras_dl.checks import check_choice, check_rate, check_size
+from keras_dl.layers import attention as attentions
+
+PADDING = 0  # the token that is none
+
+ACTIVATIONS = {
+    "relu": ops.relu,
+    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: ops.gelu(x, approximate=True),  # GPT-2's
+}
+
+
+def sinusoids(length, dim):
+    """The positions of section 3.5: NumPy float32, `(length, dim)`; even columns are sines, odd ones cosines.
+
+    Args:
+        length: int.
+        dim: int. For an odd one, the last column is a sine.
+
+    Example:
+
+    >>> [[round(float(x), 3) for x in row] for row in sinusoids(2, 4)]
+    [[0.0, 1.0, 0.0, 1.0], [0.841, 0.54, 0.01, 1.0]]
+    """
+    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, dim, 2) / dim)
+    table = np.empty((length, dim))
+    table[:, 0::2], table[:, 1::2] = np.sin(angles), np.cos(angles)[:, : dim // 2]
+    return table.astype("float32")
+
+
+def key_mask(tokens):
+    """bool, `(batch, 1, keys)`: True where a token is none of the padding, for any query."""
+    return ops.expand_dims(ops.not_equal(tokens, PADDING), 1)
+
+
+def known_tokens(tokens, vocabulary_size, name="tokens"):
+    """`tokens` as int32, in which an id outside of the vocabulary counts as padding.
+
+    A graph (`fit`, XLA, a file on a device) cannot raise an error for a value; called eagerly, this does.
+
+    Raises:
+        ValueError: eagerly, if an id is none of `0 ... vocabulary_size - 1`.
+    """
+    tokens = ops.cast(tokens, "int32")
+    known = ops.logical_and(tokens >= 0, tokens < vocabulary_size)
+    if isinstance(known, tf.Tensor) and hasattr(known, "numpy") and not bool(ops.all(known)):
+        worst = int(tokens[~known][0])
+        raise ValueError(f"{name} holds {worst}, which is not in the vocabulary of {vocabulary_size} ids from 0 on.")
+    return ops.where(known, tokens, PADDING)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class TokenEmbedding(Layer):
+    """A table of one vector a token, which also turns vectors into logits of tokens.
+
+    Args:
+        vocabulary_size: int.
+        dim: int. Width of a vector.
+        scaled: bool. True multiplies vectors by `sqrt(dim)`, and begins with a standard deviation of `dim ** -0.5`;
+            False leaves them, and begins with 0.02.
+
+    Call arguments:
+        tokens: int, `(batch, n)`. An id outside of the vocabulary counts as padding, and eagerly raises an error.
+
+    Returns:
+        float, `(batch, n, dim)`.
+    """
+
+    def __init__(self, vocabulary_size, dim, scaled=True, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.dim = dim
+        self.scaled = scaled
+
+    def build(self, tokens_shape):
+        stddev = self.dim**-0.5 if self.scaled else 0.02
+        self.embeddings = self.add_weight(
+            shape=(self.vocabulary_size, self.dim),
+            initializer=keras.initializers.RandomNormal(stddev=stddev),
+            name="embeddings",
+        )
+
+    def call(self, tokens):
+        tokens = known_tokens(tokens, self.vocabulary_size)
+        vectors = ops.take(ops.cast(self.embeddings, self.compute_dtype), tokens, axis=0)
+        return vectors * self.dim**0.5 if self.scaled else vectors
+
+    def compute_output_shape(self, tokens_shape):
+        return (*tokens_shape, self.dim)
+
+    def logits(self, states):
+        """The tied softmax's input: float32, `(..., vocabulary_size)`, of `(..., dim)`."""
+        table = ops.cast(self.embeddings, self.compute_dtype)
+        return ops.cast(ops.matmul(states, ops.transpose(table)), "float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class Positions(Layer):
+    """Adds to each vector that of its place: sinusoids by formula, or learned.
+
+    Args:
+        max_length: int. Places that there are.
+        learned: bool.
+
+    Call arguments:
+        states: float, `(batch, n, width)`.
+        position: None, for the places 0 to n - 1; or int, `(batch,)`: the one place of each row, where n is 1. A place
+            that there is not counts as the nearest.
+
+    Returns:
+        float, the shape of `states`.
+
+    Raises:
+        ValueError: if n is known to be more than `max_length`.
+    """
+
+    def __init__(self, max_length, learned=False, **kwargs):
+        super().__init__(**kwargs)
+        self.max_length = max_length
+        self.learned = learned
+
+    def build(self, states_shape):
+        width = states_shape[-1]
+        if self.learned:
+            self.table = self.add_weight(
+                shape=(self.max_length, width), initializer=keras.initializers.RandomNormal(stddev=0.02), name="table"
+            )
+        else:
+            self.table = sinusoids(self.max_length, width)
+
+    def call(self, states, position=None):
+        table = ops.cast(self.table, self.compute_dtype)
+        if position is not None:
+            place = ops.clip(position, 0, self.max_length - 1)
+            return states + ops.expand_dims(ops.take(table, place, axis=0), 1)
+        length = states.shape[1]
+        if length is not None and length > self.max_length:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than the {self.max_length} positions of {self.name!r}."
+            )
+        return states + table[: ops.shape(states)[1]]
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class TransformerBlock(Layer):
+    """Self-attention, attention to a memory if there is one, and an MLP, each with a residual and a layer norm.
+
+    Args:
+        num_heads: int. Must divide the width.
+        mlp_dim: int. Width of the MLP's hidden layer.
+        cross_attention: bool. Whether it attends to a memory.
+        dropout_rate: float in [0, 1). Of each sublayer's result.
+        attention_dropout_rate: float in [0, 1). Of the attention weights.
+        activation: "relu", "gelu" (exact) or "gelu_tanh".
+        norm_first: bool. True for pre-norm, False for the paper's post-norm.
+        norm_epsilon: float. Added to variances.
+        attention_bias: bool. Whether queries, keys, values and outputs of attention have biases.
+
+    Call arguments:
+        states: float, `(batch, n, width)`.
+        mask: bool, `(batch or 1, n or 1, n)`: True = may be attended to. None for all.
+        memory: float, `(batch, m, width)`; only with `cross_attention`.
+        memory_mask: bool, `(batch or 1, n or 1, m)`.
+        causal: bool. Whether a position may attend to itself and earlier ones alone.
+        training: bool. Whether dropout is on.
+
+    Returns:
+        float, `(batch, n, width)`.
+
+    Raises:
+        ValueError: if `num_heads` does not divide the width.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        mlp_dim,
+        cross_attention=False,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        activation="relu",
+        norm_first=False,
+        norm_epsilon=1e-6,
+        attention_bias=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.cross_attention = cross_attention
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.activation = activation
+        self.norm_first = norm_first
+        self.norm_epsilon = norm_epsilon
+        self.attention_bias = attention_bias
+
+    def build(self, states_shape):
+        width = states_shape[-1]
+        shared = dict(dtype=self.dtype_policy)
+
+        def norm(name):
+            layer = layers.LayerNormalization(epsilon=self.norm_epsilon, name=name, **shared)
+            layer.build((None, None, width))
+            return layer
+
+        def attention(name):
+            layer = attentions.MultiHeadAttention(
+                self.num_heads,
+                width // self.num_heads,
+                dropout_rate=self.attention_dropout_rate,
+                use_bias=self.attention_bias,
+                name=name,
+                **shared,
+            )
+            layer.build((None, None, width), (None, None, width))
+            return layer
+
+        self.attention, self.attention_norm = attention("attention"), norm("attention_norm")
+        if self.cross_attention:
+            self.memory_attention, self.memory_norm = attention("memory_attention"), norm("memory_norm")
+        self.expand = layers.Dense(self.mlp_dim, name="expand", **shared)
+        self.expand.build((None, None, width))
+        self.project = layers.Dense(width, name="project", **shared)
+        self.project.build((None, None, self.mlp_dim))
+        self.mlp_norm = norm("mlp_norm")
+        self.dropout = layers.Dropout(self.dropout_rate, name="dropout", **shared)
+
+    def call(self, states, mask=None, memory=None, memory_mask=None, causal=False, training=False):
+        def attend(x):
+            return self.attention.attend(x, *self.attention.project(x), mask, causal, training=training)
+
+        states = self._residual(states, self.attention_norm, attend, training)
+        pairs = self.memory_attention.project(memory) if self.cross_attention else None
+        return self._rest(states, pairs, memory_mask, training)
+
+    def prefill(self, states):
+        """A causal call in inference, and what it leaves in a cache.
+
+        Args:
+            states: float, `(batch, n, width)`.
+
+        Returns:
+            `(states, keys, values)`: the call's result, and float `(batch, heads, n, head_dim)`.
+        """
+        pair = []
+
+        def attend(x):
+            pair.extend(self.attention.project(x))
+            return self.attention.attend(x, *pair, use_causal_mask=True)
+
+        states = self._residual(states, self.attention_norm, attend, False)
+        return self._rest(states, None, None, False), *pair
+
+    def step(self, states, keys, values, position, memory=None, memory_mask=None):
+        """One position of each row, in inference.
+
+        Args:
+            states: float, `(batch, 1, width)`.
+            keys, values: float, `(batch, heads, length, head_dim)`: those of earlier positions; what stands at this
+                one or later does not matter.
+            position: int32, `(batch,)`. Where each row is: `0 ... length - 1`.
+            memory: None, or the pair of keys and values, `(batch, heads, m, head_dim)`, of the memory.
+            memory_mask: bool, `(batch, 1, m)`, or None for all.
+
+        Returns:
+            `(states, keys, values)`, each in its shape, the keys and values with those of this position.
+        """
+        places = ops.expand_dims(ops.arange(keys.shape[2], dtype="int32"), 0)
+        position = ops.expand_dims(position, 1)
+        here = ops.expand_dims(ops.expand_dims(ops.equal(places, position), 1), 3)  # (batch, 1, length, 1)
+        cache = []
+
+        def attend(x):
+            cache.extend(
+                ops.where(here, new, old) for new, old in zip(self.attention.project(x), (keys, values), strict=True)
+            )
+            return self.attention.attend(x, *cache, ops.expand_dims(places <= position, 1))
+
+        states = self._residual(states, self.attention_norm, attend, False)
+        return self._rest(states, memory, memory_mask, False), *cache
+
+    def memory_weights(self, states, memory, memory_mask):
+        """The weights of a causal block's attention to its memory: float, `(batch, heads, n, m)`."""
+
+        def attend(x):
+            return self.attention.attend(x, *self.attention.project(x), use_causal_mask=True)
+
+        states = self._residual(states, self.attention_norm, attend, False)
+        if self.norm_first:
+            states = self.memory_norm(states)
+        pair = self.memory_attention.project(memory)
+        return self.memory_attention.attend(states, *pair, memory_mask, return_attention_scores=True)[1]
+
+    def _rest(self, states, memory, memory_mask, training):
+        if self.cross_attention:
+            states = self._residual(
+                states,
+                self.memory_norm,
+                lambda x: self.memory_attention.attend(x, *memory, memory_mask, training=training),
+                training,
+            )
+        return self._residual(states, self.mlp_norm, self._mlp, training)
+
+    def _mlp(self, states):
+        return self.project(ACTIVATIONS[self.activation](self.expand(states)))
+
+    def _residual(self, states, norm, sublayer, training):
+        if self.norm_first:
+            return states + self.dropout(sublayer(norm(states)), training=training)
+        return norm(states + self.dropout(sublayer(states), training=training))
+
+
+def step_through(blocks, states, keys, values, position, memory_keys=None, memory_values=None, memory_mask=None):
+    """One position of each row through all blocks, in inference.
+
+    Args:
+        blocks: list of `TransformerBlock` of as many heads each.
+        states: float, `(batch, 1, width)`.
+        keys, values: float, `(batch, len(blocks) * heads, length, head_dim)`: the caches of all blocks in order.
+        position, memory_mask: as of `TransformerBlock.step`.
+        memory_keys, memory_values: None, or the memory's, laid out as `keys`.
+
+    Returns:
+        `(states, keys, values)`, each in its shape.
+    """
+    kept = [], []
+    for i, block in enumerate(blocks):
+        heads = slice(i * block.num_heads, (i + 1) * block.num_heads)
+        memory = None if memory_keys is None else (memory_keys[:, heads], memory_values[:, heads])
+        states, *pair = block.step(states, keys[:, heads], values[:, heads], position, memory, memory_mask)
+        for all_blocks, x in zip(kept, pair, strict=True):
+            all_blocks.append(x)
+    return states, *(ops.concatenate(x, axis=1) for x in kept)
+
+
+def check_stack(num_layers, hidden_dim, mlp_dim, num_heads, dropout_rate, attention_dropout_rate, activation):
+    """The arguments that all three models share, checked, as a tuple in the same order.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    hidden_dim, num_heads = check_size("hidden_dim", hidden_dim), check_size("num_heads", num_heads)
+    if hidden_dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}.")
+    return (
+        check_size("num_layers", num_layers),
+        hidden_dim,
+        check_size("mlp_dim", mlp_dim),
+        num_heads,
+        check_rate("dropout_rate", dropout_rate),
+        check_rate("attention_dropout_rate", attention_dropout_rate),
+        check_choice("activation", activation, tuple(ACTIVATIONS)),
+    )
+
+
+def check_token(name, value, vocabulary_size):
+    """`value` as an int, which must be a token of the vocabulary other than padding."""
+    value = check_size(name, value)
+    if value >= vocabulary_size:
+        raise ValueError(f"{name}={value} must be less than vocabulary_size={vocabulary_size}.")
+    return value
+
+
+def check_tokens(name, tokens, vocabulary_size, max_length):
+    """`tokens` as an int32 tensor, `(batch, n)`, checked by value.
+
+    Raises:
+        ValueError: if the shape is another, n is more than `max_length`, or an id is not in the vocabulary.
+    """
+    tokens = ops.convert_to_tensor(tokens)
+    if len(tokens.shape) != 2 or not keras.backend.is_int_dtype(tokens.dtype):
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} and dtype {tokens.dtype} must be int, (batch, n).")
+    if tokens.shape[0] == 0 or not 0 < tokens.shape[1] <= max_length:
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and 1 to {max_length} tokens in it.")
+    return known_tokens(tokens, vocabulary_size, name)

@@ -1,0 +1,372 @@
+"""Residual networks: layers that learn what to add to their input.
+
+    y = relu(F(x) + s(x))                  v1:  F is conv, norm, relu, conv, norm
+    y = F(x) + s(x)                        v2:  F is norm, relu, conv, norm, relu, conv
+
+    basic        conv 3x3, conv 3x3
+    bottleneck   conv 1x1, conv 3x3, conv 1x1 to four times as many maps
+
+The shortcut `s` is the identity. Where the number of maps or their size changes, option A takes every second pixel
+and adds maps of zeros; option B is a strided 1x1 convolution (with batch normalisation in v1). Halving happens in the
+first 1x1 convolution of a bottleneck in v1, and in its 3x3 convolution in v1.5, which loses no pixel. In v2 the first
+convolution of the net is followed by norm and relu, units that change the shape share their first norm and relu with
+the shortcut, and one more norm and relu follow the last unit.
+
+    ImageNet   conv 7x7/2, max pool 3x3/2, stages of 64, 128, 256, 512 maps, global average, dense
+    CIFAR      conv 3x3, stages of 16, 32, 64 maps of n basic blocks: 6n + 2 layers, option A
+
+References:
+- v1: He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, fig. 2
+  and 5, table 1, section 4.2.
+- v2: He, Zhang, Ren, Sun 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, fig. 4e and appendix.
+- Weights: He, Zhang, Ren, Sun 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, eq. 14 (fan-out).
+- A residual branch that starts at zero: Goyal et al. 2017, arXiv:1706.02677, section 5.1.
+- v1.5 and the layout of weights that `load_torchvision` reads are those of torchvision.
+
+Deviations from the papers:
+- v2 halves in the 3x3 convolution as v1.5 does; its authors' code does so in the 1x1.
+- The mean of a colour over the data set is subtracted, not the mean image; both are divided by the standard deviation.
+"""
+
+import keras
+from keras import layers, ops
+
+from keras_dl.base import Layer
+from keras_dl.checks import check_choice, check_image_shape, check_size, check_sizes
+from keras_dl.layers.norm import BatchNormalization
+from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
+from keras_dl.models.classifier import ImageClassifier
+from keras_dl.weights import load_torch
+
+VERSIONS = ("v1", "v1.5", "v2")
+BLOCKS = ("basic", "bottleneck")
+SHORTCUTS = ("A", "B")
+STEMS = ("imagenet", "cifar")
+
+HE_FAN_OUT = dict(scale=2.0, mode="fan_out", distribution="untruncated_normal")
+
+
+def conv(filters, kernel_size, strides=1, *, zeros=False, dtype=None, name=None):
+    """A convolution without bias. Stride 1 keeps the size; a strided one takes a map that `pad` widened, unpadded."""
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        padding="same" if strides == 1 else "valid",
+        use_bias=False,
+        kernel_initializer="zeros" if zeros else keras.initializers.VarianceScaling(**HE_FAN_OUT),
+        dtype=dtype,
+        name=name,
+    )
+
+
+def pad(maps, margin):
+    """Zeros on all four sides. ("same" would put more of them after a map of even size than before it.)"""
+    return ops.pad(maps, ((0, 0), (margin, margin), (margin, margin), (0, 0))) if margin else maps
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class ResidualBlock(Layer):
+    """One block of two (basic) or three (bottleneck) convolutions and its shortcut.
+
+    Args:
+        filters: int. Maps of the inner convolutions. A bottleneck returns four times as many.
+        strides: int, 1 or 2. 2 halves the sides of the maps.
+        block: "basic" or "bottleneck".
+        version: "v1", "v1.5" or "v2": see the head of this file.
+        shortcut: "A" or "B": what stands in for the identity where the shape changes.
+        residual: bool. False leaves the shortcut out, which makes a plain network.
+        zero_init_residual: bool. Whether the residual branch starts at zero, and the block as the identity: by the
+            scale of the last normalisation in v1 and v1.5, by the last kernel in v2.
+        preactivate: bool. False leaves out the first norm and relu of a v2 block, for the first block of a net.
+
+    Call arguments:
+        maps: float, `(batch, height, width, channels)`.
+        training: bool. Whether batch normalisation takes the statistics of the batch.
+
+    Returns:
+        float, `(batch, ceil(height / strides), ceil(width / strides), filters)`, or `4 * filters` of a bottleneck.
+
+    Raises:
+        ValueError: if an argument is not one of those named, or if shortcut A would have to drop maps.
+    """
+
+    def __init__(
+        self,
+        filters,
+        strides=1,
+        block="bottleneck",
+        version="v1.5",
+        shortcut="B",
+        residual=True,
+        zero_init_residual=False,
+        preactivate=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.strides = check_choice("strides", strides, (1, 2))
+        self.block = check_choice("block", block, BLOCKS)
+        self.version = check_choice("version", version, VERSIONS)
+        self.shortcut = check_choice("shortcut", shortcut, SHORTCUTS)
+        self.residual = residual
+        self.zero_init_residual = zero_init_residual
+        self.preactivate = preactivate
+        self.out_channels = 4 * filters if block == "bottleneck" else filters
+
+    def build(self, maps_shape):
+        if self.block == "basic":
+            kernel_sizes, strides = (3, 3), (self.strides, 1)
+        else:
+            kernel_sizes = (1, 3, 1)
+            strides = (self.strides, 1, 1) if self.version == "v1" else (1, self.strides, 1)
+        last = len(kernel_sizes) - 1
+        widths = [self.out_channels if i == last else self.filters for i in range(last + 1)]
+        zero_gamma = self.zero_init_residual and self.version != "v2"
+        zero_kernel = self.zero_init_residual and self.version == "v2"
+
+        self.convs, self.norms, self._margins = [], [], []
+        shape = tuple(maps_shape)
+        for i, (width, size, stride) in enumerate(zip(widths, kernel_sizes, strides, strict=True)):
+            layer = conv(
+                width, size, stride, zeros=zero_kernel and i == last, dtype=self.dtype_policy, name=f"conv_{i}"
+            )
+            gamma = "zeros" if zero_gamma and i == last else "ones"
+            norm = BatchNormalization(gamma_initializer=gamma, dtype=self.dtype_policy, name=f"norm_{i}")
+            layer.build(shape)
+            after = (*_halved(shape, stride), width)
+            if self.version != "v2":
+                norm.build(after)
+            elif i > 0 or self.preactivate:
+                norm.build(shape)
+            else:
+                norm = None
+            self.convs.append(layer)
+            self.norms.append(norm)
+            self._margins.append(size // 2 if stride > 1 else 0)
+            shape = after
+
+        self.projection = self.projection_norm = None
+        self._changes_shape = self.strides > 1 or maps_shape[-1] != self.out_channels
+        if self.residual and self._changes_shape and self.shortcut == "B":
+            self.projection = conv(self.out_channels, 1, self.strides, dtype=self.dtype_policy, name="projection")
+            self.projection.build(maps_shape)
+            if self.version != "v2":
+                self.projection_norm = BatchNormalization(dtype=self.dtype_policy, name="projection_norm")
+                self.projection_norm.build(shape)
+        elif self.residual and maps_shape[-1] > self.out_channels:
+            raise ValueError(f"shortcut='A' cannot go from {maps_shape[-1]} maps to {self.out_channels}.")
+
+    def call(self, maps, training=False):
+        if self.version == "v2":
+            return self._call_v2(maps, training)
+        hidden = maps
+        for i, (convolve, norm, margin) in enumerate(zip(self.convs, self.norms, self._margins, strict=True)):
+            hidden = ops.relu(hidden) if i else hidden
+            hidden = norm(convolve(pad(hidden, margin)), training=training)
+        if self.residual:
+            hidden = hidden + self._shortcut(maps, training)
+        return ops.relu(hidden)
+
+    def _call_v2(self, maps, training):
+        hidden = maps
+        for i, (convolve, norm, margin) in enumerate(zip(self.convs, self.norms, self._margins, strict=True)):
+            if norm is not None:
+                hidden = ops.relu(norm(hidden, training=training))
+            if i == 0 and self._changes_shape:
+                maps = hidden
+            hidden = convolve(pad(hidden, margin))
+        return hidden + self._shortcut(maps, training) if self.residual else hidden
+
+    def _shortcut(self, maps, training):
+        if self.projection is not None:
+            maps = self.projection(maps)
+            return maps if self.projection_norm is None else self.projection_norm(maps, training=training)
+        if self.strides > 1:
+            maps = ops.average_pool(maps, 1, self.strides)  # every second pixel
+        if maps.shape[-1] < self.out_channels:
+            maps = ops.pad(maps, ((0, 0), (0, 0), (0, 0), (0, self.out_channels - maps.shape[-1])))
+        return maps
+
+    def compute_output_shape(self, maps_shape):
+        return (*_halved(maps_shape, self.strides), self.out_channels)
+
+    def torch_modules(self, prefix):
+        """The block's layers by the names that torchvision gives them, as `keras_dl.weights.load_torch` takes them."""
+        modules = {f"{prefix}.conv{i}": layer for i, layer in enumerate(self.convs, start=1)}
+        modules |= {f"{prefix}.bn{i}": layer for i, layer in enumerate(self.norms, start=1)}
+        if self.projection is not None:
+            modules |= {f"{prefix}.downsample.0": self.projection, f"{prefix}.downsample.1": self.projection_norm}
+        return modules
+
+
+def _halved(shape, strides):
+    """`(batch, height, width)` after a stride, rounded up; an unknown side stays unknown."""
+    return (shape[0], *(None if n is None else -(-n // strides) for n in shape[1:3]))
+
+
+def _imagenet(block, num_blocks):
+    return dict(image_shape=(224, 224, 3), num_classes=1000, block=block, num_blocks=num_blocks)
+
+
+def _cifar(depth):
+    return dict(
+        image_shape=(32, 32, 3),
+        num_classes=10,
+        block="basic",
+        num_blocks=(depth // 6,) * 3,
+        filters=(16, 32, 64),
+        stem="cifar",
+        shortcut="A",
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+    )
+
+
+# Table 1 and section 4.2 of the paper. Trainable parameters, of which batch normalisation has two a map:
+# 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 for ImageNet;
+# 269,722, 464,154, 658,586, 853,018 and 1,727,962 for CIFAR (printed as 0.27M, 0.46M, 0.66M, 0.85M and 1.7M).
+PRESETS = {
+    "resnet18": _imagenet("basic", (2, 2, 2, 2)),
+    "resnet34": _imagenet("basic", (3, 4, 6, 3)),
+    "resnet50": _imagenet("bottleneck", (3, 4, 6, 3)),
+    "resnet101": _imagenet("bottleneck", (3, 4, 23, 3)),
+    "resnet152": _imagenet("bottleneck", (3, 8, 36, 3)),
+    "resnet20": _cifar(20),
+    "resnet32": _cifar(32),
+    "resnet44": _cifar(44),
+    "resnet56": _cifar(56),
+    "resnet110": _cifar(110),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class ResNet(ImageClassifier):
+    """Residual network for images, and the plain network that it is compared with.
+
+    Layers of interest by name: `stem`, `stage_1_block_0` and so on, `head`.
+
+    Args:
+        image_shape: `(height, width, channels)`.
+        num_classes: int.
+        num_blocks: sequence of int. Blocks of each stage. Each stage after the first halves the sides of the maps.
+        filters: sequence of int, one a stage. Maps of its blocks' inner convolutions.
+        block: "basic" or "bottleneck".
+        version: "v1", "v1.5" or "v2". A basic block is the same in v1 and v1.5.
+        stem: "imagenet", 7x7 convolution and max pool, each of stride 2, or "cifar", a 3x3 convolution of stride 1.
+        shortcut: "A" or "B": zeros or a convolution where the shape changes.
+        residual: bool. False makes the plain network of the same depth, without any shortcut.
+        zero_init_residual: bool. Whether each residual branch starts at zero.
+        mean: float, or one a channel, in [0, 255] pixels. Subtracted from the image.
+        std: float, or one a channel, in [0, 255] pixels. Divides it.
+
+    Call arguments:
+        images: `(batch, height, width, channels)`, raw pixels in [0, 255].
+
+    Returns:
+        float, `(batch, num_classes)`: logits.
+
+    Raises:
+        ValueError: if an argument is not one of those named, or the stages do not match.
+
+    Example:
+
+    >>> model = ResNet.from_preset("resnet20", image_shape=(28, 28, 1), mean=33.0, std=79.0)
+    >>> model(keras.ops.zeros((1, 28, 28, 1))).shape
+    TensorShape([1, 10])
+    """
+
+    presets = PRESETS
+
+    def __init__(
+        self,
+        image_shape=(224, 224, 3),
+        num_classes=1000,
+        num_blocks=(3, 4, 6, 3),
+        filters=(64, 128, 256, 512),
+        block="bottleneck",
+        version="v1.5",
+        stem="imagenet",
+        shortcut="B",
+        residual=True,
+        zero_init_residual=False,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        dtype=None,
+        **kwargs,
+    ):
+        image_shape = check_image_shape(image_shape)
+        num_classes = check_size("num_classes", num_classes)
+        num_blocks = check_sizes("num_blocks", num_blocks)
+        filters = check_sizes("filters", filters)
+        check_choice("stem", stem, STEMS)
+        check_choice("version", version, VERSIONS)
+        if len(num_blocks) != len(filters):
+            raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
+        strides = 2 if stem == "imagenet" else 1
+
+        images = keras.Input(image_shape, name="images")
+        maps = PixelNormalization(mean, std, dtype=dtype, name="pixels")(images)
+        if stem == "imagenet":
+            maps = layers.ZeroPadding2D(3, dtype=dtype)(maps)
+        maps = conv(filters[0], 7 if stem == "imagenet" else 3, strides, dtype=dtype, name="stem")(maps)
+        maps = BatchNormalization(dtype=dtype, name="stem_norm")(maps)
+        maps = layers.ReLU(dtype=dtype, name="stem_relu")(maps)
+        if stem == "imagenet":
+            maps = layers.ZeroPadding2D(1, dtype=dtype)(maps)  # after relu, zeros are never the maximum by mistake
+            maps = layers.MaxPooling2D(3, 2, dtype=dtype, name="stem_pool")(maps)
+        for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True), start=1):
+            for i in range(blocks):
+                maps = ResidualBlock(
+                    width,
+                    strides=2 if stage > 1 and i == 0 else 1,
+                    block=block,
+                    version=version,
+                    shortcut=shortcut,
+                    residual=residual,
+                    zero_init_residual=zero_init_residual,
+                    preactivate=stage > 1 or i > 0,
+                    dtype=dtype,
+                    name=f"stage_{stage}_block_{i}",
+                )(maps)
+        if version == "v2":
+            maps = BatchNormalization(dtype=dtype, name="last_norm")(maps)
+            maps = layers.ReLU(dtype=dtype, name="last_relu")(maps)
+        features = layers.GlobalAveragePooling2D(dtype=dtype, name="features")(maps)
+        logits = layers.Dense(num_classes, dtype=dtype, name="head")(features)
+        super().__init__(inputs=images, outputs=logits, dtype=dtype, **kwargs)
+
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.num_blocks = num_blocks
+        self.filters = filters
+        self.block = block
+        self.version = version
+        self.stem = stem
+        self.shortcut = shortcut
+        self.residual = residual
+        self.zero_init_residual = zero_init_residual
+        self.mean = self.get_layer("pixels").mean
+        self.std = self.get_layer("pixels").std
+
+    def load_torchvision(self, weights):
+        """Takes the weights of a torchvision ResNet of the same size; its outputs follow for inputs of the same pixels.
+
+        torchvision's pretrained ResNets are v1.5 with shortcut B and an ImageNet
+        stem, for pixels normalised by the constants that are this class's defaults.
+
+        Args:
+            weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
+
+        Raises:
+            ValueError: if the model is v2, or if entries are missing, unknown or of another shape; the
+                message lists all of them, and the model stays as it was.
+        """
+        if self.version == "v2":
+            raise ValueError(f"version={self.version!r} has no counterpart in torchvision, whose ResNets are v1.5.")
+        modules = {"conv1": "stem", "bn1": "stem_norm", "fc": "head"}
+        modules = {name: self.get_layer(ours) for name, ours in modules.items()}
+        for stage, blocks in enumerate(self.num_blocks, start=1):
+            for i in range(blocks):
+                modules |= self.get_layer(f"stage_{stage}_block_{i}").torch_modules(f"layer{stage}.{i}")
+        load_torch(modules, weights)

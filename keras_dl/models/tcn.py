@@ -1,0 +1,331 @@
+"""Temporal convolutional network: dilated causal convolutions with residuals, for sequences of any length.
+
+    F(s)   = sum_{i=0}^{k-1} f(i) x_{s - d i}                                  eq. 2: a causal convolution of dilation d
+    block  = relu(x + drop(relu(conv(drop(relu(conv(x)))))))                   fig. 1b; both have the same dilation
+    kernel = g v / ||v||, a g for each channel of the output                   Salimans and Kingma, eq. 2
+
+Block i has dilation `dilation_base ** i`, so that an output depends on the last `receptive_field` inputs and no others:
+
+    receptive field = 1 + 2 (k - 1) sum_i dilation_base^i
+
+References:
+- Bai, Kolter, Koltun 2018, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence
+  Modeling", arXiv:1803.01271: section 3 and tables 1 and 2.
+- Salimans, Kingma 2016, "Weight Normalization", arXiv:1602.07868.
+
+Deviations: none from the paper, which the authors' code leaves in one place: dropout is spatial here, as the text has
+it, so that whole channels of a sequence are dropped together. Weights start as they do in that code, with torch's
+default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), which the next forward pass overwrites.
+"""
+
+import keras
+from keras import layers, ops
+
+from keras_dl.base import Layer, Model, Signature
+from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
+from keras_dl.ops.convolution import dilated_convolution
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class CausalConv1D(Layer):
+    """A dilated causal convolution, its kernel normalised into a length `g` and a direction `v`.
+
+    Args:
+        filters: int.
+        kernel_size: int.
+        dilation_rate: int.
+        weight_normalization: bool. False makes it a plain convolution.
+
+    Call arguments:
+        x: float, `(batch, length, channels)`. Zeros stand for what was before it.
+
+    Returns:
+        float, `(batch, length, filters)`.
+    """
+
+    def __init__(self, filters, kernel_size, dilation_rate=1, weight_normalization=True, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.dilation_rate = dilation_rate
+        self.weight_normalization = weight_normalization
+
+    @property
+    def reach(self):
+        """int. How many inputs before the present one an output depends on."""
+        return (self.kernel_size - 1) * self.dilation_rate
+
+    def build(self, x_shape):
+        shape = (self.kernel_size, x_shape[-1], self.filters)
+        # Uniform in +-1/sqrt(fan_in), as torch draws kernels and biases.
+        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        bound = (self.kernel_size * x_shape[-1]) ** -0.5
+        # Not cast when read: a norm in float16 has few digits.
+        self.direction = self.add_weight(shape=shape, initializer=initializer, autocast=False, name="direction")
+        if self.weight_normalization:
+            self.length = self.add_weight(shape=(self.filters,), initializer="ones", autocast=False, name="length")
+            self.length.assign(self._norm())
+        uniform = keras.initializers.RandomUniform(-bound, bound)
+        self.bias = self.add_weight(shape=(self.filters,), initializer=uniform, name="bias")
+
+    def _norm(self):
+        return ops.sqrt(ops.sum(ops.square(self.direction), axis=(0, 1)))
+
+    def folded(self):
+        """The kernel `(kernel_size, channels, filters)` of the plain convolution that this is."""
+        kernel = ops.convert_to_tensor(self.direction)
+        if self.weight_normalization:
+            kernel = kernel * (self.length / ops.maximum(self._norm(), 1e-12))
+        return ops.cast(kernel, self.compute_dtype)
+
+    def call(self, x):
+        if x.shape[1] == 0:
+            raise ValueError(f"inputs of shape {tuple(x.shape)} must have at least one step.")
+        return self._convolve(ops.pad(x, ((0, 0), (self.reach, 0), (0, 0))))
+
+    def step(self, x, memory):
+        """One step of a stream.
+
+        Args:
+            x: float, `(batch, channels)`: the present input.
+            memory: float, `(batch, reach, channels)`: the inputs before it, the oldest first.
+
+        Returns:
+            The output `(batch, filters)` and the next `memory`.
+        """
+        window = ops.concatenate([memory, ops.expand_dims(x, 1)], axis=1)
+        return ops.squeeze(self._convolve(window), 1), window[:, 1:]
+
+    def _convolve(self, x):
+        """`(batch, length, channels)` to `(batch, length - reach, filters)`."""
+        return dilated_convolution(ops.cast(x, self.compute_dtype), self.folded(), self.dilation_rate) + self.bias
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class TemporalBlock(Layer):
+    """Two causal convolutions with ReLU and spatial dropout, and a residual, 1x1 where the widths differ.
+
+    Args:
+        filters, kernel_size, dilation_rate, weight_normalization: of both convolutions.
+        dropout_rate: float in [0, 1). The share of channels that is set to zero after each.
+
+    Call arguments:
+        x: float, `(batch, length, channels)`.
+        training: bool. Whether dropout is on.
+
+    Returns:
+        float, `(batch, length, filters)`.
+    """
+
+    def __init__(self, filters, kernel_size, dilation_rate=1, dropout_rate=0.0, weight_normalization=True, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.dilation_rate = dilation_rate
+        self.dropout_rate = dropout_rate
+        self.weight_normalization = weight_normalization
+
+    def build(self, x_shape):
+        shared = dict(dtype=self.dtype_policy)
+        convolution = (self.filters, self.kernel_size, self.dilation_rate, self.weight_normalization)
+        self.first = CausalConv1D(*convolution, name="first", **shared)
+        self.second = CausalConv1D(*convolution, name="second", **shared)
+        self.first.build(x_shape)
+        self.second.build((*x_shape[:-1], self.filters))
+        self.dropout = layers.SpatialDropout1D(self.dropout_rate, name="dropout", **shared)
+        self.shortcut = None
+        if x_shape[-1] != self.filters:
+            self.shortcut = layers.Dense(self.filters, name="shortcut", **shared)  # at each step: a 1x1 convolution
+            self.shortcut.build(x_shape)
+
+    def call(self, x, training=False):
+        hidden = self.dropout(ops.relu(self.first(x)), training=training)
+        hidden = self.dropout(ops.relu(self.second(hidden)), training=training)
+        return ops.relu(hidden + (x if self.shortcut is None else self.shortcut(x)))
+
+    def step(self, x, memories):
+        """One step of a stream: the output `(batch, filters)` and the next memories of both convolutions."""
+        hidden, first = self.first.step(x, memories[0])
+        hidden, second = self.second.step(ops.relu(hidden), memories[1])
+        return ops.relu(ops.relu(hidden) + (x if self.shortcut is None else self.shortcut(x))), (first, second)
+
+
+PRESETS = {
+    # Table 1 gives the first two 70K weights; here they have 70,369 and 66,910. The sizes of the second, and those of
+    # copy memory (12,530; table 1: 16K), are the defaults of the authors' code.
+    "adding_600": dict(num_features=2, num_outputs=1, hidden_dims=(24,) * 8, kernel_size=8),
+    "sequential_mnist": dict(
+        num_features=1, num_outputs=10, hidden_dims=(25,) * 8, kernel_size=7, task="classification"
+    ),
+    "copy_memory": dict(
+        num_features=1, num_outputs=10, hidden_dims=(10,) * 8, kernel_size=8, task="classification", pooling=None
+    ),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class TCN(Model):
+    """Temporal convolutional network: reads a sequence, and answers at its end or at every step.
+
+    It is trained on sequences of any length, by `fit` with a loss of values or of logits. It serves the whole sequence
+    at once, and one step at a time, under the names that `RecurrentNetwork` has.
+
+    Args:
+        num_features: int. Width of one step of the input.
+        num_outputs: int. Width of the output: values, or logits of classes.
+        hidden_dims: widths of the blocks. Block i has the dilation `dilation_base ** i`.
+        kernel_size: int, at least 2.
+        dilation_base: int.
+        dropout_rate: float in [0, 1). The share of channels dropped after each convolution.
+        weight_normalization: bool.
+        pooling: "last" for an output at the end of the sequence, None for one at every step.
+        task: "regression" or "classification": what is served are the values, or the probabilities of the logits.
+        num_steps: int. Steps of the sequence that a device takes. Training takes any number.
+
+    Call arguments:
+        features: float, `(batch, time, num_features)`, at least one step.
+
+    Returns:
+        float, `(batch, num_outputs)`, or `(batch, time, num_outputs)` without pooling: values or logits.
+
+    Raises:
+        ValueError: if an argument is none of the above, or the input has no step; it says which and what it was.
+
+    Example:
+
+    >>> model = TCN(num_features=2, num_outputs=1, hidden_dims=(8, 8, 8), kernel_size=3)
+    >>> model.receptive_field
+    29
+    >>> model(ops.zeros((4, 50, 2))).shape
+    TensorShape([4, 1])
+    """
+
+    presets = PRESETS
+
+    def __init__(
+        self,
+        num_features,
+        num_outputs,
+        hidden_dims=(25,) * 8,
+        kernel_size=7,
+        dilation_base=2,
+        dropout_rate=0.0,
+        weight_normalization=True,
+        pooling="last",
+        task="regression",
+        num_steps=32,
+        dtype=None,
+        **kwargs,
+    ):
+        num_features = check_size("num_features", num_features)
+        num_outputs = check_size("num_outputs", num_outputs)
+        hidden_dims = check_sizes("hidden_dims", hidden_dims)
+        kernel_size = check_size("kernel_size", kernel_size, minimum=2)
+        dilation_base = check_size("dilation_base", dilation_base)
+        dropout_rate = check_rate("dropout_rate", dropout_rate)
+        check_choice("pooling", pooling, ("last", None))
+        check_choice("task", task, ("regression", "classification"))
+        num_steps = check_size("num_steps", num_steps)
+
+        features = keras.Input((None, num_features), name="features")
+        hidden = features
+        for i, dim in enumerate(hidden_dims):
+            hidden = TemporalBlock(
+                *(dim, kernel_size, dilation_base**i, dropout_rate, weight_normalization),
+                name=f"block_{i}",
+                dtype=dtype,
+            )(hidden)
+        if pooling:
+            hidden = hidden[:, -1]
+        outputs = layers.Dense(num_outputs, name="head", dtype=dtype)(hidden)
+        super().__init__(inputs=features, outputs=outputs, dtype=dtype, **kwargs)
+
+        self.num_features = num_features
+        self.num_outputs = num_outputs
+        self.hidden_dims = hidden_dims
+        self.kernel_size = kernel_size
+        self.dilation_base = dilation_base
+        self.dropout_rate = dropout_rate
+        self.weight_normalization = weight_normalization
+        self.pooling = pooling
+        self.task = task
+        self.num_steps = num_steps
+
+    @property
+    def blocks(self):
+        """list of the `TemporalBlock`, in order."""
+        return [self.get_layer(f"block_{i}") for i in range(len(self.hidden_dims))]
+
+    @property
+    def receptive_field(self):
+        """int. How many inputs, the present one included, an output depends on."""
+        return 1 + sum(block.first.reach + block.second.reach for block in self.blocks)
+
+    def initial_states(self, batch_size=1):
+        """The states before a sequence, for `step`: dict of zeros, float32 `(batch_size, reach, channels)`.
+
+        There are two entries a block, the last inputs of its convolutions, the oldest first. They are queues and not
+        rings: a signature returns its states, and so copies them in any case.
+        """
+        return {name: ops.zeros(shape) for name, shape in self._state_shapes(batch_size).items()}
+
+    def _state_shapes(self, batch_size):
+        return {
+            f"{name}_{i}": (batch_size, convolution.reach, convolution.direction.shape[1])
+            for i, block in enumerate(self.blocks)
+            for name, convolution in (("first", block.first), ("second", block.second))
+        }
+
+    def step(self, features, states):
+        """One step of a sequence.
+
+        Args:
+            features: float, `(batch, num_features)`.
+            states: dict as `initial_states` gives it, or as this returned it for the step before.
+
+        Returns:
+            outputs: float, `(batch, num_outputs)`: values or logits, as the model gives them for the sequence so far.
+            states: dict.
+
+        Raises:
+            ValueError: if the states have other names or shapes; it says which.
+        """
+        shapes = self._state_shapes(features.shape[0])
+        found = {name: tuple(x.shape) for name, x in states.items()}
+        if found != shapes:
+            raise ValueError(f"states={found} must have the shapes {shapes}: start with initial_states(batch_size).")
+        hidden, after = features, {}
+        for i, block in enumerate(self.blocks):
+            hidden, memories = block.step(hidden, (states[f"first_{i}"], states[f"second_{i}"]))
+            after |= {f"first_{i}": memories[0], f"second_{i}": memories[1]}
+        return self.get_layer("head")(hidden), after
+
+    def serving_signatures(self, batch_size=1):
+        """What a device runs, with plain convolutions: dict of `Signature`.
+
+        - `sequence` takes the model's input at `num_steps` steps, and returns `{"values": ...}` or, for classification,
+          `{"probabilities": ...}`, float32 in the model's output shape.
+        - `step` takes `features`, float32 `(batch_size, num_features)`, and the states of `initial_states`, zeros at
+          first. Returns the same as `sequence` for the sequence so far, and the states under their names.
+        """
+
+        def answers(outputs):
+            return {"values": outputs} if self.task == "regression" else {"probabilities": ops.softmax(outputs)}
+
+        def sequence(features):
+            return answers(self(features, training=False))
+
+        def step(features, **states):
+            outputs, states = self.step(features, states)
+            return answers(outputs) | states
+
+        def tensor(name, *shape):
+            return keras.KerasTensor(shape, "float32", name=name)
+
+        states = {name: tensor(name, *shape) for name, shape in self._state_shapes(batch_size).items()}
+        return {
+            "sequence": Signature(
+                sequence, {"features": tensor("features", batch_size, self.num_steps, self.num_features)}
+            ),
+            "step": Signature(step, {"features": tensor("features", batch_size, self.num_features)} | states),
+        }

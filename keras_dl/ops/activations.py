@@ -1,0 +1,41 @@
+"""Activation functions with gradients that cost less than those that TensorFlow derives."""
+
+import math
+
+import tensorflow as tf
+from keras import ops
+
+
+def gelu(x, training=False):
+    """The exact GELU, `x Phi(x)`, where `Phi` is the standard normal distribution function.
+
+    In training the gradient is the closed form `Phi(x) + x phi(x)`, of a `Phi` that is kept: on a CPU, forward and
+    backward pass take half the time of those that TensorFlow derives from the error function. In inference it is
+    the composition that the LiteRT converter knows, and turns into one GELU.
+
+    Args:
+        x: float tensor.
+        training: bool, not a tensor.
+
+    Returns:
+        Tensor as `x`.
+
+    Reference: Hendrycks, Gimpel 2016, "Gaussian Error Linear Units", arXiv:1606.08415.
+
+    Example:
+
+    >>> [round(float(y), 4) for y in gelu(tf.constant([-1.0, 0.0, 2.0]))]
+    [-0.1587, 0.0, 1.9545]
+    """
+    return _gelu(x) if training else ops.gelu(x, approximate=False)
+
+
+@tf.custom_gradient
+def _gelu(x):
+    distribution = 0.5 * tf.math.erfc(-math.sqrt(0.5) * x)
+
+    def gradient(upstream):
+        density = tf.exp((-0.5 * x) * x - 0.5 * math.log(2 * math.pi))
+        return upstream * (distribution + x * density)
+
+    return x * distribution, gradient

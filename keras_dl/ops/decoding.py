@@ -1,0 +1,271 @@
+"""Decoding: whole sequences from a model that gives one token at a time, greedily or by beam search.
+
+A model is a function `step(tokens, position, state) -> (log_probabilities, state)` on rows. Shapes are static and the
+loop is inside the graph, so that XLA compiles both searches, and LiteRT has the greedy one as a builtin WHILE: tokens
+go into a buffer of fixed size, by a comparison with the position.
+
+    log P(y | x) = sum_t log P(y_t | y_<t, x)
+    score(y) = log P(y | x) / lp(y),   lp(y) = ((5 + |y|) / 6)^alpha        (Wu et al., eq. 14, without coverage)
+
+`|y|` counts the end token. Token 0 is padding: it is never chosen and never scored.
+
+Beam search keeps `beam_size` live hypotheses of each sequence. Of all their continuations, those among the first
+`beam_size` that end are put aside, and the best `beam_size` that do not end live on. A sequence is complete when
+`beam_size` hypotheses have ended (so that a beam of 1 is the greedy search, whatever the penalty), and then changes no
+more, whatever its neighbours in the batch do. Hypotheses that reach `max_length` without an end come behind those that
+have ended.
+
+References: Wu et al. 2016, "Google's Neural Machine Translation System", arXiv:1609.08144, section 7. Sutskever,
+Vinyals, Le 2014, arXiv:1409.3215, section 3.2.
+
+Deviation: Wu et al. prune by the scores of single tokens and of what has ended. Here the number of hypotheses is the
+only limit.
+"""
+
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_dl.checks import check_size
+
+PADDING = 0
+
+
+class Hypotheses(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        tokens: int32, `(batch, max_length)`, or `(batch, beam_size, max_length)` with the best hypothesis first. The
+            end token is part of it; 0 follows.
+        lengths: int32, `(batch,)` or `(batch, beam_size)`. Tokens, that of the end included.
+        log_probabilities: float32, as `lengths`: the sum over the tokens.
+        scores: float32, as `lengths`: `log_probabilities` over the length penalty. Where there are fewer sequences than
+            `beam_size`, the rest have the score minus infinity, and no tokens.
+    """
+
+    tokens: Any
+    lengths: Any
+    log_probabilities: Any
+    scores: Any
+
+
+def length_penalty_of(length, alpha):
+    """`((5 + length) / 6) ** alpha`: float32, 1 for one token.
+
+    Args:
+        length: number of tokens, the end included: a number or a tensor.
+        alpha: float.
+
+    Example:
+
+    >>> float(length_penalty_of(7, 1.0))
+    2.0
+    """
+    return tf.pow((5.0 + tf.cast(length, "float32")) / 6.0, alpha)
+
+
+def repeat(structure, times):
+    """Each row of each tensor `times` times in a row: what a step of a beam search captures has to be repeated so."""
+    return tf.nest.map_structure(lambda x: tf.repeat(x, times, axis=0), structure)
+
+
+def greedy(step, state, start, end, max_length):
+    """The most probable token at each step, until the end token.
+
+    Args:
+        step: `step(tokens, position, state) -> (log_probabilities, state)`: int32 `(batch,)`, the tokens before; int32
+            `(batch,)`, the number of tokens written so far, the same in all rows; and the state. Returns float
+            `(batch, vocabulary)`, and the state in the same structure, shapes and dtypes.
+        state: nested structure of tensors `(batch, ...)`, at least one.
+        start: int. The token before the first.
+        end: int.
+        max_length: int. Tokens at most, that of the end included.
+
+    Returns:
+        `Hypotheses`, without an axis for beams; scores are log-probabilities.
+
+    Raises:
+        ValueError: if `max_length` is no positive integer, or `state` has no tensor.
+
+    Example:
+
+    >>> table = tf.math.log([[0.0, 0.0, 0.1, 0.9], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.8, 0.2]])
+    >>> found = greedy(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((1, 1)), 0, 2, 4)
+    >>> found.tokens.numpy().tolist(), round(math.exp(found.log_probabilities[0]), 2)
+    ([[3, 2, 0, 0]], 0.72)
+    """
+    max_length = check_size("max_length", max_length)
+    batch = _rows(state)
+    columns = tf.range(max_length)
+
+    def unfinished(position, last, tokens, total, finished, state):
+        return tf.logical_and(position < max_length, tf.reduce_any(tf.logical_not(finished)))
+
+    def body(position, last, tokens, total, finished, state):
+        log_p, state = step(last, tf.fill([batch], position), state)
+        log_p = _without_padding(log_p)
+        last = tf.where(finished, PADDING, tf.argmax(log_p, axis=-1, output_type=tf.int32))
+        total += tf.where(finished, 0.0, tf.reduce_max(log_p, axis=-1))
+        tokens = tf.where(tf.equal(columns, position), tf.expand_dims(last, -1), tokens)
+        return position + 1, last, tokens, total, tf.logical_or(finished, tf.equal(last, end)), state
+
+    _, _, tokens, total, _, _ = tf.while_loop(
+        unfinished,
+        body,
+        (
+            tf.constant(0),
+            tf.fill([batch], int(start)),
+            tf.fill([batch, max_length], PADDING),
+            tf.fill([batch], 0.0),
+            tf.fill([batch], False),
+            state,
+        ),
+    )
+    return Hypotheses(tokens, _lengths(tokens), total, total)
+
+
+def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0.0):
+    """The `beam_size` best sequences that a beam of that size finds.
+
+    Args:
+        step: as for `greedy`, on `batch * beam_size` rows: the beams of a sequence stand together. The state is
+            gathered anew after each step. What never changes, such as an encoder's output, is better captured by
+            `step`, as `repeat` gives it.
+        state: nested structure of tensors `(batch, ...)`, at least one.
+        start: int. The token before the first.
+        end: int.
+        beam_size: int. May be larger than the vocabulary.
+        max_length: int. Tokens at most, that of the end included.
+        length_penalty: float, alpha, at least 0. 0 compares log-probabilities; larger values prefer longer sequences.
+
+    Returns:
+        `Hypotheses`, those that have ended first, each kind by falling score.
+
+    Raises:
+        ValueError: if `beam_size` or `max_length` is no positive integer, `length_penalty` no number of at least 0,
+            `state` has no tensor, or the vocabulary holds nothing but padding.
+
+    Example:
+
+    >>> table = tf.math.log([[0.0, 0.0, 0.1, 0.9], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.8, 0.2]])
+    >>> found = beam_search(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((1, 1)), 0, 2, 2, 4)
+    >>> found.tokens.numpy().tolist(), [round(math.exp(score), 2) for score in found.scores[0]]
+    ([[[3, 2, 0, 0], [2, 0, 0, 0]]], [0.72, 0.1])
+    """
+    beam_size, max_length = check_size("beam_size", beam_size), check_size("max_length", max_length)
+    length_penalty = check_length_penalty(length_penalty)
+    batch = _rows(state)
+    columns, ranks = tf.range(max_length), tf.range(2 * beam_size)
+    nothing = tf.fill([batch, beam_size], -math.inf)
+    no_tokens = tf.fill([batch, beam_size, max_length], PADDING)
+    first_rows = tf.expand_dims(tf.range(batch) * beam_size, -1)  # (batch, 1)
+
+    def unfinished(position, last, live, ended, state):
+        return tf.logical_and(position < max_length, tf.reduce_any(tf.logical_not(_complete(ended))))
+
+    def body(position, last, live, ended, state):
+        log_p, state = step(last, tf.fill([batch * beam_size], position), state)
+        vocabulary = log_p.shape[-1]
+        if vocabulary < 2:
+            raise ValueError(f"step gives log-probabilities of {vocabulary} token; padding and another are the least.")
+        log_p = tf.reshape(_without_padding(log_p), [batch, beam_size, vocabulary])
+        sums = tf.reshape(tf.expand_dims(live.log_probabilities, -1) + log_p, [batch, beam_size * vocabulary])
+        # As each live hypothesis ends in one way, at least `beam_size` of twice as many do not end.
+        sums, chosen = tf.math.top_k(sums, 2 * beam_size)
+        parent, token = chosen // vocabulary, chosen % vocabulary
+        tokens = tf.where(
+            tf.equal(columns, position), tf.expand_dims(token, -1), tf.gather(live.tokens, parent, batch_dims=1)
+        )
+        ends = tf.equal(token, end)
+
+        ending = tf.logical_and(ends, ranks < beam_size)
+        ending = tf.logical_and(ending, tf.expand_dims(tf.logical_not(_complete(ended)), -1))
+        scores = tf.where(ending, sums / length_penalty_of(position + 1, length_penalty), -math.inf)
+        ended = _best(ended, _Set(tokens, sums, scores), beam_size)
+
+        sums, order = tf.math.top_k(tf.where(ends, -math.inf, sums), beam_size)
+        live = _Set(tf.gather(tokens, order, batch_dims=1), sums, sums)
+        last = tf.reshape(tf.gather(token, order, batch_dims=1), [batch * beam_size])
+        rows = tf.reshape(first_rows + tf.gather(parent, order, batch_dims=1), [batch * beam_size])
+        state = tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
+        return position + 1, last, live, ended, state
+
+    one = tf.where(tf.equal(tf.range(beam_size), 0), 0.0, nothing)  # all beams begin alike: one of them is enough
+    _, _, live, ended, _ = tf.while_loop(
+        unfinished,
+        body,
+        (
+            tf.constant(0),
+            tf.fill([batch * beam_size], int(start)),
+            _Set(no_tokens, one, one),
+            _Set(no_tokens, nothing, nothing),
+            repeat(state, beam_size),
+        ),
+    )
+    # Here a sequence that is not complete has live hypotheses of `max_length` tokens. Those that ended stand in front.
+    cut_off = live.log_probabilities / length_penalty_of(max_length, length_penalty)
+    scores = tf.concat([ended.scores, cut_off], axis=1)
+    kind = tf.where(
+        tf.math.is_inf(scores), 0, tf.concat([tf.fill([batch, beam_size], 2), tf.ones_like(one, "int32")], 1)
+    )
+    _, order = tf.math.top_k(kind, beam_size)  # of equals, the first comes first
+    tokens, sums, scores = (
+        tf.gather(x, order, batch_dims=1)
+        for x in (
+            tf.concat([ended.tokens, live.tokens], axis=1),
+            tf.concat([ended.log_probabilities, live.log_probabilities], axis=1),
+            scores,
+        )
+    )
+    return Hypotheses(tokens, _lengths(tokens), sums, scores)
+
+
+def check_length_penalty(value):
+    """`value` as a float, which must be finite and at least 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+        raise ValueError(f"length_penalty={value!r} must be a number of at least 0.")
+    return float(value)
+
+
+class _Set(NamedTuple):
+    """Hypotheses of a batch: int32 `(batch, n, max_length)` and two of float32 `(batch, n)`."""
+
+    tokens: Any
+    log_probabilities: Any
+    scores: Any
+
+
+def _best(ended, others, beam_size):
+    """The `beam_size` hypotheses of the best scores of two sets. Of equals, those of the first set."""
+    scores, order = tf.math.top_k(tf.concat([ended.scores, others.scores], axis=1), beam_size)
+    sums = tf.where(tf.math.is_inf(others.scores), -math.inf, others.log_probabilities)
+    tokens, sums = (
+        tf.gather(tf.concat(pair, axis=1), order, batch_dims=1)
+        for pair in ((ended.tokens, others.tokens), (ended.log_probabilities, sums))
+    )
+    return _Set(tokens, sums, scores)
+
+
+def _complete(ended):
+    """bool, `(batch,)`: whether as many hypotheses have ended as are wanted."""
+    return tf.reduce_all(tf.math.is_finite(ended.scores), axis=-1)
+
+
+def _without_padding(log_p):
+    """float32 log-probabilities, minus infinity at padding."""
+    is_padding = tf.equal(tf.range(log_p.shape[-1]), PADDING)
+    return tf.where(is_padding, -math.inf, tf.cast(log_p, "float32"))
+
+
+def _lengths(tokens):
+    return tf.reduce_sum(tf.cast(tf.not_equal(tokens, PADDING), "int32"), axis=-1)
+
+
+def _rows(state):
+    """The number of rows: an int where it is known."""
+    leaves = tf.nest.flatten(state)
+    if not leaves:
+        raise ValueError("state must hold at least one tensor, whose first axis is the batch.")
+    return leaves[0].shape[0] if leaves[0].shape[0] is not None else tf.shape(leaves[0])[0]

@@ -1,0 +1,117 @@
+"""The symmetries of a square of pixels: quarter turns (p4), with mirror images (p4m), or none (z2).
+
+An element is a number: `turns + 4 * mirrored`. It acts on an image by mirroring it left to right if it is mirrored,
+then turning it counter-clockwise by that many quarter turns. A feature map on a group has one value for each pixel,
+element and channel; its last axis holds the elements, and within each its channels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+
+class Group(NamedTuple):
+    """A finite group of symmetries.
+
+    Attributes:
+        name: str.
+        order: int. Number of elements; element 0 does nothing.
+        table: int array, `(order, order)`: `table[g, h]` is the element that acts as h, then g.
+        inverse: int array, `(order,)`.
+    """
+
+    name: str
+    order: int
+    table: np.ndarray
+    inverse: np.ndarray
+
+
+def _group(name, turns, mirrors):
+    elements = np.arange(turns * mirrors)
+    turn, mirrored = elements % 4, elements // 4
+    # A mirror reverses turns: m r = r^-1 m.
+    turned = turn[:, None] + np.where(mirrored[:, None], -turn, turn)
+    table = turned % turns + 4 * ((mirrored[:, None] + mirrored) % 2)
+    return Group(name, len(elements), table, np.argmin(table, axis=1))
+
+
+GROUPS = {group.name: group for group in (_group("z2", 1, 1), _group("p4", 4, 1), _group("p4m", 4, 2))}
+
+
+def find_group(name):
+    """The `Group` called `name`.
+
+    Raises:
+        ValueError: if there is none; the message lists those there are.
+    """
+    if name not in GROUPS:
+        raise ValueError(f"group={name!r} must be one of {', '.join(map(repr, GROUPS))}.")
+    return GROUPS[name]
+
+
+def turn_pixels(images, element, axes=(1, 2)):
+    """Mirrors and turns images: `(L_g f)(x) = f(g^-1 x)`.
+
+    Args:
+        images: tensor or NumPy array with square sides on `axes`, or oblong ones, which a quarter turn swaps.
+        element: int in [0, 8).
+        axes: the axes of height and width.
+
+    Returns:
+        The same kind, dtype and rank.
+    """
+    library = np if isinstance(images, np.ndarray) else ops
+    turns, mirrored = element % 4, element >= 4
+    # Not `keras.ops.rot90`: its half turn of an oblong array is wrong in Keras 3.15.1.
+    if mirrored != (turns in (1, 2)):
+        images = library.flip(images, axes[1])
+    if turns == 2:
+        images = library.flip(images, axes[0])
+    if turns in (1, 3):
+        images = library.swapaxes(images, *axes)
+    return library.flip(images, axes[1]) if turns == 3 else images
+
+
+def act(maps, element, group):
+    """An element's action on feature maps of a group: it moves pixels, and elements into each other.
+
+    `(L_g f)(x, h) = f(g^-1 x, g^-1 h)`: what a network that is equivariant makes of the image moved by `element`.
+
+    Args:
+        maps: float, `(batch, height, width, order * channels)`.
+        element: int, of the group.
+        group: str, "z2", "p4" or "p4m".
+
+    Returns:
+        float, same shape, or with height and width swapped.
+
+    Reference: Cohen and Welling 2016, arXiv:1602.07576, eq. 12 and fig. 2.
+    """
+    group = find_group(group)
+    moved = turn_pixels(maps, element)
+    elements = ops.split(moved, group.order, axis=-1)
+    return ops.concatenate([elements[i] for i in group.table[group.inverse[element]]], axis=-1)
+
+
+def kernel_places(kernel_size, group, lifting):
+    """Where each value of the kernels for all elements stands in the one kernel that is trained.
+
+    Args:
+        kernel_size: int.
+        group: str.
+        lifting: bool. Whether the input is an image, and not a feature map of the group.
+
+    Returns:
+        int array, `(kernel_size, kernel_size, inputs, order)`, with values in `[0, kernel_size ** 2 * inputs)`: the
+        kernel of element g at pixel x and input element h takes the trained value at `g^-1 x` and `g^-1 h`;
+        `inputs` is 1 if lifting, else the group's order.
+    """
+    group = find_group(group)
+    inputs = 1 if lifting else group.order
+    trained = np.arange(kernel_size**2 * inputs).reshape(kernel_size, kernel_size, inputs)
+    kernels = []
+    for element in range(group.order):
+        order = [0] if lifting else group.table[group.inverse[element]]
+        kernels.append(turn_pixels(trained, element, axes=(0, 1))[:, :, order])
+    return np.stack(kernels, axis=-1)

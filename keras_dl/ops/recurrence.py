@@ -1,0 +1,198 @@
+"""Loops over time: one state after the other, in one builtin WHILE that trains under XLA.
+
+    s_t = step(x_t, s_{t-1})                                t = 1 .. T           `scan`
+    s_t = step(x_t, s_{t-1} R + b, s_{t-1})                 t = 1 .. T           `product_scan`
+
+Both take and give time as the first axis. A step whose mask is False hands the state on as it was. With `truncate=k`
+the gradient stops at every k-th step: backpropagation through time, truncated to blocks of k steps (Williams and Peng
+1990); the values stay what they are.
+
+`scan` leaves the gradient to TensorFlow, which accumulates that of each weight step by step. `product_scan` has its
+own: only the elementwise part of a step is differentiated in the backward loop, and the gradient of the recurrent
+kernel is one product of all steps at once after it,
+
+    dR = sum_t h_{t-1}^T dp_t = [h_0 .. h_{T-1}]^T [dp_1 .. dp_T]          p_t = h_{t-1} R + b
+
+which is what makes a training step fast. The two are equal in values and gradients, and the tests hold that.
+"""
+
+import tensorflow as tf
+
+
+def scan(step, inputs, states, mask=None, keep_outputs=True, truncate=None, unroll=False):
+    """Runs `step` over all steps.
+
+    Args:
+        step: `step(x, states) -> new states`: tensors in the shapes and dtypes of `states`, without time.
+        inputs: `(time, batch, ...)`.
+        states: sequence of tensors `(batch, ...)`: those before the first step.
+        mask: bool, `(time, batch)`, or None. True = the step counts.
+        keep_outputs: bool. Whether the first state of each step is wanted.
+        truncate: int, or None. The gradient stops where the number of the step, from 0, is a multiple of it.
+        unroll: bool. Writes the steps one after the other, without a loop; needs a static time.
+
+    Returns:
+        outputs: `(time, batch, ...)`, the first state after each step; None without `keep_outputs`.
+        states: tuple of tensors, after the last step.
+
+    Example:
+
+    >>> outputs, (total,) = scan(lambda x, s: (s[0] + x,), tf.ones((4, 1, 1)), [tf.zeros((1, 1))])
+    >>> outputs.numpy().ravel(), total.numpy().ravel()
+    (array([1., 2., 3., 4.], dtype=float32), array([4.], dtype=float32))
+    """
+    states = tuple(states)
+    if unroll:
+        return _unrolled(step, inputs, states, mask, keep_outputs, truncate)
+    steps = _size(inputs)
+    rows, masks = _rows(inputs, steps), _rows(mask, steps)
+    outputs = (_empty(states[0], steps),) if keep_outputs else ()
+
+    def body(t, states, outputs):
+        if truncate is not None:
+            stops = _begins_a_block(t, truncate)
+            states = tuple(tf.where(stops, tf.stop_gradient(s), s) for s in states)
+        new = _carried(masks, t, tuple(step(rows.read(t), states)), states)
+        return t + 1, new, tuple(array.write(t, new[0]) for array in outputs)
+
+    _, states, outputs = _loop(body, steps, (states, outputs))
+    return (_stacked(outputs[0], inputs) if keep_outputs else None), states
+
+
+def product_scan(step, inputs, kernel, bias, states, additive, mask=None, truncate=None):
+    """`scan` of a step whose only weights are in the product `p = states[0] @ kernel + bias`.
+
+    Args:
+        step: `step(*parts, *states) -> new states`, without weights of its own. `parts` is `(x + p,)` where
+            `additive`, else `(x, p)`.
+        inputs: `(time, batch, width)`.
+        kernel: `(units, width)`.
+        bias: `(width,)`, or None.
+        states: sequence of tensors `(batch, units)`.
+        additive: bool. Whether the step looks at the sum of input and product alone.
+        mask, truncate: as in `scan`.
+
+    Returns:
+        outputs: `(time, batch, units)`: the first state after each step.
+        states: tuple of tensors, after the last step.
+    """
+    steps = _size(inputs)
+    masks = _rows(mask, steps)
+    weights = (kernel,) if bias is None else (kernel, bias)
+
+    @tf.custom_gradient
+    def run(inputs, *tensors):
+        (kernel, *biases), states = tensors[: len(weights)], tensors[len(weights) :]
+        rows = _rows(inputs, steps)
+
+        def body(t, now, arrays):
+            product = tf.matmul(now[0], kernel)
+            product = product + biases[0] if biases else product
+            parts = (rows.read(t) + product,) if additive else (rows.read(t), product)
+            new = _carried(masks, t, tuple(step(*parts, *now)), now)
+            return t + 1, new, tuple(a.write(t, x) for a, x in zip(arrays, (parts[-1], *new), strict=True))
+
+        # What the elementwise part saw, and all states: (time, batch, width), (time, batch, units), ...
+        empty = (_empty(inputs[0], steps), *(_empty(s, steps) for s in states))
+        _, last, arrays = _loop(body, steps, (states, empty))
+        products, *paths = (_stacked(array, inputs) for array in arrays)
+
+        def gradient(d_outputs, *d_last):
+            before = [tf.concat([tf.expand_dims(s, 0), path[:-1]], 0) for s, path in zip(states, paths, strict=True)]
+            seen = (products,) if additive else (inputs, products)
+            d_parts, d_first = backward(kernel, seen, before, d_outputs, d_last)
+            flat = tf.reshape(d_parts[-1], (-1, kernel.shape[1]))
+            d_kernel = tf.matmul(tf.reshape(before[0], (-1, kernel.shape[0])), flat, transpose_a=True)
+            return d_parts[0], d_kernel, *(tf.reduce_sum(flat, 0) for _ in biases), *d_first
+
+        return (paths[0], *last), gradient
+
+    def backward(kernel, seen, before, d_outputs, d_last):
+        """Gradients of what each step saw, and of the states before the first."""
+        parts_rows, states_rows, d_rows = ([_rows(x, steps) for x in group] for group in (seen, before, [d_outputs]))
+
+        def body(i, d_states, arrays):
+            t = steps - 1 - i
+            parts, now = (tuple(x.read(t) for x in group) for group in (parts_rows, states_rows))
+            d_new, d_kept = _split(masks, t, (d_states[0] + d_rows[0].read(t), *d_states[1:]))
+            with tf.GradientTape() as tape:
+                tape.watch((parts, now))
+                new = tuple(step(*parts, *now))
+            d_parts, d_now = tape.gradient(new, (parts, now), d_new, tf.UnconnectedGradients.ZERO)
+            d_now = (d_now[0] + tf.matmul(d_parts[-1], kernel, transpose_b=True), *d_now[1:])
+            d_now = tuple(a if b is None else a + b for a, b in zip(d_now, d_kept, strict=True))
+            if truncate is not None:
+                goes_on = tf.cast(tf.logical_not(_begins_a_block(t, truncate)), d_now[0].dtype)
+                d_now = tuple(goes_on * d for d in d_now)
+            return i + 1, d_now, tuple(a.write(t, d) for a, d in zip(arrays, d_parts, strict=True))
+
+        empty = tuple(_empty(x[0], steps) for x in seen)
+        _, d_first, arrays = _loop(body, steps, (tuple(d_last), empty))
+        return [_stacked(array, inputs) for array in arrays], d_first
+
+    outputs, *last = run(inputs, *weights, *states)
+    return outputs, tuple(last)
+
+
+def _unrolled(step, inputs, states, mask, keep_outputs, truncate):
+    masks = None if mask is None else tf.unstack(mask)
+    outputs = []
+    for t, row in enumerate(tf.unstack(inputs)):
+        if truncate is not None and t and t % truncate == 0:
+            states = tuple(map(tf.stop_gradient, states))
+        new = tuple(step(row, states))
+        states = new if masks is None else _where(masks[t], new, states)
+        outputs.append(states[0])
+    return (tf.stack(outputs) if keep_outputs else None), states
+
+
+def _loop(body, steps, carried):
+    """Runs `body(i, *carried) -> (i + 1, *carried)` for i = 0 .. steps - 1."""
+    # XLA differentiates a loop only where it knows how often it runs at most.
+    return tf.while_loop(
+        lambda i, *_: i < steps, body, (tf.constant(0), *carried), maximum_iterations=steps, parallel_iterations=1
+    )
+
+
+def _size(inputs):
+    """Number of steps: int, or a scalar tensor where it is not known."""
+    return tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
+
+
+def _rows(x, steps):
+    """A tensor `(time, ...)` to be read step by step; None of None."""
+    if x is None:
+        return None
+    return tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:], clear_after_read=False).unstack(x)
+
+
+def _empty(like, steps):
+    return tf.TensorArray(like.dtype, steps, element_shape=like.shape)
+
+
+def _stacked(array, inputs):
+    x = array.stack()
+    return tf.ensure_shape(x, (inputs.shape[0], *x.shape[1:]))
+
+
+def _begins_a_block(t, truncate):
+    return tf.logical_and(t > 0, tf.equal(t % truncate, 0))
+
+
+def _carried(masks, t, new, old):
+    """The new states, or the old ones where the mask is False."""
+    return new if masks is None else _where(masks.read(t), new, old)
+
+
+def _where(mask, new, old):
+    return tuple(tf.where(tf.expand_dims(mask, -1), a, b) for a, b in zip(new, old, strict=True))
+
+
+def _split(masks, t, d_states):
+    """What of the states' gradients goes through the step, and what past it (None: nothing)."""
+    if masks is None:
+        return d_states, (None,) * len(d_states)
+    mask = tf.expand_dims(masks.read(t), -1)
+    zeros = [tf.zeros_like(d) for d in d_states]
+    through = tuple(tf.where(mask, d, zero) for d, zero in zip(d_states, zeros, strict=True))
+    return through, tuple(tf.where(mask, zero, d) for d, zero in zip(d_states, zeros, strict=True))

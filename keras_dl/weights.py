@@ -1,0 +1,220 @@
+"""Weights that were trained in torch: names, axes and checks on the way into a Keras model. Needs no torch.
+
+Torch and Keras lay the same weight out differently:
+
+    layer                   torch                                Keras
+    convolution             weight (out, in, h, w)               kernel (h, w, in, out)
+    depthwise convolution   weight (in * multiplier, 1, h, w)    kernel (h, w, in, multiplier)
+    transposed convolution  weight (in, out, h, w)               kernel (h, w, out, in)
+    dense                   weight (out, in)                     kernel (in, out)
+    batch normalisation     weight, bias, running_{mean,var}     gamma, beta, moving_{mean,variance}
+    layer, group norm       weight, bias                         gamma, beta
+    embedding               weight (rows, width)                 embeddings (rows, width)
+
+The first dense layer after a convolution also sees its inputs in another order, for torch flattens `(channels, height,
+width)` and Keras `(height, width, channels)`: see `flattened` of `load_torch`.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import keras
+import ml_dtypes
+import numpy as np
+
+# What torch keeps and a model does not need.
+_IGNORED_SUFFIX = "num_batches_tracked"
+
+_TORCH_NAMES = {
+    "kernel": "weight",
+    "embeddings": "weight",
+    "gamma": "weight",
+    "bias": "bias",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+class Entry(NamedTuple):
+    """Where one array of a checkpoint goes.
+
+    Attributes:
+        variable: the `keras.Variable` that takes it.
+        shape: tuple of int. The array's shape in the checkpoint.
+        convert: from an array of that shape to one of the variable's shape.
+    """
+
+    variable: keras.Variable
+    shape: tuple[int, ...]
+    convert: Callable
+
+
+def torch_entries(prefix, layer, flattened=None):
+    """The checkpoint entries of one built Keras layer.
+
+    Args:
+        prefix: str. The module's name in torch, such as `"layer1.0.conv1"`.
+        layer: a built Keras layer with weights of its own (convolution, dense, embedding, normalisation).
+        flattened: None, or `(height, width, channels)` of the maps that were flattened for this dense layer.
+
+    Returns:
+        dict of `Entry` by name in the checkpoint.
+
+    Raises:
+        ValueError: if the layer holds a weight that torch has no counterpart for.
+
+    Example:
+
+    >>> dense = keras.layers.Dense(3)
+    >>> dense.build((None, 2))
+    >>> {name: entry.shape for name, entry in torch_entries("fc", dense).items()}
+    {'fc.weight': (3, 2), 'fc.bias': (3,)}
+    """
+    entries = {}
+    for variable in layer.weights:
+        if variable.name not in _TORCH_NAMES:
+            raise ValueError(f"layer={layer.name!r} has a weight {variable.name!r} without a counterpart in torch.")
+        entries[f"{prefix}.{_TORCH_NAMES[variable.name]}"] = _entry(layer, variable, flattened)
+    return entries
+
+
+def _entry(layer, variable, flattened):
+    shape = tuple(variable.shape)
+    if variable.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
+        height, width, channels, multiplier = shape
+        return Entry(
+            variable,
+            (channels * multiplier, 1, height, width),
+            lambda array: array.reshape(channels, multiplier, height, width).transpose(2, 3, 0, 1),
+        )
+    if variable.name == "kernel" and len(shape) == 4:  # (h, w, in, out), or (h, w, out, in) where transposed
+        return Entry(variable, (shape[3], shape[2], *shape[:2]), lambda array: array.transpose(2, 3, 1, 0))
+    if variable.name == "kernel" and len(shape) == 2:
+        if flattened is None:
+            return Entry(variable, shape[::-1], np.transpose)
+        height, width, channels = flattened
+
+        def reorder(array):
+            maps = array.reshape(shape[1], channels, height, width)
+            return maps.transpose(2, 3, 1, 0).reshape(shape)
+
+        return Entry(variable, shape[::-1], reorder)
+    if variable.name == "kernel":
+        raise ValueError(f"layer={layer.name!r} has a kernel of shape {shape}, which is not mapped to torch.")
+    return Entry(variable, shape, np.asarray)
+
+
+def load_torch(layers, weights, flattened=None):
+    """Puts a torch checkpoint into Keras layers: all of it, or nothing.
+
+    Args:
+        layers: dict from the module's name in torch to a built Keras layer.
+        weights: mapping from name to array (`state_dict` with each tensor as NumPy array), or
+            the path of a `.safetensors` file. Entries ending in `num_batches_tracked` are passed over.
+        flattened: dict from the names of dense layers that follow a flattened
+            convolution to the `(height, width, channels)` that was flattened.
+
+    Raises:
+        ValueError: if the checkpoint lacks an entry, holds an unknown one, or one of
+            another shape. The message lists all of them, and no layer was changed.
+    """
+    entries = {}
+    for prefix, layer in layers.items():
+        entries |= torch_entries(prefix, layer, (flattened or {}).get(prefix))
+    load_entries(entries, weights)
+
+
+def load_entries(entries, weights):
+    """Assigns each array of a checkpoint to its variable, after all were checked.
+
+    Args:
+        entries: dict of `Entry` by name.
+        weights: mapping from name to array, or the path of a `.safetensors` file.
+
+    Raises:
+        ValueError: as `load_torch`.
+    """
+    if not isinstance(weights, Mapping):
+        weights = read_safetensors(weights)
+    found = {name for name in weights if not name.endswith(_IGNORED_SUFFIX)}
+    wrong = [f"missing: {name} {entry.shape}" for name, entry in entries.items() if name not in found]
+    wrong += [f"unknown: {name} {np.shape(weights[name])}" for name in sorted(found - set(entries))]
+    wrong += [
+        f"of another shape: {name} is {np.shape(weights[name])}, the model takes {entry.shape}"
+        for name, entry in entries.items()
+        if name in found and np.shape(weights[name]) != entry.shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"weights do not fit the model, which was left as it was; {len(wrong)} entries differ:\n  "
+            + "\n  ".join(wrong)
+        )
+    for name, entry in entries.items():
+        entry.variable.assign(entry.convert(np.asarray(weights[name])))
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read_safetensors(path):
+    """The tensors of a `.safetensors` file, mapped from the file, not read until they are used.
+
+    The file is eight bytes with the header's length, the header (JSON: dtype, shape and place of each tensor), and the
+    tensors' bytes, all little-endian.
+
+    Args:
+        path: str or path.
+
+    Returns:
+        dict of NumPy arrays by name; bfloat16 is `ml_dtypes.bfloat16`.
+
+    Raises:
+        ValueError: if the file is not what the format says, or has a dtype that NumPy has not.
+        FileNotFoundError: if there is no such file.
+    """
+    path = pathlib.Path(path)
+    size = path.stat().st_size
+    if size < 8:
+        raise ValueError(f"path={str(path)!r} is no safetensors file: it has {size} bytes.")
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if header_size > size - 8:
+            raise ValueError(f"path={str(path)!r} is no safetensors file: its header would be {header_size} bytes.")
+        header = file.read(header_size)
+    try:
+        header = json.loads(header)
+        rows = {
+            name: (row["dtype"], tuple(row["shape"]), *row["data_offsets"])
+            for name, row in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"path={str(path)!r} is no safetensors file: its header cannot be read ({error}).") from error
+
+    data = np.memmap(path, "uint8", "r")[8 + header_size :]
+    tensors = {}
+    for name, (dtype, shape, start, stop) in rows.items():
+        if dtype not in _SAFETENSORS_DTYPES:
+            raise ValueError(f"path={str(path)!r}: tensor {name!r} has dtype {dtype}, which is not supported.")
+        dtype = np.dtype(_SAFETENSORS_DTYPES[dtype])
+        if not 0 <= start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                f"path={str(path)!r}: tensor {name!r} {shape} does not fit its bytes [{start}, {stop}) of {len(data)}."
+            )
+        tensors[name] = data[start:stop].view(dtype).reshape(shape)
+    return tensors
