@@ -1,0 +1,10 @@
+"""From a Keras model to a verified file: LiteRT, ONNX or a SavedModel, float or quantized, for a device."""
+
+from keras_dl.export.decoding import beam_search
+from keras_dl.export.errors import ExportError
+from keras_dl.export.exporter import export
+from keras_dl.export.inspection import inspect
+from keras_dl.export.report import Report
+from keras_dl.export.runners import KerasRunner, Runner, load
+
+__all__ = ["ExportError", "KerasRunner", "Report", "Runner", "beam_search", "export", "inspect", "load"]

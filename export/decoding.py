@@ -1,0 +1,164 @@
+"""Beam search over the signatures of a model or file: what a Python program on a device runs beside the interpreter.
+
+NumPy alone, and no word of an architecture: whatever serves these two signatures can be searched.
+
+    encode(tokens: int32, (batch, source_length)) -> {state: tensor (batch, ...)}
+    decode_step(tokens: int32, (batch,); position: int32, (batch,); states) -> {"log_probabilities": float,
+                                                                     (batch, vocabulary); new states}
+
+`tokens` of `decode_step` are those before the next ones, `position` is how many have been written so far; a signature
+that needs no `position` leaves it out. Every tensor that `encode` returns and `decode_step` takes is fed under its
+name. An output of `decode_step` that has the name of an input is its next value; inputs that do not come back keep
+theirs.
+
+The search is that of `keras_dl.ops.decoding`, where its rules and the length penalty stand.
+"""
+
+import math
+import numbers
+from typing import NamedTuple
+
+import numpy as np
+
+PADDING = 0
+
+
+class Hypotheses(NamedTuple):
+    """What the search found, the best hypothesis of each row first.
+
+    Attributes:
+        tokens: int32, `(batch, beam_size, max_length)`. The end token is part of it; 0 follows.
+        lengths: int32, `(batch, beam_size)`. Tokens, that of the end included.
+        log_probabilities: float32, `(batch, beam_size)`: the sum over the tokens.
+        scores: float32, `(batch, beam_size)`: `log_probabilities` over the length penalty. Where there are fewer
+            sequences than `beam_size`, the rest have the score minus infinity, and no tokens.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    log_probabilities: np.ndarray
+    scores: np.ndarray
+
+
+def beam_search(
+    runner,
+    tokens,
+    beam_size,
+    max_length,
+    start=1,
+    end=2,
+    length_penalty=0.0,
+    encode="encode",
+    decode_step="decode_step",
+):
+    """Finds the best sequences for source tokens.
+
+    Args:
+        runner: `keras_dl.export.Runner` of a model or file, or anything with its `signatures` and `serve`.
+        tokens: int, `(batch, source_length)`, as `encode` takes them; any number of rows.
+        beam_size: int. May be larger than the vocabulary. 1 is the greedy search.
+        max_length: int. Tokens at most, that of the end included.
+        start: int. The token before the first.
+        end: int.
+        length_penalty: float, at least 0.
+        encode: str. Name of the first signature.
+        decode_step: str. Name of the second.
+
+    Returns:
+        `Hypotheses`, those that have ended first, each kind by falling score.
+
+    Raises:
+        ValueError: if an argument has a wrong value, or the signatures do not fit together.
+    """
+    for name, value in (("beam_size", beam_size), ("max_length", max_length)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+    if not isinstance(length_penalty, numbers.Real) or not 0 <= length_penalty < math.inf:
+        raise ValueError(f"length_penalty={length_penalty!r} must be a number of at least 0.")
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or not tokens.size:
+        raise ValueError(f"tokens has the shape {tokens.shape}; it must be (batch, source_length), and not empty.")
+    batch = len(tokens)
+    state, takes_position = _begin(runner, tokens.astype("int32"), encode, decode_step)
+    state = {name: np.repeat(x, beam_size, axis=0) for name, x in state.items()}
+
+    last = np.full(batch * beam_size, start, "int32")
+    live_tokens = np.full((batch, beam_size, max_length), PADDING, "int32")
+    live = np.full((batch, beam_size), -math.inf, "float32")
+    live[:, 0] = 0.0  # all beams begin alike: one of them is enough
+    ended_tokens, ended = live_tokens.copy(), np.full_like(live, -math.inf)
+    ended_scores = ended.copy()
+
+    for position in range(max_length):
+        complete = np.isfinite(ended_scores).all(1)
+        if complete.all():
+            break
+        fed = {"tokens": last} | ({"position": np.full_like(last, position)} if takes_position else {})
+        outputs = runner.serve(decode_step, **fed, **state)
+        log_p = outputs["log_probabilities"].astype("float32").reshape(batch, beam_size, -1)
+        vocabulary = log_p.shape[-1]
+        log_p[..., PADDING] = -math.inf
+        sums = (live[..., None] + log_p).reshape(batch, -1)
+        chosen = _top(sums, 2 * beam_size)
+        sums = np.take_along_axis(sums, chosen, 1)
+        parent, token = chosen // vocabulary, (chosen % vocabulary).astype("int32")
+        sequences = np.take_along_axis(live_tokens, parent[..., None], 1)
+        sequences[:, :, position] = token
+
+        ends = token == end
+        ending = ends & (np.arange(2 * beam_size) < beam_size) & ~complete[:, None] & np.isfinite(sums)
+        scores = np.where(ending, sums / _penalty(position + 1, length_penalty), -math.inf).astype("float32")
+        ended_tokens, ended, ended_scores = _best(
+            (ended_tokens, ended, ended_scores), (sequences, np.where(ending, sums, -math.inf), scores), beam_size
+        )
+
+        order = _top(np.where(ends, -math.inf, sums), beam_size)
+        live = np.take_along_axis(np.where(ends, -math.inf, sums), order, 1)
+        live_tokens = np.take_along_axis(sequences, order[..., None], 1)
+        last = np.take_along_axis(token, order, 1).ravel()
+        rows = (np.arange(batch)[:, None] * beam_size + np.take_along_axis(parent, order, 1)).ravel()
+        state |= {name: outputs[name][rows] for name in state if name in outputs}
+
+    cut_off = (live / _penalty(max_length, length_penalty)).astype("float32")
+    scores = np.concatenate([ended_scores, cut_off], 1)
+    kind = np.where(np.isinf(scores), 0, np.repeat([2, 1], beam_size))
+    order = _top(kind, beam_size)
+    found = np.take_along_axis(np.concatenate([ended_tokens, live_tokens], 1), order[..., None], 1)
+    sums = np.take_along_axis(np.concatenate([ended, live], 1), order, 1)
+    lengths = (found != PADDING).sum(-1).astype("int32")
+    return Hypotheses(found, lengths, sums.astype("float32"), np.take_along_axis(scores, order, 1))
+
+
+def _begin(runner, tokens, encode, decode_step):
+    """The states before the first step, and whether a step takes the position."""
+    for name in (encode, decode_step):
+        if name not in runner.signatures:
+            raise ValueError(f"There is no signature {name!r}. Choose one of: {', '.join(runner.signatures)}.")
+    wanted = set(runner.signatures[decode_step]["inputs"])
+    if "log_probabilities" not in runner.signatures[decode_step]["outputs"]:
+        raise ValueError(f"The signature {decode_step!r} has no output 'log_probabilities'.")
+    outputs = runner.serve(encode, tokens=tokens)
+    missing = sorted(wanted - {"tokens", "position"} - set(outputs))
+    if missing:
+        raise ValueError(f"The signature {decode_step!r} takes {', '.join(missing)}, which {encode!r} does not return.")
+    return {name: x for name, x in outputs.items() if name in wanted}, "position" in wanted
+
+
+def _penalty(length, alpha):
+    return np.float32(((5.0 + length) / 6.0) ** alpha)
+
+
+def _top(values, count):
+    """int: where the `count` largest values of each row are. Of equals, the first comes first."""
+    return np.argsort(-values, axis=1, kind="stable")[:, :count]
+
+
+def _best(ended, others, beam_size):
+    merged = [np.concatenate(pair, axis=1) for pair in zip(ended, others, strict=True)]
+    order = _top(merged[2], beam_size)
+    tokens, sums, scores = merged
+    return (
+        np.take_along_axis(tokens, order[..., None], 1),
+        np.take_along_axis(sums, order, 1),
+        np.take_along_axis(scores, order, 1),
+    )

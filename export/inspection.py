@@ -1,0 +1,94 @@
+"""What is in an exported file, without running it."""
+
+import collections
+import pathlib
+
+from keras_dl.export import graph, metadata
+from keras_dl.export.onnx import nodes as onnx_nodes
+from keras_dl.export.runners import OnnxRunner, SavedModelRunner, file_format, load
+from keras_dl.extras import require
+
+_ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+
+
+def inspect(path):
+    """Reads a file's ops, signatures and metadata.
+
+    Args:
+        path: str or path of a `.tflite` or `.onnx` file, or of a SavedModel's folder; not only of ours.
+
+    Returns:
+        dict that JSON can hold: `path, format, bytes`; `ops`, a histogram; `flex_ops` and `custom_ops`, how many
+        of them only TensorFlow's runtime, or a runtime of one's own, can run; `signatures`, each with `inputs`
+        and `outputs` as `{"shape", "dtype"}`, and `"scale"` and `"zero_point"` where quantized; `tensors`, counts by
+        dtype of `constants` and `activations` (LiteRT only); `metadata`, what `export` put in, else empty.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is no such file, or corrupt.
+        ImportError: if the runtime of its format is missing.
+    """
+    path = pathlib.Path(path)
+    read = {"litert": _litert, "onnx": _onnx, "saved_model": _saved_model}
+    format = file_format(path)
+    return {"path": str(path), "format": format, "bytes": size(path), **read[format](path)}
+
+
+def size(path):
+    """Bytes of a file, or of all files in a folder."""
+    path = pathlib.Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _litert(path):
+    # LiteRT's own loader goes first, for it checks what the flatbuffer's offsets point at.
+    signatures = load(path).signatures
+    file = graph.read(path)
+    constants, activations = collections.Counter(), collections.Counter()
+    for subgraph in file.subgraphs:
+        read = {id(x): x for op in subgraph.ops for x in op.inputs if x is not None and x.constant}
+        made = {id(x): x for op in subgraph.ops for x in op.outputs} | {id(x): x for x in subgraph.inputs}
+        constants.update(x.dtype for x in read.values())
+        activations.update(x.dtype for x in made.values())
+    flex = [op for op in file.ops if op.custom and op.name.startswith("Flex")]
+    return {
+        "ops": _histogram(op.name for op in file.ops),
+        "flex_ops": len(flex),
+        "custom_ops": sum(op.custom for op in file.ops) - len(flex),
+        "signatures": signatures,
+        "tensors": {"constants": dict(constants), "activations": dict(activations)},
+        "metadata": metadata.from_litert(path.read_bytes()),
+    }
+
+
+def _onnx(path):
+    runner = OnnxRunner(path)
+    onnx = require("onnx", extra="export")
+    proto = onnx.load(str(path))
+    nodes = list(onnx_nodes(proto.graph))
+    return {
+        "ops": _histogram(node.op_type for node in nodes),
+        "flex_ops": 0,
+        "custom_ops": sum(node.domain not in _ONNX_DOMAINS for node in nodes),
+        "signatures": runner.signatures,
+        "tensors": {},
+        "metadata": metadata.from_onnx({x.key: x.value for x in proto.metadata_props}),
+    }
+
+
+def _saved_model(path):
+    runner = SavedModelRunner(path)
+    return {
+        "ops": _histogram(op for name in runner.signatures for op in runner.ops(name)),
+        "flex_ops": 0,
+        "custom_ops": 0,
+        "signatures": runner.signatures,
+        "tensors": {},
+        "metadata": metadata.from_saved_model(path),
+    }
+
+
+def _histogram(names):
+    counts = collections.Counter(names)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,87 @@
+"""From a SavedModel to LiteRT, with builtin ops alone."""
+
+import re
+import warnings
+
+import tensorflow as tf
+
+from keras_dl.export import saved_model
+from keras_dl.export.errors import ExportError
+
+# The converter writes one line for each op it has no builtin for:
+# loc(...fused["Svd:", "model/layer/Svd@__inference_serve_41"]...): 'tf.Svd' op is neither a custom op nor a flex op
+_UNSUPPORTED = re.compile(r"""fused\["[^"]*", "(?P<scopes>[^"@]+)@[^\n]*'tf\.(?P<op>\w+)' op is neither a custom""")
+
+
+def write(traced, folder):
+    """Writes traced signatures as the SavedModel that `convert` reads, with no more than that in it.
+
+    Keras's own archive also holds the layers' tree, custom gradients and a second copy of each graph.
+
+    Args:
+        traced: dict of `keras_dl.export.saved_model.Traced` by signature.
+        folder: path of the folder to be written.
+    """
+    served = tf.Module()
+    signatures = {name: concrete for name, (_, concrete) in traced.items()}
+    served.held = [x for concrete in signatures.values() for x in concrete.graph.variables]
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(served, str(folder), signatures, options)
+
+
+def convert(model, folder, names, **settings):
+    """Converts written signatures to one LiteRT file.
+
+    Args:
+        model: the `keras.Model` that the signatures belong to; errors name its layers.
+        folder: path of the folder that `write` made of them.
+        names: of the signatures, in order.
+        settings: attributes of `tf.lite.TFLiteConverter`; those of its `target_spec` under `target_spec`,
+            as a dict. `_experimental_calibrate_only` gives the file that `quantize_all_but` takes.
+
+    Returns:
+        bytes: the flatbuffer.
+
+    Raises:
+        ExportError: if an op has no builtin in LiteRT; the message names each such op and its layer.
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(names))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    for name, value in settings.pop("target_spec", {}).items():
+        setattr(converter.target_spec, name, value)
+    for name, value in settings.items():
+        setattr(converter, name, value)
+    try:
+        with warnings.catch_warnings():
+            # The converter's own calibrator uses the interpreter that TensorFlow has deprecated.
+            warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
+            return converter.convert()
+    except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
+        # `from None`, for the converter's own words are pages of its intermediate representation.
+        raise ExportError(_explain(str(error), model)) from None
+
+
+def quantize_all_but(content, nodes, dtype):
+    """Quantizes a calibrated file but for some of its ops, as TensorFlow's QuantizationDebugger does.
+
+    Args:
+        content: bytes: a flatbuffer with the ranges of its tensors, not quantized yet.
+        nodes: list of str: names of the first outputs of the ops that stay in float32.
+        dtype: `tf.DType` of inputs and outputs.
+
+    Returns:
+        bytes: the flatbuffer.
+    """
+    # The debugger itself leaves inputs and outputs in float32.
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=nodes)
+
+
+def _explain(message, model):
+    found = [saved_model.located(match["op"], match["scopes"], model) for match in _UNSUPPORTED.finditer(message)]
+    if found:
+        ops = ", ".join(dict.fromkeys(found))
+        return f"LiteRT has no builtin op for {ops}. Write that part of the model with other ops."
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return f"The LiteRT converter failed: {lines[0] if lines else 'it gave no reason'}"

@@ -1,0 +1,83 @@
+"""What travels inside a file: a JSON document under the name `keras_dl`."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from keras_dl.extras import require
+
+NAME = "keras_dl"
+
+
+def encode(metadata):
+    """The document as bytes.
+
+    Raises:
+        TypeError: if `metadata` is no dict, or holds what JSON cannot.
+    """
+    if not isinstance(metadata, dict):
+        raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
+    try:
+        return json.dumps(metadata, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata must be what JSON can hold: {error}") from error
+
+
+def into_litert(content, metadata):
+    """A LiteRT flatbuffer with `metadata` in a metadata buffer named `keras_dl`.
+
+    Args:
+        content: bytes.
+        metadata: dict.
+
+    Returns:
+        bytes. Data of tensors lies at multiples of 16 bytes, as the schema asks (`force_align: 16`) and the
+        kernels of microcontrollers need.
+    """
+    schema = require("ai_edge_litert.schema_py_generated", extra="export")
+    flatbuffers = require("flatbuffers", extra="export")
+
+    class AlignedBuilder(flatbuffers.Builder):
+        def StartVector(self, element_size, count, alignment):
+            return super().StartVector(element_size, count, 16 if element_size == 1 else alignment)
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(encode(metadata), np.uint8)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = NAME, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [x for x in model.metadata or [] if x.name != NAME.encode()] + [entry]
+    builder = AlignedBuilder(len(content) + 1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def from_litert(content):
+    """The metadata of a LiteRT flatbuffer; an empty dict where it has none of ours."""
+    schema = require("ai_edge_litert.schema_py_generated", extra="export")
+    model = schema.Model.GetRootAs(content, 0)
+    for i in range(model.MetadataLength()):
+        entry = model.Metadata(i)
+        if entry.Name() == NAME.encode():
+            return json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    return {}
+
+
+def into_saved_model(folder, metadata):
+    """Writes `assets.extra/keras_dl.json`, the place that TensorFlow leaves to users."""
+    path = pathlib.Path(folder) / "assets.extra" / f"{NAME}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode(metadata))
+
+
+def from_saved_model(folder):
+    """The metadata of a SavedModel's folder; an empty dict where it has none of ours."""
+    path = pathlib.Path(folder) / "assets.extra" / f"{NAME}.json"
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def from_onnx(properties):
+    """The metadata among an ONNX file's `metadata_props`, given as a dict of str."""
+    return json.loads(properties.get(NAME, "{}"))

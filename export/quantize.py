@@ -1,0 +1,259 @@
+"""Quantization: what each name means, how it is done, and the check that the file is exactly that.
+
+| name             | weights         | activations                | inputs, outputs | calibration |
+|------------------|-----------------|----------------------------|-----------------|-------------|
+| none             | float32         | float32                    | as the model's  | no          |
+| float16          | float16         | float32                    | as the model's  | no          |
+| weight_only_int8 | int8, a channel | float32                    | as the model's  | no          |
+| dynamic_int8     | int8, a channel | int8, scaled at run time   | as the model's  | no          |
+| int16x8          | int8, a channel | int16                      | int16           | yes         |
+| int8             | int8, a channel | int8                       | int8            | yes         |
+
+`none`, `float16`, `int8` and `int16x8` are made by TensorFlow's LiteRT converter. Its calibration keeps the exact
+minimum and maximum of every tensor, where that of ai-edge-quantizer keeps moving averages: the int8 file of a small
+residual net was off by 1% of the largest probability with the first, by 38% with the second. `weight_only_int8` and
+`dynamic_int8` need no calibration and are made from the float file by ai-edge-quantizer, for the converter leaves
+weights of fewer than 1,024 elements in float32. One exception: ai-edge-quantizer leaves fused LSTMs and embeddings
+(GATHER) in float32, so that a model with one gets `dynamic_int8` from the converter, and cannot have
+`weight_only_int8`.
+
+Where one layer ruins an `int8` file, `float_layers` leaves it in float32, between two conversions.
+"""
+
+import collections
+import functools
+import math
+import pathlib
+import re
+import tempfile
+
+import tensorflow as tf
+
+from keras_dl.export import graph, litert
+from keras_dl.export.errors import ExportError
+from keras_dl.export.saved_model import layer_names, layer_path, located, trace
+from keras_dl.extras import require
+
+QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8")
+CALIBRATED = {"int8": tf.int8, "int16x8": tf.int16}
+
+# Where an op keeps its weights, among its inputs.
+_WEIGHTS = {
+    "BATCH_MATMUL": (0, 1),
+    "CONV_2D": (1,),
+    "CONV_3D": (1,),
+    "DEPTHWISE_CONV_2D": (1,),
+    "EMBEDDING_LOOKUP": (1,),
+    "FULLY_CONNECTED": (1,),
+    "GATHER": (0,),
+    "TRANSPOSE_CONV": (1,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (1, 2, 3, 4, 5, 6, 7, 8),
+}
+# The share of the elements of all weights that have to be of the dtype that a quantization names. The rest are
+# matrices of fewer than 1,024 elements, which the converter leaves in float32.
+WEIGHTS_SHARE = 0.9
+# Ops that the converter cannot calibrate, and ops whose weights ai-edge-quantizer leaves as they are.
+_LOOPS = ("WHILE", "IF")
+_CONVERTER_ONLY = ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+_NO_INTEGER_KERNEL = re.compile(r"not yet supported for op: '(\w+)'")
+
+
+def to_litert(model, signatures, traced, quantization, samples, float_layers=()):
+    """Converts and quantizes.
+
+    Args:
+        model: `keras.Model`.
+        signatures: dict of `keras_dl.Signature`.
+        traced: dict of `keras_dl.export.saved_model.Traced` by signature.
+        quantization: str, one of `QUANTIZATIONS`.
+        samples: dict by signature of lists of dicts of arrays, for `int8` and `int16x8`.
+        float_layers: names of layers that stay in float32, for `int8`.
+
+    Returns:
+        bytes: the flatbuffer.
+
+    Raises:
+        ExportError: if an op has no builtin, or cannot be quantized so.
+    """
+    pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
+    if pixels and quantization in CALIBRATED:
+        traced = trace(model, signatures, {"uint8": "float32"})
+    optimize = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch) / "saved_model"
+        litert.write(traced, folder)
+        convert = functools.partial(litert.convert, model, folder, list(traced))
+        if quantization == "float16":
+            return convert(**optimize, target_spec={"supported_types": [tf.float16]})
+        content = convert()
+        if quantization == "none":
+            return content
+        float_graph = graph.parse(content)
+        if quantization in CALIBRATED:
+            representative = functools.partial(_representative, signatures, samples)
+            return _calibrate(model, convert, quantization, float_graph, representative, float_layers)
+        by_converter = any(op.name in _CONVERTER_ONLY and _weights(op) for op in float_graph.ops)
+        if quantization == "dynamic_int8" and by_converter:
+            return convert(**optimize)
+    return _quantize_weights(content, quantization)
+
+
+def check_float_layers(float_layers, quantization, model):
+    """`float_layers` as a tuple.
+
+    Raises:
+        TypeError: if they are one str.
+        ValueError: if the quantization takes none, or the model has no such layer.
+    """
+    if isinstance(float_layers, str):
+        raise TypeError(f"float_layers={float_layers!r} must be a sequence of names, not one str.")
+    float_layers = tuple(float_layers)
+    if float_layers and quantization != "int8":
+        raise ValueError(f"float_layers={float_layers} needs quantization='int8', not {quantization!r}.")
+    known = layer_names(model)
+    if unknown := [name for name in float_layers if name not in known]:
+        raise ValueError(f"float_layers={unknown}: the model has no such layer. It has {', '.join(sorted(known))}.")
+    return float_layers
+
+
+def _calibrate(model, convert, quantization, float_graph, representative, float_layers):
+    for op in float_graph.ops:
+        if op.name in _LOOPS:  # the calibrator's process dies in one, with no error to be caught
+            raise ExportError(
+                f"quantization={quantization!r} cannot calibrate the loop or branch "
+                f"{located(op.name, op.layer, model)}. Unroll it, use a fused layer, or choose dynamic_int8."
+            )
+    ops = {
+        "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+        "int16x8": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+    }
+    settings = dict(
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        target_spec={"supported_ops": [ops[quantization]]},
+        representative_dataset=representative,
+    )
+    if float_layers:
+        content = convert(**settings, _experimental_calibrate_only=True)
+        nodes = _outputs_of(float_layers, graph.parse(content), model)
+        return litert.quantize_all_but(content, nodes, CALIBRATED[quantization])
+    ends = dict.fromkeys(("inference_input_type", "inference_output_type"), CALIBRATED[quantization])
+    try:
+        return convert(**settings, **ends)
+    except ExportError as error:
+        lacking = _NO_INTEGER_KERNEL.search(str(error))
+        if lacking is None:
+            raise
+        found = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
+        raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(found)}.") from None
+
+
+def _outputs_of(float_layers, calibrated, model):
+    """The names of the first outputs of the ops in these layers."""
+    known, nodes, found = layer_names(model), [], set()
+    for op in calibrated.ops:
+        if inside := set(layer_path(op.layer, known)) & set(float_layers):
+            nodes.append(op.outputs[0].name)
+            found |= inside
+    if missing := [name for name in float_layers if name not in found]:
+        raise ExportError(
+            f"float_layers={missing}: no op of the file is theirs; the converter merged them into others."
+        )
+    return nodes
+
+
+def _representative(signatures, samples):
+    for name, batches in samples.items():
+        pixels = [key for key, x in signatures[name].inputs.items() if x.dtype == "uint8"]
+        for i, batch in enumerate(batches):
+            if i == 0:
+                batch = {key: _reaching_both_ends(x) if key in pixels else x for key, x in batch.items()}
+            yield name, {key: x.astype("float32") if key in pixels else x for key, x in batch.items()}
+
+
+def _reaching_both_ends(pixels):
+    """Sets one pixel to 0 and one to 255, so that int8 has scale 1 and zero point -128, and loses no grey value."""
+    pixels = pixels.copy()
+    pixels.flat[0], pixels.flat[-1] = 0, 255
+    return pixels
+
+
+def _quantize_weights(content, quantization):
+    quantizer = require("ai_edge_quantizer.quantizer", extra="export")
+    recipes = require("ai_edge_quantizer.recipe", extra="export")
+    recipe = {"dynamic_int8": recipes.dynamic_wi8_afp32, "weight_only_int8": recipes.weight_only_wi8_afp32}
+    result = quantizer.Quantizer(bytearray(content), recipe[quantization]()).quantize(
+        enable_progress_bar=False, enable_progress_report=False
+    )
+    return bytes(result.quantized_model)
+
+
+def check(file, quantization, model, float_layers=()):
+    """Reads from a file's tensors whether it is what `quantization` promises.
+
+    Args:
+        file: `keras_dl.export.graph.Graph`.
+        quantization: str, one of `QUANTIZATIONS`.
+        model: `keras.Model` that the file came from; errors name its layers.
+        float_layers: names of the layers that were to stay in float32.
+
+    Returns:
+        dict: `weights`, counts by dtype of the weights of convolutions, products, LSTMs and embeddings; `float_ops`,
+        the ops of an integer file that compute in float32 because LiteRT has no integer kernel for them, each with its
+        layer; and `float_layers`, as given.
+
+    Raises:
+        ExportError: if the file is something else.
+    """
+    dtype = {"none": "float32", "float16": "float16"}.get(quantization, "int8")
+    activation = {"int8": "int8", "int16x8": "int16"}.get(quantization, "float32")
+    weights, elements, kept, float_ops = collections.Counter(), collections.Counter(), collections.Counter(), []
+    known = layer_names(model)
+    for subgraph in file.subgraphs:
+        dequantized = {id(op.outputs[0]): op.inputs[0] for op in subgraph.ops if op.name == "DEQUANTIZE"}
+        for op in subgraph.ops:
+            spared = bool(set(layer_path(op.layer, known)) & set(float_layers))
+            for x, direct in _weights(op, dequantized):
+                weights[x.dtype] += 1
+                if spared:
+                    continue
+                elements[x.dtype] += math.prod(x.shape)
+                if x.dtype != dtype:
+                    kept[located(op.name, op.layer, model)] += math.prod(x.shape)
+                # A row that is looked up becomes float in any case, with its table or after it.
+                if op.name != "GATHER" and x.dtype == "int8" and direct == (quantization == "weight_only_int8"):
+                    where, how = located(op.name, op.layer, model), "read as int8" if direct else "dequantized first"
+                    raise ExportError(f"{quantization!r} cannot be had: the weights of {where} are {how}.")
+            # The state of a fused LSTM is a variable, of int16 also in int8 files.
+            tensors = [x for x in (*op.inputs, *op.outputs) if x is not None and not (x.constant or x.variable)]
+            dtypes = {x.dtype for x in tensors}
+            others = dtypes & {"int8", "int16"} - {activation}
+            if others and not (activation == "float32" and op.name in ("GATHER", "DEQUANTIZE")):
+                where = located(op.name, op.layer, model)
+                raise ExportError(f"{quantization!r} cannot be had: activations of {where} are {others.pop()}.")
+            if spared or op.name in ("QUANTIZE", "DEQUANTIZE"):
+                continue
+            if activation != "float32" and "float32" in dtypes:
+                float_ops.append(located(op.name, op.layer, model))
+    if elements[dtype] < WEIGHTS_SHARE * elements.total():
+        where, count = kept.most_common(1)[0]
+        raise ExportError(
+            f"{quantization!r} cannot be had: {count} of {elements.total()} weights stay as they are in {where}."
+        )
+    for name, signature in file.signatures.items():
+        for key, x in (signature.inputs | signature.outputs).items():
+            if x.dtype == "float32" and activation != "float32":
+                raise ExportError(f"{quantization!r} cannot be had: {key!r} of signature {name!r} stays float32.")
+    return {"weights": dict(weights), "float_ops": float_ops, "float_layers": list(float_layers)}
+
+
+def _weights(op, dequantized=None):
+    """list of `(tensor, direct)` of an op's weights; not direct are those that a DEQUANTIZE op hands to it.
+
+    Args:
+        op: `keras_dl.export.graph.Op`.
+        dequantized: dict of the inputs of DEQUANTIZE ops by the identity of their outputs.
+    """
+    dequantized = dequantized or {}
+    held = [op.inputs[i] for i in _WEIGHTS.get(op.name, ()) if i < len(op.inputs) and op.inputs[i] is not None]
+    found = [(dequantized.get(id(x), x), id(x) not in dequantized) for x in held]
+    return [(x, direct) for x, direct in found if x.constant and x.dtype in ("float32", "float16", "int8")]

@@ -1,0 +1,125 @@
+"""The report of an export: JSON beside the file, and a table for the terminal."""
+
+import dataclasses
+import json
+import pathlib
+
+
+@dataclasses.dataclass
+class Report:
+    """What was exported, and the proof of it.
+
+    Attributes:
+        path: str.
+        format, quantization, target: str, as given to `export`.
+        bytes: int. Size of the file, or of all files in the folder.
+        sha256: str. Of the file; of a SavedModel's folder, of `saved_model.pb`. It ties the report to the file.
+        ops: dict. How often each op occurs.
+        flex_ops, custom_ops: int. Ops that are not builtins of the format; always 0.
+        signatures: dict by name of `{"inputs", "outputs", "latency_ms"}`; a tensor is `{"shape", "dtype"}`, with
+            `"scale"` and `"zero_point"` where quantized.
+        tensors: dict. Of a LiteRT file, counts by dtype of `constants`, `activations` and, among the constants,
+            `weights`; `float_ops`, those of an integer file that compute in float32, with their layers, for want of an
+            integer kernel; and `float_layers`, those that were to stay in float32.
+        proof: dict. `signatures`: by signature and output `max_abs_error, mean_abs_error, max_rel_error, cosine` (see
+            `keras_dl.export.verify.errors`); `samples`, the number of batches by signature; `inputs`,
+            `"calibration"` or `"random"`; `tolerance`. Empty if not verified.
+        metric: dict `{"name", "keras", "artifact"}`, or None.
+        latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
+        target_report: dict. What the target found.
+        metadata: dict. What travels inside the file.
+        versions: dict. Versions of the packages that made it.
+        warnings: list of str.
+    """
+
+    path: str
+    format: str
+    quantization: str
+    target: str
+    bytes: int
+    sha256: str
+    ops: dict
+    flex_ops: int
+    custom_ops: int
+    signatures: dict
+    tensors: dict
+    proof: dict
+    metric: dict | None
+    latency_ms: dict
+    target_report: dict
+    metadata: dict
+    versions: dict
+    warnings: list
+
+    def to_dict(self):
+        """A dict that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    def save(self, path):
+        """Writes the report as JSON."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path):
+        """Reads a report that `save` wrote.
+
+        Raises:
+            ValueError: if the file is no such report.
+        """
+        try:
+            return cls(**json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a report of an export: {error}") from error
+
+    def __str__(self):
+        rows = [
+            ("file", f"{self.path} ({_bytes(self.bytes)})"),
+            ("format", f"{self.format}, quantization {self.quantization}, target {self.target}"),
+            ("ops", f"{sum(self.ops.values())}: " + ", ".join(f"{n} {name}" for name, n in self.ops.items())),
+            ("", f"{self.flex_ops} Flex, {self.custom_ops} custom"),
+        ]
+        for kind in ("weights", "activations"):
+            if self.tensors.get(kind):
+                rows.append((kind, ", ".join(f"{n} {dtype}" for dtype, n in self.tensors[kind].items())))
+        for name, signature in self.signatures.items():
+            inputs, outputs = (
+                ", ".join(f"{key} {_tensor(x)}" for key, x in signature[side].items()) for side in ("inputs", "outputs")
+            )
+            rows.append((name, f"{inputs} -> {outputs}"))
+        for name, outputs in self.proof.get("signatures", {}).items():
+            batches = self.proof["samples"][name]
+            for key, found in outputs.items():
+                text = (
+                    f"{key}: largest error {found['max_abs_error']:.2e} ({found['max_rel_error']:.2e} of the largest "
+                    f"value), mean {found['mean_abs_error']:.2e}, cosine {found['cosine']:.6f}"
+                )
+                rows.append(("proof", f"{text}; {batches} {self.proof['inputs'][name]} batches"))
+        if self.metric:
+            rows.append(
+                (self.metric["name"], f"{self.metric['keras']:.4g} in Keras, {self.metric['artifact']:.4g} in the file")
+            )
+        if self.latency_ms:
+            rows.append(
+                (
+                    "latency",
+                    ", ".join(f"{ms:.3f} ms on {n} thread{'s' * (n != '1')}" for n, ms in self.latency_ms.items()),
+                )
+            )
+        rows += [(self.target, text) for text in self.target_report.get("summary", ())]
+        rows += [("warning", text) for text in self.warnings]
+        width = max(len(key) for key, _ in rows)
+        return "\n".join(f"{key:<{width}}  {text}".rstrip() for key, text in rows)
+
+
+def _bytes(count):
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count} bytes"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _tensor(x):
+    quantized = f" (scale {x['scale']:.6g}, zero point {x['zero_point']})" if "scale" in x else ""
+    return f"{x['dtype']}{x['shape']}{quantized}"

@@ -1,0 +1,306 @@
+"""Running what was exported, and the Keras model that it came from, through one interface."""
+
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dl.export import graph
+from keras_dl.export.samples import batches
+from keras_dl.export.saved_model import trace_signature
+from keras_dl.export.signatures import collect
+from keras_dl.extras import require
+
+
+def quantize(values, scale, zero_point, dtype):
+    """Real values as integers: `round(values / scale) + zero_point`, clipped to the range of `dtype`."""
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(np.asarray(values, "float64") / scale) + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def dequantize(integers, scale, zero_point):
+    """Integers as real values, float32: `scale * (integers - zero_point)`."""
+    return (scale * (integers.astype("float64") - zero_point)).astype("float32")
+
+
+class Runner:
+    """Runs the signatures of a model or file on any number of rows of real values.
+
+    Attributes:
+        signatures: dict by name of `{"inputs": {...}, "outputs": {...}}`, where each tensor is
+            `{"shape": [...], "dtype": str, "scale": float, "zero_point": int}`; the last two only if quantized.
+    """
+
+    signatures: dict[str, dict]
+
+    def run(self, name, arrays):
+        """One call with arrays of exactly the shapes and dtypes in `signatures`; returns a dict of arrays."""
+        raise NotImplementedError
+
+    def quantized(self, name, arrays):
+        """The arrays as the inputs of signature `name` take them: integers where those are quantized."""
+        inputs = self.signatures[name]["inputs"]
+        return {
+            key: quantize(x, inputs[key]["scale"], inputs[key]["zero_point"], inputs[key]["dtype"])
+            if "scale" in inputs[key]
+            else x
+            for key, x in arrays.items()
+        }
+
+    def serve(self, name, /, **arrays):
+        """Runs signature `name`.
+
+        Args:
+            arrays: one for each input, of the signature's static shape or any number of rows of it. Real values:
+                quantized inputs and outputs are converted.
+
+        Returns:
+            dict of arrays, as many rows as went in.
+
+        Raises:
+            ValueError: if the signature is unknown, or an array does not fit it.
+        """
+        if name not in self.signatures:
+            raise ValueError(f"There is no signature {name!r}. Choose one of: {', '.join(self.signatures)}.")
+        inputs, outputs = self.signatures[name]["inputs"], self.signatures[name]["outputs"]
+        shapes = {key: (tuple(x["shape"]), None if "scale" in x else x["dtype"]) for key, x in inputs.items()}
+        results = []
+        for batch, rows in batches(arrays, shapes, f"the inputs of {name!r}"):
+            result = {
+                key: dequantize(x, outputs[key]["scale"], outputs[key]["zero_point"]) if "scale" in outputs[key] else x
+                for key, x in self.run(name, self.quantized(name, batch)).items()
+            }
+            if rows is None:
+                return result
+            size = next(iter(shapes.values()))[0][0]
+            for key, x in result.items():
+                if x.ndim == 0 or len(x) != size:
+                    raise ValueError(
+                        f"The output {key!r} of {name!r} has shape {x.shape}: its rows are not those of the inputs. "
+                        f"Serve arrays of the static shapes {[shape for shape, _ in shapes.values()]}."
+                    )
+            results.append({key: x[:rows] for key, x in result.items()})
+        return {key: np.concatenate([result[key] for result in results]) for key in results[0]}
+
+
+class KerasRunner(Runner):
+    """Runs the signatures of a Keras model.
+
+    Args:
+        model: a built `keras.Model`.
+        batch_size: int. The static batch of the signatures.
+        signatures: names of those wanted; None for all.
+        traced: dict of `keras_dl.export.saved_model.Traced` by signature, where they exist; else they are made.
+
+    Raises:
+        TypeError, ValueError: as `keras_dl.export.signatures.collect`.
+        ExportError: as `keras_dl.export.saved_model.trace_signature`.
+    """
+
+    def __init__(self, model, batch_size=1, signatures=None, traced=None):
+        self._functions = {}
+        self.signatures = {}
+        entries = collect(model, batch_size, signatures)
+        for name, signature in entries.items():
+            found = traced[name] if traced else trace_signature(name, signature, dtypes={})
+            self._functions[name] = found.concrete
+            self.signatures[name] = {
+                "inputs": {key: {"shape": list(x.shape), "dtype": x.dtype} for key, x in signature.inputs.items()},
+                "outputs": _specs(self._functions[name].structured_outputs),
+            }
+
+    def run(self, name, arrays):
+        outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
+        return {key: x.numpy() for key, x in outputs.items()}
+
+
+class LiteRTRunner(Runner):
+    """Runs a LiteRT file on the CPU, through XNNPACK where it has a kernel; each call begins without memory.
+
+    Args:
+        path: str or path of a `.tflite` file.
+        num_threads: int, or None for the runtime's default.
+
+    Raises:
+        ValueError: if the file is not one that LiteRT loads.
+        ImportError: if ai-edge-litert is missing.
+    """
+
+    def __init__(self, path, num_threads=None):
+        interpreter = require("ai_edge_litert.interpreter", extra="export")
+        self._path = path
+        try:
+            self._interpreter = interpreter.Interpreter(str(path), num_threads=num_threads)
+            names = list(self._interpreter.get_signature_list())
+            self._runners = {name: self._interpreter.get_signature_runner(name) for name in names}
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is not a file that LiteRT can load: {_first_line(error)}") from error
+        self.signatures = {
+            name: {
+                "inputs": {key: _litert_tensor(x) for key, x in runner.get_input_details().items()},
+                "outputs": {key: _litert_tensor(x) for key, x in runner.get_output_details().items()},
+            }
+            for name, runner in self._runners.items()
+        }
+        self._stateful = bool(graph.read(path).stateful)
+        if self._stateful:  # only variables that were allocated can be reset, and a first call allocates them
+            for name, runner in self._runners.items():
+                inputs = self.signatures[name]["inputs"]
+                runner(**{key: np.zeros(x["shape"], x["dtype"]) for key, x in inputs.items()})
+
+    def run(self, name, arrays):
+        if self._stateful:
+            self._interpreter.reset_all_variables()
+        try:
+            results = self._runners[name](**arrays)
+        except RuntimeError as error:
+            raise ValueError(f"{self._path} cannot be run by LiteRT: {_first_line(error)}") from error
+        # Copies, for a live view of one of its tensors blocks the interpreter.
+        return {key: np.array(x) for key, x in results.items()}
+
+
+class OnnxRunner(Runner):
+    """Runs an ONNX file, of one signature, in onnxruntime on the CPU.
+
+    Args:
+        path: str or path of an `.onnx` file.
+        num_threads: int, or None for the runtime's default.
+
+    Raises:
+        ValueError: if onnxruntime cannot load the file.
+        ImportError: if onnxruntime is missing.
+    """
+
+    def __init__(self, path, num_threads=None):
+        onnxruntime = require("onnxruntime", extra="export")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; warnings are about unused initializers
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise ValueError(f"{path} is not a file that onnxruntime can load: {_first_line(error)}") from error
+        properties = self._session.get_modelmeta().custom_metadata_map
+        name = properties.get("keras_dl.signature", "serve")
+        names = {f"{state}_out": state for state in json.loads(properties.get("keras_dl.states", "[]"))}
+        self._outputs = {x.name: names.get(x.name, x.name) for x in self._session.get_outputs()}
+        self.signatures = {
+            name: {
+                "inputs": {x.name: _onnx_tensor(x) for x in self._session.get_inputs()},
+                "outputs": {self._outputs[x.name]: _onnx_tensor(x) for x in self._session.get_outputs()},
+            }
+        }
+
+    def run(self, name, arrays):
+        return dict(zip(self._outputs.values(), self._session.run(list(self._outputs), arrays), strict=True))
+
+
+class SavedModelRunner(Runner):
+    """Runs a SavedModel in TensorFlow.
+
+    Args:
+        path: str or path of the folder.
+
+    Raises:
+        ValueError: if TensorFlow cannot load the folder.
+    """
+
+    def __init__(self, path):
+        try:
+            self._loaded = tf.saved_model.load(str(path))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(f"{path} is not a SavedModel that TensorFlow can load: {_first_line(error)}") from error
+        functions = dict(self._loaded.signatures)
+        if len(functions) > 1:  # TensorFlow Serving's name for the first signature
+            functions.pop("serving_default", None)
+        self._functions = functions
+        self.signatures = {
+            name: {
+                "inputs": _specs(function.structured_input_signature[1]),
+                "outputs": _specs(function.structured_outputs),
+            }
+            for name, function in functions.items()
+        }
+
+    def run(self, name, arrays):
+        outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
+        return {key: x.numpy() for key, x in outputs.items()}
+
+    def ops(self, name):
+        """list of the types of TensorFlow ops that signature `name` runs, its functions' included."""
+        definition = self._functions[name].graph.as_graph_def()
+        nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+        return [node.op for node in nodes]
+
+
+def load(path, num_threads=None):
+    """Opens an exported file, or any of its kind, to be run.
+
+    Args:
+        path: str or path of a `.tflite` or `.onnx` file, or of a SavedModel's folder.
+        num_threads: int, or None for the runtime's default. A SavedModel runs on TensorFlow's own threads.
+
+    Returns:
+        `Runner`.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is none of these, or corrupt.
+    """
+    match file_format(path):
+        case "litert":
+            return LiteRTRunner(path, num_threads)
+        case "onnx":
+            return OnnxRunner(path, num_threads)
+        case _:
+            return SavedModelRunner(path)
+
+
+def file_format(path):
+    """The format of what stands at `path`, by its content: `"litert"`, `"onnx"` or `"saved_model"`.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if it is none of these.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    if path.is_dir():
+        if (path / "saved_model.pb").exists():
+            return "saved_model"
+        raise ValueError(f"{path} is a folder without saved_model.pb: it is not a SavedModel.")
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[4:8] == b"TFL3":
+        return "litert"
+    if path.suffix == ".onnx":  # protocol buffers have no identifier; onnxruntime refuses what is none
+        return "onnx"
+    raise ValueError(f"{path} is neither a LiteRT file, an ONNX file (.onnx) nor a SavedModel's folder.")
+
+
+def _litert_tensor(details):
+    tensor = {"shape": details["shape"].tolist(), "dtype": np.dtype(details["dtype"]).name}
+    scales, zero_points = (details["quantization_parameters"][key] for key in ("scales", "zero_points"))
+    if len(scales):
+        tensor |= {"scale": float(scales[0]), "zero_point": int(zero_points[0])}
+    return tensor
+
+
+def _onnx_tensor(x):
+    names = {"tensor(float)": "float32", "tensor(double)": "float64"}
+    dtype = names.get(x.type, x.type.removeprefix("tensor(").removesuffix(")"))
+    return {"shape": list(x.shape), "dtype": dtype}
+
+
+def _specs(specs):
+    return {name: {"shape": list(x.shape), "dtype": x.dtype.name} for name, x in specs.items()}
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

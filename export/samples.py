@@ -1,0 +1,157 @@
+"""Inputs of signatures: checked, cut into batches of the static shape, or drawn where the user has none."""
+
+import itertools
+
+import numpy as np
+
+# No more batches than these are read of one calibration set (which may be endless); the proof runs on the first ones.
+CALIBRATION_BATCHES = 256
+PROOF_BATCHES = 64
+
+
+def static_shapes(signature):
+    """dict of `(shape, dtype)` by input name, of a `keras_dl.Signature`."""
+    return {name: (tuple(x.shape), str(x.dtype)) for name, x in signature.inputs.items()}
+
+
+def batches(arrays, shapes, what="inputs"):
+    """Cuts rows into batches of a static shape.
+
+    Args:
+        arrays: dict of arrays by input name. Each has its static shape, or any number of rows of it,
+            the same for all inputs.
+        shapes: dict of `(shape, dtype)` by input name. dtype None stands for any real number.
+        what: str. What errors call the arrays.
+
+    Returns:
+        list of `(batch, rows)`: a dict of arrays of the static shapes, and how many of its rows are the caller's.
+        The last batch is filled up with its last row. `rows` is None where the arrays had the static shape.
+
+    Raises:
+        ValueError: if an input is missing or unknown, or a shape or dtype does not fit.
+    """
+    if set(arrays) != set(shapes):
+        raise ValueError(f"{what} must have the names {sorted(shapes)}, not {sorted(map(str, arrays))}.")
+    arrays = {name: _cast(arrays[name], dtype, f"{what}: {name!r}") for name, (_, dtype) in shapes.items()}
+    if all(arrays[name].shape == shape for name, (shape, _) in shapes.items()):
+        return [(arrays, None)]
+
+    for name, (shape, _) in shapes.items():
+        if not shape or arrays[name].ndim == 0 or arrays[name].shape[1:] != shape[1:]:
+            rows = f" or ({', '.join(map(str, ('rows', *shape[1:])))})" if shape else ""
+            raise ValueError(f"{what}: {name!r} has shape {arrays[name].shape}; it must be {shape}{rows}.")
+    sizes = {shape[0] for shape, _ in shapes.values()}
+    counts = {name: len(x) for name, x in arrays.items()}
+    if len(set(counts.values())) > 1 or len(sizes) > 1:
+        raise ValueError(f"{what}: every input needs the same number of rows, not {counts}.")
+    count, size = next(iter(counts.values())), sizes.pop()
+    if count == 0:
+        raise ValueError(f"{what}: there are no rows.")
+    result = []
+    for start in range(0, count, size):
+        rows = min(size, count - start)
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        result.append(({name: x[index] for name, x in arrays.items()}, rows))
+    return result
+
+
+def _cast(value, dtype, what):
+    """`value` in `dtype`, if no value changes but by rounding to a float's precision."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" and str(array.dtype) != "bfloat16":
+        raise ValueError(f"{what} must be numbers, not {array.dtype}.")
+    if dtype is None or str(array.dtype) == dtype:
+        return array
+    to = np.dtype(dtype)
+    if to.kind == "f" and array.dtype.kind in "biuf":
+        return array.astype(to)
+    cast = array.astype(to) if to.kind in "biu" and array.dtype.kind in "biu" else None
+    if cast is None or not np.array_equal(cast, array):
+        raise ValueError(f"{what} has dtype {array.dtype} (from {array.min()} to {array.max()}); it must be {dtype}.")
+    return cast
+
+
+def read_calibration(calibration, signatures):
+    """Reads calibration data into batches of each signature's static shape.
+
+    Args:
+        calibration: None; or an iterable (such as a `tf.data.Dataset`) of dicts of arrays by input name; or, for
+            several signatures, a dict of such iterables by signature. A dict of arrays stands for one element.
+            Each element has the signature's static shape or any number of rows of it.
+        signatures: dict of `keras_dl.Signature`.
+
+    Returns:
+        dict by signature of lists of dicts of arrays; a signature without data is absent. At most
+        `CALIBRATION_BATCHES` batches are read.
+
+    Raises:
+        TypeError: if the data is of another kind.
+        ValueError: if a set is empty or belongs to no signature, or an element does not fit its signature.
+    """
+    if calibration is None:
+        return {}
+    sets = _by_signature(calibration, signatures)
+    return {name: _read(data, signatures[name], name) for name, data in sets.items()}
+
+
+def _by_signature(calibration, signatures):
+    only = next(iter(signatures)) if len(signatures) == 1 else None
+    if isinstance(calibration, dict):
+        if only is not None and set(calibration) == set(signatures[only].inputs):
+            return {only: [calibration]}
+        unknown = [str(name) for name in calibration if name not in signatures]
+        if unknown:
+            raise ValueError(
+                f"calibration has data for {', '.join(unknown)}, and the model serves {', '.join(signatures)}."
+            )
+        return calibration
+    if only is None:
+        raise ValueError(f"calibration must be a dict of data by signature: {', '.join(signatures)}.")
+    return {only: calibration}
+
+
+def _read(data, signature, name):
+    what = f"calibration of {name!r}"
+    try:
+        elements = iter(data)
+    except TypeError:
+        raise TypeError(f"{what} must be an iterable of dicts of arrays, not {type(data).__name__}.") from None
+    result = []
+    for element in itertools.islice(elements, CALIBRATION_BATCHES):
+        if not isinstance(element, dict):
+            raise TypeError(
+                f"{what} must hold dicts of arrays by input name ({', '.join(signature.inputs)}), "
+                f"not {type(element).__name__}. A dataset of pairs becomes one by .map(lambda x, y: ...)."
+            )
+        found = [batch for batch, _ in batches(element, static_shapes(signature), what)]
+        for name in signature.inputs:
+            if not all(np.isfinite(batch[name]).all() for batch in found):
+                raise ValueError(f"{what}: {name!r} holds a value that is not finite.")
+        result += found
+        if len(result) >= CALIBRATION_BATCHES:
+            break
+    if not result:
+        raise ValueError(f"{what} is empty.")
+    return result[:CALIBRATION_BATCHES]
+
+
+def draw_inputs(signature, count=8, seed=0):
+    """Random inputs: floats from the standard normal distribution, 8-bit integers from their whole range,
+    wider integers and booleans 0 or 1 (what larger integers mean, only the model knows).
+
+    Returns:
+        list of `count` dicts of arrays of the signature's static shapes.
+    """
+    generator = np.random.default_rng(seed)
+
+    def one(shape, dtype):
+        dtype = np.dtype(dtype)
+        if dtype.kind == "f":
+            return generator.normal(size=shape).astype(dtype)
+        if dtype.itemsize == 1 and dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+        return generator.integers(0, 2, shape).astype(dtype)
+
+    shapes = static_shapes(signature)
+    return [{name: one(*shape_and_dtype) for name, shape_and_dtype in shapes.items()} for _ in range(count)]

@@ -1,0 +1,138 @@
+"""Keras signatures as TensorFlow graphs, and those as a SavedModel."""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_dl.export.errors import ExportError
+from keras_dl.export.signatures import computing_in_float32
+
+
+class Traced(NamedTuple):
+    """A signature as a graph: the `tf.function`, and its one concrete function."""
+
+    function: Any
+    concrete: Any
+
+
+def trace(model, signatures, dtypes=None):
+    """Traces each signature for a file: with its static shapes, computing in float32.
+
+    Args:
+        model: the `keras.Model` that the signatures belong to.
+        signatures: dict of `keras_dl.Signature`.
+        dtypes: dict of dtypes that replace others at the inputs, e.g. `{"uint8": "float32"}`.
+
+    Returns:
+        dict of `Traced` by signature.
+
+    Raises:
+        ExportError: as `trace_signature`; and if a signature draws random numbers or changes a variable.
+    """
+    traced = {}
+    with computing_in_float32(model):
+        for name, signature in signatures.items():
+            traced[name] = trace_signature(name, signature, dtypes or {})
+            _check_pure(name, traced[name].concrete, model)
+    return traced
+
+
+def trace_signature(name, signature, dtypes):
+    """Traces one signature with its static shapes.
+
+    Returns:
+        `Traced`.
+
+    Raises:
+        ExportError: if the signature fails when it is traced, returns something else than a dict of tensors, or a
+            tensor whose shape is not static.
+    """
+    function = tf.function(signature.function, autograph=False)
+    specs = {key: tf.TensorSpec(x.shape, dtypes.get(x.dtype, x.dtype), name=key) for key, x in signature.inputs.items()}
+    try:
+        concrete = function.get_concrete_function(**specs)
+    except Exception as error:  # the model's own code runs here, and may raise anything
+        reason = str(error).strip().splitlines() or [""]
+        raise ExportError(
+            f"Signature {name!r} failed on its declared inputs: {type(error).__name__}: {reason[0]}"
+        ) from error
+    outputs = concrete.structured_outputs
+    if not isinstance(outputs, dict) or not outputs or not all(isinstance(x, tf.Tensor) for x in outputs.values()):
+        raise ExportError(f"Signature {name!r} must return a dict of named tensors.")
+    for key, x in outputs.items():
+        if not x.shape.is_fully_defined():
+            raise ExportError(f"The output {key!r} of signature {name!r} has the dynamic shape {x.shape}.")
+    return Traced(function, concrete)
+
+
+def _check_pure(name, concrete, model):
+    """A file that is proven on samples gives the same result for the same input: no noise, no memory."""
+    nodes = list(_nodes(concrete))
+    draws = [node for node in nodes if any(word in node.op for word in ("Random", "Normal", "Multinomial", "Stateful"))]
+    draws = [node for node in draws if node.op != "StatefulPartitionedCall"]
+    changes = [node for node in nodes if node.op.startswith(("Assign", "ResourceScatter"))]
+    # Keras keeps a seed in a variable, which each draw changes; a draw from a constant seed repeats itself.
+    if draws and (changes or not all(node.op.startswith("Stateless") for node in draws)):
+        node, what, cure = draws[0], "draws random numbers", "Make the noise an input of the signature."
+    elif changes:
+        node, what, cure = changes[0], "changes a variable", "Make the state an input and an output of the signature."
+    else:
+        return
+    raise ExportError(f"Signature {name!r} {what} ({located(node.op, node.name, model)}), and a file cannot. {cure}")
+
+
+def _nodes(concrete):
+    graph = concrete.graph.as_graph_def()
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
+
+
+def located(op, scopes, model):
+    """An op and the Keras layer that it belongs to, in words: `"Softmax in layer 'block/attention'"`.
+
+    Args:
+        op: str.
+        scopes: str. The op's name in the graph, such as `"model_1/block_1/attention_1/Softmax"`. Keras opens the scope
+            of a layer twice in a call, so that TensorFlow appends `_1` to the layer's name; `_3` in a second call.
+        model: `keras.Model`.
+    """
+    path = layer_path(scopes, layer_names(model))
+    return f"{op} in layer {'/'.join(path)!r}" if path else f"{op} outside of the model's layers"
+
+
+def layer_names(model):
+    """The names of the layers of a model, and of the layers inside them: set of str."""
+    return {layer.name for layer in model._flatten_layers(include_self=False)}
+
+
+def layer_path(scopes, known):
+    """The layers that an op is in, the outermost first: list of str.
+
+    Args:
+        scopes: str, as in `located`.
+        known: set of str: the names of all layers.
+    """
+    path = []
+    for scope in scopes.split("/"):
+        stem, _, number = scope.rpartition("_")
+        name = stem if number.isdigit() and stem in known else scope
+        if name in known:
+            path.append(name)
+    return path
+
+
+def write(model, traced, folder):
+    """Writes traced signatures as a SavedModel.
+
+    Args:
+        model: the `keras.Model` whose variables and lookup tables they use.
+        traced: dict of `Traced` by signature.
+        folder: path of the folder to be written.
+    """
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name, (function, _) in traced.items():
+        archive.add_endpoint(name, function)
+    archive.write_out(str(folder), verbose=False)

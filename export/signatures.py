@@ -1,0 +1,96 @@
+"""What a model serves, checked before any work is done on it."""
+
+import contextlib
+
+import keras
+
+from keras_dl.base import Signature, default_signatures
+
+# Ways to train: device runtimes lack kernels for the first two, and nearly all for the last.
+_OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
+
+
+def collect(model, batch_size=1, names=None):
+    """The signatures of any built Keras 3 model.
+
+    Args:
+        model: `keras.Model`. Its `serving_signatures(batch_size)` is asked where it has one;
+            else `keras_dl.base.default_signatures` serves `call`.
+        batch_size: int >= 1. The static batch of every input.
+        names: the signatures wanted, in this order; None for all.
+
+    Returns:
+        dict of `keras_dl.Signature` by name, every input of a static shape.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or `batch_size` no int.
+        ValueError: if the model was never built, serves nothing, lacks one of `names`, or has an input whose
+            shape is not static.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f"batch_size must be an int, not {batch_size!r}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    if not model.built:
+        raise ValueError(f"model={model.name!r} was never built. Call it once on a batch, or give it a keras.Input.")
+    serve = getattr(model, "serving_signatures", None)
+    signatures = default_signatures(model, batch_size) if serve is None else serve(batch_size)
+    if not isinstance(signatures, dict) or not all(isinstance(x, Signature) for x in signatures.values()):
+        raise TypeError(f"serving_signatures of model={model.name!r} must return a dict of keras_dl.Signature.")
+    if not signatures:
+        raise ValueError(f"serving_signatures of model={model.name!r} returned no signature.")
+    for name, signature in signatures.items():
+        for key, x in signature.inputs.items():
+            if not key.isidentifier():
+                raise ValueError(f"The input {key!r} of signature {name!r} must be named like a Python variable.")
+            if x.dtype == "string":
+                raise ValueError(f"The input {key!r} of signature {name!r} holds strings; a device takes numbers.")
+            if any(size is None for size in x.shape):
+                raise ValueError(
+                    f"The input {key!r} of signature {name!r} has the dynamic shape {tuple(x.shape)}. A file for a "
+                    "device has static shapes: build the model with every size given, and pad what varies."
+                )
+    return signatures if names is None else _select(signatures, names)
+
+
+def _select(signatures, names):
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if name not in signatures]
+    if unknown or not names:
+        raise ValueError(f"signatures={names!r} must name some of: {', '.join(signatures)}.")
+    return {name: signatures[name] for name in names}
+
+
+class _Float32(keras.DTypePolicy):
+    """Computes in float32 on variables of any precision, which are cast when they are read."""
+
+    def __init__(self, variable_dtype):
+        super().__init__("float32")
+        self._kept = variable_dtype
+
+    @property
+    def variable_dtype(self):
+        return self._kept
+
+
+@contextlib.contextmanager
+def computing_in_float32(model):
+    """Inside the block, every layer of `model` computes in float32; after it, in its own precision again.
+
+    Other precisions are ways to train: device runtimes have few kernels for them, or none, and a LiteRT file of
+    quantization `float16` stores float16 weights that float32 arithmetic reads. Variables are not changed.
+
+    Yields:
+        set of the precisions that were changed; empty for a float32 model.
+    """
+    changed = [layer for layer in model._flatten_layers() if layer.compute_dtype in _OTHER_PRECISIONS]
+    policies = [layer.dtype_policy for layer in changed]
+    try:
+        for layer, policy in zip(changed, policies, strict=True):
+            layer.dtype_policy = _Float32(policy.variable_dtype)
+        yield {policy.compute_dtype for policy in policies}
+    finally:
+        for layer, policy in zip(changed, policies, strict=True):
+            layer.dtype_policy = policy

@@ -1,0 +1,91 @@
+"""What a device target is, and what the exporter hands to it."""
+
+import dataclasses
+import pathlib
+
+from keras_dl.extras import require
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a target needs beside the LiteRT file.
+
+    Attributes:
+        folder: where further files of the target go, in the exporter's scratch folder.
+            The exporter moves every file that the report lists under `"files"` beside the artifact.
+        quantization: str. How the file was quantized: `"none"`, `"int8"`, ...
+        samples: dict of lists by signature. Each sample is a dict of arrays by input name: one batch of the
+            signature's static shape, real values (not yet quantized).
+    """
+
+    folder: pathlib.Path
+    quantization: str
+    samples: dict[str, list[dict]]
+
+
+class Target:
+    """A device for which a LiteRT file is checked, compiled or run.
+
+    Attributes:
+        name: str. As given to `keras_dl.export.export(target=...)`.
+        requires_quantization: tuple of the quantizations with which the target works, or None for any.
+        formats: tuple of the formats with which it works.
+        requires: tuple of the modules that it imports from the extra `edge`.
+    """
+
+    requires_quantization: tuple[str, ...] | None = None
+    formats: tuple[str, ...] = ("litert",)
+    requires: tuple[str, ...] = ()
+
+    def __init__(self, name):
+        self.name = name
+
+    def check(self, format, quantization):
+        """Refuses what cannot work, before any work is done.
+
+        Args:
+            format: str. The format of the export.
+            quantization: str. The quantization of the export.
+
+        Raises:
+            ValueError: if the target does not take the format or the quantization; the message names those it takes.
+            ImportError: if a package of the target is missing; the message holds the pip command.
+        """
+        if format not in self.formats:
+            raise ValueError(f"target={self.name!r} needs format {_either(self.formats)}, not format={format!r}.")
+        allowed = self.requires_quantization
+        if allowed is not None and quantization not in allowed:
+            raise ValueError(
+                f"target={self.name!r} needs quantization {_either(allowed)}, not quantization={quantization!r}."
+            )
+        for module in self.requires:
+            require(module, extra="edge")
+
+    def run(self, litert_path, context):
+        """Checks, compiles or runs the file.
+
+        Args:
+            litert_path: path of a `.tflite` file. It is only read.
+            context: `Context`.
+
+        Returns:
+            dict that JSON can hold: the report's `target_report`. Its `"files"` are the names of the files that
+            the target wrote into `context.folder`; its `"summary"` is a list of str, the lines for the terminal.
+
+        Raises:
+            ExportError: if the file cannot run on the target; the message says why.
+        """
+        raise NotImplementedError
+
+
+class Cpu(Target):
+    """Any CPU with the runtime of the format: nothing to add to the exporter's own proof."""
+
+    formats = ("litert", "onnx", "saved_model")
+
+    def run(self, litert_path, context):
+        return {"summary": [], "files": []}
+
+
+def _either(names):
+    return " or ".join(repr(name) for name in names)

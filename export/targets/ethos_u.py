@@ -1,0 +1,178 @@
+"""Arm Ethos-U NPUs: the file compiled by Vela, and what Vela says of it.
+
+Vela's figures are estimates of a model of the NPU and its memories, not measurements; the report names the system
+configuration (clock, memories) and the memory mode that they assume. Time spent in ops on the CPU is not in them.
+"""
+
+import csv
+import importlib.metadata
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from keras_dl.export import graph
+from keras_dl.export.errors import ExportError
+from keras_dl.export.targets.base import Target
+
+NPU_OP = "ethos-u"  # the custom op into which Vela compiles each stretch of NPU ops
+
+# (system configuration, memory mode) by family: Vela's own defaults, which are written out because it warns about
+# defaults. Both are described in the vela.ini that comes with it.
+ASSUMPTIONS = {
+    "ethos-u55": ("Ethos_U55_High_End_Embedded", "Shared_Sram"),
+    "ethos-u65": ("Ethos_U65_Client_Server", "Dedicated_Sram_384KB"),
+    "ethos-u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB"),
+}
+MACS_PER_CYCLE = {
+    "ethos-u55": (32, 64, 128, 256),
+    "ethos-u65": (256, 512),
+    "ethos-u85": (128, 256, 512, 1024, 2048),
+}
+NAMES = [f"{family}-{macs}" for family, sizes in MACS_PER_CYCLE.items() for macs in sizes]
+
+# Warning (supported operators) operator: CUMSUM, ofm: 'model/layer/Cumsum'
+# Reason: Unsupported opType
+# (further lines, until an empty one)
+_FALLBACK = re.compile(
+    r"^Warning \(supported operators\) operator: (?P<op>\S+), ofm: '(?P<output>.*)'\n(?P<reason>(?:.+\n)*)",
+    re.MULTILINE,
+)
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+_REFUSED = re.compile(r"could not run on NPU")
+_NO_REASON = "Vela gave no reason"
+
+
+class EthosU(Target):
+    """Compiles the file for one accelerator configuration and reports what runs on the NPU, and at what cost.
+
+    Some ops Vela takes for the NPU's and then finds that they are not, and stops. Such a file runs, uncompiled, on the
+    CPU alone: the report says so, and why.
+    """
+
+    requires_quantization = ("int8", "int16x8")
+    requires = ("ai_edge_litert.interpreter", "ethosu.vela")
+
+    def run(self, litert_path, context):
+        path = pathlib.Path(litert_path)
+        system, memory_mode = ASSUMPTIONS[self.name.rpartition("-")[0]]
+        with tempfile.TemporaryDirectory() as folder:
+            output, refused = _compile(path, self.name, system, memory_mode, folder)
+            assumptions = {"accelerator": self.name, "system_config": system, "memory_mode": memory_mode}
+            versions = {"ethos-u-vela": importlib.metadata.version("ethos-u-vela")}
+            if refused:
+                ops = graph.read(path).ops
+                report = {**assumptions, "refused": refused, **_placement(ops, ops, _reasons(output), refused)}
+                return report | {"versions": versions, "files": [], "summary": _summary(report)}
+            folder = pathlib.Path(folder)
+            compiled = folder / f"{path.stem}_vela.tflite"
+            with open(folder / f"{path.stem}_summary_{system}.csv", newline="") as file:
+                summary = next(csv.DictReader(file))
+            placement = _placement(graph.read(path).ops, graph.read(compiled).ops, _reasons(output))
+            layers = folder / f"{path.stem}_per-layer.csv"
+            files = {compiled: compiled.name, layers: f"{path.stem}_vela_layers.csv"}
+            for source, name in files.items():
+                shutil.copyfile(source, context.folder / name)
+            report = {
+                **assumptions,
+                "refused": None,
+                "clock_mhz": float(summary["core_clock"]) / 1e6,
+                **placement,
+                **_cost(summary),
+                "compiled_bytes": compiled.stat().st_size,
+                "versions": versions,
+                "files": list(files.values()),
+            }
+            return report | {"summary": _summary(report)}
+
+
+def _compile(path, accelerator, system, memory_mode, folder):
+    """Runs Vela; returns what it printed, and why it refuses the whole file, or None."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ethosu.vela", str(path.resolve()), "--output-dir", folder),
+            *("--accelerator-config", accelerator, "--config", "Arm/vela.ini"),
+            *("--system-config", system, "--memory-mode", memory_mode),
+            "--verbose-performance",  # and not --show-cpu-operations: Vela 5.2 dies of it where it splits an ARG_MAX
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if not done.returncode:
+        return done.stdout, None
+    cause = _cause(done.stderr or done.stdout)
+    if _REFUSED.search(cause):
+        return done.stdout, f"Vela refuses the whole file: {cause}"
+    raise ExportError(f"Vela cannot compile {path.name} for {accelerator}: {cause}")
+
+
+def _cause(printed):
+    """What Vela died of, in one line: the error below its traceback, of one line or more, or else its last words."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    start = next((i for i in reversed(range(len(lines))) if _ERROR.match(lines[i])), len(lines) - 1)
+    return " ".join(lines[start:])
+
+
+def _reasons(output):
+    """dict of the reason by `(op, output tensor)`, read from Vela's warnings about unsupported operators."""
+    return {
+        (match["op"], match["output"]): ". ".join(match["reason"].splitlines()).removeprefix("Reason: ")
+        for match in _FALLBACK.finditer(output)
+    }
+
+
+def _placement(ops, compiled_ops, reasons, otherwise=_NO_REASON):
+    """What runs on the NPU: by number of the file's ops, and by multiply-accumulates.
+
+    What Vela leaves on the CPU stays in the compiled file as it was; everything else became part of an NPU op.
+    """
+    cpu = [op for op in compiled_ops if op.name != NPU_OP]
+    macs, cpu_macs = (sum(op.macs for op in some) for some in (ops, cpu))
+    return {
+        "ops": len(ops),
+        "npu_ops": len(ops) - len(cpu),
+        "npu_op_share": 1 - len(cpu) / len(ops) if ops else 1.0,
+        "macs": macs,
+        "npu_mac_share": 1 - cpu_macs / macs if macs else 1.0,
+        "cpu_ops": [{"op": op.name, "layer": op.layer, "reason": _reason(op, reasons, otherwise)} for op in cpu],
+    }
+
+
+def _reason(op, reasons, otherwise=_NO_REASON):
+    names = {tensor.name for tensor in op.outputs}
+    of_output = {key[0]: reason for key, reason in reasons.items() if key[1] in names}
+    # Vela takes a fused activation for an op of its own, and then refuses that one.
+    return of_output.get(op.name) or next((f"{other}: {why}" for other, why in of_output.items()), otherwise)
+
+
+def _cost(summary):
+    """Memory and time, from Vela's summary. Its memories are in KiB, its times in seconds."""
+
+    def kibibytes(column):
+        return round(float(summary[column]) * 1024)
+
+    return {
+        "sram_bytes": kibibytes("sram_memory_used"),
+        "flash_bytes": kibibytes("on_chip_flash_memory_used") + kibibytes("off_chip_flash_memory_used"),
+        "dram_bytes": kibibytes("dram_memory_used"),
+        "estimated_cycles": int(float(summary["cycles_total"])),
+        "estimated_npu_cycles": int(float(summary["cycles_npu"])),
+        "estimated_ms": float(summary["inference_time"]) * 1e3,
+    }
+
+
+def _summary(report):
+    memories = {"SRAM": "sram_bytes", "flash": "flash_bytes", "DRAM": "dram_bytes"}
+    shares = f"{report['npu_op_share']:.1%} of {report['ops']} ops and {report['npu_mac_share']:.1%} of "
+    lines = [f"{shares}{report['macs']:,} MACs run on the NPU."]
+    if report["npu_ops"]:
+        cost = f"{report['estimated_ms']:.3f} ms, {report['estimated_cycles']:,} cycles at {report['clock_mhz']:g} MHz"
+        lines += [
+            f"Memory: {', '.join(f'{name} {report[key]:,} bytes' for name, key in memories.items() if report[key])}.",
+            f"Estimated on the NPU: {cost} ({report['system_config']}, {report['memory_mode']}).",
+        ]
+    return [*lines, *(f"{x['op']} in {x['layer']!r} stays on the CPU: {x['reason']}" for x in report["cpu_ops"])]

@@ -1,0 +1,215 @@
+"""Microcontrollers: the file run in tflite-micro's own interpreter, and its C source.
+
+tflite-micro runs the first subgraph of a file, so of several signatures the one that is written first; the others
+stay in the file, and their ops must be registered too, because the interpreter sets up every subgraph.
+
+Its kernels come from LiteRT's reference kernels, and int8 outputs are equal bit for bit where both still compute alike.
+FULLY_CONNECTED with one scale a channel does not: LiteRT scales its sums in floating point, tflite-micro in fixed
+point, so that a value near the middle of two steps may fall to either side. One step apart is then no error.
+"""
+
+import importlib.metadata
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from keras_dl.export import graph
+from keras_dl.export.errors import ExportError
+from keras_dl.export.runners import quantize
+from keras_dl.export.targets import c_array
+from keras_dl.export.targets.base import Target
+from keras_dl.extras import require
+
+# The methods of tflite::MicroMutableOpResolver for builtin ops, without "Add", as in
+# tensorflow/lite/micro/micro_mutable_op_resolver.h of tflite-micro at commit 90b983c (August 2026).
+_METHODS = """
+    Abs Add AddN ArgMax ArgMin AssignVariable AveragePool2D BatchMatMul BatchToSpaceNd BroadcastArgs BroadcastTo
+    CallOnce Cast Ceil Concatenation Conv2D Cos CumSum DepthToSpace DepthwiseConv2D Dequantize Div
+    DynamicUpdateSlice Elu EmbeddingLookup Equal Exp ExpandDims Fill Floor FloorDiv FloorMod FullyConnected Gather
+    GatherNd Greater GreaterEqual HardSwish If L2Normalization L2Pool2D LeakyRelu Less LessEqual Log LogicalAnd
+    LogicalNot LogicalOr Logistic LogSoftmax Maximum MaxPool2D Mean Minimum MirrorPad Mul Neg NotEqual Pack Pad
+    PadV2 Prelu Quantize ReadVariable ReduceAll ReduceMax ReduceMin Relu Relu6 Reshape ResizeBilinear
+    ResizeNearestNeighbor ReverseV2 Round Rsqrt SelectV2 Shape Sin Slice Softmax SpaceToBatchNd SpaceToDepth Split
+    SplitV Sqrt Square SquaredDifference Squeeze StridedSlice Sub Sum Svdf Tanh Transpose TransposeConv
+    UnidirectionalSequenceLSTM Unpack VarHandle While ZerosLike
+"""
+_BY_OP = {method.upper(): f"Add{method}" for method in _METHODS.split()}  # CONV_2D is found under CONV2D
+# Node CAST (number 0) failed to invoke with status 1
+_NODE = re.compile(r"Node \w+ \(number (?P<number>\d+)f?\)")
+
+MAX_SAMPLES = 16
+FLOAT_TOLERANCE = 1e-4  # relative to the largest output, as in the proof of a float32 file
+MAX_STEPS = 8  # a rounding that differs in each of several layers stays below; a kernel that is wrong does not
+
+
+class Micro(Target):
+    """Runs the file in tflite-micro, compares it with LiteRT's reference kernels, and writes its C source."""
+
+    requires_quantization = ("none", "int8", "int16x8")
+    requires = ("ai_edge_litert.interpreter", "tflite_micro")
+
+    def run(self, litert_path, context):
+        path = pathlib.Path(litert_path)
+        model = graph.read(path)
+        methods = resolver_methods(model)
+        served, others = _served(model)
+        samples = _integers(model, served, context.samples.get(served, [])[:MAX_SAMPLES])
+        if not samples:
+            raise ValueError(f"target={self.name!r} needs at least one sample of the signature {served!r}.")
+        arena, outputs = _run_micro(path, model, served, samples)
+        differences = _compare(model, served, _run_reference(path, served, samples), outputs)
+        pointer_bits = 8 * struct.calcsize("P")
+        files = c_array.write(context.folder, path.stem, path.read_bytes(), methods, arena, pointer_bits)
+        return {
+            "signature": served,
+            "arena_bytes": arena,
+            "arena_pointer_bits": pointer_bits,
+            "samples": len(samples),
+            "differences": differences,
+            "equal": all(difference["equal"] for difference in differences.values()),
+            "resolver_methods": methods,
+            "not_run": others,
+            "versions": {"tflite_micro": importlib.metadata.version("tflite_micro")},
+            "summary": [
+                f"Runs in tflite-micro with an arena of {arena:,} bytes (found with {pointer_bits}-bit pointers).",
+                *(_agreement(name, difference, len(samples)) for name, difference in differences.items()),
+                *(f"tflite-micro runs the first signature, {served!r}, and not {name!r}." for name in others),
+                f"{len(methods)} ops to register, in {files[-1]}; the file as C source, in {files[1]}.",
+            ],
+            "files": files,
+        }
+
+
+def _agreement(name, difference, count):
+    if difference["equal"]:
+        how = "equal bit for bit"
+    elif "max_steps" in difference:
+        share = f"{difference['equal_share']:.1%} of the values are equal"
+        how = f"{share}, the others at most {difference['max_steps']} quantization steps apart"
+    else:
+        how = f"at most {difference['max_abs_error']:.2e} apart"
+    return f"{name} of tflite-micro against LiteRT's reference kernels on {count} samples: {how}."
+
+
+def resolver_methods(model):
+    """The methods of `tflite::MicroMutableOpResolver` that register the ops of a `graph.Graph`, sorted.
+
+    Raises:
+        ExportError: if tflite-micro has no kernel for an op; the message names each such op and its layer.
+    """
+    missing = [op for op in model.ops if op.custom or _key(op) not in _BY_OP]
+    if missing:
+        raise ExportError(f"tflite-micro has no kernel for {'; '.join(dict.fromkeys(map(str, missing)))}.")
+    return sorted({_BY_OP[_key(op)] for op in model.ops})
+
+
+def _key(op):
+    return op.name.replace("_", "")
+
+
+def _served(model):
+    """The name of the signature of subgraph 0, and the names of the others."""
+    names = {signature.subgraph: name for name, signature in model.signatures.items()}
+    if 0 not in names:
+        raise ExportError("No signature of the file is its first subgraph, the one that tflite-micro runs.")
+    served = names.pop(0)
+    return served, list(names.values())
+
+
+def _integers(model, served, samples):
+    """The samples as the file takes them."""
+    inputs = model.signatures[served].inputs
+    return [{name: _as_stored(array, inputs[name]) for name, array in sample.items()} for sample in samples]
+
+
+def _as_stored(array, tensor):
+    if tensor.scales:
+        return quantize(array, tensor.scales[0], tensor.zero_points[0], tensor.dtype)
+    return np.asarray(array, tensor.dtype)
+
+
+def _run_micro(path, model, served, samples):
+    """The smallest arena in bytes, and one dict of outputs by name for each sample."""
+    signature, subgraph = model.signatures[served], model.subgraphs[0]
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = pathlib.Path(folder, "inputs.npz"), pathlib.Path(folder, "outputs.npz")
+        arrays = {
+            f"{i}/{_index(subgraph.inputs, signature.inputs[name])}": array
+            for i, sample in enumerate(samples)
+            for name, array in sample.items()
+        }
+        np.savez(inputs, **arrays)
+        script = pathlib.Path(__file__).with_name("micro_run.py")
+        done = subprocess.run(
+            [sys.executable, "-P", str(script), str(path), str(inputs), str(outputs)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode:
+            raise ExportError(f"tflite-micro cannot run {path.name}: {_cause(done, subgraph.ops)}")
+        results = np.load(outputs)
+        return int(done.stdout.split()[-1]), [
+            {name: results[f"{i}/{_index(subgraph.outputs, tensor)}"] for name, tensor in signature.outputs.items()}
+            for i in range(len(samples))
+        ]
+
+
+def _index(tensors, tensor):
+    return next(i for i, other in enumerate(tensors) if other is tensor)
+
+
+def _cause(done, ops):
+    """What the interpreter printed before Python's traceback, or that the process died. Nodes become layers."""
+    if done.returncode < 0:
+        return f"its interpreter was ended by signal {-done.returncode}."
+    said = re.split(r"^Traceback", done.stderr, flags=re.MULTILINE)[0].strip().splitlines()
+    cause = " ".join(dict.fromkeys(line.strip() for line in said)) or done.stderr.strip().splitlines()[-1]
+    return _NODE.sub(lambda node: str(ops[int(node["number"])]) if int(node["number"]) < len(ops) else node[0], cause)
+
+
+def _run_reference(path, served, samples):
+    """What LiteRT's reference kernels compute, from which those of tflite-micro come."""
+    litert = require("ai_edge_litert.interpreter", extra="edge")
+    interpreter = litert.Interpreter(
+        str(path), experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF, num_threads=1
+    )
+    runner = interpreter.get_signature_runner(served)
+    results = []
+    for i, sample in enumerate(samples):
+        if i:  # the first call allocates the variables, at their zeros
+            interpreter.reset_all_variables()
+        results.append({name: np.array(array) for name, array in runner(**sample).items()})
+    return results
+
+
+def _compare(model, served, expected, found):
+    """The largest difference of each output over all samples.
+
+    Returns:
+        dict by output: `equal` (bool, bit for bit), `equal_share` (of the values, in [0, 1]), and `max_steps` (int, of
+        quantized and integer outputs) or `max_abs_error` (float).
+
+    Raises:
+        ExportError: if an output differs by more than `MAX_STEPS`, or relatively by more than `FLOAT_TOLERANCE`.
+    """
+    differences = {}
+    for name, tensor in model.signatures[served].outputs.items():
+        a = np.stack([sample[name] for sample in expected])
+        b = np.stack([sample[name] for sample in found])
+        error = np.abs(a.astype("float64") - b.astype("float64")).max(initial=0.0)
+        if tensor.dtype.startswith("float"):
+            kind, value, limit = "max_abs_error", float(error), FLOAT_TOLERANCE * float(np.abs(a).max(initial=0.0))
+        else:
+            kind, value, limit = "max_steps", int(error), MAX_STEPS
+        if not error <= limit:
+            raise ExportError(
+                f"tflite-micro and LiteRT disagree on the output {name!r} by {value:g}; {limit:g} is allowed ({kind})."
+            )
+        differences[name] = {"equal": bool((a == b).all()), "equal_share": float((a == b).mean()), kind: value}
+    return differences
