@@ -1,0 +1,89 @@
+"""Random changes of one image, from a seed: equal seeds give equal images. Pixels stay in [0, 255]."""
+
+import math
+
+import tensorflow as tf
+
+
+def affine(image, seed, pixels, degrees, zoom=0.0, shear=0.0):
+    """Shifts, rotates, scales and shears an image about its centre, bilinearly, black where nothing was.
+
+    Each amount is drawn evenly between its negative and itself.
+
+    Args:
+        image: `(height, width, channels)`.
+        seed: int32, `(2,)`.
+        pixels: float. Shift, each way.
+        degrees: float. Rotation.
+        zoom: float in [0, 1). Change of the width, and another of the height, as a share of it.
+        shear: float. Shift of a row, as a share of its distance from the middle one.
+
+    Returns:
+        float32, as large as `image`.
+    """
+    height, width, _ = image.shape
+    right, down, turn, wide, high, slant = tf.unstack(tf.random.stateless_uniform((6,), seed, -1.0, 1.0))
+    cos, sin = tf.cos(turn * math.radians(degrees)), tf.sin(turn * math.radians(degrees))
+    wide, high, slant = 1.0 + zoom * wide, 1.0 + zoom * high, shear * slant
+    # The map from a place of the result, seen from the centre, to the place in the image that it shows.
+    a, b, c, d = wide * cos, slant * cos - high * sin, wide * sin, slant * sin + high * cos
+    # The op sees both from the upper left corner.
+    x, y = (width - 1) / 2, (height - 1) / 2
+    left = x - a * x - b * y + pixels * right
+    top = y - c * x - d * y + pixels * down
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[None],
+        transforms=tf.stack([a, b, left, c, d, top, 0.0, 0.0])[None],
+        output_shape=(height, width),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )[0]
+
+
+def flip_and_crop(image, seed, padding):
+    """Mirrors every second image, and cuts the image's size out of it with `padding` black pixels around.
+
+    It is the augmentation of He et al. 2015 for CIFAR (section 4.2), with `padding=4`.
+
+    Args:
+        image: `(height, width, channels)`.
+        seed: int32, `(2,)`.
+        padding: int, pixels.
+
+    Returns:
+        float32, as large as `image`.
+    """
+    flip_seed, crop_seed = tf.unstack(tf.random.split(seed))
+    shape = image.shape
+    image = tf.image.stateless_random_flip_left_right(tf.cast(image, tf.float32), flip_seed)
+    image = tf.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    return tf.image.stateless_random_crop(image, shape, crop_seed)
+
+
+def random_resized_crop(image, seed, shape):
+    """Cuts out a part of 8% to 100% of the area, 3:4 to 4:3, resizes it, and mirrors every second one.
+
+    It is the augmentation of Szegedy et al. 2014 (section 6) by which ImageNet classifiers are trained.
+
+    Args:
+        image: `(height, width, channels)`.
+        seed: int32, `(2,)`.
+        shape: `(height, width, channels)` of the result.
+
+    Returns:
+        float32, of `shape`.
+    """
+    flip_seed, crop_seed = tf.unstack(tf.random.split(seed))
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        bounding_boxes=tf.zeros((1, 0, 4)),
+        seed=crop_seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(0.08, 1.0),
+        use_image_if_no_bounding_boxes=True,
+    )
+    part = tf.slice(image, begin, size)
+    part = tf.image.resize(part, shape[:2], antialias=True)
+    return tf.ensure_shape(tf.image.stateless_random_flip_left_right(part, flip_seed), shape)

@@ -1,0 +1,208 @@
+"""Variational and importance-weighted autoencoders of binary digits, and a plain one, against PCA.
+
+Paper:    Kingma, Welling 2013, "Auto-Encoding Variational Bayes", and Burda et al. 2015, "Importance Weighted
+          Autoencoders", whose table 1 has, for one stochastic layer on MNIST, 86.76 nats (VAE) and 85.54 (IWAE, k = 5).
+Data:     mnist_5k, 4,000 digits to learn from and 1,000 to be tested on. As in the papers, a pixel is set to black or
+          white with its brightness as the probability: anew in each epoch, and once for the test digits, by the seed.
+          With so few digits to learn from, each is also shifted, rotated, scaled and slanted a little in each epoch.
+Command:  keras-dl train autoencoder
+Reaches:  bounds of 104.7 nats (VAE) and 101.0 (IWAE, 5 samples) on the test digits (without the small moves 106.5 and
+          103.5). The paper's figures, from 60,000 digits and with 5,000 samples in the bound, are better. The mean
+          squared error, of pixels of 0 and 1: VAE 0.0310, IWAE 0.0296, plain 0.0259. The aim, 0.03, is missed by the
+          VAE, and met by the others. 180 epochs of the three took 945 s on two very busy cores.
+Baseline: 20 components of PCA leave 0.042.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl.extras import require
+from keras_dl.recipes import pictures, pipelines
+from keras_dl.recipes.augment import affine
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+
+LATENT_DIM = 20
+SAMPLES = 5
+MOVED = dict(pixels=0.25, degrees=3.0, zoom=0.03, shear=0.06)
+# Table 1 of Burda et al.: test nats on MNIST, after 60,000 digits.
+PAPER_NATS = {"vae": 86.76, "iwae": 85.54}
+
+
+def load_data(options, variant):
+    from keras_dl.recipes.datasets import prepare
+
+    tfds = require("tensorflow_datasets", extra="recipes")
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    images, labels = {}, {}
+    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
+        dataset = builder.as_dataset(split=split, shuffle_files=False)
+        rows = list(tfds.as_numpy(dataset.take(smoke) if options.smoke else dataset))
+        images[split] = np.stack([row["image"] for row in rows])
+        labels[split] = np.array([row.get("label", 0) for row in rows])  # binarized_mnist has none
+        if options.dataset == "binarized_mnist":  # TFDS has its pixels as 0 and 1
+            images[split] = np.where(images[split] > 0, 255, 0).astype("uint8")
+    train = tf.data.Dataset.from_tensor_slices((images["train"],))
+    scarce = options.dataset == "mnist_5k"  # 4,000 digits would be learned by heart
+
+    def binary(dataset, key, moved=False):
+        """Each pixel 0 or 255, by a draw of its own; of digits that are moved a little, if they are to be."""
+
+        def draw(i, image):
+            seed = tf.random.fold_in(key, i)
+            image = affine(image, seed, **MOVED) if moved else tf.cast(image, tf.float32)
+            return tf.where(image > tf.random.stateless_uniform(image.shape, seed, 0.0, 255.0), 255.0, 0.0)
+
+        return dataset.enumerate().map(lambda i, row: draw(i, row[0]), tf.data.AUTOTUNE)
+
+    def epoch(number):
+        key = pipelines.fold_in(options.seed, number)
+        dataset = binary(pipelines.shuffled(train, key), key, scarce).batch(options.batch_size, drop_remainder=True)
+        return dataset.map(lambda x: (x, x))
+
+    def calibration(samples):
+        key = pipelines.fold_in(options.seed, -1)
+        served = binary(pipelines.shuffled(train, key).take(samples), key)
+        noise = np.random.default_rng(options.seed).standard_normal((samples, 1, LATENT_DIM)).astype("float32")
+        return {"encode": served.map(lambda x: {"images": tf.cast(x, tf.uint8)[None]})} | {
+            name: tf.data.Dataset.from_tensor_slices({key: noise})
+            for name, key in (("decode", "latents"), ("sample", "noise"))
+        }
+
+    test = binary(tf.data.Dataset.from_tensor_slices((images["test"],)), pipelines.fold_in(options.seed, -2))
+    test = np.stack(list(test.as_numpy_iterator()))
+    seen = np.stack(list(binary(train, pipelines.fold_in(options.seed, -3)).as_numpy_iterator()))
+    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
+    return Data(
+        train=epoch,
+        test=tf.data.Dataset.from_tensor_slices((test, test)).batch(pipelines.TEST_BATCH),
+        num_train=len(images["train"]),
+        num_test=len(test),
+        dataset=options.dataset,
+        version=str(builder.version),
+        licence=licence,
+        calibration=calibration,
+        labels=(),
+        input_shape=test.shape[1:],
+        input_range="uint8 pixels, 0 or 255",
+        arrays=dict(train=seen, test=test, labels=labels["test"]),
+    )
+
+
+def build_model(data, options, variant):
+    network = dict(image_shape=data.input_shape, latent_dim=LATENT_DIM, hidden_dims=(400, 200), activation="relu")
+    if variant == "autoencoder":
+        model = keras_dl.Autoencoder(**network)
+    else:
+        bound = dict(bound="iwae", num_samples=SAMPLES) if variant == "iwae" else dict(bound="elbo")
+        model = keras_dl.VAE(**network, **bound, seed=options.seed)
+    steps = options.epochs * (data.num_train // options.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(1.5e-3, steps)
+    model.compile(optimizer=keras.optimizers.Adam(schedule), loss="mse" if variant == "autoencoder" else None)
+    return model
+
+
+def reconstruction_error(serve, data):
+    """The mean squared error of test pixels in [0, 1] after `encode` and `decode`."""
+    code = serve("encode", images=data.arrays["test"].astype("uint8"))
+    rebuilt = serve("decode", latents=code["mean"] if "mean" in code else code["latents"])["images"]
+    return float(np.mean(np.square((rebuilt - data.arrays["test"]) / 255)))
+
+
+def nats(serve, data, num_samples=SAMPLES, seed=0):
+    """`-L_k` of the test images through `encode` and `decode` alone, in nats an image; less is better."""
+    rng = np.random.default_rng(seed)
+    images = data.arrays["test"]
+    code = serve("encode", images=images.astype("uint8"))
+    log_weights = []
+    for _ in range(num_samples):
+        noise = rng.standard_normal(code["mean"].shape)
+        latents = (code["mean"] + np.exp(code["log_variance"] / 2) * noise).astype("float32")
+        # A file of integers says 0 or 1 where the model says almost: a pixel then costs at most 12 nats.
+        probabilities = np.clip(serve("decode", latents=latents)["images"].astype("float64") / 255, 6e-6, 1 - 6e-6)
+        likelihood = np.log(np.where(images > 0, probabilities, 1 - probabilities)).sum((1, 2, 3))
+        log_ratio = 0.5 * (noise**2 + code["log_variance"] - latents**2).sum(-1)
+        log_weights.append(likelihood + log_ratio)
+    return float(-np.mean(np.logaddexp.reduce(log_weights, axis=0) - np.log(num_samples)))
+
+
+def evaluate(serve, data):
+    return nats(serve, data) if data.dataset == "binarized_mnist" else reconstruction_error(serve, data)
+
+
+def baseline(outcome):
+    if outcome.options.dataset == "binarized_mnist":
+        return "Burda et al. 2015, VAE", PAPER_NATS["vae"]
+    return f"PCA, {LATENT_DIM} components", float(
+        np.mean(np.square(_pca(outcome) - outcome.data.arrays["test"]))
+    ) / 255**2
+
+
+def _pca(outcome):
+    """The test digits, rebuilt from their principal components among binary training digits."""
+    decomposition = require("sklearn.decomposition", extra="recipes")
+    data = outcome.data
+    digits, test = data.arrays["train"].reshape(data.num_train, -1), data.arrays["test"]
+    pca = decomposition.PCA(min(LATENT_DIM, len(digits)), random_state=0).fit(digits)
+    return pca.inverse_transform(pca.transform(test.reshape(len(test), -1))).reshape(test.shape)
+
+
+def picture(outcome):
+    """Rebuilt digits, samples of the prior, a walk between two digits, and the map of the codes."""
+    decomposition = require("sklearn.decomposition", extra="recipes")
+    model, test = outcome.model, outcome.data.arrays["test"]
+    mean = np.asarray(model.encode(test))
+    rebuilt = np.asarray(model.decode(mean[:10]))
+    samples = np.asarray(model.sample(60, seed=outcome.options.seed))
+    walk = np.asarray(model.decode(np.linspace(mean[0], mean[1], 10)))
+
+    figure = pictures.figure(11, 6.2)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1))
+    name = outcome.task.variants[0].upper()
+    rows = [("digits", test[:10]), ("PCA", np.clip(_pca(outcome)[:10], 0, 255)), (name, rebuilt), ("walk", walk)]
+    rows += [("samples" if i == 0 else "", samples[10 * i : 10 * i + 10]) for i in range(6)]
+    axes = left.subplots(len(rows), 10)
+    for line, (name, images) in zip(axes, rows, strict=True):
+        for axis, image in zip(line, images, strict=True):
+            pictures.show_image(axis, image)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+
+    axis = right.subplots()
+    places = decomposition.PCA(2, random_state=0).fit_transform(mean)
+    points = axis.scatter(*places.T, c=outcome.data.arrays["labels"], s=9, cmap="tab10", vmin=-0.5, vmax=9.5)
+    right.colorbar(points, ax=axis, ticks=range(10), label="digit", shrink=0.6)
+    found = {name: outcome.trained[name].history[-1]["val_loss"] for name in PAPER_NATS if name in outcome.trained}
+    title = "\n".join(
+        f"{name.upper()}: {value:.1f} nats ({PAPER_NATS[name]} in the paper)" for name, value in found.items()
+    )
+    pictures.style(axis, title, "codes of test digits, first component", "second")
+    return figure
+
+
+RECIPE = Recipe(
+    name="autoencoder",
+    model="VAE",
+    summary="variational autoencoders of binary digits",
+    tasks={
+        "mnist_5k": Task(
+            epochs=180,
+            batch_size=100,
+            metric="reconstruction error",
+            aim=0.03,
+            variants=("vae", "iwae", "autoencoder"),
+            higher_is_better=False,
+        ),
+        "binarized_mnist": Task(
+            epochs=400, batch_size=100, metric="nats", variants=("vae", "iwae"), higher_is_better=False
+        ),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=evaluate,
+    baseline=baseline,
+    picture=picture,
+)
+
+if __name__ == "__main__":
+    run_as_script("autoencoder")

@@ -1,0 +1,92 @@
+"""LeNet-5 reads handwritten digits.
+
+Paper:     LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition", section III:
+           99.2% of MNIST's 10,000 test digits, learned from 60,000 with distortions.
+Data:      mnist_5k: 4,000 digits to learn from, shifted, rotated, scaled and slanted anew each epoch; 1,000 to test on.
+Command:   keras-dl train cnn
+Reaches:   98.7%, 98.2% and 98.6% (seeds 0 to 2); 46 to 60 s of training on 2 CPU cores, the baseline's included
+Baseline:  an MLP with as many weights, trained in the same way: 97.4%, 97.7% and 97.5%
+
+With `--dataset imagenet2012` it trains VGG-16 (Simonyan and Zisserman 2014, arXiv:1409.1556, net D).
+"""
+
+import keras
+import numpy as np
+
+import keras_dl
+from keras_dl.recipes import pictures, pipelines
+from keras_dl.recipes.augment import affine, random_resized_crop
+from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+
+IMAGENET_SHAPE = (224, 224, 3)
+LENET_WEIGHTS = 60_000
+
+
+def load_data(options, variant):
+    if variant == "vgg16":
+        return pipelines.images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
+    return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=2, degrees=12, zoom=0.12, shear=0.2))
+
+
+def build_model(data, options, variant):
+    shape, classes = data.input_shape, len(data.labels)
+    if variant == "vgg16":
+        model, rate = keras_dl.VGG.from_preset("vgg16", image_shape=shape, num_classes=classes), 1e-4
+    elif variant == "lenet5":
+        model, rate = keras_dl.LeNet5(shape, classes), 2e-3
+    else:
+        hidden_dim = round(LENET_WEIGHTS / (np.prod(shape) + 1 + classes))
+        model, rate = keras_dl.MLP(shape, classes, hidden_dims=(hidden_dim,)), 2e-3
+        model.adapt(data.train(0))
+    steps = options.epochs * (data.num_train // options.batch_size)
+    model.compile(
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(rate, steps), weight_decay=1e-4),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def baseline(outcome):
+    if "mlp" in outcome.trained:
+        return "MLP of the same size", outcome.trained["mlp"].value
+    return "guessing", 1 / len(outcome.data.labels)
+
+
+def picture(outcome):
+    """Test images with every mistake first, the error over the epochs, and what the first layer looks for."""
+    figure = pictures.figure(12, 5.6)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
+    digits, network = right.subfigures(2, 1, height_ratios=(1.5, 1))
+    pictures.predictions(left, outcome.model, outcome.data)
+    axis = digits.subplots()
+    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
+    pictures.style(axis, "Test error, %", "epoch")
+    axis.set_yscale("log")
+    axis.legend(frameon=False)
+    kernels = next(layer for layer in outcome.model.layers if isinstance(layer, keras.layers.Conv2D)).kernel
+    pictures.kernels(network, np.asarray(kernels)[..., 0, :6], "What the first layer looks for")
+    return figure
+
+
+PAIR = ("lenet5", "mlp")
+RECIPE = Recipe(
+    name="cnn",
+    model="LeNet5",
+    summary="LeNet-5 reads handwritten digits, against an MLP of the same size",
+    tasks={
+        "mnist_5k": Task(epochs=60, batch_size=64, aim=0.98, variants=PAIR),
+        "mnist": Task(epochs=20, batch_size=64, aim=0.992, variants=PAIR),
+        "fashion_mnist": Task(epochs=20, batch_size=64, variants=PAIR),
+        "cifar10": Task(epochs=40, batch_size=64, variants=PAIR),
+        "imagenet2012": Task(epochs=74, batch_size=256, aim=0.73, variants=("vgg16",)),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=pipelines.accuracy,
+    baseline=baseline,
+    picture=picture,
+)
+
+if __name__ == "__main__":
+    run_as_script("cnn")

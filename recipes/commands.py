@@ -1,0 +1,286 @@
+"""What the commands of `keras-dl` do: each returns a document that JSON can hold.
+
+What is said on the way goes to stderr. The words of the command line (options, help, exit codes) stand in
+`keras_dl_cli.py`, which needs no TensorFlow.
+"""
+
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_dl.recipes import folder, recipe, runner
+from keras_dl.recipes.recipe import OptionError
+from keras_dl.version import __version__
+
+SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
+
+
+def recipes():
+    """The recipes that can be trained: `{"recipes": [...]}`."""
+    rows = []
+    for name in recipe.NAMES:
+        found = recipe.find(name)
+        dataset, task = next(iter(found.tasks.items()))
+        rows.append(
+            {
+                "name": name,
+                "model": found.model,
+                "summary": found.summary,
+                "dataset": dataset,
+                "datasets": list(found.tasks),
+                "metric": task.metric,
+                "aim": task.aim,
+                "higher_is_better": task.higher_is_better,
+                "epochs": task.epochs,
+                "batch_size": task.batch_size,
+                "variants": list(task.variants),
+            }
+        )
+    return {"recipes": rows}
+
+
+def datasets():
+    """The data sets that this package brings: `{"datasets": [...]}`."""
+    from keras_dl.recipes.datasets import catalogue
+
+    return {"datasets": [entry._asdict() for entry in catalogue()]}
+
+
+def prepare(name, data_dir=None):
+    """Downloads and builds one data set.
+
+    Raises:
+        OptionError: if there is no such data set.
+        DataError: if it cannot be had.
+    """
+    from keras_dl.recipes import datasets as data
+
+    try:
+        builder = data.prepare(name, data_dir=data_dir)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    return {
+        "name": name,
+        "version": str(builder.version),
+        "path": str(builder.data_dir),
+        "examples": {split: info.num_examples for split, info in builder.info.splits.items()},
+        "bytes": int(builder.info.dataset_size),
+    }
+
+
+def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
+    """Trains a recipe and returns its report (see `keras_dl.recipes.report`), with the folder as `output`.
+
+    Where a run is resumed, an option that is None is taken from the run.
+    """
+    found = recipe.find(name)
+    path = pathlib.Path(output or pathlib.Path("runs") / name)
+    if resume and (path / "run.json").exists():
+        begun = folder.read_run(path).record["options"]
+        if begun["recipe"] != name:
+            raise OptionError(f"{path} holds a run of {begun['recipe']}, not of {name}.")
+        given = {key: begun.get(key) if value is None else value for key, value in given.items()}
+    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False}
+    given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
+    options = found.options(**given)
+    return runner.train(found, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
+
+
+def evaluate(path, data_dir=None):
+    """Measures a recipe's metric on a run's model or on an exported file.
+
+    Args:
+        path: a run's folder, its model.keras, or a file that `keras-dl export` made of a run.
+        data_dir: where TFDS keeps data.
+
+    Returns:
+        dict of `path, recipe, dataset, dataset_version, metric, value, test_examples`.
+
+    Raises:
+        OptionError: if nothing says which recipe the file is of.
+        ValueError: if the file is corrupt.
+    """
+    from keras_dl.export import KerasRunner, inspect, load
+
+    path = pathlib.Path(path)
+    if _run_of(path):
+        model, options = _load_run(path, data_dir)
+        serve = KerasRunner(model, runner.EVALUATION_BATCH).serve
+    elif path.suffix == ".keras":
+        raise OptionError(f"{path} stands in no run's folder, so that nothing says which recipe it is of.")
+    else:
+        metadata = inspect(path)["metadata"]
+        names = ("dataset", "seed", "smoke")
+        if not {"recipe", *names} <= set(metadata):
+            raise OptionError(f"{path} does not say which recipe it is of: it was not exported from a run's folder.")
+        options = recipe.find(metadata["recipe"]).options(**{n: metadata[n] for n in names}, data_dir=data_dir)
+        serve = load(path).serve
+    found, task, data = _parts(options)
+    return {
+        "path": str(path),
+        "recipe": found.name,
+        "dataset": data.dataset,
+        "dataset_version": data.version,
+        "metric": task.metric,
+        "value": float(found.evaluate(serve, data)),
+        "test_examples": data.num_test,
+    }
+
+
+def export(
+    path,
+    format="litert",
+    quantization="none",
+    target="cpu",
+    output=None,
+    verify=True,
+    calibration=None,
+    calibration_samples=200,
+    overwrite=False,
+    data_dir=None,
+    signatures=None,
+    float_layers=(),
+):
+    """Exports a run's model, or any Keras file, and returns the export's report.
+
+    A run brings its own calibration data and metric; a Keras file takes `calibration`, an `.npz` of one array
+    `(samples, ...)` for each input. `signatures` names those that the file is to hold; none or None for all.
+
+    Raises:
+        OptionError: if the options make no sense, or the output exists and `overwrite` is not given.
+        ExportError: if the proof did not hold.
+    """
+    import keras_dl.export
+
+    path = pathlib.Path(path)
+    if calibration_samples < 1:
+        raise OptionError(f"--calibration-samples {calibration_samples} must be at least 1.")
+    if format not in SUFFIXES:
+        raise OptionError(f"--format {format} must be one of {', '.join(SUFFIXES)}.")
+    run = _run_of(path)
+    name = folder.read_run(run).options.recipe if run else path.stem
+    where = run / "exports" if run else path.parent
+    output = pathlib.Path(output or where / f"{name}-{quantization}-{target}{SUFFIXES[format]}")
+    if output.exists() and not overwrite:
+        raise OptionError(f"{output} exists. Replace it with --overwrite, or choose another --output.")
+    options = dict(format=format, quantization=quantization, target=target, verify=verify)
+    options |= dict(signatures=signatures or None, float_layers=float_layers)
+    if run:
+        if calibration:
+            raise OptionError("--calibration is for a Keras file; a run is calibrated on its own training data.")
+        model, settings = _load_run(path, data_dir)
+        found, task, data = _parts(settings)
+        options["calibration"] = _calibration(found, model, data, calibration_samples, signatures)
+        options["metric"] = (task.metric, lambda serve: found.evaluate(serve, data))
+        options["metadata"] = _metadata(found, settings, data)
+    else:
+        model = _load_model(path)
+        options["metadata"] = {"keras_dl": __version__, "source": path.name}
+        if calibration:
+            options["calibration"] = _read_calibration(calibration, calibration_samples)
+    try:
+        return keras_dl.export.export(model, output, **options).to_dict()
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def inspect(path):
+    """What is in an exported file: see `keras_dl.export.inspect`."""
+    import keras_dl.export
+
+    return keras_dl.export.inspect(path)
+
+
+def benchmark(name, rounds=3, only=None):
+    """Runs a benchmark: see `keras_dl.benchmarks.paired.run_benchmark`."""
+    from keras_dl.benchmarks.paired import run_benchmark
+    from keras_dl.recipes.progress import say
+
+    try:
+        return run_benchmark(name, rounds=rounds, only=only or None, progress=say)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def _run_of(path):
+    """The run's folder that `path` is, or that it is the model of; None if there is none."""
+    run = path.parent if path.name == "model.keras" else path
+    return run if (run / "run.json").exists() else None
+
+
+def _load_run(path, data_dir):
+    """`(model, options)` of a run."""
+    run = folder.read_run(_run_of(path))
+    if not (run / "model.keras").exists():
+        raise OptionError(f"{run.path} has no model.keras yet: finish the run with --resume.")
+    found = run.record["options"] | {"data_dir": data_dir}
+    return _load_model(run / "model.keras"), recipe.Options(**found)
+
+
+def _load_model(path):
+    """The Keras model in a file.
+
+    Raises:
+        OptionError: if it is a folder.
+        ValueError: if it is no model.
+    """
+    if path.is_dir():
+        raise OptionError(f"{path} is not the folder of a run: it has no run.json. Give one, or a .keras file.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is not a model that Keras can load: {reason}") from error
+
+
+def _parts(options):
+    """`(recipe, task, data)`; the data is that of the variant that was saved."""
+    found = recipe.find(options.recipe)
+    task = found.tasks[options.dataset]
+    return found, task, found.load_data(options, task.variants[0])
+
+
+def _metadata(found, options, data):
+    """What travels inside an exported file: where it comes from, and what its inputs and outputs mean."""
+    metadata = {
+        "keras_dl": __version__,
+        "recipe": found.name,
+        "model": found.model,
+        "dataset": options.dataset,
+        "dataset_version": data.version,
+        "licence": data.licence,
+        "labels": list(data.labels),
+        "input_range": data.input_range,
+        "seed": options.seed,
+        "smoke": options.smoke,
+    }
+    return metadata | ({"vocabularies": data.vocabularies} if data.vocabularies else {})
+
+
+def _calibration(found, model, data, samples, signatures):
+    """A run's calibration data, for the signatures wanted."""
+    from keras_dl.export import KerasRunner
+
+    if found.calibrate is None:
+        calibration = data.calibration(samples)
+    else:
+        calibration = found.calibrate(KerasRunner(model, runner.EVALUATION_BATCH).serve, data, samples)
+    if not signatures or not isinstance(calibration, dict):
+        return calibration
+    return {name: data for name, data in calibration.items() if name in signatures}
+
+
+def _read_calibration(path, samples):
+    """Single rows of the arrays in an `.npz`, as `keras_dl.export.export` takes them."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionError(f"--calibration {path} is not an .npz of one array for each input: {error}") from error
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise OptionError(f"--calibration {path} needs as many samples for each input, and one at least, not {counts}.")
+    count = min(samples, *counts.values())
+    return [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(count)]

@@ -1,0 +1,83 @@
+"""A small ConvNeXt reads handwritten digits.
+
+Paper:     Liu et al. 2022, "A ConvNet for the 2020s", arXiv:2201.03545, table 1: 82.1% of ImageNet's validation images
+           for ConvNeXt-T, after 300 epochs.
+Data:      mnist_5k: 4,000 digits to learn from, shifted, rotated, scaled and slanted anew each epoch; 1,000 to test on.
+Command:   keras-dl train convnext
+Reaches:   98.1% in 30 epochs, 300 s on two very busy cores
+Baseline:  the nearest of the 4,000 digits, by the pixels: 93.0%
+Files:     float32 98.1%, int8 97.9%, all of which runs on an Ethos-U55
+"""
+
+import keras
+import numpy as np
+
+import keras_dl
+from keras_dl.recipes import pictures, pipelines
+from keras_dl.recipes.augment import affine, flip_and_crop, random_resized_crop
+from keras_dl.recipes.neighbours import nearest_neighbour
+from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+
+IMAGENET_SHAPE = (224, 224, 3)
+SMALL = dict(patch_size=2, depths=(2, 2, 2), hidden_dims=(24, 48, 96), stochastic_depth_rate=0.05)
+
+
+def load_data(options, variant):
+    if options.dataset == "imagenet2012":
+        return pipelines.images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
+    if options.dataset == "cifar10":
+        return pipelines.images(options, lambda i, seed: flip_and_crop(i, seed, padding=4))
+    return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=2, degrees=12, zoom=0.12, shear=0.2))
+
+
+def build_model(data, options, variant):
+    settings = keras_dl.ConvNeXt.presets["convnext_tiny"] if options.dataset == "imagenet2012" else SMALL
+    if data.input_shape[-1] == 1:
+        settings = settings | dict(mean=33.0, std=79.0)
+    model = keras_dl.ConvNeXt(data.input_shape, len(data.labels), **settings)
+    steps = options.epochs * (data.num_train // options.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=4e-3, warmup_steps=steps // 10)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.05)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale"])
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def picture(outcome):
+    """Test images with every mistake first, the error over the epochs, and depthwise kernels of the first block."""
+    figure = pictures.figure(12, 5.6)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
+    error, network = right.subfigures(2, 1, height_ratios=(1.5, 1))
+    pictures.predictions(left, outcome.model, outcome.data)
+    axis = error.subplots()
+    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
+    pictures.style(axis, "Test error, %", "epoch")
+    axis.set_yscale("log")
+    kernels = np.asarray(outcome.model.get_layer("stage_0_block_0").depthwise.kernel)
+    pictures.kernels(network, kernels[..., :6, 0], "Depthwise kernels of the first block")
+    return figure
+
+
+RECIPE = Recipe(
+    name="convnext",
+    model="ConvNeXt",
+    summary="A ConvNeXt reads handwritten digits",
+    tasks={
+        "mnist_5k": Task(epochs=30, batch_size=64, aim=0.97),
+        "mnist": Task(epochs=20, batch_size=64, aim=0.99),
+        "cifar10": Task(epochs=100, batch_size=128),
+        "imagenet2012": Task(epochs=300, batch_size=4096, aim=0.821),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=pipelines.accuracy,
+    baseline=nearest_neighbour,
+    picture=picture,
+)
+
+if __name__ == "__main__":
+    run_as_script("convnext")

@@ -1,0 +1,60 @@
+"""Data sets that need no hub. Importing this package makes them known to TensorFlow Datasets.
+
+After `import keras_dl.recipes.datasets`, plain `tfds.load("mnist_5k")` works, and so does each other name of
+`catalogue()`.
+"""
+
+from keras_dl.extras import require
+
+require("tensorflow_datasets", extra="recipes")
+
+from keras_dl.recipes.datasets.adding_problem import AddingProblem  # noqa: E402
+from keras_dl.recipes.datasets.bible import Bible  # noqa: E402
+from keras_dl.recipes.datasets.catalogue import Entry, catalogue, prepare  # noqa: E402
+from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed  # noqa: E402
+from keras_dl.recipes.datasets.cmudict import Cmudict  # noqa: E402
+from keras_dl.recipes.datasets.digit_scenes import DigitScenes  # noqa: E402
+from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # noqa: E402
+from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
+from keras_dl.recipes.datasets.molecules import Freesolv, Solubility  # noqa: E402
+from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons  # noqa: E402
+from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist  # noqa: E402
+from keras_dl.recipes.datasets.series import (  # noqa: E402
+    BasicMotions,
+    GunPoint,
+    ItalyPowerDemand,
+    JapaneseVowels,
+)
+from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
+from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
+
+__all__ = [
+    "AddingProblem",
+    "BasicMotions",
+    "Bible",
+    "BreastCancer",
+    "Citeseer",
+    "Cmudict",
+    "CopyMemory",
+    "Cora",
+    "DataError",
+    "Diabetes",
+    "DigitScenes",
+    "Entry",
+    "Freesolv",
+    "GunPoint",
+    "ItalyPowerDemand",
+    "JapaneseVowels",
+    "Mnist5k",
+    "Optdigits",
+    "Pubmed",
+    "RotatedMnist",
+    "SequenceReversal",
+    "Solubility",
+    "Spirals",
+    "TwoMoons",
+    "Wheel",
+    "cache_dir",
+    "catalogue",
+    "prepare",
+]

@@ -1,0 +1,126 @@
+"""What data sets there are, and how to prepare one."""
+
+import contextlib
+import difflib
+import io
+import sys
+from importlib.metadata import version
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+
+from keras_dl.recipes.datasets.adding_problem import AddingProblem
+from keras_dl.recipes.datasets.bible import Bible
+from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed
+from keras_dl.recipes.datasets.cmudict import Cmudict
+from keras_dl.recipes.datasets.digit_scenes import DigitScenes
+from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
+from keras_dl.recipes.datasets.mnist_5k import Mnist5k
+from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
+from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
+from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
+from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
+from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
+from keras_dl.recipes.datasets.wheels import DataError
+
+BUILDERS = (
+    Mnist5k,
+    RotatedMnist,
+    DigitScenes,
+    Optdigits,
+    BreastCancer,
+    Diabetes,
+    Cora,
+    Citeseer,
+    Pubmed,
+    Freesolv,
+    Solubility,
+    JapaneseVowels,
+    BasicMotions,
+    GunPoint,
+    ItalyPowerDemand,
+    AddingProblem,
+    CopyMemory,
+    SequenceReversal,
+    Cmudict,
+    Bible,
+    TwoMoons,
+    Spirals,
+)
+
+
+class Entry(NamedTuple):
+    """One data set of the catalogue.
+
+    Attributes:
+        name: str, as `tfds.load` takes it.
+        title: str, one line.
+        licence: str, one line.
+        source: str. Distribution and version that hold the data, or "formula" for what is generated.
+        size: int. Bytes to download; 0 if the data is installed already.
+        examples: dict of int. Number of examples by split.
+    """
+
+    name: str
+    title: str
+    licence: str
+    source: str
+    size: int
+    examples: dict[str, int]
+
+
+def catalogue():
+    """All data sets of this package: list of `Entry`."""
+    return [_entry(builder) for builder in BUILDERS]
+
+
+def _entry(builder):
+    wheel = builder.SOURCE
+    origin = builder.ORIGIN or f"scikit-learn {version('scikit-learn')}"
+    source = f"{wheel.distribution} {wheel.version}" if wheel else origin
+    size = wheel.bytes if wheel else 0
+    return Entry(builder.name, builder.TITLE, builder.LICENCE, source, size, builder.EXAMPLES)
+
+
+def prepare(name, data_dir=None, quiet=False):
+    """Downloads and builds one data set, unless that was done before.
+
+    Nothing is written to stdout, where TFDS would write: what it says goes to stderr.
+
+    Args:
+        name: str. A data set of the catalogue, or any other that TFDS knows, with its config
+            (`"coco/2017"`) where it has several.
+        data_dir: str or path. Where TFDS keeps data: by default the environment variable
+            `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        quiet: bool. Says nothing and shows no progress bars, which are on again afterwards.
+
+    Returns:
+        The `tfds.core.DatasetBuilder`, ready for `as_dataset`.
+
+    Raises:
+        ValueError: if no data set has that name; the message names near ones.
+        DataError: if its data cannot be downloaded, or cannot be written.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = [*(b.name for b in BUILDERS), *tfds.list_builders(with_community_datasets=False)]
+        near = difflib.get_close_matches(name, known)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        ours = ", ".join(b.name for b in BUILDERS)
+        raise ValueError(f"There is no data set name={name!r}.{hint} Choose one of {ours}, or one of TFDS.") from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr))
+        if quiet:
+            tfds.disable_progress_bar()
+            stack.callback(tfds.enable_progress_bar)
+        try:
+            builder.download_and_prepare()
+        except AssertionError as error:  # so TFDS says that files are missing which only the user can get
+            raise DataError(f"{name} could not be prepared: {' '.join(str(error).split())}") from error
+        except OSError as error:
+            raise DataError(
+                f"{name} could not be prepared in {builder.data_dir}: {error} "
+                "Check the network, and that this folder can be written and its disk has room."
+            ) from error
+    return builder

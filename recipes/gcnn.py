@@ -1,0 +1,98 @@
+"""P4CNN reads digits turned by any angle, against a plain network of as many weights.
+
+Paper:     Cohen, Welling 2016, "Group Equivariant Convolutional Networks", arXiv:1602.07576, section 8.1: 2.28% error
+           on MNIST-rot for P4CNN against 5.03% for Z2CNN, learned from 12,000 digits.
+Data:      rotated_mnist: 4,000 turned digits to learn from, as they are; 1,000 others at four angles each to test on.
+Command:   keras-dl train gcnn
+Reaches:   95.5% after 20 epochs, 181 errors: half the baseline's. 169 s of training for both on two busy cores.
+Baseline:  Z2CNN, the same network on plain convolutions, with 5% more weights, trained in the same way: 91.0%, 360
+           errors. It fits 90.3% of the training digits, with dropout drawn, where P4CNN fits 97.4%: what
+           many more epochs would give it was not measured.
+Files:     float32 95.48%, as the model; int8 95.55%. On an Ethos-U55 of 128 MACs all 14 ops run on the NPU, in 0.469 ms
+           by Vela's estimate; the plain network of the same kernels takes 0.467 ms, without the softmax.
+
+With `--dataset cifar10` it trains p4m-ResNet44 (section 8.2: 6.46% error, 9.45% for the plain ResNet44); not measured.
+"""
+
+import keras
+import numpy as np
+
+import keras_dl
+from keras_dl.layers.group_convolution import GroupPooling
+from keras_dl.ops.groups import turn_pixels
+from keras_dl.recipes import pictures, pipelines
+from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+
+# The least width at which the plain net has at least the 24,620 trained weights of P4CNN: 25,772.
+Z2_FILTERS = 22
+
+
+def load_data(options, variant):
+    return pipelines.images(options)
+
+
+def build_model(data, options, variant):
+    shape, classes = data.input_shape, len(data.labels)
+    if options.dataset == "cifar10":
+        model = keras_dl.GroupResNet.from_preset(variant, image_shape=shape, num_classes=classes)
+    elif variant == "z2cnn":
+        model = keras_dl.GCNN(shape, classes, group="z2", filters=Z2_FILTERS)
+    else:
+        model = keras_dl.GCNN.from_preset(variant, image_shape=shape, num_classes=classes)
+    steps = options.epochs * (data.num_train // options.batch_size)
+    model.compile(
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(4e-3, steps), weight_decay=1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def baseline(outcome):
+    name = list(outcome.trained)[1]
+    return f"{name}, of as many weights", outcome.trained[name].value
+
+
+def picture(outcome):
+    """Test images with every mistake first, the error over the epochs, and feature maps that turn with their image."""
+    figure = pictures.figure(12, 6)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
+    error, turning = right.subfigures(2, 1, height_ratios=(1, 1))
+    pictures.predictions(left, outcome.model, outcome.data)
+    axis = error.subplots()
+    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
+    pictures.style(axis, "Test error, %", "epoch")
+    axis.set_yscale("log")
+    axis.legend(frameon=False)
+
+    model = outcome.model
+    image = next(outcome.data.test.as_numpy_iterator())[0][:1]
+    images = np.concatenate([turn_pixels(image, turns) for turns in range(4)])
+    relu = next(layer for layer in model.layers if isinstance(layer, keras.layers.ReLU))
+    pooled = GroupPooling(model.group, "mean")(relu.output)
+    features = np.asarray(keras.Model(model.input, pooled)(images))
+    turning.suptitle("Quarter turns, and feature maps", fontsize=11, color=pictures.INK, fontweight="bold")
+    for column, pixels, maps in zip(turning.subplots(2, 4).T, images, features, strict=True):
+        pictures.show_image(column[0], pixels)
+        column[1].imshow(maps[..., 0], cmap="magma", vmin=0, vmax=features[..., 0].max())
+        column[1].set_axis_off()
+    return figure
+
+
+RECIPE = Recipe(
+    name="gcnn",
+    model="GCNN",
+    summary="P4CNN reads turned digits, against a plain network of as many weights",
+    tasks={
+        "rotated_mnist": Task(epochs=20, batch_size=64, aim=0.95, variants=("p4cnn", "z2cnn")),
+        "cifar10": Task(epochs=100, batch_size=128, aim=0.9354, variants=("p4m_resnet44", "z2_resnet44")),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=pipelines.accuracy,
+    baseline=baseline,
+    picture=picture,
+)
+
+if __name__ == "__main__":
+    run_as_script("gcnn")

@@ -1,0 +1,275 @@
+"""Graph networks sort papers by what cites what, and predict properties of molecules.
+
+Paper:     Kipf and Welling 2017, arXiv:1609.02907 (GCN); Velickovic et al. 2018, arXiv:1710.10903 (GAT);
+           Gilmer et al. 2017, arXiv:1704.01212 (MPNN).
+Data:      cora: 2,708 papers, 5,278 citations, 7 classes. 140 papers are labelled, 500 say when to stop, 1,000 are
+           tested. Planetoid's split, on which the 81.5% (GCN) and 83.0 +- 0.7% (GAT) of the papers stand, cannot be
+           had here: no package of the index was found to hold its files, and the source has the papers in another
+           order. So each of the ten seeds draws its own split, as Kipf and Welling do for the row "GCN (rand. splits)"
+           of their table 2: 80.1%, standard error 0.5. Velickovic et al. have no such row.
+Command:   keras-dl train gnn --jit off
+Reaches:   GCN 79.4%, standard error 0.4: the aim, 80.1% less the paper's 0.5, is missed by 0.3 points; GAT 81.0%,
+           standard error 0.5. Ten seeds each; 517 s of training on two shared cores. On the same ten splits PyTorch
+           Geometric's GCN, for 200 epochs, reaches 79.7%, standard error 0.4.
+Baseline:  an MLP of the same size, which sees the words of a paper and no citation: 55.5%, mean of three seeds
+Files:     of the first GCN: float32 77.6%, int8 73.4%. It is the last layer that int8 ruins: a paper has 1 to 168
+           neighbours, whose sums share one scale. With that layer in float32, `--float-layer gcn_1`: 77.2%.
+
+`--dataset citeseer` (`--jit off`): Planetoid's own split, ten seeds of weights: GCN 71.1%, standard deviation 0.7;
+Kipf and Welling have 70.3%. The run was broken off after the GCNs, so that GAT is not measured.
+`--dataset pubmed`: Planetoid's own split, too; not measured.
+`--dataset freesolv` (`--jit off`): hydration free energies of 128 molecules with RMSE 1.20 kcal/mol, mean of three
+seeds (1.10 to 1.26), in 104 s of training on two shared cores; a linear model of counted features has 2.26, the
+mean alone 4.05. `--dataset solubility`: not measured.
+
+The papers' hyperparameters: GCN 16 units, dropout 0.5, Adam at 0.01, L2 of 5e-4 on the first layer; GAT 8 heads of 8
+units, dropout 0.6 of inputs and attention, Adam at 0.005, L2 of 5e-4. They stop by the validation nodes, as the papers'
+code does: GCN after 200 epochs, or when the loss exceeds its mean over the 10 before; GAT after 100 epochs without a
+better loss or accuracy, with the weights that were best in both (here 385 to 754 epochs; 2,000 is the limit).
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl import graphs
+from keras_dl.extras import require
+from keras_dl.recipes import pictures
+from keras_dl.recipes.pipelines import fold_in
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.stopping import Verdict, patience, rising_loss
+
+MOLECULES = ("freesolv", "solubility")
+RATES = {"gcn": 0.01, "gat": 0.005, "mlp": 0.01}  # by net; an MLP is the GCN on a graph without edges
+
+
+def load_data(options, variant):
+    from keras_dl.recipes.datasets import prepare
+
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    parts = _molecules(builder, options) if options.dataset in MOLECULES else _papers(builder, options, variant)
+    return Data(dataset=builder.name, version=str(builder.version), licence=builder.LICENCE, **parts)
+
+
+def _papers(builder, options, variant):
+    """One graph. A batch is all of it, with sample weights 1 for as many labelled nodes as the batch size says."""
+    from keras_dl.recipes.datasets.citations import random_split
+
+    (example,) = builder.as_dataset(split="full").as_numpy_iterator()
+    net, seed = variant.split("-")
+    masks = random_split(example["labels"], options.seed + int(seed)) if options.dataset == "cora" else example
+    edges = example["edges"][:0] if net == "mlp" else example["edges"]
+    row = graphs.pad([graphs.Graph(example["nodes"], edges)])
+    labels, labelled = example["labels"][None], np.flatnonzero(masks["train"])
+    # Tensors, for an array would be written into the graph of the pipeline, which is read anew in each epoch.
+    graph = tf.nest.map_structure(tf.constant, (row, labels))
+
+    def nodes_of(part):
+        return tf.data.Dataset.from_tensors((*graph, masks[part][None].astype("float32")))
+
+    def epoch(number):
+        order = tf.random.experimental.stateless_shuffle(labelled, fold_in(options.seed, number))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
+        return batches.map(lambda nodes: (*graph, tf.reduce_max(tf.one_hot(nodes, labels.size), 0)[None]))
+
+    return dict(
+        train=epoch,
+        test=nodes_of("test"),
+        validation=nodes_of("validation"),
+        num_train=len(labelled),
+        num_test=int(masks["test"].sum()),
+        calibration=lambda samples: tf.data.Dataset.from_tensors(row),
+        labels=tuple(builder.info.metadata["classes"]),
+        input_shape=row["nodes"].shape[1:],
+        input_range="a graph: words of each paper as they are, and citations",
+        arrays=dict(row=row, labels=labels[0], **{name: masks[name] for name in ("train", "test")}),
+    )
+
+
+def _molecules(builder, options):
+    """One molecule a row, padded to the largest of the data set."""
+    found, sizes = {}, dict(num_nodes=0, num_edges=0)
+    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
+        examples = list(builder.as_dataset(split=split, shuffle_files=False).as_numpy_iterator())
+        found[split] = examples[: smoke if options.smoke else None]
+        sizes = {key: max(size, *(len(x[key[4:]]) for x in examples)) for key, size in sizes.items()}
+    arrays = {}
+    for split, examples in found.items():
+        rows = [graphs.Graph(x["nodes"], x["edges"], x["edge_features"]) for x in examples]
+        arrays[split] = graphs.pad(rows, **sizes), np.stack([x["target"] for x in examples])[:, None]
+
+    def epoch(number):
+        count = len(arrays["train"][1])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(options.seed, number))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
+        return batches.map(lambda rows: tf.nest.map_structure(lambda x: tf.gather(x, rows), arrays["train"]))
+
+    def calibration(samples):
+        row = {name: values[:samples, None] for name, values in arrays["train"][0].items()}
+        return tf.data.Dataset.from_tensor_slices(row)
+
+    return dict(
+        train=epoch,
+        test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(128),
+        num_train=len(arrays["train"][1]),
+        num_test=len(arrays["test"][1]),
+        calibration=calibration,
+        labels=(),
+        input_shape=arrays["train"][0]["nodes"].shape[1:],
+        input_range="a graph: features of atoms and bonds",
+        arrays=arrays,
+    )
+
+
+def build_model(data, options, variant):
+    net, seed = variant.split("-")
+    keras.utils.set_random_seed(options.seed + int(seed))
+    if net == "mpnn":
+        return _predictor(data, options)
+    row = data.arrays["row"]
+    model = keras_dl.NodeClassifier.from_preset(
+        "gat_cora" if net == "gat" else "gcn_cora",
+        num_features=data.input_shape[-1],
+        num_classes=len(data.labels),
+        num_nodes=row["nodes"].shape[1],
+        num_edges=row["edges"].shape[1],
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(keras.optimizers.Adam(RATES[net]), loss, weighted_metrics=["accuracy"])
+    return model
+
+
+def _predictor(data, options):
+    rows, targets = data.arrays["train"]
+    model = keras_dl.GraphPredictor(
+        num_features=data.input_shape[-1],
+        num_edge_features=rows["edge_features"].shape[-1],
+        num_outputs=1,
+        hidden_dim=32,
+        edge_hidden_dim=32,
+        output_mean=float(targets.mean()),
+        output_std=float(targets.std()),
+        num_nodes=rows["nodes"].shape[1],
+        num_edges=rows["edges"].shape[1],
+    )
+    steps = options.epochs * (data.num_train // options.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
+    model.compile(
+        keras.optimizers.AdamW(rate, weight_decay=1e-3, global_clipnorm=1.0),
+        "mse",
+        metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
+    )
+    return model
+
+
+def stop(variant, history):
+    """The papers' rules: a window of 10 epochs and 200 at most for GCN, a patience of 100 for GAT."""
+    if variant.startswith("mpnn"):
+        return Verdict(False, len(history))
+    if variant.startswith("gat"):
+        return patience(history, 100)
+    verdict = rising_loss(history, 10)
+    return verdict._replace(stop=verdict.stop or len(history) == 200)
+
+
+def evaluate(serve, data):
+    """Accuracy on the test nodes, or the root of the mean squared error on the test molecules."""
+    if data.labels:
+        probabilities = serve("classify_nodes", **data.arrays["row"])["probabilities"][0]
+        return float(np.mean((probabilities.argmax(-1) == data.arrays["labels"])[data.arrays["test"]]))
+    rows, targets = data.arrays["test"]
+    return _rmse(serve("predict", **rows)["values"], targets)
+
+
+def baseline(outcome):
+    if outcome.data.labels:
+        return "MLP without citations", mean([t.value for name, t in outcome.trained.items() if name[:3] == "mlp"])
+    return "linear model of counted features", _linear(outcome.data)
+
+
+def _linear(data):
+    """RMSE of ridge regression on the sums of the features of atoms and of bonds."""
+    linear = require("sklearn.linear_model", extra="recipes")
+    (x, y), (x_test, y_test) = (
+        (np.concatenate([rows["nodes"].sum(1), rows["edge_features"].sum(1)], axis=1), targets)
+        for rows, targets in (data.arrays["train"], data.arrays["test"])
+    )
+    return _rmse(linear.RidgeCV(np.logspace(-3, 3, 13)).fit(x, y).predict(x_test), y_test)
+
+
+def _rmse(found, targets):
+    return float(np.sqrt(np.mean(np.square(found.reshape(targets.shape) - targets))))
+
+
+def picture(outcome):
+    """The metric over the epochs, and beside it what the first net makes of its papers or molecules."""
+    figure = pictures.figure(12, 5.2)
+    left, right = figure.subplots(1, 2)
+    papers = bool(outcome.data.labels)
+    for color, net in zip(pictures.COLORS, dict.fromkeys(name.split("-")[0] for name in outcome.trained), strict=False):
+        same = {name: trained for name, trained in outcome.trained.items() if name.startswith(net)}
+        average = mean([trained.value for trained in same.values()])
+        look = dict(color=color, linewidth=0.8, alpha=0.5, label=None)
+        pictures.curves(left, same, "val_accuracy" if papers else "val_rmse", **look)
+        left.plot([], [], color=color, label=f"{net.upper()}, {len(same)} seeds: mean {average:.3f}")
+    left.legend(frameon=False)
+    metric = outcome.task.metric
+    pictures.style(
+        left, f"{outcome.options.dataset}: {metric} on the {'validation nodes' if papers else 'test split'}", "epoch"
+    )
+    if papers:
+        row, labels = outcome.data.arrays["row"], outcome.data.arrays["labels"]
+        logits = np.asarray(outcome.model(row))[0]
+        centred = logits - logits.mean(0)
+        places = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        for i, name in enumerate(outcome.data.labels):
+            right.scatter(*places[labels == i].T, s=4, alpha=0.6, label=name.replace("_", " "))
+        right.legend(frameon=False, fontsize=7, markerscale=2)
+        pictures.style(right, "Papers by their logits, two principal components")
+    else:
+        rows, targets = outcome.data.arrays["test"]
+        right.scatter(targets, np.asarray(outcome.model(rows)), s=12, alpha=0.7, color=pictures.COLORS[0])
+        right.axline((float(targets.mean()),) * 2, slope=1, color=pictures.FAINT, linewidth=1)
+        spread = _rmse(np.full_like(targets, outcome.data.arrays["train"][1].mean()), targets)
+        title = f"Test molecules; the mean alone has RMSE {spread:.2f}"
+        pictures.style(right, title, "measured", "predicted")
+    return figure
+
+
+def mean(values):
+    return float(np.mean(values))
+
+
+def mean_of_ten(values):
+    """Of the ten trainings of the GCN, which come first."""
+    return mean(values[:10])
+
+
+def seeds(net, count):
+    return tuple(f"{net}-{seed}" for seed in range(count))
+
+
+PAPERS = dict(variants=(*seeds("gcn", 10), *seeds("gat", 10), *seeds("mlp", 3)), combine=mean_of_ten)
+SETS = dict(metric="RMSE", variants=seeds("mpnn", 3), combine=mean, higher_is_better=False)
+RECIPE = Recipe(
+    name="gnn",
+    model="NodeClassifier",
+    summary="graph networks sort papers by their citations, and predict properties of molecules",
+    tasks={
+        "cora": Task(epochs=2000, batch_size=140, aim=0.796, **PAPERS),
+        "citeseer": Task(epochs=2000, batch_size=120, aim=0.698, **PAPERS),
+        "pubmed": Task(epochs=2000, batch_size=60, aim=0.785, **PAPERS),
+        "freesolv": Task(epochs=100, batch_size=32, **SETS),
+        "solubility": Task(epochs=60, batch_size=32, **SETS),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=evaluate,
+    baseline=baseline,
+    picture=picture,
+    stopping=stop,
+)
+
+if __name__ == "__main__":
+    run_as_script("gnn")

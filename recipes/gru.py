@@ -1,0 +1,40 @@
+"""A gated recurrent unit remembers for two hundred steps where a plain recurrent network cannot: the adding problem.
+
+Paper:     Cho et al. 2014, arXiv:1406.1078 (the unit); Hochreiter and Schmidhuber 1997, section 5.4 (the problem).
+Data:      adding_problem/200: 10,000 sequences of 200 steps to learn from, 1,000 to test on.
+Command:   keras-dl train gru
+Reaches:   mean squared error 0.0003 (aim 0.01); 146 s of training for both nets on two cores that others used too. The
+           int8 file has 0.011: its rounding adds up over two hundred steps
+Baseline:  a plain RNN, 0.1672: no better than always saying 1
+
+`--dataset japanese_vowels`: which of nine speakers said it, 270 series to learn from, 370 to test on: accuracy 97.6%
+after 18 s; logistic regression on means and deviations has 96.2%.
+"""
+
+from keras_dl.recipes import recurrent
+from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+
+ADDING = dict(metric="mean squared error", higher_is_better=False)
+SERIES = dict(epochs=40, variants=("gru",))
+RECIPE = Recipe(
+    name="gru",
+    model="RecurrentNetwork",
+    summary="a GRU adds two marked numbers out of two hundred, and tells speakers apart",
+    tasks={
+        "adding_problem/200": Task(epochs=6, batch_size=50, aim=0.01, variants=("gru", "rnn"), **ADDING),
+        "japanese_vowels": Task(batch_size=30, aim=0.95, **SERIES),
+        "adding_problem/400": Task(epochs=20, batch_size=50, aim=0.01, variants=("gru", "rnn"), **ADDING),
+        "basic_motions": Task(batch_size=10, **SERIES),
+        "gun_point": Task(batch_size=10, **SERIES),
+        "italy_power_demand": Task(batch_size=10, **SERIES),
+    },
+    load_data=recurrent.load_data,
+    build_model=recurrent.build_model,
+    evaluate=recurrent.evaluate,
+    baseline=recurrent.baseline,
+    picture=recurrent.picture,
+    calibrate=recurrent.calibrate,
+)
+
+if __name__ == "__main__":
+    run_as_script("gru")

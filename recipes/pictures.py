@@ -1,0 +1,95 @@
+"""What the pictures of recipes share: one look, and the parts that several draw."""
+
+import itertools
+
+import numpy as np
+
+from keras_dl.extras import require
+
+INK = "#1f2933"
+FAINT = "#9aa5b1"
+COLORS = ("#2667c9", "#d1495b", "#2a9d6f", "#e0912f", "#7b52ab", "#3aa6b9")
+
+
+def figure(width, height):
+    """An empty matplotlib `Figure` of that size in inches, drawn without a display."""
+    return require("matplotlib.figure", extra="recipes").Figure(figsize=(width, height), layout="constrained")
+
+
+def style(axis, title=None, x=None, y=None):
+    """Gives an axis its title and labels, and takes away what is not data."""
+    axis.set_title(title or "", loc="left", fontsize=11, color=INK, fontweight="bold")
+    axis.set_xlabel(x or "", color=INK)
+    axis.set_ylabel(y or "", color=INK)
+    axis.tick_params(colors=INK, labelsize=8)
+    axis.grid(color=FAINT, alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["bottom", "left"]].set_color(FAINT)
+
+
+def show_image(axis, image, caption=None, color=INK, cmap="gray_r"):
+    """Draws one image `(height, width, channels)` of raw pixels without axes, with a caption below."""
+    image = np.asarray(image)
+    pixels = image[..., 0] if image.shape[-1] == 1 else image.astype("uint8")
+    axis.imshow(pixels, cmap=cmap, vmin=0, vmax=255, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlabel(caption or "", fontsize=8, color=color, labelpad=2)
+    for spine in axis.spines.values():
+        spine.set_color(color)
+        spine.set_alpha(0.6)
+
+
+def curves(axis, trained, key, scaled=lambda value: value, **look):
+    """Draws `scaled(row[key])` of each variant's history against the epochs, in one colour a variant.
+
+    Args:
+        axis: matplotlib axis.
+        trained: dict of `Trained` by variant.
+        key: str. A name in the history's rows.
+        scaled: function from a float to a float.
+        look: keyword arguments for `axis.plot`. `label=None` keeps the curves out of the legend.
+    """
+    for color, (variant, result) in zip(itertools.cycle(COLORS), trained.items(), strict=False):
+        values = [scaled(row[key]) for row in result.history]
+        axis.plot(range(1, len(values) + 1), values, **(dict(color=color, linewidth=1.8, label=variant) | look))
+
+
+def predictions(figure, model, data, rows=5, columns=8):
+    """Draws test images with what a classifier takes them for: first its mistakes, then others.
+
+    Args:
+        figure: matplotlib figure or subfigure.
+        model: a `keras.Model` from raw pixels to logits.
+        data: `Data` of images.
+        rows, columns: int. Size of the grid.
+    """
+    images, labels, found = [], [], []
+    for batch, truth in data.test.as_numpy_iterator():
+        images.append(batch)
+        labels.append(truth)
+        found.append(np.argmax(model.predict_on_batch(batch), axis=-1))
+    images, labels, found = np.concatenate(images), np.concatenate(labels), np.concatenate(found)
+    order = np.argsort(found == labels, kind="stable")
+    wrong = int(np.sum(found != labels))
+    shown = min(wrong, rows * columns)
+    which = "all" if shown == wrong else "the first"
+    figure.suptitle(
+        f"{len(labels):,} test images, {wrong} mistakes ({which} {shown} in red)",
+        fontsize=11,
+        color=INK,
+        fontweight="bold",
+    )
+    for axis, i in zip(figure.subplots(rows, columns, squeeze=False).flat, order, strict=False):
+        right = found[i] == labels[i]
+        names = (data.labels[found[i]], data.labels[labels[i]])
+        show_image(axis, images[i], names[0] if right else f"{names[0]}, not {names[1]}", INK if right else COLORS[1])
+
+
+def kernels(figure, kernels, title):
+    """Draws kernels `(height, width, n)` beside each other, blue for negative and red for positive weights."""
+    figure.suptitle(title, fontsize=11, color=INK, fontweight="bold")
+    limit = np.abs(kernels).max()
+    for i, axis in enumerate(figure.subplots(1, kernels.shape[-1])):
+        axis.imshow(kernels[..., i], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axis.set_axis_off()

@@ -1,0 +1,218 @@
+"""Pipelines from TensorFlow Datasets to `Data`: images with one label, and tables by folds of a cross-validation."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dl.extras import require
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+
+# What is shuffled at a time. TFDS writes its examples in a random order, so that mixing within such a block is enough
+# for data that is larger.
+SHUFFLE_BLOCK = 16_384
+TEST_BATCH = 250
+
+
+def fold_in(seed, *numbers):
+    """A seed, int32 `(2,)`, that depends on `seed` (int) and on all `numbers` (integers or scalar tensors)."""
+    key = tf.constant([seed, 0], tf.int32)
+    for number in numbers:
+        key = tf.random.fold_in(key, number)
+    return key
+
+
+def shuffled(dataset, seed, block=SHUFFLE_BLOCK):
+    """`dataset`, a set of tuples of tensors, with each run of `block` elements in an order that `seed` decides.
+
+    `tf.data.Dataset.shuffle` keeps a state that cannot be asked for epoch n alone; this has none.
+
+    Args:
+        dataset: `tf.data.Dataset` of tuples.
+        seed: int32, `(2,)`; may be a symbolic tensor.
+        block: int.
+    """
+
+    def mix(*columns):
+        order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(columns[0])[0]), seed)
+        return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
+
+    return dataset.batch(block).flat_map(mix)
+
+
+def images(options, augment=None, image_shape=None):
+    """`Data` of a TFDS set with features `image` and `label`, raw pixels throughout.
+
+    Args:
+        options: `Options`.
+        augment: `augment(image, seed) -> image` of `image_shape`, applied to training images; None for none.
+        image_shape: `(height, width, channels)` that the model takes. None for that of the data set, which then
+            has to be one for all images. Test images of another size are scaled so that they cover the shape with
+            a margin of 1/7 (256 pixels for 224), and cut out of the middle.
+
+    Returns:
+        `Data`; test images are uint8, training images uint8 or, when augmented, float32.
+
+    Raises:
+        DataError: if the data set cannot be had.
+    """
+    tfds = require("tensorflow_datasets", extra="recipes")
+    builder = _builder(options)
+    feature = builder.info.features["image"]
+    same_size = None not in feature.shape
+    image_shape = tuple(image_shape or feature.shape)
+    # Images of many sizes cannot be batched for shuffling: they stay encoded until they are used.
+    decoders = None if same_size else {"image": tfds.decode.SkipDecoding()}
+    decode = (lambda image: image) if same_size else feature.decode_example
+
+    def split(name, smoke):
+        dataset = builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
+        dataset = dataset.map(lambda example: (example["image"], example["label"]), tf.data.AUTOTUNE)
+        if options.smoke:
+            dataset = dataset.take(smoke)
+        return dataset.cache() if same_size else dataset
+
+    train = split("train", SMOKE_TRAIN)
+    test = split("test" if "test" in _splits(builder) else "validation", SMOKE_TEST)
+
+    def epoch(number):
+        order = fold_in(options.seed, number)
+
+        def prepare(index, example):
+            image, label = example
+            image = decode(image)
+            if augment is None:
+                return resize_and_crop(image, image_shape), label
+            return tf.ensure_shape(augment(image, tf.random.fold_in(order, index)), image_shape), label
+
+        dataset = shuffled(train, order).enumerate().map(prepare, tf.data.AUTOTUNE)
+        return dataset.batch(options.batch_size, drop_remainder=True)
+
+    def as_served(image, label):
+        return resize_and_crop(decode(image), image_shape), label
+
+    def calibration(samples):
+        dataset = shuffled(train, fold_in(options.seed, -1)).take(samples)
+        return dataset.map(as_served).map(lambda image, label: {"images": image[None]})
+
+    return Data(
+        train=epoch,
+        test=test.map(as_served, tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
+        num_train=_count(train),
+        num_test=_count(test),
+        calibration=calibration,
+        labels=tuple(builder.info.features["label"].names),
+        input_shape=image_shape,
+        input_range="uint8 pixels in [0, 255]",
+        **_origin(builder),
+    )
+
+
+def folds(options, fold, num_folds=5):
+    """`Data` of one fold of a table: a TFDS set with features `features` and `label` or `target`, in one split.
+
+    Every row is in the test part of exactly one fold. Classes are spread evenly over the folds, and the folds depend on
+    the seed alone.
+
+    Args:
+        options: `Options`.
+        fold: int in [0, num_folds).
+        num_folds: int.
+
+    Returns:
+        `Data`, with `arrays` of `x_train`, `y_train`, `x_test` and `y_test`.
+
+    Raises:
+        DataError: if the data set cannot be had.
+    """
+    model_selection = require("sklearn.model_selection", extra="recipes")
+    tfds = require("tensorflow_datasets", extra="recipes")
+    builder = _builder(options)
+    columns = list(tfds.as_numpy(builder.as_dataset(split="train", batch_size=-1, shuffle_files=False)).items())
+    table = dict(columns)
+    x = table["features"]
+    labels = tuple(builder.info.features["label"].names) if "label" in table else ()
+    y = table["label" if labels else "target"]
+    splitter = model_selection.StratifiedKFold if labels else model_selection.KFold
+    parts = splitter(num_folds, shuffle=True, random_state=options.seed).split(x, y)
+    train_rows, test_rows = list(parts)[fold]
+    arrays = dict(x_train=x[train_rows], y_train=y[train_rows], x_test=x[test_rows], y_test=y[test_rows])
+    train = tf.data.Dataset.from_tensor_slices((arrays["x_train"], arrays["y_train"]))
+
+    def epoch(number):
+        dataset = shuffled(train, fold_in(options.seed, number))
+        return dataset.batch(options.batch_size, drop_remainder=True)
+
+    def calibration(samples):
+        dataset = shuffled(train, fold_in(options.seed, -1)).take(samples)
+        return dataset.map(lambda features, target: {"features": features[None]})
+
+    return Data(
+        train=epoch,
+        test=tf.data.Dataset.from_tensor_slices((arrays["x_test"], arrays["y_test"])).batch(TEST_BATCH),
+        num_train=len(train_rows),
+        num_test=len(test_rows),
+        calibration=calibration,
+        labels=labels,
+        input_shape=x.shape[1:],
+        input_range="float32 columns, raw",
+        arrays=arrays,
+        **_origin(builder),
+    )
+
+
+def resize_and_crop(image, shape):
+    """The middle of an image, uint8, of `shape`: scaled to cover it with a margin of 1/7, unless it has that shape."""
+    if image.shape.is_fully_defined() and tuple(image.shape) == tuple(shape):
+        return image
+    height, width, _ = shape
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = tf.reduce_max(tf.constant([height, width], tf.float32) * (8 / 7) / sides)
+    scaled = tf.image.resize(image, tf.cast(tf.math.ceil(sides * scale), tf.int32), antialias=True)
+    scaled = tf.image.resize_with_crop_or_pad(scaled, height, width)
+    return tf.cast(tf.clip_by_value(tf.round(tf.ensure_shape(scaled, shape)), 0.0, 255.0), tf.uint8)
+
+
+def accuracy(serve, data, signature="classify", name="images"):
+    """The share of `data.test` whose most probable class is the right one: float in [0, 1]."""
+    correct = 0
+    for inputs, labels in data.test.as_numpy_iterator():
+        probabilities = serve(signature, **{name: inputs})["probabilities"]
+        correct += int(np.sum(np.argmax(probabilities, axis=-1) == labels))
+    return correct / data.num_test
+
+
+def as_arrays(data):
+    """The examples as they are served, for baselines that are not trained by the epoch.
+
+    Returns:
+        `(x_train, y_train, x_test, y_test)`: arrays, one row an example; images flattened.
+    """
+    if data.arrays:
+        return tuple(data.arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+    parts = []
+    for dataset in (data.train(0), data.test):
+        x, y = zip(*dataset.as_numpy_iterator(), strict=True)
+        parts += [np.concatenate(x).reshape(sum(map(len, x)), -1).astype("float32"), np.concatenate(y)]
+    return tuple(parts)
+
+
+def _builder(options):
+    from keras_dl.recipes.datasets import prepare
+
+    return prepare(options.dataset, data_dir=options.data_dir)
+
+
+def _splits(builder):
+    """Names of the splits."""
+    return set(builder.info.splits) or set(builder.as_dataset(shuffle_files=False))
+
+
+def _count(dataset):
+    """Number of elements: known for prepared data, counted otherwise."""
+    known = int(dataset.cardinality())
+    return known if known >= 0 else int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
+
+
+def _origin(builder):
+    """Where the data is from, as `Data` wants it."""
+    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
+    return dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=licence)

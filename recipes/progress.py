@@ -1,0 +1,54 @@
+"""What a run says while it works: on stderr, a bar on a terminal and a line an epoch elsewhere."""
+
+import sys
+import time
+
+import keras
+import rich.console
+import rich.progress
+
+
+def say(text):
+    """Writes one line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows how the training of one variant goes.
+
+    Args:
+        title: str. Stands before every line.
+        epochs: int. Number of epochs in all.
+        steps: int. Training steps of an epoch.
+    """
+
+    def __init__(self, title, epochs, steps):
+        super().__init__()
+        self.title = title
+        self.epochs = epochs
+        self.steps = steps
+        self.bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        console = rich.console.Console(stderr=True)
+        if console.is_terminal:
+            self.bar = rich.progress.Progress(console=console, transient=True)
+            self.task = self.bar.add_task(f"{self.title}  epoch {epoch + 1}/{self.epochs}", total=self.steps)
+            self.bar.start()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.bar:
+            self.bar.update(self.task, completed=batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.close()
+        values = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+        seconds = time.perf_counter() - self.started
+        say(f"{self.title}  epoch {epoch + 1}/{self.epochs}  {values}  {seconds:.1f} s")
+
+    def close(self):
+        """Takes the bar off the terminal; also after an error, where Keras calls no callback."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None

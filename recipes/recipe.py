@@ -1,0 +1,267 @@
+"""What a recipe is: data, a model, a metric with an aim and a baseline, and a picture, tied together by the runner.
+
+A recipe is a module of this package with a constant `RECIPE`. Its functions are plain: they take `Options`, which hold
+all that decides the result, and `Data`. The runner (`keras_dl.recipes.runner`) does the rest: progress, checkpoints,
+resuming, the run's folder and its report.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# The recipes that can be trained, in the order in which `keras-dl list` shows them.
+NAMES = (
+    *("mlp", "cnn", "rnn", "lstm", "gru", "tcn", "attention", "seq2seq", "transformer", "gnn", "neural_ode"),
+    *("resnet", "autoencoder", "gcnn", "vit", "convnext"),
+)
+
+JITS = ("auto", "on", "off")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+# `--smoke`: a part of the data and of the epochs that takes seconds.
+SMOKE_TRAIN = 256
+SMOKE_TEST = 128
+SMOKE_EPOCHS = 2
+
+
+class OptionError(ValueError):
+    """A wrong value of an option; the message names the option, the value, and what would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All that decides the result of a run. Two runs with equal options on one machine give equal weights.
+
+    Attributes:
+        recipe: str, one of `NAMES`.
+        dataset: str, one of the recipe's `tasks`.
+        epochs: int, at least 1.
+        batch_size: int, at least 1.
+        seed: int in [0, 2**31). Of weights, order of the data, augmentation and dropout.
+        jit: "on" (XLA), "off" (graph), or "auto" (the faster of both on the device at hand, timed).
+        precision: str, one of `PRECISIONS`: Keras's dtype policy.
+        smoke: bool. Trains on a small part of the data, for seconds; the aim is not judged.
+        data_dir: str or None. Where TFDS keeps data; None is TFDS's own default.
+    """
+
+    recipe: str
+    dataset: str
+    epochs: int
+    batch_size: int
+    seed: int = 0
+    jit: str = "auto"
+    precision: str = "float32"
+    smoke: bool = False
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
+        if not 0 <= self.seed < 2**31:
+            raise OptionError(f"--seed {self.seed} must be in [0, 2147483648).")
+        for name, choices in (("jit", JITS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise OptionError(f"--{name} {getattr(self, name)} must be one of {', '.join(choices)}.")
+
+    @property
+    def command(self):
+        """The command that repeats the run: every option that decides the result, and no path."""
+        words = ["keras-dl", "train", self.recipe]
+        for name in ("dataset", "epochs", "batch_size", "seed", "jit", "precision"):
+            words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        return " ".join([*words, "--smoke"] if self.smoke else words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What `load_data` returns.
+
+    Attributes:
+        train: function from an epoch's number (int32 scalar tensor) to the `tf.data.Dataset` of its batches
+            `(inputs, targets)`. All batches have one size. The order and the augmentation depend on the seed and
+            the epoch alone, so that a resumed run sees what an uninterrupted one would: use stateless random ops.
+        test: `tf.data.Dataset` of batches `(inputs, targets)`, raw inputs, in a fixed order; the last may be smaller.
+        num_train: int. Examples of the training split.
+        num_test: int. Examples of the test split.
+        dataset: str. Name by which TFDS knows it.
+        version: str. Its version.
+        licence: str. The data's licence in one line.
+        calibration: function from a number of samples to a `tf.data.Dataset` of single raw training examples
+            `{input name: (1, ...)}`, as the serving signature takes them.
+        labels: tuple of str. Names of the classes; empty for regression.
+        input_shape: tuple of int. Shape of one input.
+        input_range: str. What the raw inputs are.
+        arrays: dict of NumPy arrays by name, for data that is small enough to be at hand, such as tables.
+        vocabularies: dict by name of what JSON can hold: how text becomes tokens and tokens text. Saved with the run
+            as vocabularies.json, and inside the metadata of every exported file.
+        validation: `tf.data.Dataset` like `test`, of examples that are in neither split: what the `val_*` of the
+            history are measured on, for `Recipe.stopping`. None is the test split, which then decides nothing.
+    """
+
+    train: Callable
+    test: Any
+    num_train: int
+    num_test: int
+    dataset: str
+    version: str
+    licence: str
+    calibration: Callable
+    labels: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    input_range: str
+    arrays: dict = dataclasses.field(default_factory=dict)
+    vocabularies: dict = dataclasses.field(default_factory=dict)
+    validation: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a recipe does with one dataset.
+
+    Attributes:
+        epochs: int. Default of `--epochs`. With `Recipe.stopping`, at the most.
+        batch_size: int. Default of `--batch-size`.
+        metric: str. Name of what `Recipe.evaluate` measures on the test split, with its unit.
+        aim: float, or None where there is none.
+        variants: names of the trainings that make up a run: folds of a cross-validation, or nets to compare. The
+            first is saved as model.keras.
+        combine: function from the list of the variants' metrics, in order, to the value of the run. By default
+            the first variant's.
+        higher_is_better: bool.
+    """
+
+    epochs: int
+    batch_size: int
+    metric: str = "accuracy"
+    aim: float | None = None
+    variants: tuple[str, ...] = ("model",)
+    combine: Callable = lambda values: values[0]
+    higher_is_better: bool = True
+
+    def reaches_aim(self, value):
+        """Whether `value` is as good as the aim."""
+        return value >= self.aim if self.higher_is_better else value <= self.aim
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One variant after its training.
+
+    Attributes:
+        value: float. The recipe's metric on the test split.
+        history: list of one dict an epoch: what Keras logs (`loss`, `val_loss`, ...).
+        seconds: float. Of training, validation included.
+        data: the `Data` it was trained on.
+    """
+
+    value: float
+    history: list[dict]
+    seconds: float
+    data: Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A whole run, as `baseline` and `picture` get it.
+
+    Attributes:
+        options: `Options`.
+        task: `Task`.
+        model: the trained `keras.Model` of the first variant.
+        trained: dict of `Trained` by variant, in order.
+    """
+
+    options: Options
+    task: Task
+    model: Any
+    trained: dict[str, Trained]
+
+    @property
+    def data(self):
+        """`Data` of the first variant, which `model` was trained on."""
+        return next(iter(self.trained.values())).data
+
+    @property
+    def value(self):
+        """float. The metric of the run."""
+        return float(self.task.combine([variant.value for variant in self.trained.values()]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one architecture is trained, measured and shown.
+
+    Attributes:
+        name: str. Of the module, and on the command line.
+        model: str. Public name of the class it trains.
+        summary: str. One line.
+        tasks: dict of `Task` by dataset. The first dataset is the default.
+        load_data: `load_data(options, variant) -> Data`.
+        build_model: `build_model(data, options, variant) -> keras.Model`, built and compiled. Random numbers drawn
+            in training come from layers or from a `keras.random.SeedGenerator` that the model holds, so that
+            their state is a part of the checkpoint.
+        evaluate: `evaluate(serve, data) -> float`: the metric on `data.test`, of whatever serves the model's
+            signatures: `serve(signature name, **arrays)` returns a dict of arrays.
+        baseline: `baseline(outcome) -> (name, value)`: what the run has to beat, measured on the same test data.
+        picture: `picture(outcome) -> matplotlib Figure`.
+        stopping: `stopping(variant, history) -> Verdict`, asked after each epoch: `keras_dl.recipes.stopping` has
+            rules. None trains all epochs. It does not go with an optimizer that averages weights.
+        calibrate: `calibrate(serve, data, samples)`: calibration data, by signature, where some signatures take what
+            others return; of whatever serves them. None where `Data.calibration` has it all.
+    """
+
+    name: str
+    model: str
+    summary: str
+    tasks: dict[str, Task]
+    load_data: Callable
+    build_model: Callable
+    evaluate: Callable
+    baseline: Callable
+    picture: Callable
+    stopping: Callable | None = None
+    calibrate: Callable | None = None
+
+    def options(self, dataset=None, epochs=None, batch_size=None, smoke=False, **others):
+        """`Options` in which whatever is None has the recipe's default.
+
+        Raises:
+            OptionError: if a value is out of its range, or the recipe does not know the dataset.
+        """
+        dataset = dataset or next(iter(self.tasks))
+        if dataset not in self.tasks:
+            raise OptionError(f"--dataset {dataset} must be one of {', '.join(self.tasks)} for {self.name}.")
+        task = self.tasks[dataset]
+        epochs = task.epochs if epochs is None else epochs
+        return Options(
+            recipe=self.name,
+            dataset=dataset,
+            epochs=min(epochs, SMOKE_EPOCHS) if smoke else epochs,
+            batch_size=task.batch_size if batch_size is None else batch_size,
+            smoke=smoke,
+            **others,
+        )
+
+
+def find(name):
+    """The `Recipe` called `name`.
+
+    Raises:
+        OptionError: if there is none; the message lists those there are.
+    """
+    if name not in NAMES:
+        raise OptionError(f"There is no recipe {name!r}. Choose one of: {', '.join(NAMES)}.")
+    return importlib.import_module(f"keras_dl.recipes.{name}").RECIPE
+
+
+def run_as_script(name):
+    """Makes `python recipes/NAME.py ARGUMENTS` the same as `keras-dl train NAME ARGUMENTS`."""
+    import keras_dl_cli
+
+    # Python puts the script's folder first, where this package's modules would hide others of the same names.
+    sys.path[:] = [path for path in sys.path if path != str(pathlib.Path(__file__).parent)]
+    keras_dl_cli.main(["train", name, *sys.argv[1:]])

@@ -1,0 +1,205 @@
+"""What the recipes of rnn, lstm and gru share: data, network, metric, baselines and picture."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl.extras import require
+from keras_dl.recipes import pictures
+from keras_dl.recipes.pipelines import fold_in
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+
+ADDING = "adding_problem/"
+GUESS = 1 / 6  # the mean squared error of always saying 1, which is the mean of the sums
+NOISE = 0.7  # standard deviation of what is added to series in training, as a share of each channel's own
+UNITS = {"rnn": 64, "irnn": 64, "lstm": 48, "gru": 48}  # for the adding problem
+RATES = {"rnn": 1e-3, "irnn": 1e-3, "lstm": 1e-2, "gru": 1e-2}
+STATES = 8  # steps of a sequence at which the signature `step` is calibrated
+
+
+def load_data(options, variant):
+    """Sequences of the adding problem; or series with their classes, padded to the longest, with masks."""
+    from keras_dl.recipes.datasets import prepare
+
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    adding = options.dataset.startswith(ADDING)
+    parts, lengths = {}, {}
+    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
+        examples = list(builder.as_dataset(split=split, shuffle_files=False).as_numpy_iterator())
+        examples = examples[: smoke if options.smoke else None]
+        answers = np.stack([x["target" if adding else "label"] for x in examples])
+        parts[split] = [x["sequence"] for x in examples], answers[:, None] if adding else answers
+        lengths[split] = max(map(len, parts[split][0]))
+    steps = lengths["train"] if adding else int(builder.info.metadata["steps"])
+    arrays = {split: (padded(sequences, steps), answers) for split, (sequences, answers) in parts.items()}
+    if adding:  # all are of one length
+        arrays = {split: (rows["features"], answers) for split, (rows, answers) in arrays.items()}
+
+    def batches(number, size):
+        count = len(arrays["train"][1])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(options.seed, number))
+        chosen = tf.data.Dataset.from_tensor_slices(order).batch(size, drop_remainder=True)
+        return chosen.map(lambda rows: tf.nest.map_structure(lambda x: tf.gather(x, rows), arrays["train"]))
+
+    def noisy(number):
+        """Few hundred series would be learned by heart."""
+        key = fold_in(options.seed, number)
+        channels = arrays["train"][0]["features"][arrays["train"][0]["mask"]].std(0)
+
+        def blur(index, batch):
+            rows, answers = batch
+            noise = tf.random.stateless_normal(tf.shape(rows["features"]), tf.random.fold_in(key, index))
+            return rows | {"features": rows["features"] + NOISE * channels * noise}, answers
+
+        return batches(number, options.batch_size).enumerate().map(blur)
+
+    def calibration(samples):
+        rows = batches(-1, 1).take(samples).map(lambda row, answer: row)
+        return rows.map(lambda features: {"features": features}) if adding else rows
+
+    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
+    return Data(
+        train=(lambda number: batches(number, options.batch_size)) if adding else noisy,
+        test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(250),
+        num_train=len(arrays["train"][1]),
+        num_test=len(arrays["test"][1]),
+        dataset=builder.info.full_name.rsplit("/", 1)[0],
+        version=str(builder.version),
+        licence=licence,
+        calibration=calibration,
+        labels=() if adding else tuple(builder.info.features["label"].names),
+        input_shape=(steps, parts["train"][0][0].shape[-1]),
+        input_range="numbers in [0, 1) and marks"
+        if adding
+        else "raw channels, with a mask of the steps that are there",
+        arrays=arrays,
+    )
+
+
+def padded(sequences, steps):
+    """`features`, float32 `(n, steps, channels)` with zeros behind each end, and `mask`, bool `(n, steps)`."""
+    features = np.zeros((len(sequences), steps, sequences[0].shape[-1]), "float32")
+    for row, sequence in zip(features, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    lengths = np.array([len(sequence) for sequence in sequences])
+    return {"features": features, "mask": np.arange(steps) < lengths[:, None]}
+
+
+def build_model(data, options, variant):
+    """A network of the cell that the variant names, compiled with Adam and clipped gradients."""
+    cell = variant
+    regression = not data.labels
+    model = keras_dl.RecurrentNetwork(
+        num_features=data.input_shape[-1],
+        num_outputs=1 if regression else len(data.labels),
+        cell=cell,
+        hidden_dims=(UNITS[cell] if regression else 64,),
+        dropout_rate=0.0 if regression else 0.5,
+        task="regression" if regression else "classification",
+        masked=not regression,
+        standardize=not regression,
+        num_steps=data.input_shape[0],
+    )
+    if not regression:
+        rows, _ = data.arrays["train"]
+        model.adapt(**rows)
+    steps = options.epochs * (data.num_train // options.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(RATES[cell] if regression else 3e-3, steps, alpha=0.05)
+    if regression and cell == "lstm":  # it finds the marks late and at once, at a step that no cosine knows
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 3 // 4], [RATES[cell], RATES[cell] / 10])
+    loss = "mse" if regression else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Clipped by the norm of all gradients together: their direction stays (Pascanu, Mikolov, Bengio 2013).
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.0 if regression else 0.01, global_clipnorm=1.0)
+    model.compile(optimizer, loss, metrics=None if regression else ["accuracy"])
+    return model
+
+
+def evaluate(serve, data):
+    """The mean squared error of the sums, or the accuracy, on the test split."""
+    rows, answers = data.arrays["test"]
+    if data.labels:
+        return float(np.mean(serve("sequence", **rows)["probabilities"].argmax(-1) == answers))
+    return float(np.mean(np.square(serve("sequence", features=rows)["values"] - answers)))
+
+
+def calibrate(serve, data, samples):
+    """Whole sequences for `sequence`, and for `step` some steps of theirs with the states before them."""
+    sequences = list(data.calibration(samples).as_numpy_iterator())
+    calibration = {"sequence": sequences}
+    features = np.concatenate([row["features"] for row in sequences])
+    states, steps = zeros(serve, len(features)), []
+    for t in range(features.shape[1]):
+        row = {"features": features[:, t], **states}
+        if t % max(1, features.shape[1] // STATES) == 0:
+            steps += [{key: x[i : i + 1] for key, x in row.items()} for i in range(0, len(features), STATES)]
+        after = serve("step", **row)
+        states = {key.removeprefix("next_"): x for key, x in after.items() if key.startswith("next_")}
+    return calibration | {"step": steps}
+
+
+def zeros(serve, count):
+    """The states before `count` sequences."""
+    inputs = serve.__self__.signatures["step"]["inputs"]
+    return {key: np.zeros((count, *x["shape"][1:]), "float32") for key, x in inputs.items() if key != "features"}
+
+
+def baseline(outcome):
+    """Saying the mean; or logistic regression on each channel's mean and deviation."""
+    data = outcome.data
+    if not data.labels:
+        if "rnn" in outcome.trained:
+            return "plain RNN", outcome.trained["rnn"].value
+        return "predicting the mean", float(np.var(data.arrays["test"][1]))
+    return "logistic regression on means and deviations", _logistic(data)
+
+
+def _logistic(data):
+    linear = require("sklearn.linear_model", extra="recipes")
+    scaling = require("sklearn.preprocessing", extra="recipes")
+    pipeline = require("sklearn.pipeline", extra="recipes")
+
+    def moments(rows):
+        steps = [sequence[mask] for sequence, mask in zip(rows["features"], rows["mask"], strict=True)]
+        return np.stack([np.concatenate([x.mean(0), x.std(0)]) for x in steps])
+
+    (x, y), (x_test, y_test) = data.arrays["train"], data.arrays["test"]
+    model = pipeline.make_pipeline(scaling.StandardScaler(), linear.LogisticRegression(max_iter=1000))
+    return float(model.fit(moments(x), y).score(moments(x_test), y_test))
+
+
+def picture(outcome):
+    """The loss over the epochs; beside it sums against truths, or which speaker is taken for which."""
+    figure = pictures.figure(11, 4.6)
+    left, right = figure.subplots(1, 2)
+    data, trained = outcome.data, outcome.trained
+    if not data.labels:
+        pictures.curves(left, trained, "val_loss")
+        left.axhline(GUESS, color=pictures.FAINT, linewidth=1, linestyle="--", label="always saying 1")
+        left.set_yscale("log")
+        pictures.style(left, f"{data.input_shape[0]} steps: squared error on the test split", "epoch")
+        rows, answers = data.arrays["test"]
+        values = outcome.model.predict(rows, verbose=0)
+        right.scatter(answers, values, s=6, alpha=0.5, color=pictures.COLORS[0])
+        right.axline((1, 1), slope=1, color=pictures.FAINT, linewidth=1)
+        title = f"{next(iter(trained)).upper()}: mean squared error {outcome.value:.1e}"
+        pictures.style(right, title, "sum of the marked numbers", "answer")
+    else:
+        pictures.curves(left, trained, "val_accuracy")
+        pictures.style(left, f"{data.dataset}: accuracy on the test split", "epoch")
+        rows, answers = data.arrays["test"]
+        found = np.argmax(outcome.model.predict(rows, verbose=0), -1)
+        table = np.zeros((len(data.labels),) * 2, int)
+        np.add.at(table, (answers, found), 1)
+        right.imshow(table, cmap="Blues")
+        for (i, j), count in np.ndenumerate(table):
+            if count:
+                ink = "white" if count > table.max() / 2 else pictures.INK
+                right.text(j, i, count, ha="center", va="center", fontsize=8, color=ink)
+        places = range(len(data.labels))
+        right.set_xticks(places, data.labels)
+        right.set_yticks(places, data.labels)
+        pictures.style(right, f"{int(table.trace())} of {table.sum()} right", "taken for", "is")
+        right.grid(visible=False)
+    left.legend(frameon=False)
+    return figure

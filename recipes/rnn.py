@@ -1,0 +1,40 @@
+"""A plain recurrent network remembers for a hundred steps, if it starts as a sum: IRNN on the adding problem.
+
+Paper:     Le, Jaitly, Hinton 2015, arXiv:1504.00941, section 4.1.
+Data:      adding_problem/100: 10,000 sequences of 100 steps to learn from, 1,000 to test on.
+Command:   keras-dl train rnn --jit on
+Reaches:   mean squared error 0.0022 (aim 0.0177, a tenth of what always saying 1 has in the paper); 123 s of training
+           for both nets on two cores that others used too
+Baseline:  an RNN with tanh and an orthogonal start, 0.0318
+
+`--dataset japanese_vowels`: which of nine speakers said it, 270 series to learn from, 370 to test on: accuracy 97.0%
+after 8 s; logistic regression on means and deviations has 96.2%.
+"""
+
+from keras_dl.recipes import recurrent
+from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+
+ADDING = dict(metric="mean squared error", higher_is_better=False)
+SERIES = dict(epochs=40, variants=("rnn",))
+RECIPE = Recipe(
+    name="rnn",
+    model="RecurrentNetwork",
+    summary="an RNN that starts as a sum adds two marked numbers out of a hundred, and tells speakers apart",
+    tasks={
+        "adding_problem/100": Task(epochs=30, batch_size=32, aim=0.0177, variants=("irnn", "rnn"), **ADDING),
+        "japanese_vowels": Task(batch_size=30, aim=0.93, **SERIES),
+        "adding_problem/200": Task(epochs=30, batch_size=32, variants=("irnn", "rnn"), **ADDING),
+        "basic_motions": Task(batch_size=10, **SERIES),
+        "gun_point": Task(batch_size=10, **SERIES),
+        "italy_power_demand": Task(batch_size=10, **SERIES),
+    },
+    load_data=recurrent.load_data,
+    build_model=recurrent.build_model,
+    evaluate=recurrent.evaluate,
+    baseline=recurrent.baseline,
+    picture=recurrent.picture,
+    calibrate=recurrent.calibrate,
+)
+
+if __name__ == "__main__":
+    run_as_script("rnn")

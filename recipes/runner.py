@@ -1,0 +1,267 @@
+"""The run of a recipe: trains its variants, measures them, and leaves a folder with the model and a report.
+
+A run is a function of its `Options`. Weights, order of the data, augmentation and dropout come from the seed and the
+epoch, and each epoch ends with a checkpoint; so a run that is killed and resumed ends with the weights of one that was
+not: bit for bit on the CPU of one machine with the same versions. Some GPU kernels add up in any order; they repeat to
+the bit with the environment variable TF_DETERMINISTIC_OPS=1, under which Keras does not use XLA.
+"""
+
+import contextlib
+import csv
+import functools
+import math
+import time
+
+import keras
+import tensorflow as tf
+
+from keras_dl.export.runners import KerasRunner
+from keras_dl.files import replacing
+from keras_dl.recipes import folder as folders
+from keras_dl.recipes import jit, report, resume
+from keras_dl.recipes.progress import Progress, say
+from keras_dl.recipes.recipe import OptionError, Outcome, Trained
+from keras_dl.recipes.scalars import Scalars
+from keras_dl.recipes.stopping import Verdict
+
+EVALUATION_BATCH = 64  # the static batch in which the metric is measured on the Keras model
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a weight is NaN or infinite: the training has diverged."""
+
+    def __init__(self, message, epoch, step=None, loss=None):
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step
+        self.loss = loss
+
+
+class Interrupted(Exception):
+    """The run was broken off from the keyboard; it can be resumed."""
+
+
+def train(recipe, options, output, resume=False, overwrite=False, tensorboard=False):
+    """Trains all variants of a recipe.
+
+    Args:
+        recipe: `Recipe`.
+        options: `Options`.
+        output: str or path. The run's folder.
+        resume: bool. Continues the run in `output`, or begins it if there is none.
+        overwrite: bool. Replaces the run in `output`, which is kept until the new one is complete.
+        tensorboard: bool. Writes curves to `output/tensorboard`.
+
+    Returns:
+        dict: the report (`keras_dl.recipes.report` says what it holds).
+
+    Raises:
+        OptionError: if the options do not fit the data or the folder.
+        NonFiniteError: if a loss is not finite. The folder keeps the last good model and says where it went wrong.
+        Interrupted: on Ctrl-C.
+    """
+    folders.check(output, options, resume, overwrite)
+    first = recipe.load_data(options, recipe.tasks[options.dataset].variants[0])
+    if options.batch_size > first.num_train:
+        raise OptionError(f"--batch-size {options.batch_size} is more than the {first.num_train} training examples.")
+    folder = folders.open_run(output, options, resume, overwrite)
+    if folder.complete:
+        say(f"{folder.path} is complete.")
+        return report.read(folder.path)
+    with folders.locked(folder.path), _settings(options):
+        for name in ("failure.json", "last_good.keras"):
+            (folder / name).unlink(missing_ok=True)
+        try:
+            return _run(recipe, options, folder, tensorboard)
+        except KeyboardInterrupt as error:
+            how = f"keras-dl train {options.recipe} --output {folder.path} --resume"
+            raise Interrupted(f"Interrupted. Continue with: {how}") from error
+
+
+@contextlib.contextmanager
+def _settings(options):
+    """The dtype policy of the options, for the time of a run."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(options.precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _run(recipe, options, folder, tensorboard):
+    task = recipe.tasks[options.dataset]
+    trained, model = {}, None
+    for variant in task.variants:
+        result, net = _train_variant(recipe, options, variant, folder, tensorboard)
+        trained[variant] = result
+        if model is None:
+            model = net
+            with replacing(folder / "model.keras") as temporary:
+                model.save(temporary)
+    outcome = Outcome(options, task, model, trained)
+    if outcome.data.vocabularies:
+        report.write_json(folder / "vocabularies.json", outcome.data.vocabularies)
+    _write_history(folder / "history.csv", trained)
+    with replacing(folder / "picture.png") as temporary:
+        recipe.picture(outcome).savefig(temporary, dpi=150)
+    document = report.build(recipe, outcome, recipe.baseline(outcome), folder.record["jit"], folder.record["resumed"])
+    folder.finish(document)
+    return document
+
+
+def _train_variant(recipe, options, variant, folder, tensorboard):
+    """Trains one variant from its last checkpoint on: `(Trained, model)`."""
+    data = recipe.load_data(options, variant)
+    steps = data.num_train // options.batch_size
+    keras.utils.set_random_seed(options.seed)
+    model = _build(recipe, data, options, variant)
+    title = options.recipe if len(recipe.tasks[options.dataset].variants) == 1 else f"{options.recipe} {variant}"
+    if folder.record["jit"] is None:
+        folder.update(jit=_choose_jit(model, data, options))
+    if model.jit_compile != folder.record["jit"]["jit"]:
+        model.jit_compile = folder.record["jit"]["jit"]
+        model.make_train_function(force=True)
+    path = folder.checkpoint(variant)
+    done = resume.restore(path, model) or resume.Checkpoint(0, [], 0.0)
+    if done.epochs:
+        say(f"{title}  continues after epoch {done.epochs}/{options.epochs}")
+    stopping = recipe.stopping and functools.partial(recipe.stopping, variant)
+    keeper = _Keeper(path, done, title, stopping)
+    progress = Progress(title, options.epochs, steps)
+    callbacks = [keeper, progress]
+    if tensorboard:
+        callbacks.append(Scalars(folder / "tensorboard" / variant))
+    if done.epochs < options.epochs and not (done.epochs and keeper.verdict.stop):
+        try:
+            model.fit(
+                epochs(data, done.epochs, options.epochs),
+                validation_data=data.test if data.validation is None else data.validation,
+                initial_epoch=done.epochs,
+                epochs=options.epochs,
+                steps_per_epoch=steps,
+                callbacks=callbacks,
+                shuffle=False,  # the data comes in an order of its own
+                verbose=0,
+            )
+        except NonFiniteError as error:
+            _keep_last_good(recipe, options, variant, folder, data, error)
+            raise
+        finally:
+            progress.close()
+    elif model.optimizer:  # as fit does after its last epoch: one that averages weights puts the averages in place
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+    if keeper.verdict.keep < keeper.done.epochs:
+        for variable, array in zip(model.weights, keeper.done.kept, strict=True):
+            variable.assign(array)
+    value = float(recipe.evaluate(KerasRunner(model, EVALUATION_BATCH).serve, data))
+    return Trained(value, keeper.done.history, keeper.done.seconds, data), model
+
+
+def _build(recipe, data, options, variant):
+    """The model with its optimizer's variables, which otherwise would be made by the first step."""
+    model = recipe.build_model(data, options, variant)
+    if model.optimizer and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def epochs(data, first, last):
+    """The training batches of the epochs `first` to `last - 1`, one after the other: a `tf.data.Dataset`."""
+    return tf.data.Dataset.range(first, last, output_type=tf.int32).flat_map(data.train).prefetch(tf.data.AUTOTUNE)
+
+
+def _choose_jit(model, data, options):
+    """dict as `jit.choose` returns it: timed for "auto", else what the options say."""
+    untimed = dict.fromkeys(("jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s"))
+    if options.jit == "on" and not jit.supported(model):
+        raise OptionError(f"--jit on: XLA does not compile every layer of {options.recipe} on this device.")
+    if options.jit != "auto":
+        return {"jit": options.jit == "on", **untimed}
+    if options.smoke:
+        say("jit auto: a smoke run times nothing and takes the graph")
+        return {"jit": False, **untimed}
+    if not jit.supported(model):
+        say("jit auto: XLA does not compile every layer on this device; it is the graph")
+        return {"jit": False, **untimed}
+    timed = jit.choose(model, epochs(data, 0, 1).take(1).cache().repeat())
+    say(
+        f"jit auto: a step takes {timed['jit_ms']:.1f} ms with XLA (first step {timed['jit_compile_s']:.1f} s), "
+        f"{timed['graph_ms']:.1f} ms without (first step {timed['graph_compile_s']:.1f} s): "
+        f"{'XLA' if timed['jit'] else 'graph'} it is"
+    )
+    return timed
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Stops at a loss that is not finite or where the recipe says so, and writes a checkpoint after each epoch."""
+
+    def __init__(self, path, done, title, stopping=None):
+        super().__init__()
+        self.path = path
+        self.done = done
+        self.title = title
+        self.stopping = stopping
+
+    @property
+    def verdict(self):
+        """What the recipe's rule says of the epochs that are done; without one, all count and the last is kept."""
+        return self.stopping(self.done.history) if self.stopping else Verdict(False, self.done.epochs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        for name, value in logs.items():
+            # Means since the epoch began: not finite from the first bad step on.
+            if name.endswith("loss") and not math.isfinite(value):
+                raise NonFiniteError(
+                    f"{self.title}: the {name} is {float(value)} in epoch {self.epoch + 1}, step {batch + 1}.",
+                    *(self.epoch + 1, batch + 1, float(value)),
+                )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.done = resume.Checkpoint(
+            epoch + 1,
+            [*self.done.history, {name: float(value) for name, value in logs.items()}],
+            self.done.seconds + time.perf_counter() - self.started,
+            self.done.kept,
+        )
+        if self.stopping:
+            self.model.stop_training = self.verdict.stop
+            if self.verdict.keep == epoch + 1:
+                self.done = self.done._replace(kept=[w.numpy() for w in self.model.weights])
+        try:
+            resume.save(self.path, self.model, self.done)
+        except FloatingPointError as error:
+            raise NonFiniteError(f"{self.title}: {error} after epoch {epoch + 1}.", epoch + 1) from error
+
+
+def _keep_last_good(recipe, options, variant, folder, data, error):
+    """Saves the model of the last checkpoint, and what happened."""
+    model = _build(recipe, data, options, variant)
+    good = resume.restore(folder.checkpoint(variant), model)
+    if good:
+        with replacing(folder / "last_good.keras") as temporary:
+            model.save(temporary)
+    report.write_json(
+        folder / "failure.json",
+        {
+            "message": str(error),
+            "variant": variant,
+            "epoch": error.epoch,
+            "step": error.step,
+            "loss": None if error.loss is None else str(error.loss),
+            "last_good_epoch": good.epochs if good else None,
+        },
+    )
+
+
+def _write_history(path, trained):
+    names = list(dict.fromkeys(name for result in trained.values() for row in result.history for name in row))
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["variant", "epoch", *names])
+        writer.writeheader()
+        for variant, result in trained.items():
+            writer.writerows({"variant": variant, "epoch": i, **row} for i, row in enumerate(result.history, 1))

@@ -1,0 +1,260 @@
+"""Encoder-decoders spell out how English words are pronounced: letters to phonemes, with and without attention.
+
+Paper:     Sutskever et al. 2014, arXiv:1409.3215; Bahdanau et al. 2014, arXiv:1409.0473.
+Data:      cmudict without the digits of stress, as in the literature: 40,000 of the 112,052 training words, and all
+           12,000 test words, of which each pronunciation counts as right.
+Command:   keras-dl train seq2seq
+Reaches:   a phoneme error rate of 0.088 with attention, 0.145 without; 35.9% of words are wrong. The aim is 0.12: with
+           all training words and many hours, papers have 0.05 to 0.06, and 20 to 25% of the words (Yao and Zweig 2015,
+           arXiv:1506.00196; Toshniwal and Livescu 2016, arXiv:1610.06540). A beam of 4 with length penalty 0.6 has
+           0.086 and 35.3%. Files: dynamic int8 0.088; int8 0.0875 on the first 1,000 test words, where Keras has
+           0.0865. Eight epochs of both took 1,065 s on two cores that a dozen other jobs shared.
+Baseline:  each letter's most frequent phonemes, by an alignment of counts: 0.427
+
+`--dataset wmt14_translate/fr-en`, the first paper's: words, the 30,000 most frequent of each language; not measured.
+"""
+
+import types
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl import export
+from keras_dl.recipes import pictures, sequences
+from keras_dl.recipes.pipelines import fold_in, shuffled
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.vocabularies import END, PADDING, START, Symbols
+
+WORDS = 40_000  # to train on; with further pronunciations these are more pairs
+LENGTH = 20  # letters and phonemes, the end included; longer words are not trained on, and are cut when tested
+SENTENCE, DICTIONARY = 50, 30_000  # words of a sentence, and of each language, for the paper's data
+BATCH = 250
+STEPPED = 1000
+
+
+def load_data(options, variant):
+    from keras_dl.recipes.datasets import prepare
+
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    parts = _pronunciations if options.dataset == "cmudict" else _translations
+    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
+    origin = dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=licence)
+    return Data(**parts(builder, options), **origin, labels=())
+
+
+def _pronunciations(builder, options):
+    """Letters and phonemes. All pronunciations of a word are trained on, and each of them is right."""
+
+    def read(split, count):
+        for row in builder.as_dataset(split=split, shuffle_files=False).take(count).as_numpy_iterator():
+            spoken = ("".join(c for c in text.decode() if not c.isdigit()) for text in row["pronunciations"])
+            yield row["word"].decode(), list(dict.fromkeys(spoken))
+
+    words = list(read("train", SMOKE_TRAIN if options.smoke else WORDS))
+    tested, answers = zip(*read("test", SMOKE_TEST if options.smoke else -1), strict=True)
+    pairs = [(word, text) for word, spoken in words for text in spoken if max(len(word), len(text.split())) < LENGTH]
+    spelled, spoken = zip(*pairs, strict=True)
+    letters, phonemes = Symbols.of(spelled), Symbols.of(spoken, " ")
+    sources, targets = letters.encode(spelled, LENGTH), phonemes.encode(spoken, LENGTH)
+
+    def epoch(number):
+        key = fold_in(options.seed, number)
+        return sequences.batches_of_like_lengths(sources, targets, options.batch_size, key)
+
+    test = {"sources": letters.encode(tested, LENGTH), "targets": phonemes.encode([a[0] for a in answers], LENGTH)}
+    return dict(
+        train=epoch,
+        test=tf.data.Dataset.from_tensor_slices(test).batch(BATCH),
+        num_train=len(pairs),
+        num_test=len(tested),
+        **_shared(letters, phonemes, sources, targets, test["sources"], [phonemes.encode(a) for a in answers]),
+    )
+
+
+def _translations(builder, options):
+    """English sentences and those of the other language; the most frequent words, split at spaces, are tokens."""
+    other = next(name for name in builder.info.features if name != "en")
+
+    def split(name, smoke):
+        dataset = builder.as_dataset(split=name, shuffle_files=False).map(lambda row: (row["en"], row[other]))
+        return dataset.take(smoke) if options.smoke else dataset
+
+    def decoded(dataset):
+        return zip(*((a.decode(), b.decode()) for a, b in dataset.as_numpy_iterator()), strict=True)
+
+    train, test = split("train", SMOKE_TRAIN), split("test", SMOKE_TEST)
+    first = list(decoded(train.take(10 * DICTIONARY)))
+    english, foreign = (Symbols.of(texts, " ", DICTIONARY) for texts in first)
+
+    def encoded(dataset):
+        def encode(vocabulary, texts):
+            numbers = lambda texts: vocabulary.encode([text.decode() for text in texts], SENTENCE)  # noqa: E731
+            return tf.ensure_shape(tf.numpy_function(numbers, [texts], tf.int32), (None, SENTENCE))
+
+        return dataset.map(lambda a, b: {"sources": encode(english, a), "targets": encode(foreign, b)})
+
+    def epoch(number):
+        mixed = shuffled(train, fold_in(options.seed, number))
+        return encoded(mixed.batch(options.batch_size, drop_remainder=True))
+
+    tested, answers = decoded(test)
+    some = (
+        vocabulary.encode(texts[:1000], SENTENCE) for vocabulary, texts in zip((english, foreign), first, strict=True)
+    )
+    return dict(
+        train=epoch,
+        test=encoded(test.batch(BATCH)),
+        num_train=int(train.cardinality()),
+        num_test=len(tested),
+        **_shared(english, foreign, *some, english.encode(tested, SENTENCE), [foreign.encode([a]) for a in answers]),
+    )
+
+
+def _shared(source, target, sources, targets, tested, answers):
+    """What both kinds of data have, from vocabularies, some training tokens, and what is tested."""
+    return dict(
+        calibration=lambda samples: {"encode": [{"tokens": row[None]} for row in sources[:samples]]},
+        input_shape=sources.shape[1:],
+        input_range="int32 tokens; 2 at the end, 0 after it",
+        arrays=dict(sources=sources, targets=targets, tested=tested, answers=[written(rows) for rows in answers]),
+        vocabularies={"source": source.to_json(), "target": target.to_json()},
+    )
+
+
+def written(rows):
+    """Token ids before the end of each row, as tuples."""
+    return [tuple(int(i) for i in row[: int(np.argmax(np.append(row, END) == END))] if i != PADDING) for row in rows]
+
+
+def build_model(data, options, variant):
+    sizes = {f"{side}_vocabulary_size": len(Symbols.from_json(text)) for side, text in data.vocabularies.items()}
+    net = dict(bidirectional=True, attention="additive") if variant == "attention" else dict(reverse_source=True)
+    model = keras_dl.Seq2Seq(
+        **sizes,
+        **net,
+        embedding_dim=64,
+        hidden_dim=128,
+        cell="gru",
+        dropout_rate=0.1,
+        source_length=data.input_shape[0],
+        target_length=data.input_shape[0],
+        seed=options.seed,
+    )
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, options.epochs * (data.num_train // options.batch_size))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), loss, weighted_metrics=["accuracy"])
+    return model
+
+
+def translated(serve, tokens):
+    """Greedy translations. A file of integers has no loop, so no `translate`: its steps are then taken from here, which
+    is slow, and done for the first STEPPED rows alone."""
+    try:
+        return serve("translate", tokens=tokens)["tokens"]
+    except ValueError:
+        tokens = tokens[:STEPPED]
+    state = serve("encode", tokens=tokens[:1])
+    step = {"inputs": {"tokens": {}, **state}, "outputs": {"log_probabilities": {}}}
+    runner = types.SimpleNamespace(serve=serve, signatures={"encode": {}, "decode_step": step})
+    parts = np.array_split(tokens, -(-len(tokens) // 500))
+    return np.concatenate([export.beam_search(runner, part, 1, tokens.shape[1]).tokens[:, 0] for part in parts])
+
+
+def evaluate(serve, data):
+    found = written(translated(serve, data.arrays["tested"]))
+    return sequences.error_rates(found, data.arrays["answers"][: len(found)])[0]
+
+
+def calibrate(serve, data, samples):
+    """Calibration of `encode`, and of `decode_step` on the states that greedy search comes through."""
+    sources = data.arrays["sources"][:samples]
+    state, last, steps = serve("encode", tokens=sources), np.full(len(sources), START, "int32"), []
+    for position in range(sources.shape[1]):
+        rows = range(position, len(sources), sources.shape[1])
+        steps += [{"tokens": last[i : i + 1]} | {name: x[i : i + 1] for name, x in state.items()} for i in rows]
+        outputs = serve("decode_step", tokens=last, **state)
+        last = outputs["log_probabilities"].argmax(-1).astype("int32")
+        state = {name: outputs.get(name, x) for name, x in state.items()}
+    tokens = [{"tokens": row[None]} for row in sources]
+    return {"encode": tokens, "decode_step": steps, "translate": tokens}
+
+
+def baseline(outcome):
+    """Each token of the source as what it most often stands for, by an alignment of counts."""
+    arrays = outcome.data.arrays
+    count = 2_000_000 // outcome.data.input_shape[0] ** 2
+    pairs = zip(written(arrays["sources"][:count]), written(arrays["targets"][:count]), strict=True)
+    table = sequences.letter_baseline(list(pairs))
+    found = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
+    return "each letter's most frequent phonemes", sequences.error_rates(found, arrays["answers"])[0]
+
+
+def picture(outcome):
+    """Where the net looks as it writes, the loss over the epochs, and what it writes beside what is right."""
+    arrays, model = outcome.data.arrays, outcome.model
+    source, target = (Symbols.from_json(outcome.data.vocabularies[side]) for side in ("source", "target"))
+    found, count = translated_by(model, arrays["tested"]), len(arrays["tested"])
+    # From the longer ones down, evenly.
+    rows = np.argsort(-(arrays["tested"] > 0).sum(1), kind="stable")[count // 8 :: max(count // 20, 1)]
+    figure = pictures.figure(12, 7.5)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    for axis, row in zip(above.subplots(1, 3), rows, strict=False):
+        tokens, words = (ids[row][ids[row] > 0] for ids in (arrays["tested"], found))
+        axis.imshow(model.align(tokens[None], words[None])[0], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for places, vocabulary, ids in ((axis.set_xticks, source, tokens), (axis.set_yticks, target, words)):
+            names = [vocabulary.decode([[token]])[0] or "end" for token in ids]
+            places(range(len(names)), names, fontsize=8)
+        pictures.style(axis, f"Attention: {source.decode([tokens])[0]}")
+        axis.grid(visible=False)
+    left, right = below.subplots(1, 2, width_ratios=(1, 1.3))
+    pictures.curves(left, outcome.trained, "val_loss")
+    left.legend(frameon=False)
+    pictures.style(left, "Cross-entropy of a test token, in nats", "epoch")
+    _, wrong = sequences.error_rates(written(found), arrays["answers"])
+    rates = ", ".join(f"{name} {trained.value:.3f}" for name, trained in outcome.trained.items())
+    right.set_axis_off()
+    pictures.style(right, f"{outcome.task.metric.capitalize()}: {rates}; {wrong:.1%} of words wrong")
+    lines = [("word", "written", "right, where that is wrong", pictures.FAINT)]
+    for row in rows[3:17]:
+        answers = arrays["answers"][row]
+        correct = written(found[row : row + 1])[0] in answers
+        texts = source.decode(arrays["tested"][row : row + 1]) + target.decode(found[row : row + 1])
+        texts += [""] if correct else target.decode(answers[:1])
+        lines.append((*texts, pictures.INK if correct else pictures.COLORS[1]))
+    for i, (*texts, color) in enumerate(lines):
+        for x, text in zip((0.0, 0.22, 0.62), texts, strict=True):
+            right.text(x, 0.95 - i / 16, text, fontsize=8, color=color, transform=right.transAxes)
+    return figure
+
+
+def translated_by(model, sources):
+    """Greedy translations by the model itself, in batches of one size."""
+    size = min(BATCH, len(sources))
+    starts = [min(i, len(sources) - size) for i in range(0, len(sources), size)]
+    found = np.zeros_like(sources, shape=(len(sources), model.target_length))
+    for start in starts:
+        found[start : start + size] = model.translate(sources[start : start + size]).tokens
+    return found
+
+
+PAIR = dict(metric="phoneme error rate", variants=("attention", "fixed"), higher_is_better=False)
+RECIPE = Recipe(
+    name="seq2seq",
+    model="Seq2Seq",
+    summary="recurrent encoder-decoders pronounce English words, with and without attention",
+    tasks={
+        "cmudict": Task(epochs=8, batch_size=64, aim=0.12, **PAIR),
+        "wmt14_translate/fr-en": Task(epochs=8, batch_size=128, **(PAIR | dict(metric="word error rate"))),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=evaluate,
+    baseline=baseline,
+    picture=picture,
+    calibrate=calibrate,
+)
+
+if __name__ == "__main__":
+    run_as_script("seq2seq")

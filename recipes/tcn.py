@@ -1,0 +1,190 @@
+"""A temporal convolutional network against an LSTM, a GRU and a plain RNN of as many weights, on long memories.
+
+Paper:     Bai, Kolter, Koltun 2018, arXiv:1803.01271, table 1. Adding problem, T = 600: TCN 5.8e-5, GRU 5.3e-5, LSTM
+           0.164, RNN 0.177, after many more steps.
+Data:      adding_problem/200: 10,000 sequences of 200 steps, and 1,000 others to test on. Generated.
+Command:   keras-dl train tcn --jit off
+Reaches:   a mean squared error of 0.0028 after 5 epochs, so that the aim of 0.001 is missed: the error still fell when
+           the schedule ended, and what more epochs would give was not measured. The GRU has 0.0021. 668 s of training
+           for all four, 71 s of them the TCN's, on two cores that others used, too. Other data sets: not measured.
+Baseline:  the LSTM, trained alike: 0.167, as the plain RNN, and as always to say 1.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl.recipes import pictures
+from keras_dl.recipes.pipelines import fold_in
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+
+KERNEL, WIDTH = 8, 24
+# Widths of the recurrent nets at which they have as many weights as the TCN, by the number of its blocks.
+UNITS = {4: {"lstm": 89, "gru": 103, "rnn": 180}, 6: {"lstm": 112, "gru": 129, "rnn": 225}}
+RATES = {"tcn": 4e-3, "lstm": 4e-3, "gru": 4e-3, "rnn": 1e-3}
+
+
+def load_data(options, variant):
+    from keras_dl.recipes.datasets import prepare
+
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    kind = options.dataset.split("/")[0]
+    parts = {}
+    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
+        rows = builder.as_dataset(split=split, shuffle_files=False).take(smoke if options.smoke else -1)
+        parts[split] = _columns(kind, list(rows.as_numpy_iterator()))
+    train = parts["train"]
+
+    def epoch(number):
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(train[0])), fold_in(options.seed, number))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
+        return batches.map(lambda rows: tuple(tf.gather(x, rows) for x in train))
+
+    return Data(
+        train=epoch,
+        test=tf.data.Dataset.from_tensor_slices(parts["test"]).batch(250),
+        num_train=len(train[0]),
+        num_test=len(parts["test"][0]),
+        dataset=builder.info.full_name.rsplit("/", 1)[0],
+        version=str(builder.version),
+        licence=builder.info.redistribution_info.license,
+        calibration=None,
+        labels=tuple(map(str, range(10))) if kind != "adding_problem" else (),
+        input_shape=train[0].shape[1:],
+        input_range="float32, as drawn" if kind == "adding_problem" else "float32, pixels over 255 or symbols over 9",
+        arrays=dict(x_train=train[0], x_test=parts["test"][0], y_test=parts["test"][1]),
+    )
+
+
+def _columns(kind, rows):
+    """Sequences `(n, time, features)` and targets of one data set; a digit is read row by row."""
+    if kind == "adding_problem":
+        return np.stack([row["sequence"] for row in rows]), np.stack([row["target"] for row in rows])[:, None]
+    if kind == "copy_memory":
+        inputs, targets = (np.stack([row[name] for row in rows]) for name in ("inputs", "targets"))
+        return inputs[..., None].astype("float32") / 9, targets.astype("int32")
+    images = np.stack([row["image"] for row in rows])[..., 0]
+    return images.astype("float32") / 255, np.array([row["label"] for row in rows])
+
+
+def _blocks(data):
+    """The least number of blocks that reach over a whole sequence: 4 for 200 steps, 6 for 600; for 28 rows, 3."""
+    return next(n for n in range(3, 12) if 2 * (KERNEL - 1) * (2**n - 1) >= data.input_shape[0])
+
+
+def _ends(data):
+    """What goes in and comes out."""
+    return dict(
+        num_features=data.input_shape[1],
+        num_outputs=len(data.labels) or 1,
+        task="classification" if data.labels else "regression",
+        pooling=None if data.dataset == "copy_memory" else "last",
+        num_steps=data.input_shape[0],
+    )
+
+
+def _network(data):
+    dropout_rate = 0.1 if data.dataset == "mnist_5k" else 0.0
+    widths = (WIDTH,) * _blocks(data)
+    return keras_dl.TCN(**_ends(data), hidden_dims=widths, kernel_size=KERNEL, dropout_rate=dropout_rate)
+
+
+def build_model(data, options, variant):
+    if variant == "tcn":
+        model = _network(data)
+    else:
+        sizes = dict(cell=variant, hidden_dims=(UNITS[_blocks(data)][variant],), standardize=False)
+        model = keras_dl.RecurrentNetwork(**_ends(data), **sizes)
+    rate = keras.optimizers.schedules.CosineDecay(
+        RATES[variant], options.epochs * (data.num_train // options.batch_size)
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if data.labels else "mse"
+    optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0)
+    model.compile(optimizer, loss, metrics=["accuracy"] if data.labels else [])
+    return model
+
+
+def evaluate(serve, data):
+    """Mean squared error of sums; the share of the right digits, or of the right symbols where there is one to copy."""
+    found, expected = serve("sequence", features=data.arrays["x_test"]), data.arrays["y_test"]
+    if not data.labels:
+        return float(np.mean(np.square(found["values"] - expected)))
+    right = found["probabilities"].argmax(-1) == expected
+    return float(right[expected > 0].mean() if expected.ndim > 1 else right.mean())
+
+
+def calibrate(serve, data, samples):
+    """Sequences, and steps of the stream with the states that go with them, at steps spread over the sequences."""
+    sequences = data.arrays["x_train"][:samples]
+    states = {name: np.asarray(x) for name, x in _network(data).initial_states(len(sequences)).items()}
+    steps = []
+    for t in range(sequences.shape[1]):
+        one = {"features": sequences[:, t]} | states
+        rows = range(t, len(sequences), sequences.shape[1])
+        steps += [{name: x[i : i + 1] for name, x in one.items()} for i in rows]
+        outputs = serve("step", **one)
+        states = {name: outputs[name] for name in states}
+    return {"sequence": [{"features": row[None]} for row in sequences], "step": steps}
+
+
+def baseline(outcome):
+    if "lstm" in outcome.trained:
+        return "LSTM of as many weights", outcome.trained["lstm"].value
+    expected = outcome.data.arrays["y_test"]
+    return "any symbol" if expected.ndim > 1 else "the most frequent class", 1 / (8 if expected.ndim > 1 else 10)
+
+
+def picture(outcome):
+    """The test error of every net over the epochs, and what the TCN says beside what is right."""
+    figure = pictures.figure(12, 4.8)
+    left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    arrays, task = outcome.data.arrays, outcome.task
+    pictures.curves(left, outcome.trained, "val_loss")
+    left.set_yscale("log")
+    if not outcome.data.labels:
+        left.axhline(1 / 6, color=pictures.FAINT, linewidth=1, linestyle="--", label="always 1")
+    left.legend(frameon=False)
+    title = "mean squared error" if not outcome.data.labels else "cross-entropy"
+    pictures.style(left, f"{outcome.options.dataset}: {title} on the test split", "epoch")
+    x = arrays["x_test"][:400]
+    found = np.asarray(outcome.model.predict(x, verbose=0))
+    values = ", ".join(f"{name} {trained.value:.3g}" for name, trained in outcome.trained.items())
+    if not outcome.data.labels:
+        right.scatter(arrays["y_test"][:400], found, s=8, alpha=0.6, color=pictures.COLORS[0])
+        right.axline((1, 1), slope=1, color=pictures.FAINT, linewidth=1)
+        pictures.style(right, f"Mean squared error:\n{values}", "sum", "the TCN's")
+    else:
+        expected = arrays["y_test"][:400]
+        seen = expected > 0 if expected.ndim > 1 else np.ones_like(expected, bool)
+        counts = np.zeros((10, 10))
+        np.add.at(counts, (expected[seen], found.argmax(-1)[seen]), 1)
+        right.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        pictures.style(right, f"{task.metric}: {values}", "the TCN's", "right")
+        right.grid(visible=False)
+        right.set_xticks(range(10))
+        right.set_yticks(range(10))
+    return figure
+
+
+SUMS = dict(metric="mean squared error", higher_is_better=False)
+RECIPE = Recipe(
+    name="tcn",
+    model="TCN",
+    summary="a temporal convolutional network against recurrent nets of as many weights, on long memories",
+    tasks={
+        "adding_problem/200": Task(epochs=5, batch_size=32, aim=1e-3, variants=("tcn", "lstm", "gru", "rnn"), **SUMS),
+        "adding_problem/600": Task(epochs=5, batch_size=32, aim=1e-3, variants=("tcn", "lstm"), **SUMS),
+        "copy_memory": Task(epochs=4, batch_size=32, metric="symbols recalled", aim=0.99, variants=("tcn",)),
+        "mnist_5k": Task(epochs=20, batch_size=50, aim=0.97, variants=("tcn",)),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=evaluate,
+    baseline=baseline,
+    picture=picture,
+    calibrate=calibrate,
+)
+
+if __name__ == "__main__":
+    run_as_script("tcn")
