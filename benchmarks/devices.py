@@ -1,0 +1,129 @@
+"""Steps that several benchmarks time: training and inference in Keras and torch, and exported files."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+
+from keras_dl.extras import require
+
+
+def keras_train(create, shape, num_classes, batch, jit):
+    """One `train_step` of a Keras model with SGD and momentum, compiled as `fit` compiles it."""
+
+    def set_up():
+        import keras
+        import tensorflow as tf
+
+        keras.utils.set_random_seed(0)
+        model = create()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, jit_compile=jit)
+        images, labels = _batch(shape, num_classes, batch)
+        data = tf.constant(images), tf.constant(labels)
+        function = tf.function(model.train_step, jit_compile=jit, reduce_retracing=True)
+        model.optimizer.build(model.trainable_variables)
+        return lambda: float(function(data)["loss"])
+
+    return set_up
+
+
+def keras_infer(create, shape, batch, jit=False):
+    """One compiled call in inference."""
+
+    def set_up():
+        import keras
+        import tensorflow as tf
+
+        keras.utils.set_random_seed(0)
+        model = create()
+        images = tf.constant(_batch(shape, 10, batch)[0])
+        function = tf.function(lambda x: model(x, training=False), jit_compile=jit)
+        return lambda: function(images).numpy()
+
+    return set_up
+
+
+def torch_train(create, shape, num_classes, batch):
+    """The same step in torch, eager and channels last, with as many threads as there are cores."""
+
+    def set_up():
+        torch = require("torch", extra="benchmarks")
+        torch.manual_seed(0)
+        model = create().to(memory_format=torch.channels_last).train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+        images, labels = _batch(shape, num_classes, batch)
+        images = torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+        labels = torch.from_numpy(labels)
+
+        def step():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    return set_up
+
+
+def torch_infer(create, shape, batch):
+    def set_up():
+        torch = require("torch", extra="benchmarks")
+        model = create().to(memory_format=torch.channels_last).eval()
+        images = torch.from_numpy(_batch(shape, 10, batch)[0].transpose(0, 3, 1, 2))
+        images = images.contiguous(memory_format=torch.channels_last)
+
+        def step():
+            with torch.inference_mode():
+                return model(images).numpy()
+
+        return step
+
+    return set_up
+
+
+def exported(create, shape, format, threads=2):
+    """One call of the exported file, batch 1: LiteRT through its signature, ONNX through onnxruntime."""
+
+    def set_up():
+        from keras_dl.export import export
+
+        folder = tempfile.TemporaryDirectory()
+        suffix = {"litert": "tflite", "onnx": "onnx"}[format]
+        path = str(pathlib.Path(folder.name) / f"model.{suffix}")
+        export(create(), path, format=format, verify=False)
+        images = _batch(shape, 10, 1)[0].astype("uint8")
+        step = {"litert": _litert, "onnx": _onnx}[format](path, images, threads)
+        folder.cleanup()
+        return step
+
+    return set_up
+
+
+def _litert(path, images, threads):
+    Interpreter = require("ai_edge_litert.interpreter", extra="export").Interpreter
+    interpreter = Interpreter(path, num_threads=threads)
+    runner = interpreter.get_signature_runner()
+    (name,) = runner.get_input_details()
+    return lambda: runner(**{name: images})
+
+
+def _onnx(path, images, threads):
+    onnxruntime = require("onnxruntime", extra="export")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (inputs,) = session.get_inputs()
+    return lambda: session.run(None, {inputs.name: images})
+
+
+def _batch(shape, num_classes, batch):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (batch, *shape)).astype("float32"), rng.integers(0, num_classes, batch)
+
+
+def torchvision_models(module):
+    """The module `torchvision.models.<module>`."""
+    return require(f"torchvision.models.{module}", extra="benchmarks")

@@ -1,0 +1,362 @@
+"""The command line `keras-dl`: its words, options and exit codes.
+
+It stands outside of the package because importing `keras_dl` imports Keras and TensorFlow, which takes seconds that
+`keras-dl --help` does not have. What the commands do is in `keras_dl.recipes.commands`.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+
+try:
+    import click
+except ModuleNotFoundError:
+    raise SystemExit("keras-dl needs click, which is not installed: pip install 'keras_dl[recipes]'") from None
+
+DONE, FAILED, USAGE = 0, 1, 2
+CONTEXT = dict(help_option_names=["-h", "--help"], max_content_width=100)
+
+
+@click.group(context_settings=CONTEXT)
+def cli():
+    """Train, measure and export the architectures of keras_dl.
+
+    \b
+    Results go to stdout, progress to stderr. Exit codes: 0 done, 1 the work
+    failed or a proof did not hold, 2 wrong usage.
+
+    \b
+    Start with:
+      keras-dl list
+      keras-dl train cnn
+      keras-dl export runs/cnn --quantization int8 --target ethos-u55-128
+      keras-dl inspect runs/cnn/exports/cnn-int8-ethos-u55-128.tflite
+    """
+
+
+def command(group, name):
+    """Makes a function that returns `(document, text)` a command, with the options that all of them have."""
+
+    def decorate(function):
+        as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+        debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+        def run(as_json, debug, **options):
+            with _only_results_on_stdout():
+                document, text = function(**options)
+            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+
+        run.__doc__ = function.__doc__
+        run.__click_params__ = getattr(function, "__click_params__", [])
+        return group.command(name)(as_json(debug(run)))
+
+    return decorate
+
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False),
+    help="Where TensorFlow Datasets keeps data. [default: its own, ~/tensorflow_datasets]",
+)
+
+
+@command(cli, "list")
+def list_recipes():
+    """List the recipes that can be trained."""
+    from keras_dl.recipes import commands
+
+    document = commands.recipes()
+    rows = [("NAME", "MODEL", "DATASET", "AIM", "SUMMARY")]
+    for row in document["recipes"]:
+        aim = "" if row["aim"] is None else f"{row['metric']} {'>=' if row['higher_is_better'] else '<='} {row['aim']}"
+        rows.append((row["name"], row["model"], row["dataset"], aim, row["summary"]))
+    return document, _table(rows)
+
+
+@cli.group("data")
+def data_group():
+    """List and prepare data sets."""
+
+
+@command(data_group, "list")
+def data_list():
+    """List the data sets that come without a download from a hub, with their licences."""
+    from keras_dl.recipes import commands
+
+    document = commands.datasets()
+    rows = [("NAME", "DOWNLOAD", "EXAMPLES", "SOURCE", "LICENCE", "TITLE")]
+    for row in document["datasets"]:
+        examples = " + ".join(f"{n:,}" for n in row["examples"].values())
+        size = f"{row['size'] / 1e6:.1f} MB" if row["size"] else "none"
+        rows.append((row["name"], size, examples, row["source"], row["licence"], row["title"]))
+    return document, _table(rows)
+
+
+@command(data_group, "prepare")
+@click.argument("name")
+@data_dir_option
+def data_prepare(name, data_dir):
+    """Download and build the data set NAME: one of `keras-dl data list`, or any of TensorFlow Datasets.
+
+    \b
+    Examples:
+      keras-dl data prepare mnist_5k
+      keras-dl data prepare cifar10 --data-dir /data
+    """
+    from keras_dl.recipes import commands
+
+    document = commands.prepare(name, data_dir)
+    examples = ", ".join(f"{n:,} {split}" for split, n in document["examples"].items())
+    return document, f"{document['name']} {document['version']} in {document['path']}: {examples}"
+
+
+@command(cli, "train")
+@click.argument("name")
+@click.option("--dataset", help="Another data set of the recipe, by its name in TensorFlow Datasets.")
+@click.option("--epochs", type=int, help="[default: the recipe's]")
+@click.option("--batch-size", type=int, help="[default: the recipe's]")
+@click.option("--seed", type=int, help="Of weights, order of the data, augmentation and dropout. [default: 0]")
+@click.option(
+    "--jit",
+    type=click.Choice(["auto", "on", "off"]),
+    help="XLA; auto times a few steps with and without it and takes the faster. [default: auto]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "mixed_float16", "mixed_bfloat16"]),
+    help="Dtype policy. [default: float32]",
+)
+@click.option("--output", type=click.Path(), help="Folder of the run. [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Continue the run in the folder; begin it if there is none.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the run in the folder, which is kept until the new one is complete."
+)
+@click.option("--smoke", is_flag=True, help="Seconds on a small part of the data, to see that everything works.")
+@click.option("--tensorboard", is_flag=True, help="Write curves to the folder's tensorboard/.")
+@data_dir_option
+def train(**options):
+    """Train the recipe NAME and leave a folder with the model, its report, its history and a picture.
+
+    A run that was interrupted or killed goes on with --resume, and ends with the same weights.
+
+    \b
+    Examples:
+      keras-dl train cnn
+      keras-dl train cnn --seed 1 --output runs/cnn-1 --json
+      keras-dl train cnn --resume
+      keras-dl train mlp --dataset diabetes --output runs/diabetes
+    """
+    from keras_dl.recipes import commands, report
+
+    document = commands.train(smoke=options.pop("smoke") or None, **options)
+    return document, f"{report.describe(document)}\nin {document['output']}"
+
+
+@command(cli, "demo")
+@click.option("--output", type=click.Path(), default="runs/demo", show_default=True, help="Folder of the run.")
+@click.option("--smoke", is_flag=True, help="Seconds on a small part of the data, to see that everything works.")
+@data_dir_option
+def demo(output, smoke, data_dir):
+    """Go the whole way: train a CNN on real digits, export it in int8 for an NPU, and prove the file.
+
+    A demo that stands in the folder is replaced once the new one is complete.
+    """
+    from keras_dl.recipes import demo
+
+    document = demo.run(output, smoke, data_dir)
+    return document, demo.summary(output, **document)
+
+
+@command(cli, "evaluate")
+@click.argument("path", type=click.Path(exists=True))
+@data_dir_option
+def evaluate(path, data_dir):
+    """Measure the recipe's metric on PATH: a run's folder, its model.keras, or a file exported from it.
+
+    \b
+    Examples:
+      keras-dl evaluate runs/cnn
+      keras-dl evaluate runs/cnn/exports/cnn-int8-cpu.tflite --json
+    """
+    from keras_dl.recipes import commands
+
+    document = commands.evaluate(path, data_dir)
+    return document, (
+        f"{document['path']}: {document['metric']} {document['value']:.4f} on {document['test_examples']:,} "
+        f"test examples of {document['dataset']} {document['dataset_version']}"
+    )
+
+
+@command(cli, "export")
+@click.argument("path", type=click.Path(exists=True))
+@click.option("--format", type=click.Choice(["litert", "onnx", "saved_model"]), default="litert", show_default=True)
+@click.option(
+    "--quantization",
+    type=click.Choice(["none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8"]),
+    default="none",
+    show_default=True,
+    help="int8: weights, activations, inputs and outputs; int16x8: activations of 16 bits; the others: weights.",
+)
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Device: cpu, micro, edgetpu, gpu, or an NPU such as ethos-u55-128, ethos-u65-256, ethos-u85-512.",
+)
+@click.option(
+    "--signature",
+    "signatures",
+    multiple=True,
+    help="Only this entry point of the model; may be given again. [default: all]",
+)
+@click.option("--output", type=click.Path(), help="[default: RUN/exports/NAME-QUANTIZATION-TARGET.tflite]")
+@click.option("--no-verify", is_flag=True, help="Skip the proof that the file computes what the model does.")
+@click.option("--calibration", type=click.Path(exists=True, dir_okay=False), help=".npz with an array for each input.")
+@click.option("--calibration-samples", type=int, default=200, show_default=True)
+@click.option(
+    "--float-layer",
+    "float_layers",
+    multiple=True,
+    metavar="NAME",
+    help="A layer that an int8 file computes in float32, where it ruins the file; may be given again.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@data_dir_option
+def export(no_verify, **options):
+    """Export PATH, a run's folder or a .keras file, to a verified file for a device.
+
+    A run is calibrated on its own training data, and its metric is measured again on the file.
+
+    \b
+    Examples:
+      keras-dl export runs/cnn
+      keras-dl export runs/cnn --quantization int8 --target ethos-u55-128
+      keras-dl export mine.keras --quantization int8 --calibration samples.npz
+      keras-dl export runs/seq2seq --quantization int8 --signature encode --signature decode_step
+    """
+    from keras_dl.export import Report
+    from keras_dl.recipes import commands
+
+    document = commands.export(verify=not no_verify, **options)
+    return document, str(Report(**document))
+
+
+@command(cli, "inspect")
+@click.argument("artifact", type=click.Path(exists=True))
+def inspect(artifact):
+    """Show what is in ARTIFACT: ops, signatures, and the metadata that travels inside.
+
+    \b
+    Example:
+      keras-dl inspect runs/cnn/exports/cnn-int8-cpu.tflite
+    """
+    from keras_dl.recipes import commands
+
+    document = commands.inspect(artifact)
+    return document, _outline(document)
+
+
+@command(cli, "benchmark")
+@click.argument("name")
+@click.option("--rounds", type=int, default=3, show_default=True, help="How often each contender is measured.")
+@click.option("--task", "only", multiple=True, help="Only this task of the benchmark; may be given again.")
+def benchmark(name, rounds, only):
+    """Measure NAME side by side with its peers, in separate processes that take turns.
+
+    \b
+    Example:
+      keras-dl benchmark resnet --rounds 5
+    """
+    from keras_dl.recipes import commands
+
+    document = commands.benchmark(name, rounds, only)
+    return document, _outline(document)
+
+
+@contextlib.contextmanager
+def _only_results_on_stdout():
+    """Sends to stderr whatever writes to stdout, in Python or below it."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def _table(rows):
+    """Rows of cells in columns; the first row is the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] + [0]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _outline(value, depth=0):
+    """A nested document as indented lines."""
+    lines = []
+    for key, entry in value.items():
+        if isinstance(entry, dict) and any(isinstance(v, dict) for v in entry.values()):
+            lines += [f"{'  ' * depth}{key}", _outline(entry, depth + 1)]
+        elif isinstance(entry, dict):
+            lines.append(f"{'  ' * depth}{key}  " + (", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
+        else:
+            lines.append(f"{'  ' * depth}{key}  {entry}")
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    """Runs the command line and exits with its code.
+
+    Args:
+        arguments: list of str, or None for those of the process.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
+        code = DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        code = USAGE
+        print(error.format_message(), file=sys.stderr)
+    except click.ClickException as error:
+        code = USAGE if isinstance(error, click.UsageError) else FAILED
+        hint = "" if not getattr(error, "ctx", None) else f" See {error.ctx.command_path} --help."
+        _complain(f"{error.format_message()}{hint}", arguments)
+    except (click.Abort, KeyboardInterrupt):
+        code = FAILED
+        _complain("Interrupted.", arguments)
+    except Exception as error:
+        code, message = _judge(error)
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        _complain(message, arguments)
+    sys.exit(code)
+
+
+def _judge(error):
+    """Exit code and message of an error: those that a user can cause say it all in one line."""
+    from keras_dl.export import ExportError
+    from keras_dl.recipes.recipe import OptionError
+    from keras_dl.recipes.runner import Interrupted, NonFiniteError
+
+    expected = (ExportError, Interrupted, NonFiniteError, ImportError, OSError, ValueError)
+    if isinstance(error, OptionError):
+        return USAGE, str(error)
+    if isinstance(error, expected) or type(error).__name__ == "DataError":
+        return FAILED, str(error)
+    return FAILED, f"An error that should not occur: {type(error).__name__}: {error}. See where with --debug."
+
+
+def _complain(message, arguments):
+    """One line on stderr; with --json also a document on stdout."""
+    print(f"keras-dl: {message}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": message}))
+
+
+if __name__ == "__main__":
+    main()
