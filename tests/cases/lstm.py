@@ -1,0 +1,58 @@
+"""Long short-term memory: the layer with all its options, and a network whose steps stream."""
+
+from keras import activations
+
+import keras_dl
+from cases.rnn import STEPS, adapt, layer_case, network_case, other_padding, padded_sequences, states
+
+WIDE = 32  # a matrix of fewer than 1,024 weights stays float32 in a file of dynamic_int8
+
+CASES = [
+    layer_case(
+        "lstm",
+        keras_dl.LSTM,
+        bad_arguments=(
+            (dict(projection_units=0), "projection_units"),
+            (dict(use_cudnn="never"), "use_cudnn"),
+            (dict(recurrent_dropout=0.3), "recurrent_dropout"),
+        ),
+        activation=activations.softsign,
+        recurrent_activation=activations.hard_sigmoid,
+        unit_forget_bias=False,
+        use_cudnn=False,
+        peephole=True,
+        projection_units=4,
+        layer_norm=True,
+        recurrent_dropout=0.0,
+        tolerances={"int8": 3e-1},  # normalised twice a step in 8 bits: 0.24 measured
+    )._replace(
+        forced={
+            "stateful": "keeps the batch of its first call; test_lstm.py has it",
+            "recurrent_dropout": "goes with neither peephole, projection nor layer norm; test_lstm.py has it",
+        }
+    ),
+    network_case(
+        "lstm",
+        arguments=dict(
+            num_features=WIDE,
+            cell="lstm",
+            hidden_dims=(WIDE,),
+            bidirectional=False,
+            pooling=None,
+            task="classification",
+            masked=True,
+            standardize=True,
+        ),
+        forced={
+            "cell": "this case is of the LSTM, which is fused",
+            "bidirectional": "one direction alone has a step",
+            "task": "the case of rnn has regression",
+            "standardize": "the case of rnn has raw features",
+        },
+        inputs=padded_sequences(WIDE),
+        targets=lambda rng, n: rng.integers(0, 3, (n, STEPS)),
+        padded=other_padding,
+        prepare=adapt,
+        served={"step": states("hidden_1", "memory_1", features=WIDE, units=WIDE)},
+    ),
+]

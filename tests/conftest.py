@@ -1,0 +1,34 @@
+"""What every test shares: quiet, seeded, one thread for each of the workers, and the battery's seconds per case."""
+
+import collections
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads would only wait for each other
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import pytest
+
+SECONDS_PER_CASE = 45  # 31 architectures have to fit into continuous integration
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+
+
+def pytest_terminal_summary(terminalreporter):
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if "test_battery.py::test_battery[" in getattr(report, "nodeid", ""):
+                seconds[report.nodeid.split("[")[1].split("-")[0]] += getattr(report, "duration", 0.0)
+    if seconds:
+        terminalreporter.section(f"battery: seconds per case (limit {SECONDS_PER_CASE})")
+        for name, total in seconds.most_common():
+            terminalreporter.line(f"{total:7.1f}  {name}{'  OVER THE LIMIT' if total > SECONDS_PER_CASE else ''}")

@@ -1,0 +1,24 @@
+"""What is compared with a reference: a loss with its gradients; and a checkpoint as a file."""
+
+import json
+
+import keras
+import tensorflow as tf
+
+
+def loss_and_gradients(model, images, labels):
+    """Mean cross-entropy of logits, and its gradient for each trainable variable, in order."""
+    with tf.GradientTape() as tape:
+        logits = model(tf.constant(images, "float32"), training=True)
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+    return float(loss), tape.gradient(loss, model.trainable_variables)
+
+
+def write_safetensors(path, arrays):
+    """A `.safetensors` file of float32 arrays."""
+    header, offset = {}, 0
+    for name, array in arrays.items():
+        header[name] = dict(dtype="F32", shape=array.shape, data_offsets=[offset, offset + array.nbytes])
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in arrays.values()))

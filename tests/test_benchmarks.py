@@ -1,0 +1,50 @@
+"""The arithmetic of the benchmarks, and one real measurement of the smallest net."""
+
+import json
+
+import pytest
+
+from keras_dl.benchmarks import paired
+from keras_dl.benchmarks.contenders import tasks_of
+
+
+def test_ratios_are_taken_within_a_round():
+    """The machine is twice as slow in the second round; the ratio does not notice."""
+    fast = [{"milliseconds": [10.0, 10, 99], "peak_mib": 5}, {"milliseconds": [20.0, 20, 99], "peak_mib": 7}]
+    slow = [{"milliseconds": [15.0, 15, 99], "peak_mib": 5}, {"milliseconds": [30.0, 30, 99], "peak_mib": 5}]
+    compared = paired._compare({"fast": fast, "slow": slow, "absent": [{"left_out": "not installed"}] * 2})
+    assert compared["fast"]["ratio"]["median"] == 1
+    assert compared["slow"]["ratio"] == {"median": 1.5, "lowest": 1.5, "highest": 1.5}
+    assert compared["slow"]["milliseconds"] == 22.5
+    assert compared["fast"]["peak_mib"] == 7
+    assert compared["absent"] == {"left_out": "not installed"}
+
+
+def test_contenders_take_turns(monkeypatch):
+    seen = []
+
+    def measure(benchmark, task, label):
+        seen.append(label)
+        return {"milliseconds": [1.0], "peak_mib": 1}
+
+    monkeypatch.setattr(paired, "_in_a_process", measure)
+    paired.run_benchmark("cnn", rounds=2, only=["lenet5-train"])
+    assert seen == ["graph", "xla", "xla", "graph"]
+
+
+def test_measures_in_processes_of_their_own():
+    lines = []
+    result = paired.run_benchmark("cnn", rounds=1, only=["lenet5-infer"], progress=lines.append)
+    contenders = json.loads(json.dumps(result))["tasks"]["lenet5-infer"]["contenders"]
+    assert set(contenders) == {"LiteRT file", "onnxruntime file", "keras_dl graph"}
+    assert all(row["milliseconds"] > 0 and row["peak_mib"] > 50 for row in contenders.values())
+    assert len(lines) == 3
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"no benchmark 'resnot'.*resnet"):
+        tasks_of("resnot")
+    with pytest.raises(ValueError, match="rounds=0"):
+        paired.run_benchmark("cnn", rounds=0)
+    with pytest.raises(ValueError, match=r"nothing.*lenet5-train"):
+        paired.run_benchmark("cnn", only=["nothing"])

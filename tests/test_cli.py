@@ -1,0 +1,331 @@
+"""The command line: what goes to stdout, exit codes, one line for each error, and the way from a run to a file."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import toy
+
+import keras_dl_cli
+from keras_dl.recipes import folder, recipe, runner
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMANDS = (["list"], ["data", "list"], ["data", "prepare"], ["train"], ["evaluate"], ["export"], ["inspect"])
+
+
+@pytest.fixture
+def call(capfd):
+    """Calls `keras-dl`: `(exit code, stdout, stderr)`, as another process would see them."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            keras_dl_cli.main([str(argument) for argument in arguments])
+        return (exit_.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a smoke run of LeNet-5."""
+    path = tmp_path_factory.mktemp("runs") / "cnn"
+    found = recipe.find("cnn")
+    runner.train(found, found.options(smoke=True), path)
+    return path
+
+
+def _process(*arguments, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment, **options
+    )
+
+
+def test_help_does_not_import_tensorflow():
+    code = (
+        "import sys, keras_dl_cli\n"
+        "try: keras_dl_cli.main(['train', '--help'])\n"
+        "except SystemExit as exit_: assert exit_.code == 0\n"
+        "assert not {'tensorflow', 'keras', 'keras_dl'} & set(sys.modules)\n"
+    )
+    run = _process("-c", code)
+    assert run.returncode == 0, run.stderr
+    assert "--resume" in run.stdout
+
+
+def test_missing_click_is_one_line(tmp_path):
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError(name='click')")
+    run = _process("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import keras_dl_cli")
+    assert run.returncode == 1
+    assert run.stderr == "keras-dl needs click, which is not installed: pip install 'keras_dl[recipes]'\n"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ["benchmark"]], ids=" ".join)
+def test_help_is_enough_to_use_a_command(call, command):
+    code, out, _ = call(*command, "--help")
+    assert code == 0
+    assert "--json" in out
+    assert command[-1] == "list" or f"keras-dl {' '.join(command)} " in out.split("Options:")[0].split("Example")[1]
+
+
+def test_list_names_every_recipe(call):
+    code, out, _ = call("list", "--json")
+    rows = {row["name"]: row for row in json.loads(out)["recipes"]}
+    assert code == 0
+    assert tuple(rows) == recipe.NAMES
+    assert (rows["cnn"]["model"], rows["cnn"]["dataset"], rows["cnn"]["aim"]) == ("LeNet5", "mnist_5k", 0.98)
+    code, out, _ = call("list")
+    assert [line.split()[0] for line in out.splitlines()] == ["NAME", *recipe.NAMES]
+
+
+def test_data_list_names_licences(call):
+    rows = json.loads(call("data", "list", "--json")[1])["datasets"]
+    assert {"mnist_5k", "breast_cancer", "diabetes"} <= {row["name"] for row in rows}
+    assert all(row["licence"] and row["title"] for row in rows)
+    assert "BSD-3-Clause" in call("data", "list")[1]
+
+
+def test_data_prepare(call):
+    code, out, _ = call("data", "prepare", "breast_cancer", "--json")
+    assert code == 0
+    assert json.loads(out)["examples"] == {"train": 569}
+    code, out, err = call("data", "prepare", "breast_canser")
+    assert (code, out) == (2, "")
+    assert "Did you mean breast_cancer" in err
+
+
+def test_train_prints_one_document(call, tmp_path):
+    arguments = ("train", "mlp", "--smoke", "--seed", 3, "--output", tmp_path / "run")
+    code, out, err = call(*arguments, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert (document["recipe"], document["seed"], document["output"]) == ("mlp", 3, str(tmp_path / "run"))
+    assert "fold-5  epoch 2/2" in err
+
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert "exists. Continue it with --resume" in err
+    assert json.loads(call(*arguments, "--resume", "--json")[1]) == document
+
+
+def test_evaluate_and_export_measure_what_the_run_did(call, trained):
+    value = json.loads((trained / "report.json").read_text())["variants"]["lenet5"]
+    for path in (trained, trained / "model.keras"):
+        code, out, _ = call("evaluate", path, "--json")
+        assert code == 0
+        assert json.loads(out)["value"] == value
+    assert f"accuracy {value:.4f} on 128 test examples" in call("evaluate", trained)[1]
+
+    code, out, _ = call("export", trained, "--json")
+    assert code == 0
+    report = json.loads(out)
+    file = trained / "exports/cnn-none-cpu.tflite"
+    assert (report["path"], report["flex_ops"]) == (str(file), 0)
+    assert report["metric"] == {"name": "accuracy", "keras": value, "artifact": value}
+    assert report["proof"]["inputs"] == {"classify": "calibration"}
+    assert json.loads(call("evaluate", file, "--json")[1])["value"] == value
+
+    metadata = json.loads(call("inspect", file, "--json")[1])["metadata"]
+    assert (metadata["recipe"], metadata["dataset"], metadata["smoke"]) == ("cnn", "mnist_5k", True)
+    assert metadata["labels"] == [str(digit) for digit in range(10)]
+    assert "BSD-3" in metadata["licence"]
+    assert "CONV_2D" in call("inspect", file)[1]
+
+    code, _, err = call("export", trained)
+    assert code == 2
+    assert "exists. Replace it with --overwrite" in err
+
+
+def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path):
+    output = tmp_path / "lenet.tflite"
+    options = ("--quantization", "int8", "--calibration-samples", 50, "--output", output, "--json")
+    code, out, _ = call("export", trained, *options)
+    assert code == 0
+    report = json.loads(out)
+    assert report["signatures"]["classify"]["inputs"]["images"]["dtype"] == "int8"
+    assert abs(report["metric"]["artifact"] - report["metric"]["keras"]) <= 0.05
+    assert json.loads(call("evaluate", output, "--json")[1])["value"] == report["metric"]["artifact"]
+
+
+def test_export_of_a_keras_file(call, tmp_path):
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
+    model.save(tmp_path / "mine.keras")
+    code, out, _ = call("export", tmp_path / "mine.keras")
+    assert code == 0
+    assert (tmp_path / "mine-none-cpu.tflite").exists()
+    assert "mine-none-cpu.tflite" in out
+
+    code, _, err = call("export", tmp_path / "mine.keras", "--quantization", "int8")
+    assert code == 2
+    assert "needs calibration data" in err
+    np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
+    arguments = ("export", tmp_path / "mine.keras", "--quantization", "int8", "--calibration")
+    assert call(*arguments, tmp_path / "samples.npz")[0] == 0
+    np.savez(tmp_path / "wrong.npz", x=np.zeros((20, 5), "float32"))
+    code, _, err = call(*arguments, tmp_path / "wrong.npz", "--overwrite")
+    assert code == 2
+    assert "'x' has shape" in err
+    (tmp_path / "junk.npz").write_text("not an npz")
+    code, _, err = call(*arguments, tmp_path / "junk.npz", "--overwrite")
+    assert code == 2
+    assert "is not an .npz" in err
+
+
+def test_calibration_file_is_checked(call, tmp_path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "mine.keras")
+    np.savez(tmp_path / "uneven.npz", a=np.zeros((3, 2)), b=np.zeros((2, 2)))
+    np.savez(tmp_path / "scalar.npz", a=np.float32(1))
+    np.savez(tmp_path / "none.npz")
+    np.save(tmp_path / "array.npy", np.zeros((3, 2)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "uneven.npz").read_bytes()[:60])
+    (tmp_path / "empty.npz").touch()
+    for name, message in {
+        "uneven.npz": "not {'a': 3, 'b': 2}",
+        "scalar.npz": "not {'a': 0}",
+        "none.npz": "not {}",
+        "array.npy": "is not an .npz",
+        "cut.npz": "is not an .npz",
+        "empty.npz": "is not an .npz",
+    }.items():
+        code, _, err = call("export", tmp_path / "mine.keras", "--calibration", tmp_path / name)
+        assert code == 2, name
+        assert message in err, name
+
+
+def test_a_run_that_trains_is_not_replaced(call, tmp_path):
+    run = tmp_path / "run"
+    folder.open_run(run, recipe.find("cnn").options(smoke=True))
+    with folder.locked(run):
+        for how in ("--overwrite", "--resume"):
+            code, _, err = call("train", "cnn", "--smoke", "--output", run, how)
+            assert code == 2
+            assert "is in use: another process trains there" in err
+    assert folder.read_run(run).record["resumed"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_run(call, tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    for command in (("evaluate", tmp_path), ("train", "cnn", "--resume", "--output", tmp_path)):
+        code, _, err = call(*command)
+        assert code == 2
+        assert "run.json" in err
+
+
+def test_folder_that_is_no_run_is_not_exported(call, tmp_path):
+    code, _, err = call("export", tmp_path)
+    assert code == 2
+    assert "has no run.json" in err
+
+
+def test_no_command_shows_the_help(call):
+    code, out, err = call()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: keras-dl")
+
+
+def test_data_that_only_the_user_can_get(call, tmp_path):
+    code, out, _ = call("data", "prepare", "imagenet2012", "--data-dir", tmp_path, "--json")
+    assert code == 1
+    assert json.loads(out)["error"].startswith("imagenet2012 could not be prepared: Manual directory")
+
+
+def test_proof_that_does_not_hold_is_exit_code_1(call, trained, tmp_path, monkeypatch):
+    import keras_dl.export
+
+    def fail(*args, **options):
+        raise keras_dl.export.ExportError("classify: the error is too large")
+
+    monkeypatch.setattr(keras_dl.export, "export", fail)
+    code, out, err = call("export", trained, "--output", tmp_path / "file.tflite", "--json")
+    assert code == 1
+    assert json.loads(out) == {"error": "classify: the error is too large"}
+    assert err.endswith("keras-dl: classify: the error is too large\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("train", "perceptron"), 2, "There is no recipe 'perceptron'. Choose one of: mlp, cnn, rnn, "),
+        (("train", "cnn", "--dataset", "coco"), 2, "--dataset coco must be one of mnist_5k"),
+        (("train", "cnn", "--epochs", "0"), 2, "--epochs 0 must be at least 1"),
+        (("train", "cnn", "--jit", "maybe"), 2, "'maybe' is not one of"),
+        (("train", "cnn", "--batch-size", "5000"), 2, "--batch-size 5000 is more than the 4000 training examples"),
+        (("train",), 2, "Missing argument 'NAME'"),
+        (("trian",), 2, "No such command 'trian'"),
+        (("evaluate", "nowhere"), 2, "'nowhere' does not exist"),
+        (("inspect", "nowhere.tflite"), 2, "'nowhere.tflite' does not exist"),
+        (("benchmark", "abacus"), 2, "there is no benchmark 'abacus'"),
+        (("evaluate", "foreign.keras"), 2, "nothing says which recipe it is of"),
+        (("export", "foreign.keras", "--target", "toaster"), 2, "toaster"),
+        (("export", "foreign.keras", "--calibration-samples", "0"), 2, "must be at least 1"),
+        (("export", "corrupt.keras"), 1, "corrupt.keras is not a model that Keras can load"),
+        (("inspect", "corrupt.tflite"), 1, "corrupt.tflite"),
+        (("evaluate", "corrupt.tflite"), 1, "corrupt.tflite"),
+        (("inspect", "letter.txt"), 1, "letter.txt is neither"),
+    ],
+)
+def test_an_error_is_one_line(call, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corrupt.keras").write_bytes(b"PK but not really")
+    (tmp_path / "corrupt.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + b"\xff" * 64)
+    (tmp_path / "letter.txt").write_text("Dear reader")
+    if "foreign.keras" in arguments:
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "foreign.keras")
+    found, out, err = call(*arguments)
+    assert (found, out) == (code, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("keras-dl: ")]
+    assert message in line
+    assert "Traceback" not in err
+    found, out, _ = call(*arguments, "--json")
+    assert found == code
+    assert message in json.loads(out)["error"]
+
+
+def test_divergence_is_exit_code_1(call, tmp_path, monkeypatch):
+    def diverge(found, options, *rest):
+        raise runner.NonFiniteError("toy: the loss is nan in epoch 2, step 3.", 2, 3, float("nan"))
+
+    monkeypatch.setattr(runner, "train", diverge)
+    code, _, err = call("train", "cnn", "--output", tmp_path / "run")
+    assert (code, err) == (1, "keras-dl: toy: the loss is nan in epoch 2, step 3.\n")
+
+
+def test_what_should_not_occur_shows_its_traceback_on_demand(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "train", lambda *arguments: {}["missing"])
+    code, _, err = call("train", "cnn", "--output", tmp_path / "run")
+    assert code == 1
+    assert err == "keras-dl: An error that should not occur: KeyError: 'missing'. See where with --debug.\n"
+    assert "Traceback" in call("train", "cnn", "--output", tmp_path / "run", "--debug")[2]
+
+
+def test_noise_on_stdout_goes_to_stderr(call, tmp_path, monkeypatch):
+    def noisy(outcome):
+        print("from Python")
+        os.write(1, b"from below Python\n")
+        return toy.picture(outcome)
+
+    monkeypatch.setattr(recipe, "find", lambda name: toy.RECIPE)
+    object.__setattr__(toy.RECIPE, "picture", noisy)
+    try:
+        arguments = ("train", "toy", "--epochs", 1, "--jit", "off", "--output", tmp_path / "run", "--json")
+        code, out, err = call(*arguments)
+    finally:
+        object.__setattr__(toy.RECIPE, "picture", toy.picture)
+    assert code == 0
+    json.loads(out)
+    assert "from Python" in err
+    assert "from below Python" in err
+
+
+def test_a_recipe_runs_as_a_script(tmp_path):
+    run = _process(str(ROOT / "recipes" / "cnn.py"), "--epochs", "0", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.endswith("keras-dl: --epochs 0 must be at least 1.\n")

@@ -1,0 +1,173 @@
+"""The proof: it holds for what is right, and fails for what is not."""
+
+import export_models as models
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from keras import layers, ops
+
+from keras_dl.export import ExportError, quantize, verify
+from keras_dl.export import export as export_
+
+NUMBERS = arrays("float64", st.integers(1, 8), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
+
+
+@given(NUMBERS)
+def test_equal_arrays_have_no_error(values):
+    assert verify.errors(values, values) == {
+        "max_abs_error": 0,
+        "mean_abs_error": 0,
+        "max_rel_error": 0,
+        "cosine": pytest.approx(1),
+    }
+
+
+@given(st.data(), NUMBERS)
+def test_measures_of_error(data, a):
+    b = data.draw(arrays("float64", a.shape, elements=st.floats(-1e6, 1e6, allow_subnormal=False)))
+    found = verify.errors(a, b)
+    assert found["max_abs_error"] == np.abs(a - b).max()
+    assert 0 <= found["mean_abs_error"] <= found["max_abs_error"] * (1 + 1e-12)
+    assert -1 <= found["cosine"] <= 1
+    if b.any():
+        assert found["max_rel_error"] == found["max_abs_error"] / np.abs(b).max()
+    else:
+        assert found["max_rel_error"] == a.any()
+    if a.any() and b.any() and min(np.abs(a).max(), np.abs(b).max()) > 1e-100:
+        naive = a @ b / np.sqrt(a @ a) / np.sqrt(b @ b)
+        assert found["cosine"] == pytest.approx(naive, abs=1e-9)
+
+
+@given(NUMBERS, st.floats(1e-3, 1e3))
+def test_the_cosine_knows_direction_alone(values, factor):
+    found = verify.errors(values * factor, values)
+    assert found["cosine"] == pytest.approx(1)
+    if values.any():
+        assert found["max_rel_error"] == pytest.approx(abs(factor - 1), abs=1e-9)
+        assert verify.errors(-values, values)["cosine"] == pytest.approx(-1)
+
+
+def test_agreement_of_integers():
+    found = verify.errors(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4]))
+    assert found["agreement"] == 0.75
+    assert "agreement" not in verify.errors(np.array([1.0]), np.array([1.0]))
+
+
+CONVERT = quantize.to_litert
+
+
+def altered(model, change):
+    """Converts as ever, from other weights than the proof will see."""
+
+    def convert_altered(*arguments):
+        weights = model.get_weights()
+        model.set_weights([change(w) for w in weights])
+        try:
+            return CONVERT(*arguments)
+        finally:
+            model.set_weights(weights)
+
+    return convert_altered
+
+
+@pytest.mark.parametrize("quantization", ["none", "float16", "dynamic_int8", "int8"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda w: w * 0, "is constant in the file"), (lambda w: -w, "is off by|cosine similarity")],
+)
+def test_a_file_that_computes_something_else_fails(change, message, quantization, tmp_path, monkeypatch):
+    model, path = models.dense(), tmp_path / "model.tflite"
+    calibration = [{"features": models.normal(16, 4)}]
+    export_(model, path, quantization=quantization, calibration=calibration)
+    old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr(quantize, "to_litert", altered(model, change))
+    with pytest.raises(ExportError, match=message):
+        export_(model, path, quantization=quantization, calibration=calibration)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
+
+
+def test_a_file_that_is_not_finite_fails(tmp_path, monkeypatch):
+    model = models.dense()
+    monkeypatch.setattr(quantize, "to_litert", altered(model, lambda w: w * np.nan))
+    with pytest.raises(ExportError, match="holds NaN or infinity, where Keras gives numbers"):
+        export_(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float32_is_held_to_a_ten_thousandth(tmp_path, monkeypatch):
+    model = models.dense()
+    monkeypatch.setattr(quantize, "to_litert", altered(model, lambda w: w * (1 + 2e-4)))
+    with pytest.raises(ExportError, match=r"off by 2\.\d+e-04 of its largest magnitude; 1e-04 is allowed"):
+        export_(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(quantize, "to_litert", altered(model, lambda w: w * (1 + 5e-5)))
+    report = export_(model, tmp_path / "model.tflite")
+    assert report.proof["signatures"]["serve"]["output_0"]["max_rel_error"] == pytest.approx(5e-5, rel=0.02)
+    assert report.proof["tolerance"] == {"max_rel_error": 1e-4}
+
+
+def test_a_wrong_file_is_written_where_the_proof_is_off(tmp_path, monkeypatch):
+    model = models.dense()
+    monkeypatch.setattr(quantize, "to_litert", altered(model, lambda w: -w))
+    export_(model, tmp_path / "model.tflite", verify=False)
+    assert (tmp_path / "model.tflite").exists()
+
+
+def test_keras_itself_must_be_finite(tmp_path):
+    model = keras.Sequential([keras.Input((4,), name="x"), layers.Lambda(lambda x: ops.log(x - 100.0))])
+    with pytest.raises(ExportError, match="Keras gives NaN or infinity for output 'output_0' of signature 'serve'"):
+        export_(model, tmp_path / "model.tflite")
+
+
+class Given:
+    """A runner that returns what it was given."""
+
+    def __init__(self, *results):
+        self.results = list(results)
+
+    def serve(self, name, **arrays):
+        return {"y": np.asarray(self.results[int(arrays["i"])])}
+
+
+SAMPLES = {"serve": [{"i": 0}, {"i": 1}]}
+
+
+def prove(found, expected, quantization="int8"):
+    return verify.prove(Given(*found), verify.reference(Given(*expected), SAMPLES), SAMPLES, quantization)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "quantization", "message"),
+    [
+        ([[1.0], [2.0]], [[1.0, 1.0], [2.0, 2.0]], "none", r"has shape \(1,\); Keras gives \(2,\)"),
+        ([[1.0], [np.inf]], [[1.0], [2.0]], "int8", "holds NaN or infinity"),
+        ([[1.5], [1.5]], [[1.0], [2.0]], "int8", "is constant in the file"),
+        ([[1.0, 0.0], [1.0, 0.1]], [[0.0, 1.0], [0.1, 1.0]], "int8", "cosine similarity of .*0.95 is the least"),
+        ([[1, 2, 3], [3, 3, 3]], [[1, 2, 3], [1, 2, 3]], "int8", "equals Keras's in 66.7% of its values; 80%"),
+        ([[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [1, 2, 4]], "none", "is constant in the file"),
+        ([[1, 2, 3], [1, 2, 5]], [[1, 2, 3], [1, 2, 4]], "none", "off by 2.50e-01"),
+    ],
+)
+def test_what_fails(found, expected, quantization, message):
+    with pytest.raises(ExportError, match=f"^Output 'y' of signature 'serve' .*{message}"):
+        prove(found, expected, quantization)
+
+
+def test_what_holds():
+    proof = prove([[1.0, 2.0], [3.0, 4.1]], [[1.0, 2.0], [3.0, 4.0]])
+    assert proof["samples"] == {"serve": 2}
+    assert proof["tolerance"] == {"cosine": 0.95, "agreement": 0.8}
+    assert proof["signatures"]["serve"]["y"]["max_abs_error"] == pytest.approx(0.1)
+    assert prove([[2.0], [2.0]], [[2.0], [2.0]], "none")["signatures"]["serve"]["y"]["max_rel_error"] == 0
+
+
+def test_outputs_must_be_the_same():
+    class Other(Given):
+        def serve(self, name, **arrays):
+            return {"z": np.zeros(1)}
+
+    with pytest.raises(ExportError, match=r"has outputs \['z'\]; Keras has \['y'\]"):
+        verify.prove(Other(), verify.reference(Given([1.0], [2.0]), SAMPLES), SAMPLES, "none")

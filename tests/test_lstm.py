@@ -1,0 +1,161 @@
+"""The LSTM equals Keras's, PyTorch's and TensorFlow's with peepholes; and it leaves as one fused op."""
+
+import keras
+import numpy as np
+import pytest
+import recurrent
+import tensorflow as tf
+
+from keras_dl import LSTM, RecurrentNetwork
+from keras_dl.export import export, load
+from keras_dl.layers import LSTMCell
+
+
+@pytest.mark.parametrize("call", recurrent.CALLS)
+def test_equals_keras(call):
+    recurrent.check_equals_keras(LSTM, keras.layers.LSTM, 2, call)
+
+
+def test_equals_torch():
+    recurrent.check_equals_torch("lstm", LSTM(4, return_sequences=True, return_state=True))
+
+
+def test_projection_equals_torch():
+    layer = LSTM(4, projection_units=2, return_sequences=True, return_state=True)
+    recurrent.check_equals_torch("lstm_projected", layer)
+
+
+def test_peepholes_equal_tensorflows():
+    """TensorFlow's own BlockLSTM, whose gates are in the order i, c, f, o."""
+    layer = LSTM(recurrent.UNITS, peephole=True, return_sequences=True, unit_forget_bias=False)
+    x = recurrent.sequences()
+    layer.build(x.shape)
+    rng = np.random.default_rng(0)
+    layer.set_weights([0.5 * rng.normal(size=w.shape) for w in layer.get_weights()])
+    kernel, recurrent_kernel, bias, peepholes = layer.get_weights()
+
+    def reordered(w):
+        i, f, g, o = np.split(w, 4, axis=-1)
+        return np.concatenate([i, g, f, o], axis=-1)
+
+    zeros = np.zeros((recurrent.BATCH, recurrent.UNITS), "float32")
+    expected = tf.raw_ops.BlockLSTM(
+        seq_len_max=tf.constant(recurrent.STEPS, tf.int64),
+        x=x.transpose(1, 0, 2),
+        cs_prev=zeros,
+        h_prev=zeros,
+        w=reordered(np.concatenate([kernel, recurrent_kernel])),
+        wci=peepholes[0],
+        wcf=peepholes[1],
+        wco=peepholes[2],
+        b=reordered(bias),
+        forget_bias=0.0,
+        cell_clip=-1.0,
+        use_peephole=True,
+    )
+    recurrent.assert_equal([layer(x)], [np.transpose(expected.h, (1, 0, 2))])
+
+
+def test_layer_normalization_by_the_equations():
+    """Ba et al., eq. 20 to 22, in NumPy."""
+    layer = LSTM(recurrent.UNITS, layer_norm=True, return_state=True)
+    x = recurrent.sequences()
+    layer.build(x.shape)
+    rng = np.random.default_rng(0)
+    layer.set_weights([0.5 * rng.normal(size=w.shape) for w in layer.get_weights()])
+    w, u, b, gain_x, shift_x, gain_h, shift_h, gain_c, shift_c = layer.get_weights()
+
+    def normalized(a, gain, shift):
+        return (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5) * gain + shift
+
+    def sigmoid(a):
+        return 1 / (1 + np.exp(-a))
+
+    h = c = np.zeros((recurrent.BATCH, recurrent.UNITS))
+    for t in range(recurrent.STEPS):
+        gates = normalized(x[:, t] @ w, gain_x, shift_x) + normalized(h @ u, gain_h, shift_h) + b
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(normalized(c, gain_c, shift_c))
+    recurrent.assert_equal(layer(x), [h, h, c])
+
+
+def test_forget_gate_starts_open():
+    layer = LSTM(3)
+    layer.build((None, None, 2))
+    np.testing.assert_array_equal(layer.get_weights()[2], [0] * 3 + [1] * 3 + [0] * 6)
+
+
+@pytest.mark.parametrize("options", [{}, {"peephole": True, "layer_norm": True}])
+def test_truncated_backpropagation(options):
+    recurrent.check_truncation(lambda **others: LSTM(recurrent.UNITS, **options, **others))
+
+
+@pytest.mark.parametrize("options", [{}, {"peephole": True, "projection_units": 2, "layer_norm": True}])
+def test_halves_are_the_whole(options):
+    recurrent.check_carries_state(LSTM(recurrent.UNITS, return_sequences=True, return_state=True, **options))
+
+
+def test_cell_with_options_in_keras_rnn():
+    options = dict(peephole=True, projection_units=2, layer_norm=True)
+    layer = LSTM(recurrent.UNITS, return_state=True, **options)
+    x = recurrent.sequences()
+    expected = layer(x)
+    wrapped = keras.layers.RNN(LSTMCell(recurrent.UNITS, **options), return_state=True)
+    wrapped.build(x.shape)
+    wrapped.set_weights(layer.get_weights())
+    recurrent.assert_equal(wrapped(x), expected, 1e-6)
+
+
+def test_bad_input():
+    recurrent.check_bad_input(LSTM(recurrent.UNITS), 2)
+
+
+def stacked(steps=12):
+    """Two layers and an answer at every step."""
+    keras.utils.set_random_seed(0)
+    model = RecurrentNetwork(32, 3, hidden_dims=(32, 32), pooling=None, num_steps=steps)
+    x = recurrent.sequences(16, steps, 32)
+    model.adapt(x)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, np.random.default_rng(0).integers(0, 3, (16, steps)), epochs=30, verbose=0)
+    return model, x
+
+
+def test_fused_in_a_file_and_streamed_step_by_step(tmp_path):
+    """A fused op a layer; and the signature `step`, called step after step, gives what `sequence` gives at once."""
+    model, x = stacked()
+    report = export(model, tmp_path / "lstm.tflite")
+    assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 2
+    assert "WHILE" not in report.ops
+    runner = load(report.path)
+    for _ in range(2):  # the fused op forgets between calls
+        whole = runner.serve("sequence", features=x[:2])["probabilities"]
+    logits = model(x[:2])
+    recurrent.assert_equal([whole], [keras.ops.softmax(logits)])
+    states = {name: np.asarray(state) for name, state in model.initial_states(2).items()}
+    for t in range(x.shape[1]):
+        after = runner.serve("step", features=x[:2, t], **states)
+        recurrent.assert_equal([after.pop("probabilities")], [whole[:, t]])
+        states = {name.removeprefix("next_"): state for name, state in after.items()}
+
+
+def test_fused_in_int8(tmp_path):
+    model, x = stacked()
+    rows = [{"features": x[i : i + 1]} for i in range(16)]
+    report = export(
+        model, tmp_path / "lstm.tflite", quantization="int8", calibration=rows, signatures=["sequence"], target="micro"
+    )
+    assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 2
+    assert report.tensors["weights"] == {"int8": 17}
+    assert report.target_report["arena_bytes"] < 32_000
+
+
+def test_what_cannot_be_fused_is_a_loop_and_is_said_so(tmp_path):
+    x = keras.Input((5, 3), name="x")
+    for options in ({"peephole": True}, {"return_state": True}, {"activation": "softsign"}):
+        model = keras.Model(x, keras.tree.flatten(LSTM(4, name="reader", **options)(x))[0])
+        report = export(model, tmp_path / "lstm.tflite")
+        assert "UNIDIRECTIONAL_SEQUENCE_LSTM" not in report.ops
+        assert report.ops["WHILE"] == 1
+        assert any("WHILE in layer 'reader'" in warning for warning in report.warnings), report.warnings

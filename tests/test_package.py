@@ -1,0 +1,174 @@
+"""The house's rules: which way imports run, what is public, what is installed, and how long an import takes."""
+
+import ast
+import configparser
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import pytest
+from cases import CASES
+
+import keras_dl
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = [
+    path for folder in ("keras_dl", "export", "recipes", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+# Each part may import itself and what stands to its left; the files of keras_dl itself belong to all.
+ORDER = ["ops", "layers", "diffusion", "models"]
+
+
+def _imports(path):
+    """The dotted names that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports would break the two layouts"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    part = path.relative_to(ROOT).parts
+    for name in _imports(path):
+        parts = name.split(".")
+        assert parts[0] not in ("export", "recipes", "benchmarks", "tests"), (
+            f"{name}: say keras_dl.{name}, or two copies are loaded"
+        )
+        if parts[0] != "keras_dl" or len(parts) == 1:
+            continue
+        if part[0] == "export":
+            assert parts[1] not in (*ORDER, "recipes", "benchmarks"), (
+                f"export serves any model: it must not import {name}"
+            )
+        if part[0] == "export" or (part[0] == "keras_dl" and part[1:] != ("__init__.py",)):
+            assert parts[1].islower(), f"{name} loads the whole package: name the module that holds it"
+        if part[0] == "keras_dl":
+            assert parts[1] not in ("export", "recipes", "benchmarks"), f"a model must not import {name}"
+            if len(part) > 2 and parts[1] in ORDER:
+                assert ORDER.index(parts[1]) <= ORDER.index(part[1]), f"{part[1]} must not import {name}"
+            elif len(part) == 2 and part[1] != "__init__.py":
+                assert parts[1] not in ORDER, f"{part[1]} is below the architectures and must not import {name}"
+
+
+def _public_classes():
+    for name in keras_dl.__all__:
+        value = getattr(keras_dl, name)
+        if inspect.isclass(value) and issubclass(value, keras.Layer) and value not in (keras_dl.Layer, keras_dl.Model):
+            yield value
+
+
+@pytest.mark.parametrize("value", list(_public_classes()), ids=lambda value: value.__name__)
+def test_public_class_is_whole(value):
+    """It has a case, a test, a recipe, a row in the README, a docstring with its parts, and is registered."""
+    architectures = {case.architecture for case in CASES if case.model is value}
+    assert architectures, f"{value.__name__} has no case in tests/cases"
+    readme = (ROOT / "README.md").read_text()
+    for architecture in architectures:
+        assert (ROOT / "tests" / f"test_{architecture}.py").exists()
+        assert (ROOT / "recipes" / f"{architecture}.py").exists()
+        assert re.search(rf"^\| {architecture} \|.*`{value.__name__}`", readme, re.MULTILINE)
+    for part in ("Args:", "Call arguments:", "Returns:", "Raises:", "Example:", ">>>"):
+        assert part in value.__doc__, f"the docstring of {value.__name__} has no part {part}"
+    assert keras.saving.get_registered_name(value) == f"keras_dl>{value.__name__}"
+
+
+def test_cases_have_names_of_their_own():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names) > 0
+
+
+def test_every_package_is_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    found = set()
+    for path in SOURCES:
+        parts = path.parent.relative_to(ROOT).parts
+        found.add(".".join(parts if parts[0] == "keras_dl" else ("keras_dl", *parts)))
+    assert found == listed
+
+
+def test_plain_models_stay_plain_beside_functional_ones():
+    """Keras makes a class functional by changing the bases above it, which all classes of the package share."""
+    keras_dl.MLP(4, 2)
+
+    class Doubling(keras_dl.Model):
+        def call(self, x):
+            return 2 * x
+
+    assert Doubling()(keras.ops.ones((1, 1))).numpy().item() == 2
+    inputs = keras.Input((3,))
+    assert keras_dl.Model(inputs, keras.layers.Dense(2)(inputs))(keras.ops.ones((1, 3))).shape == (1, 2)
+    assert not issubclass(Doubling, keras.Model(inputs, inputs).__class__)
+    Doubling()
+
+
+def test_missing_extra_names_the_pip_command():
+    from keras_dl.extras import require
+
+    with pytest.raises(ImportError, match=r"pip install 'keras_dl\[recipes\]'"):
+        require("no_such_module_anywhere", extra="recipes")
+
+
+def _python(code, **options):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+
+
+def test_import_is_light():
+    """`import keras_dl` adds less than 0.5 s to `import keras`, and loads nothing that an extra provides."""
+    code = (
+        "import keras, sys, time; before = set(sys.modules); start = time.perf_counter();"  # Keras takes what it finds
+        "import keras_dl; seconds = time.perf_counter() - start; import keras_dl.export, keras_dl.recipes.recipe;"
+        "print(seconds, *{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    runs = [_python(code) for _ in range(2)]  # the faster of two: the machine may be busy
+    seconds = [float(run.stdout.split()[0]) for run in runs]
+    assert min(seconds) < 0.5
+    optional = {"tensorflow_datasets", "matplotlib", "sklearn", "onnxruntime", "tf2onnx", "ai_edge_litert", "click"}
+    assert not optional & set(runs[0].stdout.split())
+
+
+def test_other_backends_are_refused():
+    run = _python("import keras; keras.backend.backend = lambda: 'torch'; import keras_dl")
+    assert run.returncode == 1
+    assert "KERAS_BACKEND=tensorflow" in run.stderr
+
+
+def test_ruff_is_clean():
+    for command in (["check"], ["format", "--check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, str(ROOT)], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_replacing_keeps_the_old_file_when_the_new_one_fails(tmp_path):
+    from keras_dl.files import replacing
+
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="interrupted"), replacing(path) as temporary:  # noqa: PT012
+        temporary.write_text("half of the n")
+        raise RuntimeError("interrupted")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replacing_swaps_whole_folders(tmp_path):
+    from keras_dl.files import replacing
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "old.txt").touch()
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "new.txt").touch()
+    assert [path.name for path in folder.iterdir()] == ["new.txt"]
+    assert list(tmp_path.iterdir()) == [folder]

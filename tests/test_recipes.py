@@ -1,0 +1,181 @@
+"""The recipes and their pipelines: each trains on its own data, and reads the papers' data by the same code."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_dl.export import KerasRunner
+from keras_dl.recipes import augment, pipelines, recipe, runner
+
+IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
+PAIRS = [(name, dataset) for name in recipe.NAMES for dataset in IMAGES if dataset in recipe.find(name).tasks]
+BIG = {
+    ("cnn", "imagenet2012"): "a step of VGG-16 needs 2 GB",
+    ("vit", "imagenet2012"): "a step of ViT-B/16 needs 1.4 GB",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"), [("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")]
+)
+def test_smoke_run(name, dataset, tmp_path):
+    found = recipe.find(name)
+    document = runner.train(found, found.options(dataset, smoke=True), tmp_path / "run")
+    assert set(document["variants"]) == set(found.tasks[document["dataset"]].variants)
+    assert document["baseline_value"] > 0
+    assert json.loads((tmp_path / "run/report.json").read_text()) == document
+    picture = tf.io.decode_png((tmp_path / "run/picture.png").read_bytes())
+    assert min(picture.shape[:2]) >= 600
+    assert np.unique(picture).size > 50
+
+
+def test_smoke_run_of_resnet_with_two_of_its_nets(tmp_path, monkeypatch):
+    found = recipe.find("resnet")
+    task = found.tasks["mnist_5k"]
+    monkeypatch.setitem(found.tasks, "mnist_5k", recipe.Task(1, 64, variants=("resnet20", "plain20")))
+    assert task.variants == ("resnet20", "resnet56", "plain20", "plain56")
+    document = runner.train(found, found.options(smoke=True), tmp_path / "run")
+    assert document["parameters"] > 270_000
+    assert document["baseline_value"] == document["variants"]["plain20"]
+
+
+@pytest.mark.parametrize(("name", "dataset"), PAIRS)
+def test_the_papers_data_goes_through_the_same_pipeline(name, dataset, tmp_path):
+    found = recipe.find(name)
+    variant = found.tasks[dataset].variants[0]
+    with tfds.testing.mock_data(num_examples=8):
+        options = found.options(dataset, batch_size=2, data_dir=str(tmp_path))
+        data = found.load_data(options, variant)
+        images, labels = next(iter(data.train(tf.constant(0))))
+        again, _ = next(iter(data.train(tf.constant(0))))
+        later, _ = next(iter(data.train(tf.constant(1))))
+        test_images, test_labels = next(iter(data.test))
+        (sample,) = data.calibration(1)
+    height = 224 if dataset == "imagenet2012" else 32 if dataset == "cifar10" else 28
+    assert images.shape == (2, *data.input_shape)
+    assert data.input_shape[0] == height
+    assert (test_images.shape, test_images.dtype) == ((8, *data.input_shape), tf.uint8)
+    assert (sample["images"].shape, sample["images"].dtype) == ((1, *data.input_shape), tf.uint8)
+    assert len(data.labels) == (1000 if dataset == "imagenet2012" else 10)
+    assert test_labels.shape == (8,)
+    assert (data.num_train, data.num_test) == (8, 8)
+    assert 0 <= np.min(images) <= np.max(images) <= 255
+    np.testing.assert_array_equal(images, again)
+    assert not np.array_equal(images, later)
+
+    if (name, dataset) in BIG:
+        pytest.skip(BIG[name, dataset])
+    model = found.build_model(data, options, variant)
+    assert np.isfinite(model.train_on_batch(images, labels)).all()
+    probabilities = KerasRunner(model, 8).serve("classify", images=test_images.numpy())["probabilities"]
+    assert probabilities.shape == (8, len(data.labels))
+
+
+def _digit():
+    return tf.constant(np.random.default_rng(0).integers(0, 256, (28, 28, 1)), tf.uint8)
+
+
+def test_affine_of_nothing_is_the_image():
+    image = _digit()
+    same = augment.affine(image, (1, 2), pixels=0, degrees=0)
+    np.testing.assert_allclose(same, image, atol=1e-3)
+
+
+def test_affine_depends_on_the_seed_and_stays_in_range():
+    image, amounts = _digit(), dict(pixels=2, degrees=12, zoom=0.1, shear=0.2)
+    one = augment.affine(image, (1, 2), **amounts)
+    np.testing.assert_array_equal(one, augment.affine(image, (1, 2), **amounts))
+    assert not np.array_equal(one, augment.affine(image, (1, 3), **amounts))
+    assert 0 <= np.min(one) <= np.max(one) <= 255
+
+
+def test_affine_turns_about_the_middle():
+    """A disc in the middle stays where it is under rotation, and moves by at most `pixels` under a shift."""
+    y, x = np.mgrid[:29, :29] - 14
+    disc = tf.constant(255.0 * (x**2 + y**2 < 64), tf.float32)[..., None]
+
+    def middle(image):
+        ink = np.asarray(image)[..., 0]
+        return np.array([np.sum(ink * x), np.sum(ink * y)]) / np.sum(ink)
+
+    for seed in range(5):
+        turned = augment.affine(disc, (0, seed), pixels=0, degrees=90, zoom=0.2)
+        np.testing.assert_allclose(middle(turned), 0, atol=0.05)
+        moved = np.abs(middle(augment.affine(disc, (0, seed), pixels=3, degrees=0)))
+        assert moved.max() <= 3.01
+        assert moved.max() > 0.1
+
+
+def test_flip_and_crop_cuts_out_of_the_padded_image():
+    image = np.asarray(_digit(), "float32")
+    mirrored = 0
+    for seed in range(8):
+        found = np.asarray(augment.flip_and_crop(image, (0, seed), padding=2))
+        places = []
+        for flip in (False, True):
+            padded = np.pad(image[:, ::-1] if flip else image, ((2, 2), (2, 2), (0, 0)))
+            for i in range(5):
+                places += [flip for j in range(5) if np.array_equal(padded[i : i + 28, j : j + 28], found)]
+        (flip,) = places
+        mirrored += flip
+    assert 0 < mirrored < 8
+
+
+def test_random_resized_crop_has_the_shape_and_the_range():
+    image = tf.random.stateless_uniform((50, 70, 3), (0, 0), 0, 256, tf.int32)
+    found = augment.random_resized_crop(tf.cast(image, tf.uint8), (0, 1), (32, 24, 3))
+    assert (found.shape, found.dtype) == ((32, 24, 3), tf.float32)
+    assert 0 <= np.min(found) <= np.max(found) <= 255
+    grey = augment.random_resized_crop(tf.fill((50, 70, 3), tf.cast(9, tf.uint8)), (0, 1), (32, 24, 3))
+    np.testing.assert_allclose(grey, 9, rtol=1e-6)
+
+
+def test_resize_and_crop():
+    image = _digit()
+    assert pipelines.resize_and_crop(image, (28, 28, 1)) is image
+    wide = tf.concat([tf.zeros((64, 32, 1)), tf.fill((64, 64, 1), 200.0), tf.zeros((64, 32, 1))], 1)
+    found = pipelines.resize_and_crop(wide, (56, 56, 1))  # scaled by 1, and the middle cut out
+    assert (found.shape, found.dtype) == ((56, 56, 1), tf.uint8)
+    np.testing.assert_array_equal(found, 200)
+
+
+def test_folds_test_every_row_once():
+    found = recipe.find("mlp")
+    options = found.options()
+    parts = [found.load_data(options, variant) for variant in found.tasks["breast_cancer"].variants]
+    rows = np.concatenate([data.arrays["x_test"] for data in parts])
+    assert len(rows) == 569 == len(np.unique(rows, axis=0))
+    for data in parts:
+        assert data.num_train + data.num_test == 569
+        assert np.mean(data.arrays["y_test"]) == pytest.approx(357 / 569, abs=0.005)
+        train, test = ({row.tobytes() for row in data.arrays[key]} for key in ("x_train", "x_test"))
+        assert not train & test
+    seen = np.concatenate([x for x, _ in parts[0].train(tf.constant(0))])
+    assert len(seen) == len(np.unique(seen, axis=0)) == 32 * (parts[0].num_train // 32)
+
+
+def test_accuracy_counts_every_test_example():
+    found = recipe.find("cnn")
+    data = found.load_data(found.options(smoke=True), "lenet5")
+    labels = np.concatenate([y for _, y in data.test.as_numpy_iterator()])
+
+    def always_three(name, images):
+        assert (name, images.dtype) == ("classify", np.uint8)
+        return {"probabilities": np.eye(10)[np.full(len(images), 3)]}
+
+    assert len(labels) == recipe.SMOKE_TEST
+    assert pipelines.accuracy(always_three, data) == np.mean(labels == 3)
+
+
+def test_recipes_say_what_they_reach():
+    """The header of a recipe has the parts that make it a recipe, with nothing left to be filled in."""
+    for name in recipe.NAMES:
+        module = __import__(f"keras_dl.recipes.{name}", fromlist=["RECIPE"])
+        for part in ("Paper:", "Data:", "Command:", "Reaches:", "Baseline:"):
+            assert part in module.__doc__, f"{name} has no {part}"
+        assert "RESULT" not in module.__doc__
+        assert keras.saving.get_registered_object(f"keras_dl>{module.RECIPE.model}")

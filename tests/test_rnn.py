@@ -1,0 +1,153 @@
+"""Elman's network equals Keras's and PyTorch's, carries its state past masked steps, and starts as a sum if asked."""
+
+import keras
+import numpy as np
+import pytest
+import recurrent
+import tensorflow as tf
+
+from keras_dl import RecurrentNetwork, SimpleRNN
+from keras_dl.layers import SimpleRNNCell
+from keras_dl.ops.recurrence import product_scan, scan
+from keras_dl.recipes import recipe, runner
+
+
+@pytest.mark.parametrize("call", recurrent.CALLS)
+def test_equals_keras(call):
+    recurrent.check_equals_keras(SimpleRNN, keras.layers.SimpleRNN, 1, call)
+
+
+def test_equals_torch():
+    recurrent.check_equals_torch("rnn", SimpleRNN(4, return_sequences=True, return_state=True))
+
+
+def test_both_loops_are_one_recurrence():
+    """The loop with a backward pass of its own, and the one that TensorFlow differentiates."""
+    rng = np.random.default_rng(0)
+    x, kernel, h = (tf.constant(rng.normal(size=s), tf.float32) for s in ((6, 2, 3), (3, 3), (2, 3)))
+    mask = tf.constant(rng.random((6, 2)) < 0.7)
+    results = []
+    for truncate in (None, 2):
+        for fast in (True, False):
+            with tf.GradientTape() as tape:
+                tape.watch((x, kernel, h))
+                if fast:
+                    outputs, last = product_scan(
+                        lambda z, s: (tf.tanh(z),), x, kernel, None, [h], True, mask=mask, truncate=truncate
+                    )
+                else:
+                    outputs, last = scan(
+                        lambda row, s: (tf.tanh(row + s[0] @ kernel),), x, [h], mask=mask, truncate=truncate
+                    )
+                total = tf.reduce_sum(outputs**2) + tf.reduce_sum(tf.sin(last[0]))
+            results.append([outputs, *last, *tape.gradient(total, (x, kernel, h))])
+    recurrent.assert_equal(results[0], results[1], 1e-6)
+    recurrent.assert_equal(results[2], results[3], 1e-6)
+    assert np.abs(results[0][3] - results[2][3]).max() > 1e-3
+
+
+def test_masked_steps_carry_the_state():
+    """A row without its masked steps is that row with them."""
+    layer = SimpleRNN(recurrent.UNITS, return_state=True)
+    x, mask = recurrent.sequences(), recurrent.holed_mask()
+    _, state = layer(x, mask=mask)
+    for row in (1, 2):
+        _, alone = layer(x[row : row + 1][:, mask[row]])
+        recurrent.assert_equal([state[row : row + 1]], [alone], 1e-6)
+
+
+def test_truncated_backpropagation():
+    recurrent.check_truncation(lambda **options: SimpleRNN(recurrent.UNITS, **options))
+
+
+def test_irnn_starts_as_a_sum():
+    layer = SimpleRNN.irnn(3, use_bias=False, kernel_initializer="identity")
+    x = np.abs(recurrent.sequences(features=3))
+    recurrent.assert_equal([layer(x)], [x.sum(1)], 1e-6)
+    drawn = SimpleRNN.irnn(50)
+    drawn.build((None, None, 100))
+    kernel, recurrent_kernel, bias = drawn.get_weights()
+    assert 0.0008 < kernel.std() < 0.0012
+    np.testing.assert_array_equal(recurrent_kernel, np.eye(50))
+    assert not bias.any()
+
+
+def test_starts_orthogonal():
+    layer = SimpleRNN(16)
+    layer.build((None, None, 3))
+    kernel = layer.get_weights()[1]
+    np.testing.assert_allclose(kernel @ kernel.T, np.eye(16), atol=1e-5)
+
+
+def test_takes_the_place_of_keras_in_wrappers():
+    x = recurrent.sequences()
+    for wrap in (
+        lambda rnn, cell: keras.layers.Bidirectional(rnn(5, return_sequences=True)),
+        lambda rnn, cell: keras.layers.RNN(cell(5), return_sequences=True),
+        lambda rnn, cell: keras.layers.RNN([cell(5), cell(4)]),
+    ):
+        ours = wrap(SimpleRNN, SimpleRNNCell)
+        theirs = wrap(keras.layers.SimpleRNN, keras.layers.SimpleRNNCell)
+        expected = theirs(x, mask=recurrent.holed_mask())
+        ours.build(x.shape)
+        ours.set_weights(theirs.get_weights())
+        recurrent.assert_equal([ours(x, mask=recurrent.holed_mask())], [expected], 1e-6)
+
+
+def test_stateful_goes_on_where_it_ended():
+    x = recurrent.sequences()
+    layer = SimpleRNN(recurrent.UNITS, stateful=True)
+    layer(x[:, :3])
+    goes_on = layer(x[:, 3:])
+    layer.reset_state()
+    recurrent.assert_equal([layer(x)], [goes_on], 1e-6)
+
+
+def test_dropout_in_time_is_one_mask_a_sequence():
+    """With recurrent dropout, a state that only decays keeps its dropped units dropped."""
+    keras.utils.set_random_seed(0)
+    layer = SimpleRNN(64, activation="linear", recurrent_initializer="identity", recurrent_dropout=0.5)
+    layer.build((1, 5, 2))
+    found = np.asarray(
+        layer(np.zeros((1, 5, 2), "float32"), initial_state=[np.ones((1, 64), "float32")], training=True)
+    )
+    assert {0.0, 2.0**5} == set(np.unique(found).tolist())
+
+
+def test_bad_input():
+    recurrent.check_bad_input(SimpleRNN(recurrent.UNITS), 1)
+
+
+def test_network_ignores_padding_in_every_cell_and_pooling():
+    x = recurrent.sequences(batch=2)
+    mask = np.array([[True] * 7, [True] * 4 + [False] * 3])
+    for cell in ("rnn", "lstm", "gru"):
+        for bidirectional in (False, True):
+            for pooling in ("last", "mean"):
+                keras.utils.set_random_seed(0)
+                model = RecurrentNetwork(
+                    4, 3, cell=cell, hidden_dims=(5,), bidirectional=bidirectional, pooling=pooling, masked=True
+                )
+                padded = model({"features": x, "mask": mask})
+                alone = model({"features": x[1:, :4], "mask": mask[1:, :4]})
+                recurrent.assert_equal([padded[1:]], [alone], 1e-6)
+
+
+def test_network_with_nothing_to_read():
+    model = RecurrentNetwork(4, 3, masked=True)
+    rows = {"features": recurrent.sequences(), "mask": np.zeros((3, 7), bool)}
+    np.testing.assert_allclose(model(rows), np.tile(model.get_layer("head").bias, (3, 1)))
+    with pytest.raises(ValueError, match="mask must be True up to"):
+        model(rows | {"mask": recurrent.holed_mask()})
+    with pytest.raises(ValueError, match="no step"):
+        RecurrentNetwork(4, 3)(np.zeros((2, 0, 4), "float32"))
+    with pytest.raises(ValueError, match="bidirectional=True"):
+        RecurrentNetwork(4, 3, bidirectional=True).step(np.zeros((1, 4), "float32"), {})
+
+
+def test_smoke_run(tmp_path):
+    found = recipe.find("rnn")
+    document = runner.train(found, found.options("japanese_vowels", smoke=True), tmp_path / "run")
+    assert 0 < document["value"] <= 1
+    assert document["baseline_value"] > 0.9
+    assert (tmp_path / "run/picture.png").stat().st_size > 10_000

@@ -1,0 +1,459 @@
+"""The run of a recipe: resuming after a kill, repeating from the seed, divergence, the folder, XLA's choice."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+
+from keras_dl.export import inspect
+from keras_dl.recipes import commands, folder, jit, pipelines, recipe, report, resume, runner, stopping
+from keras_dl.recipes.recipe import OptionError, Options
+from keras_dl.recipes.subwords import Subwords
+
+FILES = {"model.keras", "report.json", "history.csv", "picture.png", "run.json"}
+
+
+def _train(path, epochs=2, seed=0, resume=False, overwrite=False, recipe=toy.RECIPE, tensorboard=False, **options):
+    options = recipe.options(epochs=epochs, seed=seed, **{"jit": "off"} | options)
+    return runner.train(recipe, options, path, resume, overwrite, tensorboard)
+
+
+def _changed(**changes):
+    return dataclasses.replace(toy.RECIPE, **changes)
+
+
+def _visible(path):
+    return {p.name for p in path.iterdir() if not p.name.startswith(".")}
+
+
+def _assert_equal_runs(one, other):
+    """Equal histories, and equal weights and optimizer states, to the bit."""
+    assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
+    models = [keras.saving.load_model(run / "model.keras") for run in (one, other)]
+    states = [[np.asarray(v) for v in model.weights + model.optimizer.variables] for model in models]
+    assert len(states[0]) == len(states[1]) > 20
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of all epochs that nothing interrupted."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    _train(path, epochs=None)
+    return path
+
+
+def _toy_process(path, where=None):
+    command = [sys.executable, toy.__file__, str(path), *([where] if where else [])]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(whole_run, tmp_path):
+    """Killed by SIGKILL within an epoch, within a checkpoint's writing, between variants, and at a random moment."""
+    run = tmp_path / "run"
+    for where in ("step:11", "write:2", "variant:2"):
+        process = _toy_process(run, where)
+        process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL
+        assert not (run / "report.json").exists()
+
+    process = _toy_process(run)
+    for line in process.stderr:
+        if "narrow  epoch 1" in line:
+            break
+    time.sleep(random.uniform(0, 0.2))
+    process.kill()
+    process.communicate()
+
+    process = _toy_process(run)
+    progress = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, progress
+    assert "wide  continues after epoch 4/4" in progress
+    _assert_equal_runs(whole_run, run)
+    assert _visible(run) == FILES
+    assert report.read(run)["resumed"] == 4
+    assert report.read(run)["variants"] == report.read(whole_run)["variants"]
+
+
+def test_a_run_killed_before_its_report_is_whole_after_resuming(whole_run, tmp_path):
+    run = tmp_path / "run"
+    process = _toy_process(run, "picture")
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert (run / "model.keras").exists()
+    _train(run, epochs=None, resume=True)
+    _assert_equal_runs(whole_run, run)
+    assert _visible(run) == FILES
+
+
+def test_early_stopping_keeps_the_weights_it_names_and_resumes_exactly(tmp_path):
+    """Stops after 3 of 9 epochs with the weights of the second, also where a run was broken off between the two."""
+
+    def build(data, options, variant):
+        model = toy.build_model(data, options, variant)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+        return model
+
+    def rule(variant, history):
+        return stopping.Verdict(len(history) >= 3, min(len(history), 2))
+
+    def broken_off(variant, history):
+        if variant == "narrow" and len(history) == 3:
+            raise RuntimeError("broken off")
+        return rule(variant, history)
+
+    rules = {"whole": rule, "two": lambda variant, history: stopping.Verdict(len(history) >= 2, len(history))}
+    for name, stop in rules.items():
+        _train(tmp_path / name, epochs=9, recipe=_changed(build_model=build, stopping=stop))
+    with pytest.raises(RuntimeError, match="broken off"):
+        _train(tmp_path / "resumed", epochs=9, recipe=_changed(build_model=build, stopping=broken_off))
+    _train(tmp_path / "resumed", epochs=9, resume=True, recipe=_changed(build_model=build, stopping=rule))
+
+    assert (tmp_path / "whole" / "history.csv").read_text().count("wide") == 3
+    whole, two, resumed = (report.read(tmp_path / name)["variants"] for name in ("whole", "two", "resumed"))
+    assert whole == two == resumed
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "resumed")
+    weights = [keras.saving.load_model(tmp_path / name / "model.keras").weights for name in rules]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_early_stopping_looks_at_the_validation_data(tmp_path):
+    def load(options, variant):
+        data = toy.load_data(options, variant)
+        return dataclasses.replace(data, validation=data.test.map(lambda waves, labels: (waves, 1 - labels)))
+
+    recipe = _changed(load_data=load, stopping=lambda variant, history: stopping.patience(history, 9))
+    _train(tmp_path / "run", epochs=3, recipe=recipe)
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    assert float(rows[2]["accuracy"]) > 0.6 > 0.5 > float(rows[2]["val_accuracy"])
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(whole_run, tmp_path):
+    _train(tmp_path / "same", epochs=None)
+    _assert_equal_runs(whole_run, tmp_path / "same")
+    _train(tmp_path / "other", epochs=None, seed=1)
+    assert (tmp_path / "other/history.csv").read_text() != (whole_run / "history.csv").read_text()
+
+
+def test_report_and_history_say_what_was_done(whole_run):
+    document = report.read(whole_run)
+    documented = [line.split()[0] for line in report.__doc__.splitlines() if line.startswith("    ")]
+    assert set(documented) == set(document)
+    assert document["value"] == document["variants"]["wide"]
+    assert (document["baseline"], document["baseline_value"]) == ("a coin", 0.5)
+    assert document["aim_met"] is (document["value"] >= 0.7)
+    assert document["parameters"] == keras.saving.load_model(whole_run / "model.keras").count_params()
+    assert document["versions"]["tensorflow"] == tf.__version__
+    assert document["command"] == (
+        "keras-dl train toy --dataset sines --epochs 4 --batch-size 16 --seed 0 --jit off --precision float32"
+    )
+    assert not any(name in json.dumps(document) for name in (os.uname().nodename, str(whole_run)))
+    with open(whole_run / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["epoch"]) for row in rows] == [
+        (v, str(e)) for v in ("wide", "narrow") for e in range(1, 5)
+    ]
+    assert float(rows[0]["loss"]) > float(rows[3]["loss"]) > 0
+    assert "aim 0.7" in report.describe(document)
+
+
+def test_a_folder_that_exists_is_not_overwritten(whole_run, tmp_path):
+    before = (whole_run / "report.json").read_text()
+    with pytest.raises(OptionError, match=r"exists\. Continue it with --resume, replace it with --overwrite"):
+        _train(whole_run)
+    assert (whole_run / "report.json").read_text() == before
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/love.txt").touch()
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(OptionError, match="not the folder of a run"):
+            _train(tmp_path / "letters", **how)
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="is a file"):
+        _train(tmp_path / "file")
+    with pytest.raises(OptionError, match="exclude each other"):
+        _train(whole_run, resume=True, overwrite=True)
+
+
+def test_overwriting_keeps_the_old_run_until_the_new_one_is_complete(tmp_path):
+    run, previous = tmp_path / "run", tmp_path / "run.previous"
+    _train(run, epochs=1)
+    old = report.read(run)
+
+    def fail(outcome):
+        assert report.read(previous) == old
+        raise RuntimeError("the picture fell off the wall")
+
+    for _ in range(2):  # the second time, the run in the folder is the unfinished one
+        with pytest.raises(RuntimeError, match="fell off"):
+            _train(run, epochs=1, seed=1, overwrite=True, recipe=_changed(picture=fail))
+        assert report.read(previous) == old
+    _train(run, epochs=1, seed=1, resume=True)
+    assert report.read(run)["seed"] == 1
+    assert _visible(tmp_path) == {"run"}
+
+
+def test_resuming_a_complete_run_changes_nothing(whole_run, capsys):
+    before = (whole_run / "report.json").stat().st_mtime_ns
+    assert _train(whole_run, epochs=None, resume=True) == report.read(whole_run)
+    assert (whole_run / "report.json").stat().st_mtime_ns == before
+    assert "is complete" in capsys.readouterr().err
+
+
+def test_resuming_with_other_options_is_refused(whole_run):
+    with pytest.raises(OptionError, match=r"--epochs 9 differs from the 4 that .* was begun with"):
+        _train(whole_run, epochs=9, resume=True)
+
+
+def test_two_processes_do_not_write_into_one_run(tmp_path):
+    run = folder.open_run(tmp_path / "run", toy.RECIPE.options())
+    with folder.locked(run.path), pytest.raises(OptionError, match="is in use"):
+        _train(run.path, epochs=None, resume=True, jit="auto")
+
+
+def _diverges_at(step):
+    """The toy's build_model, with a loss that is not a number from the given training step on."""
+
+    def build(data, options, variant):
+        model = toy.build_model(data, options, variant)
+        plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+        def loss(y_true, y_pred):
+            return tf.where(model.optimizer.iterations >= step - 1, float("nan"), plain(y_true, y_pred))
+
+        model.compile(model.optimizer, loss)
+        return model
+
+    return build
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_model(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(runner.NonFiniteError, match=r"toy wide: the loss is nan in epoch 2, step 3\."):
+        _train(run, epochs=3, recipe=_changed(build_model=_diverges_at(11)))  # 8 steps an epoch
+    failure = json.loads((run / "failure.json").read_text())
+    assert (failure["variant"], failure["epoch"], failure["step"]) == ("wide", 2, 3)
+    assert failure["last_good_epoch"] == 1
+    assert not (run / "report.json").exists()
+    model = keras.saving.load_model(run / "last_good.keras", compile=False)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    with pytest.raises(runner.NonFiniteError, match=r"epoch 2, step 3"):
+        _train(run, epochs=3, resume=True, recipe=_changed(build_model=_diverges_at(11)))
+    _train(run, epochs=3, resume=True)  # mended
+    assert _visible(run) == FILES
+
+
+def test_weights_that_are_not_finite_do_not_reach_a_checkpoint(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    resume.save(tmp_path / "state.npz", model, resume.Checkpoint(1, [], 0.0))
+    good = (tmp_path / "state.npz").read_bytes()
+    model.layers[-1].bias.assign([float("inf")])
+    with pytest.raises(FloatingPointError, match="not finite"):
+        resume.save(tmp_path / "state.npz", model, resume.Checkpoint(2, [], 0.0))
+    assert (tmp_path / "state.npz").read_bytes() == good
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    models = [keras.Sequential([keras.Input((n,)), keras.layers.Dense(1)]) for n in (2, 3)]
+    for model in models:
+        model.compile("sgd", "mse")
+    resume.save(tmp_path / "state.npz", models[0], resume.Checkpoint(1, [], 0.0))
+    with pytest.raises(ValueError, match="another model"):
+        resume.restore(tmp_path / "state.npz", models[1])
+
+
+def test_state_holds_every_optimizer_and_random_layer():
+    class Pair(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]) for _ in range(2))
+            self.drop = keras.layers.Dropout(0.5)
+            self.other_optimizer = keras.optimizers.SGD(momentum=0.9)
+
+    model = Pair()
+    model.compile(keras.optimizers.Adam())
+    model.optimizer.build(model.one.trainable_variables)
+    model.other_optimizer.build(model.other.trainable_variables)
+    found = {id(v) for v in resume.state_variables(model)}
+    wanted = [*model.weights, *model.optimizer.variables, *model.other_optimizer.variables]
+    wanted.append(model.drop.seed_generator.state)
+    assert found == {id(v) for v in wanted}
+
+
+def test_interrupting_says_how_to_go_on(tmp_path):
+    def interrupt(outcome):
+        raise KeyboardInterrupt
+
+    with pytest.raises(runner.Interrupted, match=r"Continue with: keras-dl train toy .* --resume"):
+        _train(tmp_path / "run", epochs=1, recipe=_changed(picture=interrupt))
+    _train(tmp_path / "run", epochs=1, resume=True)
+
+
+def test_jit_auto_times_both_and_leaves_no_trace(tmp_path, monkeypatch):
+    options = toy.RECIPE.options(epochs=1)
+    data = toy.load_data(options, "wide")
+    keras.utils.set_random_seed(0)
+    model = toy.build_model(data, options, "wide")
+    model.optimizer.build(model.trainable_variables)
+    before = [np.array(v.numpy()) for v in resume.state_variables(model)]
+    monkeypatch.setattr(jit, "SECONDS", 0.1)
+    found = jit.choose(model, runner.epochs(data, 0, 1).take(1).cache().repeat())
+    for a, b in zip(before, resume.state_variables(model), strict=True):
+        np.testing.assert_array_equal(a, np.asarray(b))
+    assert found["jit"] is (found["jit_ms"] < found["graph_ms"])
+    assert found["jit"] is model.jit_compile
+    assert min(found[key] for key in ("jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s")) > 0
+
+
+def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    timed = {"jit": True, "jit_ms": 1.0, "graph_ms": 2.0, "jit_compile_s": 3.0, "graph_compile_s": 4.0}
+    monkeypatch.setattr(jit, "choose", lambda model, batches: timed)
+
+    def fail(outcome):
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        _train(run, epochs=1, jit="auto", recipe=_changed(picture=fail))
+    monkeypatch.setattr(jit, "choose", lambda model, batches: pytest.fail("timed again"))
+    document = _train(run, epochs=1, jit="auto", resume=True)
+    assert {key: document[key] for key in timed} == timed
+    assert document["jit_option"] == "auto"
+
+
+def test_jit_on_compiles(tmp_path):
+    seen = []
+
+    def build(data, options, variant):
+        seen.append(toy.build_model(data, options, variant))
+        return seen[-1]
+
+    assert _train(tmp_path / "run", epochs=1, jit="on", recipe=_changed(build_model=build))["jit"] is True
+    assert all(model.jit_compile for model in seen)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_precision_is_that_of_the_model_and_only_of_the_run(tmp_path, precision):
+    document = _train(tmp_path / "run", epochs=1, precision=precision)
+    assert document["precision"] == precision
+    model = keras.saving.load_model(tmp_path / "run/model.keras")
+    assert model.layers[0].dtype_policy.name == precision
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_smoke_is_short_and_not_judged(tmp_path):
+    document = _train(tmp_path / "run", epochs=50, jit="auto", smoke=True)
+    assert document["epochs"] == recipe.SMOKE_EPOCHS
+    assert document["smoke"] is True
+    assert document["aim_met"] is None
+    assert document["jit"] is False
+
+
+def test_tensorboard_files_hold_the_history(tmp_path):
+    _train(tmp_path / "run", tensorboard=True)
+    (file,) = (tmp_path / "run/tensorboard/wide").iterdir()
+    values = {}
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+            values[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    with open(tmp_path / "run/history.csv", newline="") as history:
+        row = next(csv.DictReader(history))
+    assert values["loss", 1] == pytest.approx(float(row["loss"]), rel=1e-6)
+    assert {step for _, step in values} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0 must be at least 1"),
+        ({"batch_size": -1}, "--batch-size -1 must be at least 1"),
+        ({"batch_size": 129}, "--batch-size 129 is more than the 128 training examples"),
+        ({"seed": -1}, r"--seed -1 must be in \[0, 2147483648\)"),
+        ({"jit": "maybe"}, "--jit maybe must be one of auto, on, off"),
+        ({"precision": "float8"}, "--precision float8 must be one of"),
+        ({"dataset": "cosines"}, "--dataset cosines must be one of sines for toy"),
+    ],
+)
+def test_wrong_options_are_named_and_leave_no_folder(tmp_path, options, message):
+    with pytest.raises(OptionError, match=message):
+        _train(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shuffled_is_a_permutation_that_the_seed_decides():
+    data = tf.data.Dataset.range(100).map(lambda i: (i,))
+
+    def order(seed, block):
+        return [int(i) for (i,) in pipelines.shuffled(data, pipelines.fold_in(0, seed), block)]
+
+    assert sorted(order(1, 100)) == list(range(100))
+    assert order(1, 100) == order(1, 100) != order(2, 100)
+    assert sorted(order(1, 30)[:30]) == list(range(30))  # blocks stay together
+    assert order(1, 100) != list(range(100))
+
+
+def test_data_of_an_epoch_does_not_depend_on_where_a_run_begins():
+    options = toy.RECIPE.options()
+    data = toy.load_data(options, "wide")
+    whole = [x.numpy() for x, _ in runner.epochs(data, 0, 3)]
+    late = [x.numpy() for x, _ in runner.epochs(data, 2, 3)]
+    np.testing.assert_array_equal(whole[16:], late)
+    assert not np.array_equal(whole[:8], late)
+
+
+def test_every_recipe_is_listed():
+    files = (pathlib.Path(recipe.__file__).parent).glob("*.py")
+    having = {path.stem for path in files if "\nRECIPE = " in path.read_text()}
+    assert having == set(recipe.NAMES)
+    for name in recipe.NAMES:
+        assert recipe.find(name).name == name
+    with pytest.raises(OptionError, match="Choose one of: mlp, cnn, rnn"):
+        recipe.find("perceptron")
+
+
+def test_resumed_options_come_from_the_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(recipe, "find", lambda name: toy.RECIPE)
+    given = dict.fromkeys(("dataset", "epochs", "batch_size", "seed", "jit", "precision", "smoke", "data_dir"))
+    run = folder.open_run(tmp_path / "run", Options("toy", "sines", 1, 32, seed=7, jit="off"))
+    document = commands.train("toy", output=run.path, resume=True, **given)
+    assert (document["epochs"], document["batch_size"], document["seed"]) == (1, 32, 7)
+    with pytest.raises(OptionError, match="holds a run of toy, not of cnn"):
+        commands.train("cnn", output=run.path, resume=True, **given)
+
+
+def _with_words(options, variant):
+    words = Subwords.learn(["slow waves and fast waves", "a fast wave"], 30)
+    return dataclasses.replace(toy.load_data(options, variant), vocabularies={"words": words.to_json()})
+
+
+def test_vocabularies_are_kept_with_the_run_and_go_into_its_files(tmp_path, monkeypatch):
+    changed = _changed(load_data=_with_words)
+    _train(tmp_path / "run", epochs=1, recipe=changed)
+    kept = json.loads((tmp_path / "run/vocabularies.json").read_text())
+    assert Subwords.from_json(kept["words"]).decode([[4, 5, 2, 4]]) != [""]
+
+    monkeypatch.setattr(recipe, "find", lambda name: changed)
+    exported = commands.export(tmp_path / "run")
+    inside = inspect(exported["path"])["metadata"]["vocabularies"]
+    assert inside == kept
+
+    monkeypatch.setattr(recipe, "find", lambda name: toy.RECIPE)
+    _train(tmp_path / "plain", epochs=1)
+    assert not (tmp_path / "plain/vocabularies.json").exists()
+    assert "vocabularies" not in inspect(commands.export(tmp_path / "plain")["path"])["metadata"]

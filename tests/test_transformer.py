@@ -1,0 +1,470 @@
+"""Transformers: causality, the cache, padding, beam search, and equality with torch, BERT and GPT-2."""
+
+import itertools
+import math
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from keras_dl import Transformer, TransformerEncoder, TransformerLM
+from keras_dl.averaging import CheckpointAverage, mean_weights
+from keras_dl.export import KerasRunner, beam_search, export, load
+from keras_dl.layers.transformer import sinusoids
+from keras_dl.losses import SmoothedCrossentropy
+from keras_dl.schedules import InverseSquareRoot
+from keras_dl.weights import Entry, load_entries, torch_entries
+
+ORACLE = dict(np.load(pathlib.Path(__file__).parent / "oracles" / "transformer.npz"))
+SIZES = dict(num_layers=2, hidden_dim=12, mlp_dim=20, num_heads=3)
+PLAIN = dict(SIZES, dropout_rate=0.0, attention_dropout_rate=0.0)
+
+
+def oracle(part):
+    return {name.removeprefix(f"{part}/"): x for name, x in ORACLE.items() if name.startswith(f"{part}/")}
+
+
+def shaken(model, seed=0, scale=0.5):
+    """Every weight random: what starts at zero or one could not be told from what is not there."""
+    rng = np.random.default_rng(seed)
+    for weight in model.trainable_weights:
+        weight.assign(weight + scale * rng.normal(size=weight.shape))
+    return model
+
+
+def _model(norm_first):
+    keras.utils.set_random_seed(3)
+    lengths = dict(source_length=7, target_length=6)
+    return shaken(Transformer(11, norm_first=norm_first, attention_bias=True, **lengths, **PLAIN))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["post-norm", "pre-norm"])
+def model(request):
+    return _model(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_model():
+    """For what takes long, and is the same in both."""
+    return _model(False)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["post-norm", "pre-norm"])
+def language_model(request):
+    return shaken(TransformerLM(11, 9, norm_first=request.param, prompt_length=4, **PLAIN))
+
+
+SOURCE = np.array([[5, 9, 3, 10, 2, 0, 0], [4, 6, 6, 8, 7, 3, 2], [9, 2, 0, 0, 0, 0, 0]], "int32")
+TARGET = np.array([[1, 4, 4, 9, 10, 3], [1, 7, 6, 5, 4, 3], [1, 8, 3, 0, 0, 0]], "int32")
+
+
+def test_presets_have_the_sizes_of_the_papers():
+    """Vaswani et al. round to millions; BERT and GPT-2 are counted as their published checkpoints."""
+    counts = {
+        Transformer: dict(base=63_045_632, big=214_171_648),
+        TransformerEncoder: dict(
+            bert_tiny=4_385_920,
+            bert_mini=11_170_560,
+            minilm_l6=22_713_216,
+            bert_base=109_482_240,
+            bert_large=335_141_888,
+        ),
+        TransformerLM: dict(gpt2=124_439_808, gpt2_medium=354_823_168),
+    }
+    for cls, expected in counts.items():
+        assert set(expected) == set(cls.presets)
+        for name, count in expected.items():
+            if count < 70e6:
+                assert cls.from_preset(name).count_params() == count
+            else:  # gigabytes: of two small ones of its width, by the number of layers
+                small, larger = (cls.from_preset(name, num_layers=n).count_params() for n in (1, 2))
+                assert small + (cls.presets[name]["num_layers"] - 1) * (larger - small) == count
+    for name, millions in (("base", 65), ("big", 213)):
+        assert counts[Transformer][name] / 1e6 == pytest.approx(millions, rel=0.031)
+
+
+def test_sinusoids_by_their_formula():
+    table = sinusoids(50, 10)
+    for place, i in itertools.product((0, 1, 7, 49), range(5)):
+        angle = place / 10_000 ** (2 * i / 10)
+        assert table[place, 2 * i] == pytest.approx(math.sin(angle), abs=1e-7)
+        assert table[place, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-7)
+    # A shift is one rotation of each pair, whatever the place: the reason that the paper gives for them.
+    for i in range(5):
+        pairs = table[:, 2 * i : 2 * i + 2]
+        angle = 3 / 10_000 ** (2 * i / 10)
+        turn = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        np.testing.assert_allclose(pairs[:-3] @ turn, pairs[3:], atol=1e-5)
+    assert sinusoids(3, 5).shape == (3, 5)
+
+
+# References
+
+
+@pytest.mark.parametrize("part", ["post", "pre"])
+def test_equals_torch(part):
+    """Logits, loss with smoothed labels, and the gradient of the table that all three uses share."""
+    want = oracle(part)
+    options = dict(norm_first=part == "pre", norm_epsilon=1e-5, attention_bias=True)
+    model = Transformer(17, source_length=8, target_length=8, **PLAIN, **options)
+    weights = {name.removeprefix("weights/"): x for name, x in want.items() if name.startswith("weights/")}
+    entries = {}
+    for side, blocks in (("encoder", model.encoder), ("decoder", model.decoder)):
+        for i, block in enumerate(blocks):
+            prefix = f"{side}.layers.{i}"
+            norms = [block.attention_norm, block.mlp_norm]
+            attentions = {"self_attn": block.attention}
+            if side == "decoder":
+                norms.insert(1, block.memory_norm)
+                attentions["multihead_attn"] = block.memory_attention
+            for name, attention in attentions.items():
+                own = {k.removeprefix(f"{prefix}.{name}."): v for k, v in weights.items() if f"{prefix}.{name}." in k}
+                attention.load_torch(own)
+                weights = {k: v for k, v in weights.items() if f"{prefix}.{name}." not in k}
+            for j, norm in enumerate(norms, 1):
+                entries |= torch_entries(f"{prefix}.norm{j}", norm)
+            entries |= torch_entries(f"{prefix}.linear1", block.expand) | torch_entries(
+                f"{prefix}.linear2", block.project
+            )
+    if part == "pre":
+        entries |= torch_entries("encoder.norm", model.encoder_norm) | torch_entries("decoder.norm", model.decoder_norm)
+    table = model.embedding.embeddings
+    load_entries(entries | {"table": Entry(table, tuple(table.shape), np.asarray)}, weights | {"table": want["table"]})
+
+    with tf.GradientTape() as tape:
+        logits = model({"source": want["source"], "target": want["target"]}, training=True)
+        loss = SmoothedCrossentropy(0.1)(want["labels"], logits)
+    real = want["labels"] > 0
+    np.testing.assert_allclose(np.asarray(logits)[real], want["logits"][real], rtol=1e-4, atol=2e-5)
+    assert float(loss) == pytest.approx(float(want["loss"]), rel=1e-5)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, table.value))
+    np.testing.assert_allclose(gradient, want["table_gradient"], rtol=1e-3, atol=1e-5)
+
+
+def test_equals_bert():
+    want = oracle("bert")
+    weights = {name.removeprefix("weights/"): x for name, x in want.items() if name.startswith("weights/")}
+    model = TransformerEncoder.from_bert(weights, num_heads=3)
+    assert (model.num_layers, model.max_length, model.pooler, model.serving_length) == (2, 8, True, 8)
+    outputs = model({"tokens": want["tokens"], "segments": want["segments"]})
+    real = want["tokens"] > 0
+    np.testing.assert_allclose(np.asarray(outputs["states"])[real], want["states"][real], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs["pooled"], want["pooled"], rtol=1e-4, atol=1e-5)
+
+
+def test_equals_gpt2():
+    want = oracle("gpt2")
+    model = TransformerLM(17, 8, prompt_length=4, **PLAIN)
+    entries, weights = {}, {}
+    for name, x in want.items():
+        if not name.startswith("weights/"):
+            continue
+        name = name.removeprefix("weights/")
+        weights[name] = x
+    for name, layer in (("wte", model.embedding), ("wpe", model.positions)):
+        (table,) = layer.weights
+        entries[f"{name}.weight"] = Entry(table, tuple(table.shape), np.asarray)
+    entries |= torch_entries("ln_f", model.norm)
+    for i, block in enumerate(model.blocks):
+        for name, norm in (("ln_1", block.attention_norm), ("ln_2", block.mlp_norm)):
+            entries |= torch_entries(f"h.{i}.{name}", norm)
+        # GPT-2's Conv1D keeps its matrices as Keras does.
+        for name, layer in (("mlp.c_fc", block.expand), ("mlp.c_proj", block.project)):
+            for kind, variable in (("weight", layer.kernel), ("bias", layer.bias)):
+                entries[f"h.{i}.{name}.{kind}"] = Entry(variable, tuple(variable.shape), np.asarray)
+        attention = {}
+        for kind in ("weight", "bias"):
+            attention[f"in_proj_{kind}"] = weights.pop(f"h.{i}.attn.c_attn.{kind}").T
+            attention[f"out_proj.{kind}"] = weights.pop(f"h.{i}.attn.c_proj.{kind}").T
+        block.attention.load_torch(attention)
+    load_entries(entries, {name: x for name, x in weights.items() if not name.endswith("attn.bias")})
+    np.testing.assert_allclose(model(want["tokens"]), want["logits"], rtol=1e-4, atol=2e-5)
+
+
+# Causality, padding, the cache
+
+
+def test_output_does_not_move_when_later_tokens_do(model):
+    before = np.asarray(model({"source": SOURCE, "target": TARGET}))
+    for place in range(1, 6):
+        changed = TARGET.copy()
+        changed[:, place] = changed[:, place] % 10 + 1
+        after = np.asarray(model({"source": SOURCE, "target": changed}))
+        np.testing.assert_array_equal(after[:, :place], before[:, :place])
+        assert np.abs(after[:, place] - before[:, place]).min(-1).max() > 1e-3
+
+
+def test_language_model_is_causal(language_model):
+    before = np.asarray(language_model(TARGET))
+    changed = TARGET.copy()
+    changed[:, 3:] = 9
+    after = np.asarray(language_model(changed))
+    np.testing.assert_array_equal(after[:, :3], before[:, :3])
+    assert np.abs(after[:, 3:] - before[:, 3:]).max() > 1e-3
+
+
+def test_padding_changes_nothing(model):
+    """Shorter arrays without the padding give the same logits where there is a token."""
+    whole = np.asarray(model({"source": SOURCE, "target": TARGET}))
+    for row, (source, target) in enumerate(((5, 6), (7, 6), (2, 3))):
+        alone = model({"source": SOURCE[row : row + 1, :source], "target": TARGET[row : row + 1, :target]})
+        np.testing.assert_allclose(alone[0], whole[row, :target], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_no_embedding():
+    encoder = shaken(TransformerEncoder(11, 7, serving_length=7, **PLAIN))
+    whole = np.asarray(encoder.embed(SOURCE))
+    for row, length in enumerate((5, 7, 2)):
+        np.testing.assert_allclose(encoder.embed(SOURCE[row : row + 1, :length])[0], whole[row], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=-1), 1, rtol=1e-5)
+    states = np.asarray(encoder(SOURCE))[0, :5].mean(0)
+    np.testing.assert_allclose(whole[0], states / np.linalg.norm(states), rtol=1e-3, atol=1e-5)
+
+
+def test_decoding_with_the_cache_is_decoding_without(model):
+    full = ops.log_softmax(model({"source": SOURCE, "target": TARGET}))
+    state = model.begin(SOURCE)
+    garbage = dict(state, keys=state["keys"] + 1e3, values=state["values"] - 1e3)  # of places that are still to come
+    for start in (state, garbage):
+        now = dict(start)
+        for place in range(6):
+            log_p, now["keys"], now["values"] = model.decode_step(TARGET[:, place], np.full(3, place, "int32"), **now)
+            np.testing.assert_allclose(log_p, full[:, place], rtol=1e-4, atol=2e-5)
+
+
+def test_language_model_with_the_cache_is_that_without(language_model):
+    """Prompts of several lengths in one batch: each row goes on from its own place."""
+    full = np.asarray(ops.log_softmax(language_model(TARGET)))
+    prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
+    state = language_model.begin(prompts)
+    np.testing.assert_array_equal(state["length"], [4, 2, 3])
+    np.testing.assert_allclose(state["log_probabilities"], full[range(3), [3, 1, 2]], rtol=1e-4, atol=2e-5)
+    keys, values = state["keys"], state["values"]
+    for i in range(2):
+        place = np.asarray(state["length"]) + i
+        tokens = TARGET[range(3), np.minimum(place, 5)]
+        log_p, keys, values = language_model.decode_step(tokens, place, keys, values)
+        np.testing.assert_allclose(log_p, full[range(3), place], rtol=1e-4, atol=2e-5)
+
+
+def _greedy_without_cache(logits_of, end, length):
+    """Tokens of one row, from a function of all tokens so far to the next ones' logits; padding is never chosen."""
+    tokens = []
+    while len(tokens) < length and end not in tokens:
+        tokens.append(int(np.argmax(logits_of(tokens)[1:])) + 1)
+    return tokens + [0] * (length - len(tokens))
+
+
+def test_greedy_search_is_the_argmax_step_by_step(model):
+    found = np.asarray(model.translate(SOURCE, beam_size=1))
+    served = KerasRunner(model, 3).serve("translate", tokens=SOURCE)["tokens"]
+    np.testing.assert_array_equal(served, found)
+    for row in range(3):
+
+        def logits(tokens, row=row):
+            target = np.array([[1, *tokens]], "int32")
+            return np.asarray(model({"source": SOURCE[row : row + 1], "target": target}))[0, -1]
+
+        np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 6))
+
+
+def test_generation_goes_on_from_each_prompt(language_model):
+    prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
+    found = np.asarray(language_model.generate(prompts))
+    served = KerasRunner(language_model, 3).serve("generate", tokens=prompts)["tokens"]
+    np.testing.assert_array_equal(served, found)
+    for row, length in enumerate((4, 2, 3)):
+
+        def logits(tokens, row=row, length=length):
+            return np.asarray(language_model(np.array([[*prompts[row, :length], *tokens]], "int32")))[0, -1]
+
+        np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 5))
+
+
+def test_beam_search_finds_the_best_of_all_sequences():
+    """A beam as wide as there are sequences, against the scores of every one of them by the full model."""
+    keras.utils.set_random_seed(1)
+    model = shaken(Transformer(5, source_length=3, target_length=3, **PLAIN), scale=0.3)
+    source = np.array([[3, 4, 2]], "int32")
+    found = model.search(source, beam_size=40, length_penalty=0.6)
+    scores = {}
+    for length in (1, 2, 3):
+        for body in itertools.product((1, 3, 4), repeat=length - 1):
+            tokens = (*body, 2)
+            logits = ops.log_softmax(model({"source": source, "target": np.array([[1, *body]], "int32")}))[0]
+            total = sum(float(logits[i, token]) for i, token in enumerate(tokens))
+            scores[tokens] = total / ((5 + length) / 6) ** 0.6
+    best = max(scores, key=scores.get)
+    np.testing.assert_array_equal(found.tokens[0, 0], [*best, *[0] * (3 - len(best))])
+    assert float(found.scores[0, 0]) == pytest.approx(scores[best], rel=1e-4)
+    assert np.isfinite(found.log_probabilities[0, : len(scores)]).all()
+
+
+def test_artifact_decodes_as_the_model_does(one_model, tmp_path):
+    report = export(one_model, tmp_path / "m.tflite")
+    assert (report.flex_ops, report.custom_ops) == (0, 0)
+    assert "WHILE" in report.ops
+    file = load(tmp_path / "m.tflite")
+    np.testing.assert_array_equal(file.serve("translate", tokens=SOURCE)["tokens"], one_model.translate(SOURCE, 1))
+    options = dict(beam_size=4, max_length=6, length_penalty=0.6)
+    by_file, by_model = beam_search(file, SOURCE, **options), one_model.search(SOURCE, 4, 0.6)
+    np.testing.assert_array_equal(by_file.tokens, by_model.tokens)
+    np.testing.assert_allclose(by_file.scores, by_model.scores, rtol=1e-4)
+
+
+def test_searches_compile_under_xla(one_model):
+    compiled = tf.function(lambda x: one_model.search(x, 3).tokens, jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_model.search(SOURCE, 3).tokens)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_decodes_in_mixed_precision(policy):
+    model = Transformer(11, source_length=7, target_length=6, dtype=policy, **PLAIN)
+    found = model.search(SOURCE, 2)
+    assert np.isfinite(found.scores).all()
+    assert found.log_probabilities.dtype == tf.float32
+
+
+def test_alignment_is_the_attention_of_the_decoder(model):
+    weights = np.asarray(model.alignment(SOURCE, TARGET))
+    assert weights.shape == (3, 3, 6, 7)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert weights[0, ..., 5:].max() == 0  # padding
+    first, last = model.alignment(SOURCE, TARGET, 0), model.alignment(SOURCE, TARGET, 1)
+    np.testing.assert_array_equal(last, weights)
+    assert np.abs(np.asarray(first) - weights).max() > 1e-3
+
+
+# Training
+
+
+def test_learning_rate_by_its_equation():
+    rate = InverseSquareRoot(64, warmup_steps=10, scale=2.0)
+    for step in (1, 5, 10, 11, 400):
+        expected = 2.0 * 64**-0.5 * min(step**-0.5, step * 10**-1.5)
+        assert float(rate(step - 1)) == pytest.approx(expected, rel=1e-6)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
+    assert float(copy(7)) == float(rate(7))
+    for bad in (dict(hidden_dim=0), dict(hidden_dim=8, warmup_steps=0), dict(hidden_dim=8, scale=0.0)):
+        with pytest.raises(ValueError, match=list(bad)[-1]):
+            InverseSquareRoot(**bad)
+
+
+def test_padding_is_never_scored():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 6)).astype("float32")
+    tokens = np.array([[3, 5, 0, 0], [1, 2, 4, 0]])
+    loss = SmoothedCrossentropy(0.1)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    each = [
+        -0.9 * log_p[i, j, tokens[i, j]] - 0.1 * log_p[i, j].mean() for i, j in zip(*np.nonzero(tokens), strict=True)
+    ]
+    assert float(loss(tokens, logits)) == pytest.approx(np.mean(each), rel=1e-5)
+    changed = np.where(tokens[..., None] == 0, 1e4 * rng.normal(size=logits.shape), logits)
+    assert float(loss(tokens, changed)) == pytest.approx(float(loss(tokens, logits)), rel=1e-6)
+    assert float(loss(np.zeros((2, 4)), logits)) == 0.0
+    outside = np.where(tokens == 0, 99, tokens)
+    assert float(loss(outside, logits)) == pytest.approx(float(loss(tokens, logits)), rel=1e-6)
+    with tf.GradientTape() as tape:
+        given = tf.constant(logits)
+        tape.watch(given)
+        value = loss(tokens, given)
+    assert np.abs(tape.gradient(value, given).numpy()[tokens == 0]).max() == 0
+    with pytest.raises(ValueError, match="smoothing=1"):
+        SmoothedCrossentropy(1.0)
+
+
+def test_checkpoint_average_is_the_mean_of_the_last_epochs():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    seen = []
+    keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()))
+    x, y = np.random.default_rng(0).normal(size=(16, 3)), np.ones((16, 2))
+    model.fit(x, y, epochs=4, callbacks=[keep, CheckpointAverage(3)], verbose=0)
+    for found, *last in zip(model.get_weights(), *seen[1:], strict=True):
+        np.testing.assert_allclose(found, np.mean(last, axis=0), rtol=1e-6)
+        assert np.abs(found - last[-1]).max() > 1e-4
+    with pytest.raises(ValueError, match="count=0"):
+        CheckpointAverage(0)
+    with pytest.raises(ValueError, match="2 models"):
+        mean_weights([[np.zeros(2)], [np.zeros(3)]])
+
+
+def test_training_under_xla_equals_the_graph(one_model):
+    losses = []
+    for jit in (False, True):
+        copy = Transformer(**one_model.get_config())
+        copy.set_weights(one_model.get_weights())
+        copy.compile(keras.optimizers.SGD(0.01), SmoothedCrossentropy(), jit_compile=jit)
+        inputs = {"source": SOURCE, "target": TARGET}
+        losses.append(copy.fit(inputs, np.roll(TARGET, -1, 1), epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_learns_to_reverse():
+    """Learns a task that only attention to the right places solves."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    words = rng.integers(4, 14, (2048, 6))
+    ends = np.full((2048, 1), 2)
+    labels = np.concatenate([words[:, ::-1], ends], 1)
+    inputs = {"source": words, "target": np.concatenate([0 * ends + 1, words[:, ::-1]], 1)}
+    model = Transformer(
+        14, num_layers=1, hidden_dim=32, mlp_dim=64, num_heads=4, dropout_rate=0.0, source_length=6, target_length=7
+    )
+    model.compile(
+        keras.optimizers.Adam(InverseSquareRoot(32, 100), 0.9, 0.98, 1e-9), SmoothedCrossentropy(), jit_compile=True
+    )
+    model.fit(inputs, labels, batch_size=64, epochs=14, verbose=0)
+    fresh = rng.integers(4, 14, (100, 6))
+    found = np.asarray(model.translate(fresh))
+    assert np.mean((found[:, :6] == fresh[:, ::-1]).all(1)) > 0.9
+
+
+# Bad input
+
+
+def test_bad_input_raises_or_has_a_defined_result(model):
+    outside = np.where(SOURCE == 5, 11, SOURCE)
+    inputs = {"source": outside, "target": TARGET}
+    with pytest.raises(ValueError, match="source holds 11"):
+        model(inputs)
+    with pytest.raises(ValueError, match="source holds -3"):
+        model.translate(np.where(SOURCE == 5, -3, SOURCE))
+    padded = np.asarray(model({"source": np.where(SOURCE == 5, 0, SOURCE), "target": TARGET}))
+    for jit in (False, True):  # in a graph, it counts as padding
+        found = tf.function(lambda x: model(x), jit_compile=jit)({k: tf.constant(v) for k, v in inputs.items()})
+        np.testing.assert_allclose(found, padded, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="8 tokens is longer than the 7 positions"):
+        model({"source": np.ones((1, 8), "int32"), "target": TARGET[:1]})
+    with pytest.raises(ValueError, match="1 to 7 tokens"):
+        model.translate(np.ones((1, 8), "int32"))
+    with pytest.raises(ValueError, match="beam_size=0"):
+        model.translate(SOURCE, beam_size=0)
+    with pytest.raises(ValueError, match="length_penalty=-1"):
+        model.translate(SOURCE, length_penalty=-1)
+    with pytest.raises(ValueError, match="must be int"):
+        model.translate(SOURCE.astype("float32"))
+
+
+def test_nothing_but_padding_is_finite(model, language_model):
+    nothing = np.zeros_like(SOURCE)
+    assert np.isfinite(model({"source": nothing, "target": np.zeros_like(TARGET)})).all()
+    found = model.search(nothing, beam_size=30)  # wider than the vocabulary of 11
+    assert not np.isnan(found.scores).any()
+    assert np.isfinite(found.scores[:, 0]).all()
+    assert np.isfinite(language_model.begin(nothing[:, :4])["log_probabilities"]).all()
+    assert language_model.generate(nothing[:, :4], beam_size=12).shape == (3, 5)
+    encoder = TransformerEncoder(11, 7, serving_length=7, **PLAIN)
+    np.testing.assert_array_equal(encoder.embed(nothing), 0)
+    assert np.isfinite(encoder(nothing)).all()
+
+
+def test_places_past_the_cache_count_as_the_last(model):
+    state = model.begin(SOURCE)
+    last, past = (model.decode_step(TARGET[:, 1], np.full(3, place, "int32"), **state)[0] for place in (5, 50))
+    np.testing.assert_array_equal(last, past)

@@ -1,0 +1,60 @@
+"""The wheel works outside the clone: built, installed into a new environment, and used from an empty folder."""
+
+import pathlib
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+USE = """
+import keras, keras_dl, keras_dl.export, keras_dl.recipes.recipe, pathlib, sys
+assert pathlib.Path(keras_dl.__file__).is_relative_to(sys.prefix), keras_dl.__file__
+assert pathlib.Path(keras_dl.export.__file__).is_relative_to(sys.prefix), keras_dl.export.__file__
+model = keras_dl.LeNet5((28, 28, 1), 10)
+report = keras_dl.export.export(model, "lenet.tflite")
+assert report.flex_ops == 0
+print("used the wheel")
+"""
+
+
+def _run(*command, cwd):
+    run = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    # By way of a source archive, so that nothing left in the clone by an earlier build gets in.
+    _run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_claims_no_other_names(wheel):
+    """`export` and `recipes` go in as parts of keras_dl, and the command line's module bears its name.
+
+    A wheel must not claim names such as `export` in site-packages.
+    """
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"keras_dl", "keras_dl_cli.py"}
+
+
+def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    # The dependencies are lent by this environment, as a plain path: its own keras_dl, an editable one, stays out.
+    (site,) = (environment / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    _run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=empty)
+    assert "used the wheel" in _run(python, "-c", USE, cwd=empty)
+    assert "train" in _run(environment / "bin" / "keras-dl", "--help", cwd=empty)
