@@ -28,7 +28,7 @@ def _imported():
 def _seeded(_imported):
     _imported.utils.set_random_seed(0)
     yield
-    _imported.backend.clear_session(free_memory=False)  # Python's own collections free it; one a test took 0.2 s
+    _imported.backend.clear_session()  # collects too, which with nothing frozen took 0.2 s a test
 
 
 def pytest_terminal_summary(terminalreporter):
