@@ -25,7 +25,7 @@ ALSO = {
     "attention": ("alignment",),
     "cnn": ("lenet", "alexnet", "vgg"),
     "gru": ("recurrent",),
-    "lstm": ("recurrent",),
+    "lstm": ("recurrent", "recurrent_lm"),
     "neural_ode": ("latent_ode", "continuous_flow"),
     "resnet": ("residual_mlp",),
     "rnn": ("recurrent",),

@@ -31,6 +31,7 @@ from keras_dl.models.latent_ode import LatentODE  # noqa: E402
 from keras_dl.models.mlp import MLP  # noqa: E402
 from keras_dl.models.neural_ode import ODEClassifier  # noqa: E402
 from keras_dl.models.recurrent import RecurrentNetwork  # noqa: E402
+from keras_dl.models.recurrent_lm import RecurrentLM  # noqa: E402
 from keras_dl.models.residual_mlp import ResidualMLP  # noqa: E402
 from keras_dl.models.resnet import ResNet  # noqa: E402
 from keras_dl.models.seq2seq import Seq2Seq  # noqa: E402
@@ -64,6 +65,7 @@ __all__ = [
     "MultiHeadAttention",
     "NodeClassifier",
     "ODEClassifier",
+    "RecurrentLM",
     "RecurrentNetwork",
     "ResNet",
     "ResidualMLP",

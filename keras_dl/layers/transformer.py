@@ -383,15 +383,16 @@ def check_token(name, value, vocabulary_size):
     return value
 
 
-def check_tokens(name, tokens, vocabulary_size, max_length):
+def check_tokens(name, tokens, vocabulary_size, max_length=None):
     """`tokens` as an int32 tensor, `(batch, n)`, checked by value.
 
     Raises:
-        ValueError: if the shape is another, n is more than `max_length`, or an id is not in the vocabulary.
+        ValueError: if the shape is another, n is 0 or more than `max_length`, or an id is not in the vocabulary.
     """
     tokens = ops.convert_to_tensor(tokens)
     if len(tokens.shape) != 2 or not keras.backend.is_int_dtype(tokens.dtype):
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} and dtype {tokens.dtype} must be int, (batch, n).")
-    if tokens.shape[0] == 0 or not 0 < tokens.shape[1] <= max_length:
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and 1 to {max_length} tokens in it.")
+    if 0 in tokens.shape or (max_length is not None and tokens.shape[1] > max_length):
+        many = "a token at least" if max_length is None else f"1 to {max_length} tokens"
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and {many} in it.")
     return known_tokens(tokens, vocabulary_size, name)

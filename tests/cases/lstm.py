@@ -1,9 +1,12 @@
 """Long short-term memory: the layer with all its options, and a network whose steps stream."""
 
+from case import Case
 from keras import activations
 
 import keras_dl
 from cases.rnn import STEPS, adapt, layer_case, network_case, other_padding, padded_sequences, states
+from cases.transformer import PADDING_IS_A_TOKEN, joined, named, texts
+from keras_dl.losses import SmoothedCrossentropy
 
 WIDE = 32  # a matrix of fewer than 1,024 weights stays float32 in a file of dynamic_int8
 
@@ -54,5 +57,41 @@ CASES = [
         padded=other_padding,
         prepare=adapt,
         served={"step": states("hidden_1", "memory_1", features=WIDE, units=WIDE)},
+    ),
+    Case(
+        name="recurrent_lm",
+        architecture="lstm",
+        model=keras_dl.RecurrentLM,
+        arguments=dict(
+            vocabulary_size=WIDE + 1,
+            embedding_dim=WIDE,
+            cell="irnn",
+            hidden_dims=(WIDE, WIDE),
+            dropout_rate=0.0,
+            bptt_steps=4,
+            num_steps=STEPS,
+            start_token=4,
+            end_token=3,
+        ),
+        forced={"dropout_rate": "the case of rnn has it; without it training is held equal under XLA"},
+        inputs=texts(STEPS, WIDE + 1),
+        targets=texts(STEPS, WIDE + 1),
+        compile=dict(loss=SmoothedCrossentropy(0.0)),
+        bad_arguments=(
+            (dict(vocabulary_size=2), "vocabulary_size"),
+            (dict(embedding_dim=0), "embedding_dim"),
+            (dict(cell="elman"), "cell"),
+            (dict(hidden_dims=()), "hidden_dims"),
+            (dict(dropout_rate=1.0), "dropout_rate"),
+            (dict(num_steps=0), "num_steps"),
+            (dict(end_token=WIDE + 1), "end_token"),
+        ),
+        served={
+            "step": joined(
+                named("tokens", lambda rng, n: rng.integers(3, WIDE + 1, n).astype("int32")),
+                lambda rng, n: {f"hidden_{i}": rng.uniform(0, 1, (n, WIDE)).astype("float32") for i in (1, 2)},
+            )
+        },
+        skips=PADDING_IS_A_TOKEN,
     ),
 ]
