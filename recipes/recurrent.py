@@ -124,24 +124,30 @@ def evaluate(serve, data):
 
 
 def calibrate(serve, data, samples):
-    """Whole sequences for `sequence`, and for `step` some steps of theirs with the states before them."""
-    sequences = list(data.calibration(samples).as_numpy_iterator())
-    calibration = {"sequence": sequences}
-    features = np.concatenate([row["features"] for row in sequences])
-    states, steps = zeros(serve, len(features)), []
-    for t in range(features.shape[1]):
-        row = {"features": features[:, t], **states}
-        if t % max(1, features.shape[1] // STATES) == 0:
-            steps += [{key: x[i : i + 1] for key, x in row.items()} for i in range(0, len(features), STATES)]
+    """As `streamed`."""
+    return streamed(serve, list(data.calibration(samples).as_numpy_iterator()))
+
+
+def streamed(serve, sequences):
+    """Calibration: sequences for `sequence`, and for `step` some steps of theirs with the states before them.
+
+    Args:
+        serve: of a model that streams.
+        sequences: list of single rows, each a dict of what `sequence` takes; the input that `step` takes too comes step
+            by step.
+    """
+    inputs = serve.__self__.signatures["step"]["inputs"]
+    (name,) = inputs.keys() & sequences[0].keys()
+    values = np.concatenate([row[name] for row in sequences])
+    zeros = {key: np.zeros((len(values), *x["shape"][1:]), "float32") for key, x in inputs.items() if key != name}
+    states, steps = zeros, []
+    for t in range(values.shape[1]):
+        row = {name: values[:, t], **states}
+        if t % max(1, values.shape[1] // STATES) == 0:
+            steps += [{key: x[i : i + 1] for key, x in row.items()} for i in range(0, len(values), STATES)]
         after = serve("step", **row)
         states = {key.removeprefix("next_"): x for key, x in after.items() if key.startswith("next_")}
-    return calibration | {"step": steps}
-
-
-def zeros(serve, count):
-    """The states before `count` sequences."""
-    inputs = serve.__self__.signatures["step"]["inputs"]
-    return {key: np.zeros((count, *x["shape"][1:]), "float32") for key, x in inputs.items() if key != "features"}
+    return {"sequence": sequences, "step": steps}
 
 
 def baseline(outcome):

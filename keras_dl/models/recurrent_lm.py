@@ -7,8 +7,8 @@
 References: Mikolov et al. 2010, "Recurrent neural network based language model", Interspeech; Graves 2013, "Generating
 Sequences With Recurrent Neural Networks", arXiv:1308.0850, section 3, for characters and LSTMs.
 
-Deviations: Graves joins every layer to the input and to the output; here each layer reads the one below. Of his two ways
-to go on at a sequence's end, carrying the state or starting anew, this is the second.
+Deviations: Graves joins every layer to the input and to the output; here each layer reads the one below. He carries the
+state from one text to the next; here each begins with zeros.
 """
 
 import keras

@@ -1,0 +1,166 @@
+"""What recipes of character models share: texts, a network, bits a character, a trigram baseline, and a picture."""
+
+import textwrap
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl.losses import SmoothedCrossentropy
+from keras_dl.recipes import pictures, recurrent, sequences
+from keras_dl.recipes.ngrams import trigram_bits
+from keras_dl.recipes.pipelines import TEST_BATCH, fold_in, shuffled
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+from keras_dl.recipes.vocabularies import PADDING, START, Symbols
+
+FEATURES = {"bible": "kjv", "lm1b": "text"}
+LENGTH = 256  # characters of a text, the end included; what is longer is cut
+CHARACTERS = 252  # at most; rarer ones are one token together
+COUNTED = 100_000  # texts at most that the vocabulary and the trigrams are counted on
+MEASURED = 2000  # texts at most of the test split that bits are measured on
+BEGINNING = 24  # characters of a text that the picture's continuations are given
+
+
+def load_data(options, variant):
+    """Texts as characters: `tokens` that begin with the start token, and as targets the same texts a step later."""
+    from keras_dl.recipes.datasets import prepare
+
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    validates = "validation" in builder.info.splits
+
+    def read(split, count):
+        rows = builder.as_dataset(split=split, shuffle_files=False).take(count)
+        return [row[FEATURES[options.dataset]].decode() for row in rows.as_numpy_iterator()]
+
+    counted = read("train", SMOKE_TRAIN if options.smoke else COUNTED)
+    symbols = Symbols.of(counted, size=CHARACTERS)
+    counted = symbols.encode(counted, LENGTH)
+    parts = {
+        split: symbols.encode(read(split, SMOKE_TEST if options.smoke else MEASURED), LENGTH)
+        for split in (("test", "validation") if validates else ("test",))
+    }
+    whole = options.smoke or builder.info.splits["train"].num_examples <= COUNTED
+    if whole:
+
+        def epoch(number):
+            key = fold_in(options.seed, number)
+            batches = sequences.batches_of_like_lengths(shifted(counted), counted, options.batch_size, key, multiple=64)
+            return batches.map(lambda batch: (batch["sources"], batch["targets"]))
+
+    else:
+        train = builder.as_dataset(split="train", shuffle_files=False).map(
+            lambda row: (row[FEATURES[options.dataset]],), tf.data.AUTOTUNE
+        )
+
+        def encode(texts):
+            texts = symbols.encode([text.decode() for text in texts], LENGTH)
+            return shifted(texts), texts
+
+        def epoch(number):
+            mixed = shuffled(train, fold_in(options.seed, number)).batch(options.batch_size, drop_remainder=True)
+            batches = mixed.map(lambda texts: tf.numpy_function(encode, [texts], (tf.int32, tf.int32)))
+            shape = (options.batch_size, LENGTH)
+            return batches.map(lambda *rows: tuple(tf.ensure_shape(x, shape) for x in rows))
+
+    def batches(split):
+        return tf.data.Dataset.from_tensor_slices((shifted(parts[split]), parts[split])).batch(TEST_BATCH)
+
+    return Data(
+        train=epoch,
+        test=batches("test"),
+        num_train=len(counted) if whole else builder.info.splits["train"].num_examples,
+        num_test=len(parts["test"]),
+        dataset=options.dataset,
+        version=str(builder.version),
+        licence=builder.info.redistribution_info.license or f"see {builder.info.homepage}",
+        calibration=lambda samples: [{"tokens": row[None]} for row in shifted(counted[:samples])],
+        labels=(),
+        input_shape=(LENGTH,),
+        input_range="int32 ids of characters, 1 before the first; after the last, padding 0",
+        arrays=dict(train=counted, test=parts["test"]),
+        vocabularies={"characters": symbols.to_json()},
+        validation=batches("validation") if validates else None,
+    )
+
+
+def shifted(texts):
+    """What a model reads to predict `texts`, int32 `(n, length)`: the start token, and each text but for its last."""
+    return np.pad(texts[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+
+
+def build_model(data, options, variant):
+    """One layer of 256 units; Adam with clipped gradients."""
+    model = keras_dl.RecurrentLM(
+        len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, num_steps=data.input_shape[0]
+    )
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, options.epochs * (data.num_train // options.batch_size))
+    model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), SmoothedCrossentropy(0.0))
+    return model
+
+
+def bits(serve, texts):
+    """Bits of each character: float `(n, length)`, 0 of padding. What an int8 file returns is normalised again."""
+    found = serve("sequence", tokens=shifted(texts))["log_probabilities"].astype("float64")
+    found = found - np.log(np.exp(found).sum(-1, keepdims=True))
+    return np.where(texts != PADDING, -np.take_along_axis(found, texts[..., None], -1)[..., 0] / np.log(2), 0)
+
+
+def evaluate(serve, data):
+    """Bits a character of the test texts, their ends counted as characters, the first ones given nothing."""
+    texts = data.arrays["test"]
+    return float(np.sum(bits(serve, texts)) / np.sum(texts != PADDING))
+
+
+def baseline(outcome):
+    arrays = outcome.data.arrays
+    size = len(Symbols.from_json(outcome.data.vocabularies["characters"]))
+    return "trigram model", trigram_bits(arrays["train"], arrays["test"], size)
+
+
+def calibrate(serve, data, samples):
+    return recurrent.streamed(serve, data.calibration(samples))
+
+
+def picture(outcome):
+    """Bits over the epochs and over the places in a text, and texts that the net continues."""
+    data, model = outcome.data, outcome.model
+    texts = data.arrays["test"]
+    symbols = Symbols.from_json(data.vocabularies["characters"])
+    name, counted = baseline(outcome)
+    figure = pictures.figure(13, 8.5)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.1))
+    left, right = top.subplots(1, 2)
+    pictures.curves(left, outcome.trained, "val_loss", lambda nats: nats / np.log(2), label="validation")
+    left.axhline(counted, color=pictures.FAINT, linestyle="--", linewidth=1.2, label=f"{name}, test: {counted:.2f}")
+    left.legend(frameon=False)
+    pictures.style(left, f"Bits a character; test: {outcome.value:.3f}", "epoch")
+
+    costs = bits(lambda _, tokens: {"log_probabilities": _log_probabilities(model, tokens)}, texts)
+    there = (texts != PADDING).sum(0)
+    places = np.flatnonzero(there >= max(1, len(texts) // 20))
+    right.plot(places + 1, costs.sum(0)[places] / there[places], color=pictures.COLORS[0], linewidth=1.2)
+    pictures.style(right, "Bits of the characters at each place of a test text", "place")
+
+    chosen = np.flatnonzero((texts != PADDING).sum(1) > 2 * BEGINNING)[:5]
+    begun = shifted(texts[chosen])[:, : BEGINNING + 1]
+    axis = bottom.subplots()
+    axis.set_axis_off()
+    pictures.style(axis, f"{BEGINNING} characters of a test text | what follows there; and what the net goes on with")
+    drawn = {
+        t: symbols.decode(model.generate(begun, 130, temperature=t, seed=outcome.options.seed)) for t in (0.0, 0.7)
+    }
+    for i, row in enumerate(chosen):
+        (text,) = symbols.decode(texts[row : row + 1])
+        head = text[:BEGINNING]
+        lines = {"text": text[BEGINNING:]} | {way: found[i] for way, found in drawn.items()}
+        for k, ((what, rest), color) in enumerate(zip(lines.items(), (pictures.INK, *pictures.COLORS), strict=False)):
+            y = 0.97 - (i + k / 3.6) / len(chosen)
+            axis.text(0.0, y, what, fontsize=8, color=color, va="top", fontweight="bold")
+            line = textwrap.shorten(f"{head}|{rest}", 150, placeholder="...")
+            axis.text(0.1, y, line, fontsize=8, color=color, va="top").set_in_layout(False)
+    return figure
+
+
+def _log_probabilities(model, tokens):
+    return np.asarray(keras.ops.log_softmax(model.predict(tokens, batch_size=TEST_BATCH, verbose=0)))
