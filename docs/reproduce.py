@@ -22,8 +22,6 @@ OTHER_EXPORTS = {
     "rnn-adding_problem_100": (("none", "cpu"), ("int8", "cpu")),
     "gru-adding_problem_200": (("none", "cpu"), ("int8", "cpu")),
     "lstm-bible": (("none", "cpu"), ("int8", "cpu")),  # two signatures in a file, which tflite-micro does not take
-    # Vela does not take the mask of padded series.
-    **{f"{name}-japanese_vowels": (("none", "cpu"), ("int8", "micro")) for name in ("rnn", "lstm", "gru")},
     # The columns of a table share the one scale of an int8 input, which leaves nothing of the small ones.
     "mlp-breast_cancer": (("none", "cpu"), ("float16", "cpu")),
     "mlp-diabetes": (("none", "cpu"), ("float16", "cpu")),

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from keras_dl.export import flatbuffer
 from keras_dl.extras import require
 
 NAME = "keras_dl"
@@ -36,22 +37,14 @@ def into_litert(content, metadata):
         kernels of microcontrollers need.
     """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
-    flatbuffers = require("flatbuffers", extra="export")
-
-    class AlignedBuilder(flatbuffers.Builder):
-        def StartVector(self, element_size, count, alignment):
-            return super().StartVector(element_size, count, 16 if element_size == 1 else alignment)
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = flatbuffer.unpacked(content)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(encode(metadata), np.uint8)
     entry = schema.MetadataT()
     entry.name, entry.buffer = NAME, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [x for x in model.metadata or [] if x.name != NAME.encode()] + [entry]
-    builder = AlignedBuilder(len(content) + 1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return flatbuffer.packed(model, len(content))
 
 
 def from_litert(content):

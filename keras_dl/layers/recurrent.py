@@ -39,6 +39,11 @@ def unrolled():
         _UNROLLED.reset(token)
 
 
+def is_unrolled():
+    """Whether this is within `unrolled()`: whether what is traced is for a device."""
+    return _UNROLLED.get()
+
+
 class Cell:
     """Mixin of the cells, before Keras's class.
 

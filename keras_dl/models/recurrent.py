@@ -25,7 +25,7 @@ from keras_dl.base import Layer, Model, Signature
 from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
-from keras_dl.layers.recurrent import unrolled
+from keras_dl.layers.recurrent import is_unrolled, unrolled
 from keras_dl.layers.rnn import SimpleRNN
 from keras_dl.layers.standardization import Standardization
 
@@ -44,7 +44,7 @@ class Pool(Layer):
 
     Call arguments:
         hidden: float, `(batch, time, width)`.
-        keep: bool, `(batch, time)`, True up to the row's last step and False behind it; None where all rows are whole.
+        keep: float, `(batch, time)`, 1 up to the row's last step and 0 behind it; None where all rows are whole.
 
     Returns:
         float, `(batch, width)`. Zeros of a row without any step.
@@ -75,12 +75,16 @@ class Pool(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class CleanSequence(Layer):
-    """Sets what padding holds to 0. Called eagerly, it checks that the mask has nothing but padding behind each row."""
+    """Sets what padding holds to 0. Called eagerly, it checks that the mask has nothing but padding behind each row.
+
+    On a device it multiplies by the mask, for NPUs do not select: what padding holds must be finite there.
+    """
 
     def call(self, sequence, keep):
-        if isinstance(keep, tf.__internal__.EagerTensor) and bool(tf.reduce_any(~keep[:, :-1] & keep[:, 1:])):
+        if isinstance(keep, tf.__internal__.EagerTensor) and bool(tf.reduce_any(keep[:, :-1] < keep[:, 1:])):
             raise ValueError("mask must be True up to the last step of each row and False behind it.")
-        return ops.where(ops.expand_dims(keep, -1), sequence, 0)
+        keep = ops.expand_dims(keep, -1)
+        return sequence * keep if is_unrolled() else ops.where(keep > 0, sequence, 0)
 
     def compute_output_shape(self, sequence_shape, keep_shape):
         return sequence_shape
@@ -152,7 +156,8 @@ class RecurrentNetwork(Model):
         num_steps = check_size("num_steps", num_steps)
 
         features = keras.Input((None, num_features), name="features")
-        mask = keras.Input((None,), dtype="bool", name="mask") if masked else None
+        # Keras makes it of bool. An NPU takes numbers, and no bool.
+        mask = keras.Input((None,), dtype="float32", name="mask") if masked else None
         hidden = features
         if standardize:
             hidden = Standardization(dtype="float32", name="standardize")(hidden)
@@ -166,7 +171,7 @@ class RecurrentNetwork(Model):
             layer = CELLS[cell](units, return_sequences=whole, bptt_steps=bptt_steps, dtype=dtype, name=f"{cell}_{i}")
             if bidirectional:
                 layer = layers.Bidirectional(layer, dtype=dtype, name=f"bidirectional_{i}")
-            hidden = layer(hidden, mask=mask) if masked and bidirectional else layer(hidden)
+            hidden = layer(hidden, mask=mask > 0) if masked and bidirectional else layer(hidden)
         if pooling and whole:
             hidden = Pool(pooling, dtype=dtype, name="pool")(hidden, mask)
         if dropout_rate:
@@ -245,8 +250,8 @@ class RecurrentNetwork(Model):
     def serving_signatures(self, batch_size=1):
         """What a device runs: dict of `Signature`.
 
-        - `sequence` takes the model's inputs at `num_steps` steps, and returns `{"probabilities": ...}` or, for
-          regression, `{"values": ...}`, float32 in the model's output shape.
+        - `sequence` takes the model's inputs at `num_steps` steps, the mask as float32, 1 and 0, and returns
+          `{"probabilities": ...}` or, for regression, `{"values": ...}`, float32 in the model's output shape.
         - `step`, of a model in one direction that does not take the mean: takes `features`, float32
           `(batch_size, num_features)`, and the states after the step before, zeros at first: `hidden_1`, of an LSTM
           also `memory_1`, and so on, float32 `(batch_size, units)`. Returns the same as `sequence` for the sequence so
@@ -270,7 +275,7 @@ class RecurrentNetwork(Model):
 
         inputs = {"features": KerasTensor((batch_size, self.num_steps, self.num_features), "float32", name="features")}
         if self.masked:
-            inputs["mask"] = KerasTensor((batch_size, self.num_steps), "bool", name="mask")
+            inputs["mask"] = KerasTensor((batch_size, self.num_steps), "float32", name="mask")
         signatures = {"sequence": Signature(sequence, inputs)}
         if self._streams:
             states = self.initial_states(batch_size)

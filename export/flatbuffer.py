@@ -1,0 +1,30 @@
+"""LiteRT files as trees of objects that can be changed, and back."""
+
+from keras_dl.extras import require
+
+
+def unpacked(content):
+    """The `ModelT` of a LiteRT file: bytes in."""
+    return require("ai_edge_litert.schema_py_generated", extra="export").ModelT.InitFromPackedBuf(content, 0)
+
+
+def packed(model, size=0):
+    """A LiteRT file: bytes.
+
+    Args:
+        model: `ModelT`.
+        size: int. About how many bytes it will have.
+
+    Returns:
+        bytes. Data of tensors lies at multiples of 16 bytes, as the schema asks (`force_align: 16`) and the kernels of
+        microcontrollers need.
+    """
+    flatbuffers = require("flatbuffers", extra="export")
+
+    class AlignedBuilder(flatbuffers.Builder):
+        def StartVector(self, element_size, count, alignment):
+            return super().StartVector(element_size, count, 16 if element_size == 1 else alignment)
+
+    builder = AlignedBuilder(size + 1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
