@@ -5,7 +5,7 @@ import warnings
 
 import tensorflow as tf
 
-from keras_dl.export import saved_model
+from keras_dl.export import fused_lstm, saved_model
 from keras_dl.export.errors import ExportError
 
 # The converter writes one line for each op it has no builtin for:
@@ -51,14 +51,18 @@ def convert(model, folder, names, **settings):
         setattr(converter.target_spec, name, value)
     for name, value in settings.items():
         setattr(converter, name, value)
+    # Calibration runs the float file, and would see the cell states that it clips. The method is not public.
+    quantize = converter._quantize
+    converter._quantize = lambda content, *arguments: quantize(fused_lstm.mended(content), *arguments)
     try:
         with warnings.catch_warnings():
             # The converter's own calibrator uses the interpreter that TensorFlow has deprecated.
             warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
-            return converter.convert()
+            content = converter.convert()
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`, for the converter's own words are pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
+    return fused_lstm.mended(content)
 
 
 def quantize_all_but(content, nodes, dtype):
@@ -75,7 +79,8 @@ def quantize_all_but(content, nodes, dtype):
     # The debugger itself leaves inputs and outputs in float32.
     from tensorflow.lite.python.convert import mlir_quantize
 
-    return mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=nodes)
+    quantized = mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=nodes)
+    return fused_lstm.mended(quantized)
 
 
 def _explain(message, model):

@@ -27,10 +27,9 @@ import pathlib
 import re
 import tempfile
 
-import numpy as np
 import tensorflow as tf
 
-from keras_dl.export import flatbuffer, graph, litert
+from keras_dl.export import graph, litert
 from keras_dl.export.errors import ExportError
 from keras_dl.export.saved_model import layer_names, layer_path, located, trace
 from keras_dl.extras import require
@@ -50,8 +49,6 @@ _WEIGHTS = {
     "TRANSPOSE_CONV": (1,),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (1, 2, 3, 4, 5, 6, 7, 8),
 }
-# Of UNIDIRECTIONAL_SEQUENCE_LSTM: its code, where among its inputs the cell state is, and the least scale of that.
-_LSTM, _CELL_STATE, _LEAST_CELL_SCALE = 44, 19, 2.0**-15
 # The share of the elements of all weights that have to be of the dtype that a quantization names. The rest are
 # matrices of fewer than 1,024 elements, which the converter leaves in float32.
 WEIGHTS_SHARE = 0.9
@@ -94,8 +91,7 @@ def to_litert(model, signatures, traced, quantization, samples, float_layers=())
         float_graph = graph.parse(content)
         if quantization in CALIBRATED:
             representative = functools.partial(_representative, signatures, samples)
-            content = _calibrate(model, convert, quantization, float_graph, representative, float_layers)
-            return _with_cells_that_fit(content)
+            return _calibrate(model, convert, quantization, float_graph, representative, float_layers)
         by_converter = any(op.name in _CONVERTER_ONLY and _weights(op) for op in float_graph.ops)
         if quantization == "dynamic_int8" and by_converter:
             return convert(**optimize)
@@ -149,29 +145,6 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
             raise
         found = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
         raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(found)}.") from None
-
-
-def _with_cells_that_fit(content):
-    """A quantized file whose fused LSTMs have cell states of a scale that LiteRT's kernel computes rightly.
-
-    The converter takes the least power of two that holds what calibration saw. For states below 1/2 that is less than
-    2^-15, and the kernel's tanh of 16-bit numbers has no form for such: its results are wrong, without an error.
-    """
-    if not any(op.name == "UNIDIRECTIONAL_SEQUENCE_LSTM" for op in graph.parse(content).ops):
-        return content
-    model = flatbuffer.unpacked(content)
-    small = [
-        tensor.quantization
-        for subgraph in model.subgraphs
-        for op in subgraph.operators
-        if model.operatorCodes[op.opcodeIndex].builtinCode == _LSTM
-        for tensor in [subgraph.tensors[op.inputs[_CELL_STATE]]]
-        if tensor.quantization is not None and tensor.quantization.scale is not None
-        if tensor.quantization.scale[0] < _LEAST_CELL_SCALE
-    ]
-    for quantization in small:
-        quantization.scale = np.array([_LEAST_CELL_SCALE], "float32")
-    return flatbuffer.packed(model, len(content)) if small else content
 
 
 def _outputs_of(float_layers, calibrated, model):

@@ -74,7 +74,7 @@ def load_data(options, variant):
         dataset=options.dataset,
         version=str(builder.version),
         licence=builder.info.redistribution_info.license or f"see {builder.info.homepage}",
-        calibration=lambda samples: [{"tokens": row[None]} for row in shifted(counted[:samples])],
+        calibration=lambda samples: [{"tokens": row[None]} for row in shifted(_longest(counted, samples))],
         labels=(),
         input_shape=(LENGTH,),
         input_range="int32 ids of characters, 1 before the first; after the last, padding 0",
@@ -87,6 +87,11 @@ def load_data(options, variant):
 def shifted(texts):
     """What a model reads to predict `texts`, int32 `(n, length)`: the start token, and each text but for its last."""
     return np.pad(texts[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+
+
+def _longest(texts, count):
+    """The longest texts. What a net makes of padding means nothing, and is neither calibrated nor proven."""
+    return texts[np.argsort(-(texts != PADDING).sum(1), kind="stable")[:count]]
 
 
 def build_model(data, options, variant):
@@ -147,8 +152,10 @@ def picture(outcome):
     axis = bottom.subplots()
     axis.set_axis_off()
     pictures.style(axis, f"{BEGINNING} characters of a test text | what follows there; and what the net goes on with")
+    ways = {"most probable": 0.0, "drawn at 0.7": 0.7}
     drawn = {
-        t: symbols.decode(model.generate(begun, 130, temperature=t, seed=outcome.options.seed)) for t in (0.0, 0.7)
+        way: symbols.decode(model.generate(begun, 130, temperature=temperature, seed=outcome.options.seed))
+        for way, temperature in ways.items()
     }
     for i, row in enumerate(chosen):
         (text,) = symbols.decode(texts[row : row + 1])

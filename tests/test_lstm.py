@@ -151,6 +151,24 @@ def test_fused_in_int8(tmp_path):
     assert report.target_report["arena_bytes"] < 32_000
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_large_cell_states_are_not_clipped(quantization, tmp_path):
+    """The converter has LiteRT clip them at 10. Here one counts up to 20 and down again, to 0 and not to -10."""
+    model = RecurrentNetwork(1, 1, hidden_dims=(1,), task="regression", pooling=None, standardize=False, num_steps=40)
+    opened = 20.0  # of the gates: input, forget, cell, output
+    kernel, bias = np.array([[0.01, 0.01, 10.0, 0.01]]), np.array([opened, opened, 0, opened])
+    model.set_weights([kernel, np.full((1, 4), 0.01), bias, np.ones((1, 1)), np.zeros(1)])
+    x = np.repeat([1.0, -1.0], 20).reshape(1, 40, 1).astype("float32")
+    cells = keras.layers.RNN(model.layers[1].cell, return_state=True)(x[:, :20])[2]
+    assert float(cells[0, 0]) == pytest.approx(20.0)
+    options = dict(quantization=quantization, signatures=["sequence"], calibration=[{"features": x}])
+    report = export(model, tmp_path / "lstm.tflite", **options)
+    assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
+    errors = report.proof["signatures"]["sequence"]["values"]
+    # Clipped, it would be off by 1. The gates of int8 open to sigmoid(8), so that 0.14 of 20 leak away: tanh of that.
+    assert errors["max_abs_error"] < (1e-5 if quantization == "none" else 0.1)
+
+
 def test_small_cell_states_in_int8(tmp_path):
     """Left as the converter makes it, their scale is one that LiteRT's kernel computes wrongly: 0.03 off."""
     keras.utils.set_random_seed(3)
