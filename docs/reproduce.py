@@ -21,7 +21,8 @@ OTHER_EXPORTS = {
     # Two hundred steps one after the other are thousands of ops.
     "rnn-adding_problem_100": (("none", "cpu"), ("int8", "cpu")),
     "gru-adding_problem_200": (("none", "cpu"), ("int8", "cpu")),
-    "lstm-bible": (("none", "cpu"), ("int8", "cpu")),  # two signatures in a file, which tflite-micro does not take
+    # Of int8, the proof refuses the log-probabilities: those of unlikely characters are too far off.
+    "lstm-bible": (("none", "cpu"), ("dynamic_int8", "cpu")),
     # The columns of a table share the one scale of an int8 input, which leaves nothing of the small ones.
     "mlp-breast_cancer": (("none", "cpu"), ("float16", "cpu")),
     "mlp-diabetes": (("none", "cpu"), ("float16", "cpu")),
