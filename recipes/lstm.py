@@ -11,7 +11,9 @@ Baseline:  a plain RNN, 0.1677: no better than always saying 1
 `--dataset japanese_vowels`: which of nine speakers said it, 270 series to learn from, 370 to test on: accuracy 98.1%
 after 21 s; logistic regression on means and deviations has 96.2%.
 
-`--dataset bible`: characters of the King James Version, at most 256 of a verse, in bits a character: not measured.
+`--dataset bible`: characters of the King James Version, of each verse the first 256, which leaves out 0.7%. 1.465 bits
+a character on the 1,013 test verses (aim 1.8) after 6 epochs, 1,314 s on two cores that others used, too; a trigram
+model of counts has 2.495. Nothing was tuned.
 `--dataset lm1b`: the same of the One Billion Word benchmark (Chelba et al. 2013, arXiv:1312.3005): not measured.
 """
 
