@@ -21,6 +21,7 @@ from keras import layers, ops
 from keras_dl.base import Layer
 from keras_dl.checks import check_choice, check_rate, check_size
 from keras_dl.layers import attention as attentions
+from keras_dl.layers.norm import LayerNormalization
 
 PADDING = 0  # the token that is none
 
@@ -221,7 +222,7 @@ class TransformerBlock(Layer):
         shared = dict(dtype=self.dtype_policy)
 
         def norm(name):
-            layer = layers.LayerNormalization(epsilon=self.norm_epsilon, name=name, **shared)
+            layer = LayerNormalization(epsilon=self.norm_epsilon, name=name, **shared)
             layer.build((None, None, width))
             return layer
 

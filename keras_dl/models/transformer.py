@@ -22,6 +22,7 @@ from keras import layers, ops
 
 from keras_dl.base import Model, Signature
 from keras_dl.checks import check_size
+from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     Positions,
     TokenEmbedding,
@@ -194,8 +195,8 @@ class Transformer(SearchingModel):
         self.encoder = [block(f"encoder_{i}", False) for i in range(num_layers)]
         self.decoder = [block(f"decoder_{i}", True) for i in range(num_layers)]
         if norm_first:
-            self.encoder_norm = layers.LayerNormalization(epsilon=norm_epsilon, name="encoder_norm", **shared)
-            self.decoder_norm = layers.LayerNormalization(epsilon=norm_epsilon, name="decoder_norm", **shared)
+            self.encoder_norm = LayerNormalization(epsilon=norm_epsilon, name="encoder_norm", **shared)
+            self.decoder_norm = LayerNormalization(epsilon=norm_epsilon, name="decoder_norm", **shared)
         self.build({"source": (None, source_length), "target": (None, target_length)})
 
     def build(self, inputs_shape):

@@ -22,6 +22,7 @@ from keras import layers, ops
 
 from keras_dl.base import Layer, Model, Signature
 from keras_dl.checks import check_size
+from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     PADDING,
     Positions,
@@ -172,7 +173,7 @@ class TransformerEncoder(Model):
         self.segments = SegmentEmbedding(num_segments, name="segments", **shared)
         self.positions = Positions(max_length, learned_positions, name="positions", **shared)
         # Post-norm: of what goes into the first block. Pre-norm: of what comes out of the last.
-        self.norm = layers.LayerNormalization(epsilon=norm_epsilon, name="norm", **shared)
+        self.norm = LayerNormalization(epsilon=norm_epsilon, name="norm", **shared)
         self.dropout = layers.Dropout(dropout_rate, name="dropout", **shared)
         options = dict(activation=activation, norm_first=norm_first, norm_epsilon=norm_epsilon)
         options |= dict(dropout_rate=dropout_rate, attention_dropout_rate=attention_dropout_rate)

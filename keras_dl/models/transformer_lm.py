@@ -18,6 +18,7 @@ from keras import layers, ops
 
 from keras_dl.base import Signature
 from keras_dl.checks import check_size
+from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     PADDING,
     Positions,
@@ -133,7 +134,7 @@ class TransformerLM(SearchingModel):
         ]
         self.norm = None
         if norm_first:
-            self.norm = layers.LayerNormalization(epsilon=norm_epsilon, name="norm", **shared)
+            self.norm = LayerNormalization(epsilon=norm_epsilon, name="norm", **shared)
         self.build((None, max_length))
 
     def build(self, tokens_shape):
