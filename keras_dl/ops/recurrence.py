@@ -118,13 +118,13 @@ def product_scan(
 
     def backward(kernel, seen, before, d_outputs, d_last):
         """Gradients of what each step saw, and of the states before the first."""
-        parts_rows, states_rows = ([_rows(x, steps) for x in group] for group in (seen, before))
+        states_rows = [_rows(x, steps) for x in before]
         d_rows = _rows(d_outputs, steps)
         kernel = tf.transpose(kernel)
 
         def body(i, d_states, arrays):
             t = steps - 1 - i
-            parts, now = (tuple(x.read(t) for x in group) for group in (parts_rows, states_rows))
+            parts, now = (tuple(x.read(t) for x in group) for group in (arrays, states_rows))
             d_hidden = d_states[0] + d_rows.read(t) if keep_outputs else d_states[0]
             d_new, d_kept = _split(masks, t, (d_hidden, *d_states[1:]))
             with tf.GradientTape() as tape:
@@ -138,8 +138,8 @@ def product_scan(
                 d_now = tuple(goes_on * d for d in d_now)
             return i + 1, d_now, tuple(a.write(t, d) for a, d in zip(arrays, d_parts, strict=True))
 
-        empty = tuple(_empty(x[0], steps) for x in seen)
-        _, d_first, arrays = _loop(body, steps, (tuple(d_last), empty))
+        # The gradient by what a step saw takes its place: another large array would cost time to fill.
+        _, d_first, arrays = _loop(body, steps, (tuple(d_last), tuple(_rows(x, steps) for x in seen)))
         return [_stacked(array, inputs) for array in arrays], d_first
 
     weights = (tuple(w for w in group if w is not None) for group in (input_weights, state_weights))
@@ -157,7 +157,11 @@ def _affine(x, kernel, *biases):
 def _affine_gradient(x, d, weights):
     """Gradients of the weights of `_affine`, of all steps at once."""
     x, d = (tf.reshape(a, (-1, a.shape[-1])) for a in (x, d))
-    return tf.matmul(x, d, transpose_a=True), *(tf.reduce_sum(d, 0) for _ in weights[1:])
+    if len(weights) == 1:
+        return (tf.matmul(x, d, transpose_a=True),)
+    # The bias is the weight of a further feature, 1: faster than a sum over the steps, which would read them again.
+    both = tf.matmul(tf.concat([x, tf.ones_like(x[:, :1])], 1), d, transpose_a=True)
+    return both[:-1], both[-1]
 
 
 def _unrolled(step, inputs, states, mask, keep_outputs, truncate):
