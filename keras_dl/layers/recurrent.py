@@ -3,8 +3,8 @@
 A layer is a subclass of Keras's own, and so takes its place: arguments, weights, masks, states, `Bidirectional`. What
 differs is how its steps are run:
 
-- in training, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in its products
-  with input and state;
+- in training, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in its
+  products with input and state;
 - any other, and inference, in `scan`, with one product of all steps with the input kernel outside of the loop; unrolled
   with `unroll=True`;
 - on a GPU, whatever Keras would do there (cuDNN): not measured.

@@ -15,8 +15,8 @@ products of all steps at once after it,
 
 which is what makes a training step fast. The two are equal in values and gradients, and the tests hold that.
 
-The product with W is computed step by step as well: a step that reads a row of a product made before is not vectorised
-by XLA on CPUs (TensorFlow 2.21, where it doubled the time of the forward loop).
+The product with W is computed step by step as well: on CPUs, XLA (of TensorFlow 2.21) is slow in an elementwise step
+that reads its row of a product made before the loop.
 """
 
 import tensorflow as tf
