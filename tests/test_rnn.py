@@ -21,29 +21,39 @@ def test_equals_torch():
     recurrent.check_equals_torch("rnn", SimpleRNN(4, return_sequences=True, return_state=True))
 
 
-def test_both_loops_are_one_recurrence():
-    """The loop with a backward pass of its own, and the one that TensorFlow differentiates."""
+@pytest.mark.parametrize("keep_outputs", [True, False])
+@pytest.mark.parametrize("additive", [True, False])
+def test_both_loops_are_one_recurrence(additive, keep_outputs):
+    """The loop with a backward pass of its own, and the one that TensorFlow's tape differentiates."""
     rng = np.random.default_rng(0)
-    x, kernel, h = (tf.constant(rng.normal(size=s), tf.float32) for s in ((6, 2, 3), (3, 3), (2, 3)))
+    shapes = [(6, 2, 4), (4, 3), (3,), (3, 3), (3,), (2, 3), (2, 3)]
+    tensors = x, w, a, r, b, h, c = [tf.constant(0.3 * rng.normal(size=shape)) for shape in shapes]  # float64
     mask = tf.constant(rng.random((6, 2)) < 0.7)
-    results = []
+
+    def advance(*parts):
+        *parts, h, c = parts
+        c = c * tf.sigmoid(parts[-1]) + tf.tanh(parts[0])
+        return tf.sin(c) + h * sum(parts), c
+
+    def step(row, states):
+        parts = row @ w + a, states[0] @ r + b
+        return advance(*([sum(parts)] if additive else parts), *states)
+
+    results = {}
     for truncate in (None, 2):
+        options = dict(mask=mask, truncate=truncate, keep_outputs=keep_outputs)
         for fast in (True, False):
             with tf.GradientTape() as tape:
-                tape.watch((x, kernel, h))
+                tape.watch(tensors)
                 if fast:
-                    outputs, last = product_scan(
-                        lambda z, s: (tf.tanh(z),), x, kernel, None, [h], True, mask=mask, truncate=truncate
-                    )
+                    outputs, last = product_scan(advance, x, (w, a), (r, b), [h, c], additive, **options)
                 else:
-                    outputs, last = scan(
-                        lambda row, s: (tf.tanh(row + s[0] @ kernel),), x, [h], mask=mask, truncate=truncate
-                    )
-                total = tf.reduce_sum(outputs**2) + tf.reduce_sum(tf.sin(last[0]))
-            results.append([outputs, *last, *tape.gradient(total, (x, kernel, h))])
-    recurrent.assert_equal(results[0], results[1], 1e-6)
-    recurrent.assert_equal(results[2], results[3], 1e-6)
-    assert np.abs(results[0][3] - results[2][3]).max() > 1e-3
+                    outputs, last = scan(step, x, [h, c], **options)
+                outputs = [outputs] if keep_outputs else []
+                total = sum(tf.reduce_sum(tf.sin(y)) for y in (*outputs, *last))
+            results[truncate, fast] = [*outputs, *last, *tape.gradient(total, tensors)]
+        recurrent.assert_equal(results[truncate, True], results[truncate, False], 1e-12)
+    assert np.abs(results[None, True][-1] - results[2, True][-1]).max() > 1e-3
 
 
 def test_masked_steps_carry_the_state():

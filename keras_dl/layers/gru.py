@@ -30,12 +30,8 @@ class GRUCell(Cell, keras.layers.GRUCell):
     def elementwise(self):
         return self.reset_after
 
-    def project(self, inputs):
-        projected = ops.matmul(inputs, self.kernel)
-        if self.bias is None:
-            return projected
-        bias = ops.cast(self.bias, projected.dtype)
-        return projected + (bias[0] if self.reset_after else bias)
+    def input_weights(self):
+        return self.kernel, self.bias[0] if self.reset_after and self.bias is not None else self.bias
 
     def product(self, hidden):
         if not self.reset_after:

@@ -3,10 +3,10 @@
 A layer is a subclass of Keras's own, and so takes its place: arguments, weights, masks, states, `Bidirectional`. What
 differs is how its steps are run:
 
-- one product of all steps with the input kernel, outside of the loop;
-- in training, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in its product
-  with the state;
-- any other, and inference, in `scan`; unrolled with `unroll=True`;
+- in training, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in its
+  products with input and state;
+- any other, and inference, in `scan`, with one product of all steps with the input kernel outside of the loop; unrolled
+  with `unroll=True`;
 - on a GPU, whatever Keras would do there (cuDNN): not measured.
 
 Its cell is a subclass of Keras's with three methods: `project(inputs)`, the part of all steps that does not wait for
@@ -57,8 +57,9 @@ class Cell:
 
     def project(self, inputs):
         """`(..., features)` to the part of the gates that is known before any state: `(..., width)`."""
-        projected = ops.matmul(inputs, self.kernel)
-        return projected if self.bias is None else projected + ops.cast(self.bias, projected.dtype)
+        kernel, bias = self.input_weights()
+        projected = ops.matmul(inputs, kernel)
+        return projected if bias is None else projected + ops.cast(bias, projected.dtype)
 
     def product(self, hidden):
         """`(batch, units)` to `(batch, width)`."""
@@ -68,6 +69,10 @@ class Cell:
         """What `advance` takes before the states."""
         product = self.product(hidden)
         return (projected + product,) if self.additive else (projected, product)
+
+    def input_weights(self):
+        """Kernel and bias (or None) of `project`."""
+        return self.kernel, self.bias
 
     def recurrent_weights(self):
         """Kernel and bias (or None) of `product`."""
@@ -172,21 +177,25 @@ class Recurrent:
         cell = self.cell
         mask = None if mask is None else ops.transpose(mask)
         unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
-        options = dict(mask=mask, truncate=self.bptt_steps)
+        options = dict(mask=mask, truncate=self.bptt_steps, keep_outputs=self.return_sequences)
         if training and (cell.recurrent_dropout or (cell.dropout and cell.implementation == 1)):
             # Keras's own step, whose dropout masks stay the same over all steps of a batch.
             def step(x, states):
                 return cell(x, list(states), training=True)[1]
 
             rows = ops.transpose(sequences, (1, 0, 2))
-            return scan(step, rows, states, keep_outputs=self.return_sequences, unroll=unroll, **options)
+            return scan(step, rows, states, unroll=unroll, **options)
         if training and cell.dropout:
             sequences = sequences * ops.expand_dims(cell.get_dropout_mask(sequences[:, 0]), 1)
-        rows = cell.project(ops.transpose(sequences, (1, 0, 2)))
+        rows = ops.transpose(sequences, (1, 0, 2))
         if training and cell.elementwise and not unroll:
-            kernel, bias = (None if w is None else ops.cast(w, rows.dtype) for w in cell.recurrent_weights())
-            return product_scan(cell.advance, rows, kernel, bias, states, cell.additive, **options)
-        return scan(cell.step, rows, states, keep_outputs=self.return_sequences, unroll=unroll, **options)
+            weights = (
+                [None if w is None else ops.cast(w, rows.dtype) for w in pair]
+                for pair in (cell.input_weights(), cell.recurrent_weights())
+            )
+            return product_scan(cell.advance, rows, *weights, states, cell.additive, **options)
+        rows = cell.project(rows)
+        return scan(cell.step, rows, states, unroll=unroll, **options)
 
     def _masked(self, outputs, last, mask):
         """Outputs as Keras defines them at masked steps: those of the step before, zeros before the first; or zeros.

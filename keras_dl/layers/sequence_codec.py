@@ -179,6 +179,7 @@ class _AttentiveStep(layers.Layer):
 
     Call arguments:
         row: float, `(batch, width)`: what `cell.project` made of the step's input without the context.
+        kernel: float, `(memory width, width)`: the part of the cell's kernel that the context meets.
         memory, keys, mask: as `attention.attend` takes them.
         states: list of the cell's states. To the first, context and attention weights are appended.
 
@@ -191,11 +192,11 @@ class _AttentiveStep(layers.Layer):
         self.cell = cell
         self.attention = attention
 
-    def call(self, row, memory, keys, mask, states):
+    def call(self, row, kernel, memory, keys, mask, states):
         units = self.cell.units
         hidden = states[0][:, :units]
         context, weights = self.attention.attend(hidden, memory, keys, mask)
-        row += ops.matmul(context, self.cell.kernel[-memory.shape[-1] :])
+        row += ops.matmul(context, kernel)
         hidden, *others = self.cell.step(row, (hidden, *states[1:]))
         return ops.concatenate([hidden, context, weights], axis=-1), *others
 
@@ -312,15 +313,18 @@ class SequenceDecoder(Layer):
         width = memory.shape[-1]
         # One product for the embeddings of all steps; that of the contexts has to wait for them.
         rows = cell.project(ops.pad(embedded, [[0, 0], [0, 0], [0, width]]))
-        weights = [*cell.weights, *self.attention.weights]
+        # Each weight that a step takes costs the sum of its gradients over the steps: only those that it uses.
+        outside = (cell.kernel, self.attention.memory_kernel, self.attention.bias)
+        weights = [w for w in (*cell.weights, *self.attention.weights) if not any(w is other for other in outside)]
+        kernel = cell.kernel[-width:]
 
-        def advance(row, memory, keys, *states_and_values):
+        def advance(row, kernel, memory, keys, *states_and_values):
             states, values = states_and_values[: -len(weights)], states_and_values[-len(weights) :]
             with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
-                return self.attentive_step(row, memory, keys, state["memory_mask"], list(states))
+                return self.attentive_step(row, kernel, memory, keys, state["memory_mask"], list(states))
 
         def step(row, states):
-            return recomputed(advance, row, memory, state["keys"], *states, *map(tf.convert_to_tensor, weights))
+            return recomputed(advance, row, kernel, memory, state["keys"], *states, *map(tf.convert_to_tensor, weights))
 
         # `scan` keeps the first state of every step: with it go the context and the weights.
         hidden, *others = self._states(state, 0)

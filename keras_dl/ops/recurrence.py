@@ -1,19 +1,22 @@
 """Loops over time: one state after the other, in one builtin WHILE that trains under XLA.
 
     s_t = step(x_t, s_{t-1})                                t = 1 .. T           `scan`
-    s_t = step(x_t, s_{t-1} R + b, s_{t-1})                 t = 1 .. T           `product_scan`
+    s_t = step(x_t W + a, h_{t-1} R + b, s_{t-1})           t = 1 .. T           `product_scan`, h the first of s
 
 Both take and give time as the first axis. A step whose mask is False hands the state on as it was. With `truncate=k`
 the gradient stops at every k-th step: backpropagation through time, truncated to blocks of k steps (Williams and Peng
 1990); the values stay what they are.
 
 `scan` leaves the gradient to TensorFlow, which accumulates that of each weight step by step. `product_scan` has its
-own: only the elementwise part of a step is differentiated in the backward loop, and the gradient of the recurrent
-kernel is one product of all steps at once after it,
+own: only the elementwise part of a step is differentiated in the backward loop, and the gradients of the kernels are
+products of all steps at once after it,
 
     dR = sum_t h_{t-1}^T dp_t = [h_0 .. h_{T-1}]^T [dp_1 .. dp_T]          p_t = h_{t-1} R + b
 
 which is what makes a training step fast. The two are equal in values and gradients, and the tests hold that.
+
+The product with W is computed step by step as well: on CPUs, XLA (of TensorFlow 2.21) is slow in an elementwise step
+that reads its row of a product made before the loop.
 """
 
 import tensorflow as tf
@@ -59,79 +62,109 @@ def scan(step, inputs, states, mask=None, keep_outputs=True, truncate=None, unro
     return (_stacked(outputs[0], inputs) if keep_outputs else None), states
 
 
-def product_scan(step, inputs, kernel, bias, states, additive, mask=None, truncate=None):
-    """`scan` of a step whose only weights are in the product `p = states[0] @ kernel + bias`.
+def product_scan(
+    step, inputs, input_weights, state_weights, states, additive, mask=None, keep_outputs=True, truncate=None
+):
+    """`scan` of a step whose only weights are in the products `q = x W + a` and `p = states[0] R + b`.
 
     Args:
-        step: `step(*parts, *states) -> new states`, without weights of its own. `parts` is `(x + p,)` where
-            `additive`, else `(x, p)`.
-        inputs: `(time, batch, width)`.
-        kernel: `(units, width)`.
-        bias: `(width,)`, or None.
+        step: `step(*parts, *states) -> new states`, without weights of its own. `parts` is `(q + p,)` where `additive`,
+            else `(q, p)`.
+        inputs: `(time, batch, features)`.
+        input_weights: W, `(features, width)`, and a, `(width,)` or None.
+        state_weights: R, `(units, width)`, and b, `(width,)` or None.
         states: sequence of tensors `(batch, units)`.
-        additive: bool. Whether the step looks at the sum of input and product alone.
-        mask, truncate: as in `scan`.
+        additive: bool. Whether the step looks at the sum of both products alone.
+        mask, keep_outputs, truncate: as in `scan`.
 
     Returns:
-        outputs: `(time, batch, units)`: the first state after each step.
+        outputs: `(time, batch, units)`, the first state after each step; None without `keep_outputs`.
         states: tuple of tensors, after the last step.
     """
     steps = _size(inputs)
     masks = _rows(mask, steps)
-    weights = (kernel,) if bias is None else (kernel, bias)
 
     @tf.custom_gradient
-    def run(inputs, *tensors):
-        (kernel, *biases), states = tensors[: len(weights)], tensors[len(weights) :]
+    def run(inputs, input_weights, state_weights, states):
         rows = _rows(inputs, steps)
+        if additive:  # (x, h) times (W, R): one product is faster than two and their sum
+            kernel = tf.concat([input_weights[0], state_weights[0]], 0)
+            biases = (*input_weights[1:], *state_weights[1:])
+
+        def parts_of(x, hidden):
+            if additive:
+                return (_affine(tf.concat([x, hidden], 1), kernel, *biases),)
+            return _affine(x, *input_weights), _affine(hidden, *state_weights)
 
         def body(t, now, arrays):
-            product = tf.matmul(now[0], kernel)
-            product = product + biases[0] if biases else product
-            parts = (rows.read(t) + product,) if additive else (rows.read(t), product)
+            parts = parts_of(rows.read(t), now[0])
             new = _carried(masks, t, tuple(step(*parts, *now)), now)
-            return t + 1, new, tuple(a.write(t, x) for a, x in zip(arrays, (parts[-1], *new), strict=True))
+            return t + 1, new, tuple(a.write(t, x) for a, x in zip(arrays, (*parts, *new), strict=True))
 
         # What the elementwise part saw, and all states: (time, batch, width), (time, batch, units), ...
-        empty = (_empty(inputs[0], steps), *(_empty(s, steps) for s in states))
-        _, last, arrays = _loop(body, steps, (states, empty))
-        products, *paths = (_stacked(array, inputs) for array in arrays)
+        shape = inputs.shape[1], input_weights[0].shape[1]
+        seen = [tf.TensorArray(inputs.dtype, steps, element_shape=shape) for _ in range(1 if additive else 2)]
+        _, last, arrays = _loop(body, steps, (states, (*seen, *(_empty(s, steps) for s in states))))
+        arrays = [_stacked(array, inputs) for array in arrays]
+        parts, paths = arrays[: len(seen)], arrays[len(seen) :]
 
-        def gradient(d_outputs, *d_last):
+        def gradient(*d_results):
+            d_outputs, d_last = (d_results[0], d_results[1:]) if keep_outputs else (None, d_results)
             before = [tf.concat([tf.expand_dims(s, 0), path[:-1]], 0) for s, path in zip(states, paths, strict=True)]
-            seen = (products,) if additive else (inputs, products)
-            d_parts, d_first = backward(kernel, seen, before, d_outputs, d_last)
-            flat = tf.reshape(d_parts[-1], (-1, kernel.shape[1]))
-            d_kernel = tf.matmul(tf.reshape(before[0], (-1, kernel.shape[0])), flat, transpose_a=True)
-            return d_parts[0], d_kernel, *(tf.reduce_sum(flat, 0) for _ in biases), *d_first
+            d_parts, d_first = backward(state_weights[0], parts, before, d_outputs, d_last)
+            d_inputs = tf.matmul(d_parts[0], input_weights[0], transpose_b=True)
+            d_input_weights = _affine_gradient(inputs, d_parts[0], input_weights)
+            d_state_weights = _affine_gradient(before[0], d_parts[-1], state_weights)
+            return d_inputs, *d_input_weights, *d_state_weights, *d_first
 
-        return (paths[0], *last), gradient
+        return ((paths[0], *last) if keep_outputs else last), gradient
 
     def backward(kernel, seen, before, d_outputs, d_last):
         """Gradients of what each step saw, and of the states before the first."""
-        parts_rows, states_rows, d_rows = ([_rows(x, steps) for x in group] for group in (seen, before, [d_outputs]))
+        states_rows = [_rows(x, steps) for x in before]
+        d_rows = _rows(d_outputs, steps)
+        kernel = tf.transpose(kernel)
 
         def body(i, d_states, arrays):
             t = steps - 1 - i
-            parts, now = (tuple(x.read(t) for x in group) for group in (parts_rows, states_rows))
-            d_new, d_kept = _split(masks, t, (d_states[0] + d_rows[0].read(t), *d_states[1:]))
+            parts, now = (tuple(x.read(t) for x in group) for group in (arrays, states_rows))
+            d_hidden = d_states[0] + d_rows.read(t) if keep_outputs else d_states[0]
+            d_new, d_kept = _split(masks, t, (d_hidden, *d_states[1:]))
             with tf.GradientTape() as tape:
                 tape.watch((parts, now))
                 new = tuple(step(*parts, *now))
             d_parts, d_now = tape.gradient(new, (parts, now), d_new, tf.UnconnectedGradients.ZERO)
-            d_now = (d_now[0] + tf.matmul(d_parts[-1], kernel, transpose_b=True), *d_now[1:])
+            d_now = (d_now[0] + tf.matmul(d_parts[-1], kernel), *d_now[1:])
             d_now = tuple(a if b is None else a + b for a, b in zip(d_now, d_kept, strict=True))
             if truncate is not None:
                 goes_on = tf.cast(tf.logical_not(_begins_a_block(t, truncate)), d_now[0].dtype)
                 d_now = tuple(goes_on * d for d in d_now)
             return i + 1, d_now, tuple(a.write(t, d) for a, d in zip(arrays, d_parts, strict=True))
 
-        empty = tuple(_empty(x[0], steps) for x in seen)
-        _, d_first, arrays = _loop(body, steps, (tuple(d_last), empty))
+        # The gradient by what a step saw takes its place: another large array would cost time to fill.
+        _, d_first, arrays = _loop(body, steps, (tuple(d_last), tuple(_rows(x, steps) for x in seen)))
         return [_stacked(array, inputs) for array in arrays], d_first
 
-    outputs, *last = run(inputs, *weights, *states)
-    return outputs, tuple(last)
+    weights = (tuple(w for w in group if w is not None) for group in (input_weights, state_weights))
+    results = tuple(run(inputs, *weights, tuple(states)))
+    return (results[0], results[1:]) if keep_outputs else (None, results)
+
+
+def _affine(x, kernel, *biases):
+    product = tf.matmul(x, kernel)
+    for bias in biases:
+        product = product + bias
+    return product
+
+
+def _affine_gradient(x, d, weights):
+    """Gradients of the weights of `_affine`, of all steps at once."""
+    x, d = (tf.reshape(a, (-1, a.shape[-1])) for a in (x, d))
+    if len(weights) == 1:
+        return (tf.matmul(x, d, transpose_a=True),)
+    # The bias is the weight of a further feature, 1: faster than a sum over the steps, which would read them again.
+    both = tf.matmul(tf.concat([x, tf.ones_like(x[:, :1])], 1), d, transpose_a=True)
+    return both[:-1], both[-1]
 
 
 def _unrolled(step, inputs, states, mask, keep_outputs, truncate):
