@@ -30,8 +30,8 @@ ROUNDS, CALLS, WARMUP = 7, 30, 5
 TOLERANCE = 1e-4  # between the answers of both files, as between a file and its model
 
 
-def create(net, width, num_steps):
-    """The network `net`, with the same weights at every `num_steps`; a TCN has the blocks that reach over LENGTHS."""
+def create(net, width, num_steps, reach):
+    """The network `net`, with the same weights at every `num_steps`; a TCN has the blocks to see `reach` samples."""
     import keras
 
     import keras_dl
@@ -39,7 +39,7 @@ def create(net, width, num_steps):
     keras.utils.set_random_seed(0)
     ends = dict(num_features=FEATURES, num_outputs=1, task="regression", num_steps=num_steps)
     if net == "tcn":
-        blocks = next(n for n in range(1, 20) if 2 * (KERNEL - 1) * (2**n - 1) >= max(LENGTHS))
+        blocks = next(n for n in range(1, 20) if 2 * (KERNEL - 1) * (2**n - 1) >= reach - 1)
         return keras_dl.TCN(hidden_dims=(width,) * blocks, kernel_size=KERNEL, **ends)
     return keras_dl.RecurrentNetwork(cell=net, hidden_dims=(width,), standardize=False, **ends)
 
@@ -56,7 +56,7 @@ def _files(net, width, lengths, folder):
     from keras_dl.export import export
 
     def runner(signature, num_steps):
-        model = create(net, width, num_steps)
+        model = create(net, width, num_steps, max(lengths))
         path = str(pathlib.Path(folder) / f"{net}-{signature}-{num_steps}.tflite")
         export(model, path, signatures=[signature], verify=False)
         return model.count_params(), litert_runner(path, threads=1, signature=signature)

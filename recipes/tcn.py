@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.recipes import pictures
+from keras_dl.recipes.augment import affine
 from keras_dl.recipes.pipelines import fold_in
 from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
 
@@ -37,9 +38,19 @@ def load_data(options, variant):
     train = parts["train"]
 
     def epoch(number):
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(train[0])), fold_in(options.seed, number))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
-        return batches.map(lambda rows: tuple(tf.gather(x, rows) for x in train))
+        key = fold_in(options.seed, number)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(train[0])), key)
+        rows = tf.data.Dataset.from_tensor_slices(order)
+        if kind != "mnist_5k":
+            batches = rows.batch(options.batch_size, drop_remainder=True)
+            return batches.map(lambda rows: tuple(tf.gather(x, rows) for x in train))
+
+        def changed(index, row):
+            image, label = (tf.gather(x, row) for x in train)
+            seed = tf.random.fold_in(key, index)
+            return affine(image[..., None], seed, pixels=2, degrees=12, zoom=0.12, shear=0.2)[..., 0], label
+
+        return rows.enumerate().map(changed, tf.data.AUTOTUNE).batch(options.batch_size, drop_remainder=True)
 
     return Data(
         train=epoch,
