@@ -22,7 +22,7 @@ from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task,
 
 KERNEL, WIDTH = 8, 24
 # Widths of the recurrent nets at which they have as many weights as the TCN, by the number of its blocks.
-UNITS = {4: {"lstm": 89, "gru": 103, "rnn": 180}, 6: {"lstm": 112, "gru": 129, "rnn": 225}}
+UNITS = {3: {"lstm": 72}, 4: {"lstm": 89, "gru": 103, "rnn": 180}, 6: {"lstm": 112, "gru": 129, "rnn": 225}}
 # With 4e-3, the LSTM had found nothing on adding_problem/200 after 5 epochs.
 RATES = {"tcn": 4e-3, "lstm": 1e-2, "gru": 4e-3, "rnn": 1e-3}
 
@@ -97,9 +97,7 @@ def _ends(data):
 
 
 def _network(data):
-    dropout_rate = 0.1 if data.dataset == "mnist_5k" else 0.0
-    widths = (WIDTH,) * _blocks(data)
-    return keras_dl.TCN(**_ends(data), hidden_dims=widths, kernel_size=KERNEL, dropout_rate=dropout_rate)
+    return keras_dl.TCN(**_ends(data), hidden_dims=(WIDTH,) * _blocks(data), kernel_size=KERNEL)
 
 
 def build_model(data, options, variant):
@@ -146,7 +144,7 @@ def baseline(outcome):
     expected = outcome.data.arrays["y_test"]
     if not outcome.data.labels:
         return "always saying 1", float(np.mean(np.square(expected - 1)))
-    return "any symbol" if expected.ndim > 1 else "the most frequent class", 1 / (8 if expected.ndim > 1 else 10)
+    return "any symbol", 1 / 8
 
 
 def picture(outcome):
@@ -195,7 +193,7 @@ RECIPE = Recipe(
         "adding_problem/200": Task(epochs=10, batch_size=32, aim=1e-3, variants=("tcn", "lstm", "gru", "rnn"), **SUMS),
         "adding_problem/600": Task(epochs=9, batch_size=32, aim=1e-3, variants=("tcn",), **SUMS),
         "copy_memory": Task(epochs=4, batch_size=32, metric="symbols recalled", aim=0.99, variants=("tcn",)),
-        "mnist_5k": Task(epochs=40, batch_size=50, aim=0.97, variants=("tcn",)),
+        "mnist_5k": Task(epochs=40, batch_size=50, aim=0.97, variants=("tcn", "lstm")),
     },
     load_data=load_data,
     build_model=build_model,
