@@ -36,7 +36,7 @@ def tasks_of(name):
     import importlib
     import pathlib
 
-    others = ("__init__", "contenders", "paired", "worker", "devices")
+    others = ("__init__", "contenders", "paired", "worker", "devices", "streaming")
     known = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("*.py") if path.stem not in others)
     if name not in known:
         raise ValueError(f"there is no benchmark {name!r}. Choose one of: {', '.join(known)}.")

@@ -102,10 +102,14 @@ def exported(create, shape, format, threads=2):
     return set_up
 
 
-def _litert(path, images, threads):
+def litert_runner(path, threads, signature=None):
+    """A function from the inputs of a file's signature, the only one by default, to its outputs."""
     Interpreter = require("ai_edge_litert.interpreter", extra="export").Interpreter
-    interpreter = Interpreter(path, num_threads=threads)
-    runner = interpreter.get_signature_runner()
+    return Interpreter(path, num_threads=threads).get_signature_runner(signature)
+
+
+def _litert(path, images, threads):
+    runner = litert_runner(path, threads)
     (name,) = runner.get_input_details()
     return lambda: runner(**{name: images})
 

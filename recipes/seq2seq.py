@@ -14,24 +14,21 @@ Baseline:  each letter's most frequent phonemes, by an alignment of counts: 0.42
 `--dataset wmt14_translate/fr-en`, the first paper's: words, the 30,000 most frequent of each language; not measured.
 """
 
-import types
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_dl
-from keras_dl import export
 from keras_dl.recipes import pictures, sequences
 from keras_dl.recipes.pipelines import fold_in, shuffled
 from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
-from keras_dl.recipes.vocabularies import END, PADDING, START, Symbols
+from keras_dl.recipes.vocabularies import END, PADDING, Symbols
 
 WORDS = 40_000  # to train on; with further pronunciations these are more pairs
 LENGTH = 20  # letters and phonemes, the end included; longer words are not trained on, and are cut when tested
 SENTENCE, DICTIONARY = 50, 30_000  # words of a sentence, and of each language, for the paper's data
 BATCH = 250
-STEPPED = 1000
+STEPPED = 1000  # words that a file of integers is measured on
 
 
 def load_data(options, variant):
@@ -148,37 +145,13 @@ def build_model(data, options, variant):
     return model
 
 
-def translated(serve, tokens):
-    """Greedy translations. A file of integers has no loop, so no `translate`: its steps are then taken from here, which
-    is slow, and done for the first STEPPED rows alone."""
-    try:
-        return serve("translate", tokens=tokens)["tokens"]
-    except ValueError:
-        tokens = tokens[:STEPPED]
-    state = serve("encode", tokens=tokens[:1])
-    step = {"inputs": {"tokens": {}, **state}, "outputs": {"log_probabilities": {}}}
-    runner = types.SimpleNamespace(serve=serve, signatures={"encode": {}, "decode_step": step})
-    parts = np.array_split(tokens, -(-len(tokens) // 500))
-    return np.concatenate([export.beam_search(runner, part, 1, tokens.shape[1]).tokens[:, 0] for part in parts])
-
-
 def evaluate(serve, data):
-    found = written(translated(serve, data.arrays["tested"]))
+    found = written(sequences.translated(serve, data.arrays["tested"], STEPPED))
     return sequences.error_rates(found, data.arrays["answers"][: len(found)])[0]
 
 
 def calibrate(serve, data, samples):
-    """Calibration of `encode`, and of `decode_step` on the states that greedy search comes through."""
-    sources = data.arrays["sources"][:samples]
-    state, last, steps = serve("encode", tokens=sources), np.full(len(sources), START, "int32"), []
-    for position in range(sources.shape[1]):
-        rows = range(position, len(sources), sources.shape[1])
-        steps += [{"tokens": last[i : i + 1]} | {name: x[i : i + 1] for name, x in state.items()} for i in rows]
-        outputs = serve("decode_step", tokens=last, **state)
-        last = outputs["log_probabilities"].argmax(-1).astype("int32")
-        state = {name: outputs.get(name, x) for name, x in state.items()}
-    tokens = [{"tokens": row[None]} for row in sources]
-    return {"encode": tokens, "decode_step": steps, "translate": tokens}
+    return sequences.calibration_of_translator(serve, data.arrays["sources"][:samples])
 
 
 def baseline(outcome):

@@ -1,9 +1,13 @@
-"""Pairs of sequences: batches of like lengths, and how far what was written is from what should have been."""
+"""Pairs of sequences: batches of like lengths, translations by a file, and how far these are from what is right."""
 
 import collections
+import types
 
 import numpy as np
 import tensorflow as tf
+
+from keras_dl.export.decoding import beam_search
+from keras_dl.recipes.vocabularies import START
 
 # So many batches are drawn together and sorted by length, before they are mixed again.
 SORTED_BATCHES = 64
@@ -38,6 +42,54 @@ def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
         return {"sources": tf.gather(sources, rows)[:, :length], "targets": tf.gather(targets, rows)[:, :length]}
 
     return tf.data.Dataset.from_tensor_slices(order).map(cut, tf.data.AUTOTUNE)
+
+
+def translated(serve, tokens, stepped, takes_position=False):
+    """Greedy translations by a translator's signatures.
+
+    A file of integers has no loop, so no `translate`: its steps are then taken from here, which is slow.
+
+    Args:
+        serve: as `Recipe.evaluate` gets it.
+        tokens: int32 array, `(rows, length)`.
+        stepped: int. So many rows, the first, are translated where there is no `translate`.
+        takes_position: bool. Whether `decode_step` takes the position.
+
+    Returns:
+        int32 array, `(rows, length)`: tokens, 0 after the end.
+    """
+    try:
+        return serve("translate", tokens=tokens)["tokens"]
+    except ValueError:
+        tokens = tokens[:stepped]
+    state = serve("encode", tokens=tokens[:1])
+    inputs = {"tokens": {}, **state} | ({"position": {}} if takes_position else {})
+    step = {"inputs": inputs, "outputs": {"log_probabilities": {}}}
+    runner = types.SimpleNamespace(serve=serve, signatures={"encode": {}, "decode_step": step})
+    parts = np.array_split(tokens, -(-len(tokens) // 500))
+    return np.concatenate([beam_search(runner, part, 1, tokens.shape[1]).tokens[:, 0] for part in parts])
+
+
+def calibration_of_translator(serve, sources, takes_position=False):
+    """Calibration of `encode`, and of `decode_step` on the states that greedy search comes through.
+
+    Args:
+        serve: as `Recipe.calibrate` gets it.
+        sources: int32 array, `(samples, length)`.
+        takes_position: bool. Whether `decode_step` takes the position.
+
+    Returns:
+        dict by signature of lists of single rows; as many of `decode_step` as of `encode`, at all positions.
+    """
+    state, last, steps = serve("encode", tokens=sources), np.full(len(sources), START, "int32"), []
+    for position in range(sources.shape[1]):
+        fed = {"tokens": last} | ({"position": np.full_like(last, position)} if takes_position else {}) | state
+        steps += [{name: x[i : i + 1] for name, x in fed.items()} for i in range(position, len(last), sources.shape[1])]
+        outputs = serve("decode_step", **fed)
+        last = outputs["log_probabilities"].argmax(-1).astype("int32")
+        state = {name: outputs.get(name, x) for name, x in state.items()}
+    tokens = [{"tokens": row[None]} for row in sources]
+    return {"encode": tokens, "decode_step": steps, "translate": tokens}
 
 
 def edit_distance(found, expected):

@@ -16,13 +16,15 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.recipes import pictures
+from keras_dl.recipes.augment import affine
 from keras_dl.recipes.pipelines import fold_in
 from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
 
 KERNEL, WIDTH = 8, 24
 # Widths of the recurrent nets at which they have as many weights as the TCN, by the number of its blocks.
-UNITS = {4: {"lstm": 89, "gru": 103, "rnn": 180}, 6: {"lstm": 112, "gru": 129, "rnn": 225}}
-RATES = {"tcn": 4e-3, "lstm": 4e-3, "gru": 4e-3, "rnn": 1e-3}
+UNITS = {3: {"lstm": 72}, 4: {"lstm": 89, "gru": 103, "rnn": 180}, 6: {"lstm": 112, "gru": 129, "rnn": 225}}
+# With 4e-3, the LSTM had found nothing on adding_problem/200 after 5 epochs.
+RATES = {"tcn": 4e-3, "lstm": 1e-2, "gru": 4e-3, "rnn": 1e-3}
 
 
 def load_data(options, variant):
@@ -37,9 +39,19 @@ def load_data(options, variant):
     train = parts["train"]
 
     def epoch(number):
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(train[0])), fold_in(options.seed, number))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
-        return batches.map(lambda rows: tuple(tf.gather(x, rows) for x in train))
+        key = fold_in(options.seed, number)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(train[0])), key)
+        rows = tf.data.Dataset.from_tensor_slices(order)
+        if kind != "mnist_5k":
+            batches = rows.batch(options.batch_size, drop_remainder=True)
+            return batches.map(lambda rows: tuple(tf.gather(x, rows) for x in train))
+
+        def changed(index, row):
+            image, label = (tf.gather(x, row) for x in train)
+            seed = tf.random.fold_in(key, index)
+            return affine(image[..., None], seed, pixels=2, degrees=12, zoom=0.12, shear=0.2)[..., 0], label
+
+        return rows.enumerate().map(changed, tf.data.AUTOTUNE).batch(options.batch_size, drop_remainder=True)
 
     return Data(
         train=epoch,
@@ -85,9 +97,7 @@ def _ends(data):
 
 
 def _network(data):
-    dropout_rate = 0.1 if data.dataset == "mnist_5k" else 0.0
-    widths = (WIDTH,) * _blocks(data)
-    return keras_dl.TCN(**_ends(data), hidden_dims=widths, kernel_size=KERNEL, dropout_rate=dropout_rate)
+    return keras_dl.TCN(**_ends(data), hidden_dims=(WIDTH,) * _blocks(data), kernel_size=KERNEL)
 
 
 def build_model(data, options, variant):
@@ -132,35 +142,42 @@ def baseline(outcome):
     if "lstm" in outcome.trained:
         return "LSTM of as many weights", outcome.trained["lstm"].value
     expected = outcome.data.arrays["y_test"]
-    return "any symbol" if expected.ndim > 1 else "the most frequent class", 1 / (8 if expected.ndim > 1 else 10)
+    if not outcome.data.labels:
+        return "always saying 1", float(np.mean(np.square(expected - 1)))
+    return "any symbol", 1 / 8
 
 
 def picture(outcome):
     """The test error of every net over the epochs, and what the TCN says beside what is right."""
     figure = pictures.figure(12, 4.8)
     left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
-    arrays, task = outcome.data.arrays, outcome.task
-    pictures.curves(left, outcome.trained, "val_loss")
+    arrays, adding = outcome.data.arrays, not outcome.data.labels
+    for i, (name, trained) in enumerate(outcome.trained.items()):
+        label = f"{name.upper()}: {trained.value:.{'2g' if adding else '4f'}}"
+        values = [row["val_loss"] for row in trained.history]
+        # The first lies above the others, where curves are one.
+        look = dict(color=pictures.COLORS[i], marker="o", markersize=4, linewidth=1.8, zorder=9 - i)
+        left.plot(range(1, len(values) + 1), values, label=label, **look)
     left.set_yscale("log")
-    if not outcome.data.labels:
-        left.axhline(1 / 6, color=pictures.FAINT, linewidth=1, linestyle="--", label="always 1")
-    left.legend(frameon=False)
-    title = "mean squared error" if not outcome.data.labels else "cross-entropy"
+    left.xaxis.get_major_locator().set_params(integer=True)
+    if adding:
+        left.axhline(1 / 6, color=pictures.FAINT, linewidth=1, linestyle="--", label="always 1: 0.167")
+    left.legend(frameon=False, title=f"{outcome.task.metric} at the end")
+    title = "mean squared error" if adding else "cross-entropy"
     pictures.style(left, f"{outcome.options.dataset}: {title} on the test split", "epoch")
     x = arrays["x_test"][:400]
     found = np.asarray(outcome.model.predict(x, verbose=0))
-    values = ", ".join(f"{name} {trained.value:.3g}" for name, trained in outcome.trained.items())
-    if not outcome.data.labels:
+    if adding:
         right.scatter(arrays["y_test"][:400], found, s=8, alpha=0.6, color=pictures.COLORS[0])
         right.axline((1, 1), slope=1, color=pictures.FAINT, linewidth=1)
-        pictures.style(right, f"Mean squared error:\n{values}", "sum", "the TCN's")
+        pictures.style(right, "What the TCN says", "sum of the marked numbers", "answer")
     else:
         expected = arrays["y_test"][:400]
         seen = expected > 0 if expected.ndim > 1 else np.ones_like(expected, bool)
         counts = np.zeros((10, 10))
         np.add.at(counts, (expected[seen], found.argmax(-1)[seen]), 1)
         right.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-        pictures.style(right, f"{task.metric}: {values}", "the TCN's", "right")
+        pictures.style(right, "What the TCN says", "answer", "right")
         right.grid(visible=False)
         right.set_xticks(range(10))
         right.set_yticks(range(10))
@@ -173,10 +190,10 @@ RECIPE = Recipe(
     model="TCN",
     summary="a temporal convolutional network against recurrent nets of as many weights, on long memories",
     tasks={
-        "adding_problem/200": Task(epochs=5, batch_size=32, aim=1e-3, variants=("tcn", "lstm", "gru", "rnn"), **SUMS),
-        "adding_problem/600": Task(epochs=5, batch_size=32, aim=1e-3, variants=("tcn", "lstm"), **SUMS),
+        "adding_problem/200": Task(epochs=10, batch_size=32, aim=1e-3, variants=("tcn", "lstm", "gru", "rnn"), **SUMS),
+        "adding_problem/600": Task(epochs=9, batch_size=32, aim=1e-3, variants=("tcn",), **SUMS),
         "copy_memory": Task(epochs=4, batch_size=32, metric="symbols recalled", aim=0.99, variants=("tcn",)),
-        "mnist_5k": Task(epochs=20, batch_size=50, aim=0.97, variants=("tcn",)),
+        "mnist_5k": Task(epochs=40, batch_size=50, aim=0.97, variants=("tcn", "lstm")),
     },
     load_data=load_data,
     build_model=build_model,

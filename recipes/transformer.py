@@ -67,10 +67,6 @@ def load_data(options, variant):
         batches = sequences.batches_of_like_lengths(*tokens["train"], options.batch_size, key, multiple=8)
         return batches.map(lambda batch: pairs(batch["sources"], batch["targets"]))
 
-    def calibration(samples):
-        source = tokens["train"][0][:samples, None]
-        return dict.fromkeys(("encode", "translate"), tf.data.Dataset.from_tensor_slices({"tokens": source}))
-
     licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
     return Data(
         train=epoch,
@@ -80,11 +76,11 @@ def load_data(options, variant):
         dataset=options.dataset,
         version=str(builder.version),
         licence=licence,
-        calibration=calibration,
+        calibration=None,
         labels=(),
         input_shape=(setup["length"],),
         input_range="int32 ids of subwords, the end token 2 after them, then padding 0",
-        arrays=dict(source=tokens["test"][0][:MEASURED], texts=arrays["test"][1]),
+        arrays=dict(trained=tokens["train"][0], source=tokens["test"][0][:MEASURED], texts=arrays["test"][1]),
         vocabularies={"subwords": words.to_json()},
     )
 
@@ -113,8 +109,13 @@ def vocabulary(data):
 
 def evaluate(serve, data):
     """BLEU of the greedy translation of the first test pairs."""
-    found = vocabulary(data).decode(serve("translate", tokens=data.arrays["source"])["tokens"])
+    source = data.arrays["source"]
+    found = vocabulary(data).decode(sequences.translated(serve, source, len(source), takes_position=True))
     return bleu(found, [target for _, target in data.arrays["texts"][: len(found)]])
+
+
+def calibrate(serve, data, samples):
+    return sequences.calibration_of_translator(serve, data.arrays["trained"][:samples], takes_position=True)
 
 
 def bleu(found, references):
@@ -176,6 +177,7 @@ RECIPE = Recipe(
     evaluate=evaluate,
     baseline=baseline,
     picture=picture,
+    calibrate=calibrate,
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keras_dl.benchmarks import paired
+from keras_dl.benchmarks import paired, streaming
 from keras_dl.benchmarks.contenders import tasks_of
 
 
@@ -48,3 +48,30 @@ def test_bad_arguments():
         paired.run_benchmark("cnn", rounds=0)
     with pytest.raises(ValueError, match=r"nothing.*lenet5-train"):
         paired.run_benchmark("cnn", only=["nothing"])
+
+
+def test_streaming_times_what_gives_one_answer(monkeypatch):
+    settings = dict(nets=("lstm", "tcn"), width=4, lengths=(3, 40), rounds=3, calls=2)
+    report = json.loads(json.dumps(streaming.measure(**settings)))
+    for net in report["nets"].values():
+        assert net["difference"] <= streaming.TOLERANCE
+        assert net["step_ms"] > 0
+        assert set(net["sequence_ms"]) == {"3", "40"}
+        assert net["ratio"]["40"]["lowest"] <= net["ratio"]["40"]["median"] <= net["ratio"]["40"]["highest"]
+    assert report["nets"]["tcn"]["parameters"] == streaming.create("tcn", 4, 3, 40).count_params()
+    panels = [axis.get_title(loc="left") for axis in streaming.picture(report).axes]
+    assert [title.split(",")[0] for title in panels] == ["LSTM", "TCN"]
+
+    def forgets(runner, features, states):
+        answer, _ = advance(runner, features, states)
+        return answer, states
+
+    advance = streaming.advance
+    monkeypatch.setattr(streaming, "advance", forgets)
+    with pytest.raises(RuntimeError, match=r"lstm: step and sequence differ by 0\.\d+"):
+        streaming.measure(**settings)
+
+
+def test_reach_of_the_streamed_network():
+    assert streaming.create("tcn", 2, 3, 15).receptive_field == 15
+    assert streaming.create("tcn", 2, 3, 16).receptive_field == 43

@@ -1,6 +1,7 @@
 """Temporal convolutions: causality, the receptive field, weight normalisation, streams, and equality with torch."""
 
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -274,3 +275,16 @@ def test_recipe_calibrates_steps_that_follow_each_other(dataset, tmp_path):
     np.testing.assert_array_equal(last["features"], data.arrays["x_train"][3:4, 3])
     for name, state in states.items():
         np.testing.assert_allclose(last[name], state, atol=1e-6)
+
+
+def test_recipe_names_what_it_has_to_beat():
+    from keras_dl.recipes.tcn import RECIPE
+
+    def outcome(targets, labels=(), **trained):
+        data = types.SimpleNamespace(arrays={"y_test": np.array(targets)}, labels=labels)
+        return types.SimpleNamespace(data=data, trained=trained)
+
+    lstm = types.SimpleNamespace(value=0.5)
+    assert RECIPE.baseline(outcome([[1.0]], lstm=lstm)) == ("LSTM of as many weights", 0.5)
+    assert RECIPE.baseline(outcome([[1.5], [1.0]])) == ("always saying 1", 0.125)
+    assert RECIPE.baseline(outcome([[0, 3]], labels="0123456789")) == ("any symbol", 1 / 8)

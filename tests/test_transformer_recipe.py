@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_dl.export import KerasRunner
-from keras_dl.recipes import datasets, recipe, runner, transformer
+from keras_dl.recipes import datasets, recipe, runner, sequences, transformer
 from keras_dl.recipes.datasets.bible import read_verses, split_of
 
 
@@ -96,3 +96,17 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path, monkeypatch):
     model = found.build_model(data, options, "model")
     assert np.isfinite(model.train_on_batch(inputs, labels)).all()
     assert found.evaluate(KerasRunner(model, 8).serve, data) >= 0
+    serve = KerasRunner(model, 8).serve
+    steps = found.calibrate(serve, data, 8)["decode_step"]
+    assert [int(step["position"][0]) for step in steps] == list(range(8))
+    for position, step in enumerate(steps):  # the keys of all tokens before, and no others
+        np.testing.assert_array_equal(np.any(step["keys"] != 0, axis=(0, 1, 3)), np.arange(30) < position)
+
+    def without_loop(name, **arrays):
+        if name == "translate":
+            raise ValueError("There is no signature 'translate'.")
+        return serve(name, **arrays)
+
+    tokens = data.arrays["source"]
+    stepped = sequences.translated(without_loop, tokens, 4, takes_position=True)
+    np.testing.assert_array_equal(stepped, sequences.translated(serve, tokens, 4)[:4])
