@@ -16,6 +16,9 @@ PAIRS = [(name, dataset) for name in recipe.NAMES for dataset in IMAGES if datas
 BIG = {
     ("cnn", "imagenet2012"): "a step of VGG-16 needs 2 GB",
     ("vit", "imagenet2012"): "a step of ViT-B/16 needs 1.4 GB",
+    ("convnext", "imagenet2012"): "a step of ConvNeXt-T takes half a minute; keras-dl benchmark convnext runs it",
+    ("resnet", "imagenet2012"): "a step of ResNet-50 takes half a minute; keras-dl benchmark resnet runs it",
+    ("gcnn", "cifar10"): "a step of the p4m ResNet takes half a minute; the battery trains a smaller one",
 }
 
 
