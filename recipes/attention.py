@@ -18,7 +18,8 @@ import keras_dl
 from keras_dl.recipes import pictures
 from keras_dl.recipes.pipelines import fold_in
 from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
-from keras_dl.recipes.seq2seq import calibrate, translated
+from keras_dl.recipes.seq2seq import STEPPED, calibrate
+from keras_dl.recipes.sequences import translated
 from keras_dl.recipes.vocabularies import Symbols
 
 WIDTH = 64
@@ -85,7 +86,7 @@ def build_model(data, options, variant):
 
 def evaluate(serve, data):
     """The share of test sequences that are written backwards without a mistake."""
-    found = translated(serve, data.arrays["tested"])
+    found = translated(serve, data.arrays["tested"], STEPPED)
     return float(np.mean((found == data.arrays["answers"]).all(1)))
 
 
