@@ -14,8 +14,9 @@ References:
 - Salimans, Kingma 2016, "Weight Normalization", arXiv:1602.07868.
 
 Deviations: none from the paper, which the authors' code leaves in one place: dropout is spatial here, as the text has
-it, so that whole channels of a sequence are dropped together. Weights start as they do in that code, with torch's
-default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), which the next forward pass overwrites.
+it, so that whole channels of a sequence are dropped together. Convolutions start as they do in that code, with torch's
+default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), which the next forward pass overwrites. The
+1x1 residual and the head start as Keras's Dense does; that code draws them from N(0, 0.01).
 """
 
 import keras
