@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_dl
-from keras_dl.recipes import pictures
+from keras_dl.recipes import pictures, sequences
 from keras_dl.recipes.pipelines import fold_in
 from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
-from keras_dl.recipes.seq2seq import calibrate, translated
+from keras_dl.recipes.seq2seq import calibrate
 from keras_dl.recipes.vocabularies import Symbols
 
 WIDTH = 64
@@ -85,7 +85,8 @@ def build_model(data, options, variant):
 
 def evaluate(serve, data):
     """The share of test sequences that are written backwards without a mistake."""
-    found = translated(serve, data.arrays["tested"])
+    tested = data.arrays["tested"]
+    found = sequences.translated(serve, tested, len(tested))
     return float(np.mean((found == data.arrays["answers"]).all(1)))
 
 
