@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint reproduce benchmark table clean
+.PHONY: demo test test-all lint reproduce benchmark table clean
 
 demo: .venv/installed
 	$(BIN)/keras-dl demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
+
+# What `make test` leaves out for its time, too: whole trainings, and further cases of a class that another case covers.
+test-all: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 # Every recipe at full size, its exports, and the table in the README made from their reports. Hours, not minutes.
 reproduce: .venv/installed

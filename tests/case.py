@@ -32,6 +32,7 @@ class Case(NamedTuple):
         tolerances: overrides of TOLERANCES.
         agreements: by quantization, the share of tokens to be equal, where one that differs is no small error.
         skips: checks that do not apply, each with the reason.
+        slow: bool. A further case of a class that another one covers: `make test-all` runs it, `make test` does not.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Case(NamedTuple):
     tolerances: Mapping[str, float] = {}
     agreements: Mapping[str, float] = {}
     skips: Mapping[str, str] = {}
+    slow: bool = False
 
     def build(self, **overrides):
         """A new object of the class; `overrides` win over the case's arguments."""

@@ -145,6 +145,7 @@ def test_likelihood_is_summed_over_pixels_and_averaged_over_images(vae, digits):
     assert history["loss"] == pytest.approx(history["distortion"] + history["rate"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_larger_beta_lowers_the_rate(digits):
     images = _binary(digits[0][:500])
     rates = [_trained_vae(images, beta=beta).evaluate(images, verbose=0, return_dict=True)["rate"] for beta in (1, 8)]
@@ -201,6 +202,7 @@ def test_corruption_is_what_it_is_called(kind):
         assert share(100) == pytest.approx(1 - black - white, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_denoising_reduces_the_error_on_noisy_input(digits):
     train, clean = digits
     noisy = np.asarray(corrupt(clean, "masking", 0.4, seed=11))

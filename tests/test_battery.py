@@ -40,6 +40,7 @@ def _parameters():
         for check in CHECKS:
             reason = case.skips.get(check.__name__)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
+            marks += [pytest.mark.slow] if case.slow else []
             yield pytest.param(case, check, id=f"{case.name}-{check.__name__}", marks=marks)
 
 

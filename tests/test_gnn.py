@@ -378,6 +378,7 @@ def test_bad_arguments_are_named(create, arguments, name):
 # The recipe
 
 
+@pytest.mark.slow
 def test_smoke_run_of_the_recipe_with_three_of_its_trainings(tmp_path, monkeypatch):
     found = recipe.find("gnn")
     monkeypatch.setitem(

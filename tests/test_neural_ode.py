@@ -600,6 +600,7 @@ def test_spirals_are_on_their_formula(tmp_path):
         assert not row["values"][~seen].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["two_moons", "spirals"])
 def test_smoke_run_of_the_recipe(dataset, tmp_path):
     from keras_dl.recipes import recipe, runner

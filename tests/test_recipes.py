@@ -36,6 +36,7 @@ def test_smoke_run(name, dataset, tmp_path):
     assert np.unique(picture).size > 50
 
 
+@pytest.mark.slow
 def test_smoke_run_of_resnet_with_two_of_its_nets(tmp_path, monkeypatch):
     found = recipe.find("resnet")
     task = found.tasks["mnist_5k"]

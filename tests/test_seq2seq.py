@@ -345,6 +345,7 @@ def _copies(rng, n, length=8, symbols=5):
     return {"sources": tokens, "targets": np.concatenate([tokens, np.full((n, 1), 2)], axis=1)}
 
 
+@pytest.mark.slow
 def test_reversing_the_source_helps_on_copying():
     """Sutskever et al., section 3.3: the first tokens are then close to their copies."""
     data, held_out = _copies(np.random.default_rng(0), 1024), _copies(np.random.default_rng(1), 256)

@@ -156,6 +156,7 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path):
     assert found.evaluate(KerasRunner(model, 8, ["translate"]).serve, data) > 0
 
 
+@pytest.mark.slow
 def test_smoke_run_and_files_of_it(tmp_path):
     """Trains, exports a file of integers without the loop, and measures it by its steps."""
     from keras_dl.recipes import commands, runner

@@ -405,6 +405,7 @@ def test_training_under_xla_equals_the_graph(one_model):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_learns_to_reverse():
     """Learns a task that only attention to the right places solves."""
     keras.utils.set_random_seed(0)

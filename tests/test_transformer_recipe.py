@@ -49,6 +49,7 @@ def test_a_module_that_is_no_version_is_an_error(source):
         read_verses(source)
 
 
+@pytest.mark.slow
 def test_smoke_run_keeps_its_words(tmp_path):
     found = recipe.find("transformer")
     document = runner.train(found, found.options(smoke=True, jit="off"), tmp_path / "run")

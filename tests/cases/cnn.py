@@ -32,6 +32,7 @@ CASES = [
     ),
     Case(
         name="alexnet_towers",
+        slow=True,
         architecture="cnn",
         model=keras_dl.AlexNet,
         arguments=dict(
@@ -90,6 +91,7 @@ CASES = [
     ),
     Case(
         name="lenet5_rbf",
+        slow=True,
         architecture="cnn",
         model=keras_dl.LeNet5,
         arguments=dict(image_shape=(24, 20, 3), num_classes=10, head="rbf", mean=30.0, std=150.0),

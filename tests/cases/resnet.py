@@ -60,6 +60,7 @@ CASES = [
     ),
     Case(
         name="resnet_bottleneck",
+        slow=True,
         architecture="resnet",
         model=keras_dl.ResNet,
         arguments=dict(

@@ -120,6 +120,7 @@ CASES = [
     ),
     Case(
         name="seq2seq_context",
+        slow=True,
         architecture="seq2seq",
         model=keras_dl.Seq2Seq,
         arguments=SHARED | dict(cell="lstm", bidirectional=False, attention=None, feed_context=True),
