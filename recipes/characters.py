@@ -148,7 +148,8 @@ def picture(outcome):
     right.plot(places + 1, costs.sum(0)[places] / there[places], color=pictures.COLORS[0], linewidth=1.2)
     pictures.style(right, "Bits of the characters at each place of a test text", "place")
 
-    chosen = np.flatnonzero((texts != PADDING).sum(1) > 2 * BEGINNING)[:5]
+    lengths = (texts != PADDING).sum(1)
+    chosen = np.flatnonzero(lengths >= min(2 * BEGINNING, lengths.max()))[:5]
     begun = shifted(texts[chosen])[:, : BEGINNING + 1]
     axis = bottom.subplots()
     axis.set_axis_off()

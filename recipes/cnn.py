@@ -15,17 +15,13 @@ import numpy as np
 
 import keras_dl
 from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine, random_resized_crop
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-IMAGENET_SHAPE = (224, 224, 3)
 LENET_WEIGHTS = 60_000
 
 
 def load_data(options, variant):
-    if variant == "vgg16":
-        return pipelines.images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
-    return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=2, degrees=12, zoom=0.12, shear=0.2))
+    return pipelines.augmented_images(options, pixels=2, degrees=12, zoom=0.12, shear=0.2)
 
 
 def build_model(data, options, variant):

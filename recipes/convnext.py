@@ -14,20 +14,14 @@ import numpy as np
 
 import keras_dl
 from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine, flip_and_crop, random_resized_crop
 from keras_dl.recipes.neighbours import nearest_neighbour
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-IMAGENET_SHAPE = (224, 224, 3)
 SMALL = dict(patch_size=2, depths=(2, 2, 2), hidden_dims=(24, 48, 96), stochastic_depth_rate=0.05)
 
 
 def load_data(options, variant):
-    if options.dataset == "imagenet2012":
-        return pipelines.images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
-    if options.dataset == "cifar10":
-        return pipelines.images(options, lambda i, seed: flip_and_crop(i, seed, padding=4))
-    return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=2, degrees=12, zoom=0.12, shear=0.2))
+    return pipelines.augmented_images(options, pixels=2, degrees=12, zoom=0.12, shear=0.2)
 
 
 def build_model(data, options, variant):

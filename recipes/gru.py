@@ -14,26 +14,16 @@ after 18 s; logistic regression on means and deviations has 96.2%.
 from keras_dl.recipes import recurrent
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-ADDING = dict(metric="mean squared error", higher_is_better=False)
-SERIES = dict(epochs=40, variants=("gru",))
 RECIPE = Recipe(
     name="gru",
     model="RecurrentNetwork",
     summary="a GRU adds two marked numbers out of two hundred, and tells speakers apart",
     tasks={
-        "adding_problem/200": Task(epochs=6, batch_size=50, aim=0.01, variants=("gru", "rnn"), **ADDING),
-        "japanese_vowels": Task(batch_size=30, aim=0.95, **SERIES),
-        "adding_problem/400": Task(epochs=20, batch_size=50, aim=0.01, variants=("gru", "rnn"), **ADDING),
-        "basic_motions": Task(batch_size=10, **SERIES),
-        "gun_point": Task(batch_size=10, **SERIES),
-        "italy_power_demand": Task(batch_size=10, **SERIES),
+        "adding_problem/200": Task(epochs=6, batch_size=50, aim=0.01, variants=("gru", "rnn"), **recurrent.SUMS),
+        "adding_problem/400": Task(epochs=20, batch_size=50, aim=0.01, variants=("gru", "rnn"), **recurrent.SUMS),
+        **recurrent.series_tasks("gru", aim=0.95),
     },
-    load_data=recurrent.load_data,
-    build_model=recurrent.build_model,
-    evaluate=recurrent.evaluate,
-    baseline=recurrent.baseline,
-    picture=recurrent.picture,
-    calibrate=recurrent.calibrate,
+    **recurrent.FUNCTIONS,
 )
 
 if __name__ == "__main__":

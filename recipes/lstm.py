@@ -20,8 +20,6 @@ model of counts has 2.495. Nothing was tuned.
 from keras_dl.recipes import characters, recurrent
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-ADDING = dict(metric="mean squared error", higher_is_better=False)
-SERIES = dict(epochs=40, variants=("lstm",))
 TEXTS = dict(metric="bits a character", higher_is_better=False, variants=("lstm",))
 
 
@@ -39,12 +37,9 @@ RECIPE = Recipe(
     model="RecurrentNetwork",
     summary="an LSTM adds two marked numbers out of two hundred, tells speakers apart, and writes verses",
     tasks={
-        "adding_problem/200": Task(epochs=20, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **ADDING),
-        "japanese_vowels": Task(batch_size=30, aim=0.95, **SERIES),
-        "adding_problem/400": Task(epochs=30, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **ADDING),
-        "basic_motions": Task(batch_size=10, **SERIES),
-        "gun_point": Task(batch_size=10, **SERIES),
-        "italy_power_demand": Task(batch_size=10, **SERIES),
+        "adding_problem/200": Task(epochs=20, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **recurrent.SUMS),
+        "adding_problem/400": Task(epochs=30, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **recurrent.SUMS),
+        **recurrent.series_tasks("lstm", aim=0.95),
         "bible": Task(epochs=6, batch_size=64, aim=1.8, **TEXTS),
         "lm1b": Task(epochs=1, batch_size=128, **TEXTS),
     },

@@ -4,12 +4,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.extras import require
+from keras_dl.recipes.augment import affine, flip_and_crop, random_resized_crop
 from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
 
 # What is shuffled at a time. TFDS writes its examples in a random order, so that mixing within such a block is enough
 # for data that is larger.
 SHUFFLE_BLOCK = 16_384
 TEST_BATCH = 250
+IMAGENET_SHAPE = (224, 224, 3)
 
 
 def fold_in(seed, *numbers):
@@ -36,6 +38,20 @@ def shuffled(dataset, seed, block=SHUFFLE_BLOCK):
         return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
 
     return dataset.batch(block).flat_map(mix)
+
+
+def augmented_images(options, **digits):
+    """`images` with the augmentation that is usual for the data set: crops of ImageNet, flips and shifts of CIFAR-10.
+
+    Args:
+        options: `Options`.
+        digits: keyword arguments of `keras_dl.recipes.augment.affine`, for any other data set.
+    """
+    if options.dataset == "imagenet2012":
+        return images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
+    if options.dataset == "cifar10":
+        return images(options, lambda i, seed: flip_and_crop(i, seed, padding=4))
+    return images(options, lambda i, seed: affine(i, seed, **digits))
 
 
 def images(options, augment=None, image_shape=None):

@@ -8,7 +8,7 @@ import keras_dl
 from keras_dl.extras import require
 from keras_dl.recipes import pictures
 from keras_dl.recipes.pipelines import fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Task
 
 ADDING = "adding_problem/"
 GUESS = 1 / 6  # the mean squared error of always saying 1, which is the mean of the sums
@@ -209,3 +209,25 @@ def picture(outcome):
         right.grid(visible=False)
     left.legend(frameon=False)
     return figure
+
+
+SUMS = dict(metric="mean squared error", higher_is_better=False)
+
+
+def series_tasks(cell, aim):
+    """The tasks of classifying series with one cell; `aim` is that of Japanese Vowels."""
+    shared = dict(epochs=40, variants=(cell,))
+    small = ("basic_motions", "gun_point", "italy_power_demand")
+    return {"japanese_vowels": Task(batch_size=30, aim=aim, **shared)} | {
+        name: Task(batch_size=10, **shared) for name in small
+    }
+
+
+FUNCTIONS = dict(
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=evaluate,
+    baseline=baseline,
+    picture=picture,
+    calibrate=calibrate,
+)

@@ -16,20 +16,14 @@ import keras
 
 import keras_dl
 from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine, flip_and_crop, random_resized_crop
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-IMAGENET_SHAPE = (224, 224, 3)
 GREY = dict(mean=33.0, std=79.0)  # pixels of MNIST; the presets hold those of CIFAR-10 and ImageNet
 DEPTHS = ("resnet20", "resnet56", "plain20", "plain56")
 
 
 def load_data(options, variant):
-    if options.dataset == "imagenet2012":
-        return pipelines.images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
-    if options.dataset == "cifar10":
-        return pipelines.images(options, lambda i, seed: flip_and_crop(i, seed, padding=4))
-    return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=2, degrees=12))
+    return pipelines.augmented_images(options, pixels=2, degrees=12)
 
 
 def build_model(data, options, variant):

@@ -14,26 +14,16 @@ after 8 s; logistic regression on means and deviations has 96.2%.
 from keras_dl.recipes import recurrent
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-ADDING = dict(metric="mean squared error", higher_is_better=False)
-SERIES = dict(epochs=40, variants=("rnn",))
 RECIPE = Recipe(
     name="rnn",
     model="RecurrentNetwork",
     summary="an RNN that starts as a sum adds two marked numbers out of a hundred, and tells speakers apart",
     tasks={
-        "adding_problem/100": Task(epochs=30, batch_size=32, aim=0.0177, variants=("irnn", "rnn"), **ADDING),
-        "japanese_vowels": Task(batch_size=30, aim=0.93, **SERIES),
-        "adding_problem/200": Task(epochs=30, batch_size=32, variants=("irnn", "rnn"), **ADDING),
-        "basic_motions": Task(batch_size=10, **SERIES),
-        "gun_point": Task(batch_size=10, **SERIES),
-        "italy_power_demand": Task(batch_size=10, **SERIES),
+        "adding_problem/100": Task(epochs=30, batch_size=32, aim=0.0177, variants=("irnn", "rnn"), **recurrent.SUMS),
+        "adding_problem/200": Task(epochs=30, batch_size=32, variants=("irnn", "rnn"), **recurrent.SUMS),
+        **recurrent.series_tasks("rnn", aim=0.93),
     },
-    load_data=recurrent.load_data,
-    build_model=recurrent.build_model,
-    evaluate=recurrent.evaluate,
-    baseline=recurrent.baseline,
-    picture=recurrent.picture,
-    calibrate=recurrent.calibrate,
+    **recurrent.FUNCTIONS,
 )
 
 if __name__ == "__main__":

@@ -14,20 +14,14 @@ import numpy as np
 
 import keras_dl
 from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine, flip_and_crop, random_resized_crop
 from keras_dl.recipes.neighbours import nearest_neighbour
 from keras_dl.recipes.recipe import Recipe, Task, run_as_script
 
-IMAGENET_SHAPE = (224, 224, 3)
 SMALL = dict(patch_size=4, hidden_dim=64, mlp_dim=128, num_layers=4, num_heads=4)
 
 
 def load_data(options, variant):
-    if options.dataset == "imagenet2012":
-        return pipelines.images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
-    if options.dataset == "cifar10":
-        return pipelines.images(options, lambda i, seed: flip_and_crop(i, seed, padding=4))
-    return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=1, degrees=10, zoom=0.1, shear=0.15))
+    return pipelines.augmented_images(options, pixels=1, degrees=10, zoom=0.1, shear=0.15)
 
 
 def build_model(data, options, variant):
