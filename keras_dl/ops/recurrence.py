@@ -99,29 +99,32 @@ def product_scan(
         def body(t, now, arrays):
             parts = parts_of(rows.read(t), now[0])
             new = _carried(masks, t, tuple(step(*parts, *now)), now)
-            return t + 1, new, tuple(a.write(t, x) for a, x in zip(arrays, (*parts, *new), strict=True))
+            seen, paths = arrays
+            seen = tuple(a.write(t, x) for a, x in zip(seen, parts, strict=True))
+            return t + 1, new, (seen, tuple(a.write(t + 1, x) for a, x in zip(paths, new, strict=True)))
 
-        # What the elementwise part saw, and all states: (time, batch, width), (time, batch, units), ...
+        # What the elementwise part saw, (time, batch, width), and all states, the first ones before them,
+        # (1 + time, batch, units): an array of those before each step, made after the loop, would be a copy.
         shape = inputs.shape[1], input_weights[0].shape[1]
-        seen = [tf.TensorArray(inputs.dtype, steps, element_shape=shape) for _ in range(1 if additive else 2)]
-        _, last, arrays = _loop(body, steps, (states, (*seen, *(_empty(s, steps) for s in states))))
-        arrays = [_stacked(array, inputs) for array in arrays]
-        parts, paths = arrays[: len(seen)], arrays[len(seen) :]
+        seen = tuple(tf.TensorArray(inputs.dtype, steps, element_shape=shape) for _ in range(1 if additive else 2))
+        paths = tuple(_empty(s, steps + 1).write(0, s) for s in states)
+        _, last, (seen, paths) = _loop(body, steps, (states, (seen, paths)))
+        parts, paths = [_stacked(array, inputs) for array in seen], [array.stack() for array in paths]
 
         def gradient(*d_results):
             d_outputs, d_last = (d_results[0], d_results[1:]) if keep_outputs else (None, d_results)
-            before = [tf.concat([tf.expand_dims(s, 0), path[:-1]], 0) for s, path in zip(states, paths, strict=True)]
-            d_parts, d_first = backward(state_weights[0], parts, before, d_outputs, d_last)
+            d_parts, d_first = backward(state_weights[0], parts, paths, d_outputs, d_last)
             d_inputs = tf.matmul(d_parts[0], input_weights[0], transpose_b=True)
             d_input_weights = _affine_gradient(inputs, d_parts[0], input_weights)
-            d_state_weights = _affine_gradient(before[0], d_parts[-1], state_weights)
+            d_state_weights = _affine_gradient(paths[0][:-1], d_parts[-1], state_weights)
             return d_inputs, *d_input_weights, *d_state_weights, *d_first
 
-        return ((paths[0], *last) if keep_outputs else last), gradient
+        outputs = tf.ensure_shape(paths[0][1:], (inputs.shape[0], *paths[0].shape[1:]))
+        return ((outputs, *last) if keep_outputs else last), gradient
 
-    def backward(kernel, seen, before, d_outputs, d_last):
+    def backward(kernel, seen, paths, d_outputs, d_last):
         """Gradients of what each step saw, and of the states before the first."""
-        states_rows = [_rows(x, steps) for x in before]
+        states_rows = [_rows(x, steps + 1) for x in paths]
         d_rows = _rows(d_outputs, steps)
         kernel = tf.transpose(kernel)
 
