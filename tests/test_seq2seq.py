@@ -14,6 +14,7 @@ from keras_dl.export import KerasRunner, beam_search, export, load
 from keras_dl.layers.sequence_codec import CELLS
 from keras_dl.models.seq2seq import PRESETS
 from keras_dl.ops import decoding
+from keras_dl.ops.attentive_recurrence import Memory, attentive_scan
 
 ORACLE = pathlib.Path(__file__).parent / "oracles" / "seq2seq.npz"
 SIZES = dict(source_vocabulary_size=9, target_vocabulary_size=8, embedding_dim=4, hidden_dim=5)
@@ -84,6 +85,48 @@ def _weights(model, arrays, net):
 
 def _of(oracle, prefix):
     return {key.removeprefix(prefix): value for key, value in oracle.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_attentive_loop_has_the_gradients_of_its_equations(cell):
+    """Against the same written out, which the tape differentiates; in float64, with a place and a row masked."""
+    rng = np.random.default_rng(0)
+    units, gates = 3, 3 * (4 if cell == "lstm" else 3)
+    shapes = dict(rows=(5, 2, gates), values=(2, 4, 6), keys=(2, 4, 5), query_kernel=(units, 5), vector=(5, 1))
+    shapes |= dict(context_kernel=(6, gates), r=(units, gates), b=(gates,), h=(2, units), c=(2, units))
+    tensors = {name: tf.constant(rng.normal(size=shape)) for name, shape in shapes.items()}
+    rows, r, b = (tensors[name] for name in ("rows", "r", "b"))
+    memory = {name: tensors[name] for name in ("values", "keys", "query_kernel", "vector", "context_kernel")}
+    keep = tf.constant([[True, True, True, False], [False] * 4])
+    step = CELLS[cell](units, dtype="float64").cell.advance
+    first = tuple(tensors[name] for name in "hc"[: 2 if cell == "lstm" else 1])
+
+    def written_out():
+        states, found = first, []
+        for row in tf.unstack(rows):
+            query = tf.expand_dims(states[0] @ memory["query_kernel"], 1)
+            scores = tf.squeeze(tf.tanh(query + memory["keys"]) @ memory["vector"], -1)
+            exponentials = tf.where(keep, tf.exp(scores), 0.0)
+            weights = tf.math.divide_no_nan(exponentials, tf.reduce_sum(exponentials, 1, keepdims=True))
+            context = tf.einsum("bs,bsm->bm", weights, memory["values"])
+            parts = row + context @ memory["context_kernel"], states[0] @ r + b
+            states = step(*([sum(parts)] if cell == "lstm" else parts), *states)
+            found.append((states[0], context, weights))
+        return [tf.stack(x) for x in zip(*found, strict=True)]
+
+    def looped():
+        return attentive_scan(step, rows, Memory(keep=keep, **memory), (r, b), first, additive=cell == "lstm")
+
+    results = []
+    for run in (looped, written_out):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = run()
+            loss = sum(tf.reduce_sum(tf.sin(i + x)) for i, x in enumerate(outputs))
+        results.append([*outputs, *(x for x in tape.gradient(loss, tensors).values() if x is not None)])
+    assert len(results[0]) == len(results[1]) == 3 + len(tensors) - (cell == "gru")
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("net", NETS)

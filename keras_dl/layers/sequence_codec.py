@@ -1,5 +1,7 @@
 """Encoder and decoder of `keras_dl.Seq2Seq`, where the equations stand."""
 
+import functools
+
 import keras
 import tensorflow as tf
 from keras import layers, ops
@@ -8,7 +10,7 @@ from keras_dl.base import Layer
 from keras_dl.layers.alignment import AdditiveAttention
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
-from keras_dl.ops.recurrence import scan
+from keras_dl.ops.attentive_recurrence import Memory, attentive_scan
 
 CELLS = {"lstm": LSTM, "gru": GRU}
 # What the states of a layer are called: `hidden_0`, `cell_0`, `hidden_1`, ...
@@ -37,27 +39,6 @@ def cleaned(name, tokens, vocabulary_size):
             raise ValueError(f"{name} holds the id {wrong}; the vocabulary has the ids 0 to {vocabulary_size - 1}.")
     there = ops.logical_and(tokens > 0, tokens < vocabulary_size)
     return ops.where(there, tokens, 0), there
-
-
-def recomputed(function, *tensors):
-    """`function(*tensors)`, of which nothing is kept for the gradient: that computes it again.
-
-    A loop then keeps its states alone. And XLA takes its gradient whatever lengths are unknown when it is traced:
-    shapes that the gradient needs stand in its own loop, where otherwise they would be kept in the forward one as
-    values.
-    """
-
-    @tf.custom_gradient
-    def run(*tensors):
-        def gradient(*upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(tensors)
-                outputs = function(*tensors)
-            return tape.gradient(outputs, tensors, upstream, tf.UnconnectedGradients.ZERO)
-
-        return function(*tensors), gradient
-
-    return run(*tensors)
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -168,39 +149,6 @@ def _run(layer, x, mask, training, backward=None):
     return outputs, [ops.concatenate(pair, axis=-1) for pair in zip(states, other_states, strict=True)]
 
 
-class _AttentiveStep(layers.Layer):
-    """One step of a recurrent cell that attends first, from its state before.
-
-    A layer, so that the precision is the same where a gradient computes the step again.
-
-    Args:
-        cell: cell of a recurrent layer.
-        attention: `AdditiveAttention`.
-
-    Call arguments:
-        row: float, `(batch, width)`: what `cell.project` made of the step's input without the context.
-        kernel: float, `(memory width, width)`: the part of the cell's kernel that the context meets.
-        memory, keys, mask: as `attention.attend` takes them.
-        states: list of the cell's states. To the first, context and attention weights are appended.
-
-    Returns:
-        tuple of the new states, the first as before.
-    """
-
-    def __init__(self, cell, attention, **kwargs):
-        super().__init__(**kwargs)
-        self.cell = cell
-        self.attention = attention
-
-    def call(self, row, kernel, memory, keys, mask, states):
-        units = self.cell.units
-        hidden = states[0][:, :units]
-        context, weights = self.attention.attend(hidden, memory, keys, mask)
-        row += ops.matmul(context, kernel)
-        hidden, *others = self.cell.step(row, (hidden, *states[1:]))
-        return ops.concatenate([hidden, context, weights], axis=-1), *others
-
-
 @keras.saving.register_keras_serializable(package="keras_dl")
 class SequenceDecoder(Layer):
     """Gives the logits of target tokens, each from the tokens before it; of a whole sequence, or step by step.
@@ -255,9 +203,6 @@ class SequenceDecoder(Layer):
             CELLS[cell](hidden_dim, return_sequences=True, name=f"{cell}_{i}", **shared) for i in range(num_layers)
         ]
         self.attention = AdditiveAttention(attention_dim, name="attention", **shared) if looks_at == "memory" else None
-        self.attentive_step = (
-            _AttentiveStep(self.recurrent[0].cell, self.attention, **shared) if self.attention else None
-        )
         self.maxout = layers.Dense(2 * maxout_dim, name="maxout", **shared) if maxout_dim else None
         self.readout = layers.Dense(vocabulary_size, dtype="float32", name="logits")
 
@@ -309,31 +254,26 @@ class SequenceDecoder(Layer):
         Returns:
             hidden states, contexts and weights, each `(batch, target_length, ...)`.
         """
-        cell, memory = self.recurrent[0].cell, state["memory"]
-        width = memory.shape[-1]
+        cell, attention, values = self.recurrent[0].cell, self.attention, state["memory"]
+        width = values.shape[-1]
         # One product for the embeddings of all steps; that of the contexts has to wait for them.
         rows = cell.project(ops.pad(embedded, [[0, 0], [0, 0], [0, width]]))
-        # Each weight that a step takes costs the sum of its gradients over the steps: only those that it uses.
-        outside = (cell.kernel, self.attention.memory_kernel, self.attention.bias)
-        weights = [w for w in (*cell.weights, *self.attention.weights) if not any(w is other for other in outside)]
-        kernel = cell.kernel[-width:]
-
-        def advance(row, kernel, memory, keys, *states_and_values):
-            states, values = states_and_values[: -len(weights)], states_and_values[-len(weights) :]
-            with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
-                return self.attentive_step(row, kernel, memory, keys, state["memory_mask"], list(states))
-
-        def step(row, states):
-            return recomputed(advance, row, kernel, memory, state["keys"], *states, *map(tf.convert_to_tensor, weights))
-
-        # `scan` keeps the first state of every step: with it go the context and the weights.
-        hidden, *others = self._states(state, 0)
-        empty = (ops.zeros_like(memory[:, 0]), ops.zeros_like(memory[:, :, 0]))
-        first = ops.concatenate([hidden, *empty], axis=-1)
-        kept, _ = scan(step, ops.transpose(rows, (1, 0, 2)), (first, *others))
-        kept = ops.transpose(kept, (1, 0, 2))
-        end = self.hidden_dim + width
-        return kept[..., : self.hidden_dim], kept[..., self.hidden_dim : end], kept[..., end:]
+        cast = functools.partial(ops.cast, dtype=rows.dtype)
+        memory = Memory(
+            values,
+            state["keys"],
+            state["memory_mask"],
+            *map(cast, (attention.query_kernel, attention.vector, cell.kernel[-width:])),
+        )
+        found = attentive_scan(
+            cell.advance,
+            ops.transpose(rows, (1, 0, 2)),
+            memory,
+            [None if w is None else cast(w) for w in cell.recurrent_weights()],
+            self._states(state, 0),
+            cell.additive,
+        )
+        return [ops.transpose(x, (1, 0, 2)) for x in found]
 
     def _step(self, tokens, state):
         embedded = x = self.embedding(tokens)

@@ -47,9 +47,9 @@ def scan(step, inputs, states, mask=None, keep_outputs=True, truncate=None, unro
     states = tuple(states)
     if unroll:
         return _unrolled(step, inputs, states, mask, keep_outputs, truncate)
-    steps = _size(inputs)
-    rows, masks = _rows(inputs, steps), _rows(mask, steps)
-    outputs = (_empty(states[0], steps),) if keep_outputs else ()
+    steps = size_of(inputs)
+    rows, masks = rows_of(inputs, steps), rows_of(mask, steps)
+    outputs = (empty(states[0], steps),) if keep_outputs else ()
 
     def body(t, states, outputs):
         if truncate is not None:
@@ -58,8 +58,8 @@ def scan(step, inputs, states, mask=None, keep_outputs=True, truncate=None, unro
         new = _carried(masks, t, tuple(step(rows.read(t), states)), states)
         return t + 1, new, tuple(array.write(t, new[0]) for array in outputs)
 
-    _, states, outputs = _loop(body, steps, (states, outputs))
-    return (_stacked(outputs[0], inputs) if keep_outputs else None), states
+    _, states, outputs = loop(body, steps, (states, outputs))
+    return (stacked(outputs[0], inputs) if keep_outputs else None), states
 
 
 def product_scan(
@@ -81,12 +81,12 @@ def product_scan(
         outputs: `(time, batch, units)`, the first state after each step; None without `keep_outputs`.
         states: tuple of tensors, after the last step.
     """
-    steps = _size(inputs)
-    masks = _rows(mask, steps)
+    steps = size_of(inputs)
+    masks = rows_of(mask, steps)
 
     @tf.custom_gradient
     def run(inputs, input_weights, state_weights, states):
-        rows = _rows(inputs, steps)
+        rows = rows_of(inputs, steps)
         if additive:  # (x, h) times (W, R): one product is faster than two and their sum
             kernel = tf.concat([input_weights[0], state_weights[0]], 0)
             biases = (*input_weights[1:], *state_weights[1:])
@@ -107,16 +107,16 @@ def product_scan(
         # (1 + time, batch, units): an array of those before each step, made after the loop, would be a copy.
         shape = inputs.shape[1], input_weights[0].shape[1]
         seen = tuple(tf.TensorArray(inputs.dtype, steps, element_shape=shape) for _ in range(1 if additive else 2))
-        paths = tuple(_empty(s, steps + 1).write(0, s) for s in states)
-        _, last, (seen, paths) = _loop(body, steps, (states, (seen, paths)))
-        parts, paths = [_stacked(array, inputs) for array in seen], [array.stack() for array in paths]
+        paths = tuple(empty(s, steps + 1).write(0, s) for s in states)
+        _, last, (seen, paths) = loop(body, steps, (states, (seen, paths)))
+        parts, paths = [stacked(array, inputs) for array in seen], [array.stack() for array in paths]
 
         def gradient(*d_results):
             d_outputs, d_last = (d_results[0], d_results[1:]) if keep_outputs else (None, d_results)
             d_parts, d_first = backward(state_weights[0], parts, paths, d_outputs, d_last)
             d_inputs = tf.matmul(d_parts[0], input_weights[0], transpose_b=True)
-            d_input_weights = _affine_gradient(inputs, d_parts[0], input_weights)
-            d_state_weights = _affine_gradient(paths[0][:-1], d_parts[-1], state_weights)
+            d_input_weights = affine_gradient(inputs, d_parts[0], input_weights)
+            d_state_weights = affine_gradient(paths[0][:-1], d_parts[-1], state_weights)
             return d_inputs, *d_input_weights, *d_state_weights, *d_first
 
         outputs = tf.ensure_shape(paths[0][1:], (inputs.shape[0], *paths[0].shape[1:]))
@@ -124,8 +124,8 @@ def product_scan(
 
     def backward(kernel, seen, paths, d_outputs, d_last):
         """Gradients of what each step saw, and of the states before the first."""
-        states_rows = [_rows(x, steps + 1) for x in paths]
-        d_rows = _rows(d_outputs, steps)
+        states_rows = [rows_of(x, steps + 1) for x in paths]
+        d_rows = rows_of(d_outputs, steps)
         kernel = tf.transpose(kernel)
 
         def body(i, d_states, arrays):
@@ -145,8 +145,8 @@ def product_scan(
             return i + 1, d_now, tuple(a.write(t, d) for a, d in zip(arrays, d_parts, strict=True))
 
         # The gradient by what a step saw takes its place: another large array would cost time to fill.
-        _, d_first, arrays = _loop(body, steps, (tuple(d_last), tuple(_rows(x, steps) for x in seen)))
-        return [_stacked(array, inputs) for array in arrays], d_first
+        _, d_first, arrays = loop(body, steps, (tuple(d_last), tuple(rows_of(x, steps) for x in seen)))
+        return [stacked(array, inputs) for array in arrays], d_first
 
     weights = (tuple(w for w in group if w is not None) for group in (input_weights, state_weights))
     results = tuple(run(inputs, *weights, tuple(states)))
@@ -160,8 +160,8 @@ def _affine(x, kernel, *biases):
     return product
 
 
-def _affine_gradient(x, d, weights):
-    """Gradients of the weights of `_affine`, of all steps at once."""
+def affine_gradient(x, d, weights):
+    """Gradients of the weights of `x kernel + bias`, of all steps at once."""
     x, d = (tf.reshape(a, (-1, a.shape[-1])) for a in (x, d))
     if len(weights) == 1:
         return (tf.matmul(x, d, transpose_a=True),)
@@ -182,7 +182,7 @@ def _unrolled(step, inputs, states, mask, keep_outputs, truncate):
     return (tf.stack(outputs) if keep_outputs else None), states
 
 
-def _loop(body, steps, carried):
+def loop(body, steps, carried):
     """Runs `body(i, *carried) -> (i + 1, *carried)` for i = 0 .. steps - 1."""
     # XLA differentiates a loop only where it knows how often it runs at most.
     return tf.while_loop(
@@ -190,23 +190,25 @@ def _loop(body, steps, carried):
     )
 
 
-def _size(inputs):
+def size_of(inputs):
     """Number of steps: int, or a scalar tensor where it is not known."""
     return tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
 
 
-def _rows(x, steps):
+def rows_of(x, steps):
     """A tensor `(time, ...)` to be read step by step; None of None."""
     if x is None:
         return None
     return tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:], clear_after_read=False).unstack(x)
 
 
-def _empty(like, steps):
+def empty(like, steps):
+    """An array of `steps` rows, each in the shape and dtype of `like`, to be written."""
     return tf.TensorArray(like.dtype, steps, element_shape=like.shape)
 
 
-def _stacked(array, inputs):
+def stacked(array, inputs):
+    """An array as a tensor `(time, ...)`, the time being that of `inputs` where it is known."""
     x = array.stack()
     return tf.ensure_shape(x, (inputs.shape[0], *x.shape[1:]))
 
