@@ -8,11 +8,11 @@ demo: .venv/installed
 	$(BIN)/keras-dl demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What `make test` leaves out for its time, too: whole trainings, and further cases of a class that another case covers.
 test-all: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 # Every recipe at full size, its exports, and the table in the README made from their reports. Hours, not minutes.
 reproduce: .venv/installed
