@@ -169,6 +169,13 @@ def test_large_cell_states_are_not_clipped(quantization, tmp_path):
     assert errors["max_abs_error"] < (1e-5 if quantization == "none" else 0.1)
 
 
+def test_a_file_says_which_layer_keeps_its_state(tmp_path):
+    x = keras.Input((5, 3), name="x")
+    report = export(keras.Model(x, LSTM(4, name="reader")(x)), tmp_path / "lstm.tflite")
+    (warning,) = (warning for warning in report.warnings if "go on from where" in warning)
+    assert "in layer 'reader'" in warning
+
+
 def test_small_cell_states_in_int8(tmp_path):
     """Left as the converter makes it, their scale is one that LiteRT's kernel computes wrongly: 0.03 off."""
     keras.utils.set_random_seed(3)
