@@ -9,7 +9,8 @@ NumPy alone, and no word of an architecture: whatever serves these two signature
 `tokens` of `decode_step` are those before the next ones, `position` is how many have been written so far; a signature
 that needs no `position` leaves it out. Every tensor that `encode` returns and `decode_step` takes is fed under its
 name. An output of `decode_step` that has the name of an input is its next value; inputs that do not come back keep
-theirs.
+theirs. Where a step takes the `position` and a cache of `keys`, the last axis but one of those are the places that it
+has, and there is no step beyond them.
 
 The search is that of `keras_dl.ops.decoding`, where its rules and the length penalty stand.
 """
@@ -57,9 +58,9 @@ def beam_search(
         runner: `keras_dl.export.Runner` of a model or file, or anything with its `signatures` and `serve`.
         tokens: int, `(batch, source_length)`, as `encode` takes them; any number of rows.
         beam_size: int. May be larger than the vocabulary. 1 is the greedy search.
-        max_length: int. Tokens at most, that of the end included.
-        start: int. The token before the first.
-        end: int.
+        max_length: int. Tokens at most, that of the end included; no more than a cache of static size has places.
+        start: int, in [0, vocabulary). The token before the first.
+        end: int, in [1, vocabulary).
         length_penalty: float, at least 0.
         encode: str. Name of the first signature.
         decode_step: str. Name of the second.
@@ -68,7 +69,8 @@ def beam_search(
         `Hypotheses`, those that have ended first, each kind by falling score.
 
     Raises:
-        ValueError: if an argument has a wrong value, or the signatures do not fit together.
+        ValueError: if an argument has a wrong value; if the signatures do not fit together; or if the first one goes on
+            from a prompt (`TransformerLM`'s `prefill`), which this search does not: it begins at position 0.
     """
     for name, value in (("beam_size", beam_size), ("max_length", max_length)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
@@ -78,7 +80,10 @@ def beam_search(
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not tokens.size:
         raise ValueError(f"tokens has the shape {tokens.shape}; it must be (batch, source_length), and not empty.")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"tokens has the dtype {tokens.dtype}; it must be ids, of an integer dtype.")
     batch = len(tokens)
+    _check(runner, encode, decode_step, max_length, start, end)
     state, takes_position = _begin(runner, tokens.astype("int32"), encode, decode_step)
     state = {name: np.repeat(x, beam_size, axis=0) for name, x in state.items()}
 
@@ -129,14 +134,33 @@ def beam_search(
     return Hypotheses(found, lengths, sums.astype("float32"), np.take_along_axis(scores, order, 1))
 
 
-def _begin(runner, tokens, encode, decode_step):
-    """The states before the first step, and whether a step takes the position."""
+def _check(runner, encode, decode_step, max_length, start, end):
+    """Whether the signatures are those of a search, and have room for it."""
     for name in (encode, decode_step):
         if name not in runner.signatures:
             raise ValueError(f"There is no signature {name!r}. Choose one of: {', '.join(runner.signatures)}.")
-    wanted = set(runner.signatures[decode_step]["inputs"])
-    if "log_probabilities" not in runner.signatures[decode_step]["outputs"]:
+    inputs, outputs = (runner.signatures[decode_step][kind] for kind in ("inputs", "outputs"))
+    if "log_probabilities" not in outputs:
         raise ValueError(f"The signature {decode_step!r} has no output 'log_probabilities'.")
+    vocabulary = outputs["log_probabilities"]["shape"][-1]
+    for name, token, least in (("start", start, 0), ("end", end, 1)):
+        whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
+        if not whole or not least <= token < vocabulary:
+            raise ValueError(f"{name}={token!r} must be an id in [{least}, {vocabulary}), the vocabulary.")
+    if "position" in inputs and "keys" in inputs:
+        places = inputs["keys"]["shape"][-2]
+        if max_length > places:
+            raise ValueError(f"max_length={max_length} must be at most {places}, the places of the file's cache.")
+        if "length" in runner.signatures[encode]["outputs"]:
+            raise ValueError(
+                f"encode={encode!r} goes on from the prompt that it reads, and this search begins at position 0. "
+                "Take a signature 'generate', or the model's own search."
+            )
+
+
+def _begin(runner, tokens, encode, decode_step):
+    """The states before the first step, and whether a step takes the position."""
+    wanted = set(runner.signatures[decode_step]["inputs"])
     outputs = runner.serve(encode, tokens=tokens)
     missing = sorted(wanted - {"tokens", "position"} - set(outputs))
     if missing:

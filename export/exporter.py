@@ -10,8 +10,8 @@ import pathlib
 import platform
 import shutil
 
-from keras_dl.export import graph, latency, onnx, quantize, saved_model
-from keras_dl.export.errors import ExportError
+from keras_dl.export import graph, latency, names, onnx, quantize, saved_model
+from keras_dl.export.errors import ExportError, SignatureError
 from keras_dl.export.inspection import inspect
 from keras_dl.export.metadata import encode, into_litert, into_saved_model
 from keras_dl.export.report import Report
@@ -139,6 +139,14 @@ def export(
         if verify:
             proof = prove(artifact, expected, proof_samples, quantization)
             proof["inputs"] = {name: "random" if name in missing else "calibration" for name in entries}
+        measured = None
+        if metric:
+            try:
+                measured = _measure(metric, KerasRunner(model, batch_size, list(entries)), artifact)
+            except SignatureError as error:
+                if signatures is None:  # the file has all that there are
+                    raise
+                warnings.append(f"The metric {metric[0]!r} is not measured: it takes more than the file has. {error}")
         milliseconds = latency.measure(file, format, proof_samples)
         report = Report(
             **found | {"path": str(path), "signatures": {name: found["signatures"][name] for name in entries}},
@@ -146,7 +154,7 @@ def export(
             target=target.name,
             sha256=_sha256(file),
             proof=proof,
-            metric=_measure(metric, KerasRunner(model, batch_size, list(entries)), artifact) if metric else None,
+            metric=measured,
             latency_ms=milliseconds[next(iter(entries))],
             target_report={},
             versions=_versions(format),
@@ -207,7 +215,7 @@ def _write(file, model, format, quantization, entries, traced, samples, document
     match format:
         case "litert":
             content = quantize.to_litert(model, entries, traced, quantization, samples, float_layers)
-            file.write_bytes(into_litert(content, document))
+            file.write_bytes(into_litert(names.shortened(content), document))
         case "onnx":
             ((name, signature),) = entries.items()
             file.write_bytes(onnx.convert(model, name, signature, traced[name].concrete, document))
@@ -255,7 +263,8 @@ def _litert_warnings(float_ops, content, model, float_layers):
     if stateful_ops:
         ops = dict.fromkeys(located(op.name, op.layer, model) for op in stateful_ops)
         warnings.append(
-            f"These go on from where their last call ended, unless the runtime resets its variables: {', '.join(ops)}."
+            "These go on from where their last call ended, unless the runtime resets its variables, as "
+            f"keras_dl.export.load does before each call: {', '.join(ops)}."
         )
     return warnings
 

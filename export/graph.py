@@ -77,7 +77,9 @@ class Op:
     @property
     def layer(self):
         """str. The scopes of the Keras layer that the op comes from; its output's name where none is written down."""
-        named = [*self.outputs, *(x for x in self.inputs if x is not None and x.constant)]
+        inputs = [x for x in self.inputs if x is not None]
+        # The state of a fused LSTM is a variable, and has a name where nothing else of it has.
+        named = [*self.outputs, *(x for x in inputs if x.constant), *(x for x in inputs if x.variable)]
         for tensor in named:
             scopes, separator, _ = tensor.name.split(";")[0].rpartition("/")
             if separator:

@@ -5,7 +5,7 @@ import warnings
 
 import tensorflow as tf
 
-from keras_dl.export import fused_lstm, saved_model
+from keras_dl.export import fused_lstm, reversals, saved_model
 from keras_dl.export.errors import ExportError
 
 # The converter writes one line for each op it has no builtin for:
@@ -62,7 +62,7 @@ def convert(model, folder, names, **settings):
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`, for the converter's own words are pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
-    return fused_lstm.mended(content)
+    return reversals.mended(fused_lstm.mended(content))
 
 
 def quantize_all_but(content, nodes, dtype):
@@ -80,7 +80,7 @@ def quantize_all_but(content, nodes, dtype):
     from tensorflow.lite.python.convert import mlir_quantize
 
     quantized = mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=nodes)
-    return fused_lstm.mended(quantized)
+    return reversals.mended(fused_lstm.mended(quantized))
 
 
 def _explain(message, model):

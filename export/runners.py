@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.export import graph
+from keras_dl.export.errors import SignatureError
 from keras_dl.export.samples import batches
 from keras_dl.export.saved_model import trace_signature
 from keras_dl.export.signatures import collect
@@ -62,7 +63,7 @@ class Runner:
             ValueError: if the signature is unknown, or an array does not fit it.
         """
         if name not in self.signatures:
-            raise ValueError(f"There is no signature {name!r}. Choose one of: {', '.join(self.signatures)}.")
+            raise SignatureError(f"There is no signature {name!r}. Choose one of: {', '.join(self.signatures)}.")
         inputs, outputs = self.signatures[name]["inputs"], self.signatures[name]["outputs"]
         shapes = {key: (tuple(x["shape"]), None if "scale" in x else x["dtype"]) for key, x in inputs.items()}
         results = []

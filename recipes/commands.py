@@ -174,7 +174,7 @@ def export(
         found, task, data = _parts(settings)
         options["calibration"] = _calibration(found, model, data, calibration_samples, signatures)
         options["metric"] = (task.metric, lambda serve: found.evaluate(serve, data))
-        options["metadata"] = _metadata(found, settings, data)
+        options["metadata"] = _metadata(found, model, settings, data)
     else:
         model = _load_model(path)
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
@@ -242,12 +242,12 @@ def _parts(options):
     return found, task, found.load_data(options, task.variants[0])
 
 
-def _metadata(found, options, data):
+def _metadata(found, model, options, data):
     """What travels inside an exported file: where it comes from, and what its inputs and outputs mean."""
     metadata = {
         "keras_dl": __version__,
         "recipe": found.name,
-        "model": found.model,
+        "model": type(model).__name__,
         "dataset": options.dataset,
         "dataset_version": data.version,
         "licence": data.licence,

@@ -291,6 +291,13 @@ def test_an_integer_file_of_a_loop_is_refused(speller, tmp_path):
         )
 
 
+def test_a_metric_that_takes_more_than_the_file_has_is_left_out(speller, tmp_path):
+    options = dict(calibration=[{"tokens": SOURCES[:1]}], metric=("sum", lambda serve: serve("translate")))
+    report = export(speller, tmp_path / "model.tflite", signatures="encode", **options)
+    assert report.metric is None
+    assert any("'sum' is not measured" in warning and "'translate'" in warning for warning in report.warnings)
+
+
 def test_what_does_not_fit_is_refused(speller):
     runner = KerasRunner(speller)
     for overrides, message in (
@@ -301,6 +308,9 @@ def test_what_does_not_fit_is_refused(speller):
         (dict(decode_step="encode"), "'encode' has no output 'log_probabilities'"),
         (dict(tokens=SOURCES[0]), r"shape \(3,\)"),
         (dict(tokens=np.zeros((2, 0))), r"shape \(2, 0\)"),
+        (dict(tokens=SOURCES + 0.5), "dtype float64"),
+        (dict(start=VOCABULARY), f"start={VOCABULARY}"),
+        (dict(end=0), "end=0"),
         (dict(encode="translate"), "takes hidden, memory, which 'translate' does not return"),
     ):
         with pytest.raises(ValueError, match=message):

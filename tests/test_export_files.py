@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_dl.export import KerasRunner, Report, export, inspect, load
+from keras_dl.export import KerasRunner, Report, export, flatbuffer, inspect, load, names
 from keras_dl.export.metadata import from_litert, into_litert
 from keras_dl.export.samples import batches, draw_inputs
 from keras_dl.export.signatures import collect
@@ -170,6 +170,26 @@ def test_metadata_leaves_the_model_alone(files):
     for a, b in zip(old.buffers, schema.ModelT.InitFromPackedBuf(changed, 0).buffers, strict=False):
         if a.data is not None and not bytes(a.data).startswith(b"{"):
             np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_inner_tensors_have_short_names(files, tmp_path):
+    content = (files / "model.tflite").read_bytes()
+    assert names.shortened(content) is content
+    model = flatbuffer.unpacked(content)
+    (subgraph,) = model.subgraphs
+    for tensor in subgraph.tensors:
+        tensor.name = b"classifier/dense/MatMul;" + b"classifier/dense/BiasAdd;" * 40
+    changed = names.shortened(flatbuffer.packed(model))
+    (new,) = flatbuffer.unpacked(changed).subgraphs
+    public = {*new.inputs, *new.outputs}
+    inner = [tensor.name for index, tensor in enumerate(new.tensors) if index not in public]
+    assert len(set(inner)) == len(inner) > 2
+    assert all(name.startswith(b"classifier/dense/MatMul;") and len(name) < 30 for name in inner)
+    assert all(len(new.tensors[index].name) > 900 for index in public)
+    (tmp_path / "model.tflite").write_bytes(changed)
+    images = {"images": models.pixels(2)}
+    found, expected = (load(folder / "model.tflite").serve("classify", **images) for folder in (tmp_path, files))
+    np.testing.assert_array_equal(found["probabilities"], expected["probabilities"])
 
 
 def without_signatures(content):

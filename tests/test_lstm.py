@@ -169,6 +169,13 @@ def test_large_cell_states_are_not_clipped(quantization, tmp_path):
     assert errors["max_abs_error"] < (1e-5 if quantization == "none" else 0.1)
 
 
+def test_a_file_says_which_layer_keeps_its_state(tmp_path):
+    x = keras.Input((5, 3), name="x")
+    report = export(keras.Model(x, LSTM(4, name="reader")(x)), tmp_path / "lstm.tflite")
+    (warning,) = (warning for warning in report.warnings if "go on from where" in warning)
+    assert "in layer 'reader'" in warning
+
+
 def test_small_cell_states_in_int8(tmp_path):
     """Left as the converter makes it, their scale is one that LiteRT's kernel computes wrongly: 0.03 off."""
     keras.utils.set_random_seed(3)
@@ -179,6 +186,20 @@ def test_small_cell_states_in_int8(tmp_path):
     rows = [{"features": x[i : i + 1]} for i in range(8)]
     report = export(model, tmp_path / "lstm.tflite", quantization="int8", calibration=rows, signatures=["sequence"])
     assert report.proof["signatures"]["sequence"]["probabilities"]["max_abs_error"] < 4e-3  # a step of int8
+
+
+def test_side_by_side_in_int8(tmp_path):
+    """A concatenation gives all that it joins one scale, which an LSTM and a reversal have to be told of."""
+    keras.utils.set_random_seed(2)
+    x = np.random.default_rng(0).normal(size=(32, 7, 3)).astype("float32")
+    features = keras.Input(x.shape[1:], name="features")
+    both = keras.layers.Bidirectional(LSTM(8, return_sequences=True))(features)
+    model = keras.Model(features, {"steps": both, "last": keras.layers.Bidirectional(LSTM(8))(both)})
+    rows = [{"features": row[None]} for row in x]
+    report = export(model, tmp_path / "lstm.tflite", quantization="int8", calibration=rows, target="micro")
+    (errors,) = report.proof["signatures"].values()
+    for output in ("steps", "last"):  # of values up to 0.5; without it, 0.06 and more
+        assert errors[output]["max_abs_error"] < 0.012
 
 
 def test_padded_sequences_run_on_an_npu(tmp_path):

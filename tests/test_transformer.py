@@ -313,6 +313,14 @@ def test_artifact_decodes_as_the_model_does(one_model, tmp_path):
     by_file, by_model = beam_search(file, SOURCE, **options), one_model.search(SOURCE, 4, 0.6)
     np.testing.assert_array_equal(by_file.tokens, by_model.tokens)
     np.testing.assert_allclose(by_file.scores, by_model.scores, rtol=1e-4)
+    with pytest.raises(ValueError, match="max_length=7 must be at most 6"):
+        beam_search(file, SOURCE, **options | dict(max_length=7))
+
+
+def test_a_prompt_is_no_source_of_a_beam_search():
+    model = TransformerLM(11, num_layers=1, hidden_dim=8, mlp_dim=8, num_heads=2, max_length=6, prompt_length=3)
+    with pytest.raises(ValueError, match="encode='prefill' goes on from the prompt"):
+        beam_search(KerasRunner(model), SOURCE[:, :3], 2, 3, encode="prefill")
 
 
 def test_searches_compile_under_xla(one_model):

@@ -1,0 +1,35 @@
+"""Names of tensors, which the converter joins of all that it has merged.
+
+Where two hundred steps stand one after the other, they are most of the file: the int8 file of a GRU of 48 units over so
+many steps was 2,236 kB with them, and 475 kB without.
+"""
+
+from keras_dl.export import flatbuffer
+from keras_dl.extras import require
+
+LONGEST = 200  # characters
+
+
+def shortened(content):
+    """A LiteRT file, bytes, whose inner tensors have names of `LONGEST` characters at most.
+
+    Of a longer one the first of the joined names stays, which says from which layer the tensor comes, and a number that
+    keeps it apart from others. Inputs and outputs keep theirs. A file without long names comes back as it is.
+    """
+    schema = require("ai_edge_litert.schema_py_generated", extra="export")
+    head = schema.Model.GetRootAs(content, 0)
+    graphs = [head.Subgraphs(i) for i in range(head.SubgraphsLength())]
+    if not any(_long(graph.Tensors(i).Name()) for graph in graphs for i in range(graph.TensorsLength())):
+        return content
+    model = flatbuffer.unpacked(content)
+    for subgraph in model.subgraphs:
+        public = {*subgraph.inputs, *subgraph.outputs}
+        for index, tensor in enumerate(subgraph.tensors):
+            if _long(tensor.name) and index not in public:
+                first, number = tensor.name.partition(b";")[0], b";%d" % index
+                tensor.name = first[: LONGEST - len(number)] + number
+    return flatbuffer.packed(model, len(content))
+
+
+def _long(name):
+    return name is not None and len(name) > LONGEST
