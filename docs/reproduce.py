@@ -51,6 +51,7 @@ OTHER_EXPORTS = {
     "transformer-bible": (
         *(("none", "cpu"), ("float16", "cpu"), ("dynamic_int8", "cpu")),
         ("int8", "cpu", "encode", "decode_step"),
+        ("int8", "ethos-u55-128", "encode", "decode_step"),
     ),
 }
 

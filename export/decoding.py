@@ -55,7 +55,8 @@ def beam_search(
     """Finds the best sequences for source tokens.
 
     Args:
-        runner: `keras_dl.export.Runner` of a model or file, or anything with its `signatures` and `serve`.
+        runner: `keras_dl.export.Runner` of a model or file, or anything with its `signatures`, the shapes in them, and
+            `serve`.
         tokens: int, `(batch, source_length)`, as `encode` takes them; any number of rows.
         beam_size: int. May be larger than the vocabulary. 1 is the greedy search.
         max_length: int. Tokens at most, that of the end included; no more than a cache of static size has places.

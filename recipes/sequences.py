@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.export.decoding import beam_search
+from keras_dl.export.errors import SignatureError
 from keras_dl.recipes.vocabularies import START
 
 # So many batches are drawn together and sorted by length, before they are mixed again.
@@ -60,14 +61,22 @@ def translated(serve, tokens, stepped, takes_position=False):
     """
     try:
         return serve("translate", tokens=tokens)["tokens"]
-    except ValueError:
+    except SignatureError:
         tokens = tokens[:stepped]
-    state = serve("encode", tokens=tokens[:1])
-    inputs = {"tokens": {}, **state} | ({"position": {}} if takes_position else {})
-    step = {"inputs": inputs, "outputs": {"log_probabilities": {}}}
-    runner = types.SimpleNamespace(serve=serve, signatures={"encode": {}, "decode_step": step})
+    # A runner's `signatures`, of what one call of each shows.
+    state, start = serve("encode", tokens=tokens[:1]), np.array([START], "int32")
+    fed = {"tokens": start} | state | ({"position": np.zeros_like(start)} if takes_position else {})
+    signatures = {
+        "encode": {"outputs": _described(state)},
+        "decode_step": {"inputs": _described(fed), "outputs": _described(serve("decode_step", **fed))},
+    }
+    runner = types.SimpleNamespace(serve=serve, signatures=signatures)
     parts = np.array_split(tokens, -(-len(tokens) // 500))
     return np.concatenate([beam_search(runner, part, 1, tokens.shape[1]).tokens[:, 0] for part in parts])
+
+
+def _described(arrays):
+    return {name: {"shape": x.shape} for name, x in arrays.items()}
 
 
 def calibration_of_translator(serve, sources, takes_position=False):

@@ -5,8 +5,8 @@ Paper:     Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762: B
 Data:      bible: verses of at most 32 tokens on both sides, 12,377 to learn from, 441 to be tested on; BLEU is measured
            on the first 250 of those.
 Command:   keras-dl train transformer
-Reaches:   BLEU 64.9 (aim 60) after 10 epochs, in 422 s of training on two cores that others shared; 64.8 by the steps of
-           an int8 file.
+Reaches:   BLEU 64.9 (aim 60) after 10 epochs, in 422 s of training on two cores that others shared; 64.8 by the
+           steps of an int8 file.
 Baseline:  copying the source: BLEU 48.8
 
 `--dataset wmt14_translate/de-en`: the paper's data, German to English as TFDS names it, with the base model; the whole

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_dl.export import KerasRunner
+from keras_dl.export.errors import SignatureError
 from keras_dl.recipes import datasets, recipe, runner, sequences, transformer
 from keras_dl.recipes.datasets.bible import read_verses, split_of
 
@@ -105,7 +106,7 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path, monkeypatch):
 
     def without_loop(name, **arrays):
         if name == "translate":
-            raise ValueError("There is no signature 'translate'.")
+            raise SignatureError("There is no signature 'translate'.")
         return serve(name, **arrays)
 
     tokens = data.arrays["source"]
