@@ -38,14 +38,14 @@ def _gradients(function, *inputs):
 def test_equals_keras(causal, use_bias, other_key):
     """Outputs, weights and gradients of every weight, with a mask of each kind."""
     query, value, key = _normal(3, 5, 6), _normal(3, 7, 4, seed=1), _normal(3, 7, 8, seed=2) if other_key else None
-    options = dict(num_heads=2, key_dim=3, value_dim=5, use_bias=use_bias)
-    ours, theirs = (
-        MultiHeadAttention(output_dim=9, **options),
-        keras.layers.MultiHeadAttention(output_shape=9, **options),
-    )
+    options = dict(num_heads=2, key_dim=3, value_dim=5, use_bias=use_bias, output_shape=9, kernel_regularizer="l2")
+    theirs = keras.layers.MultiHeadAttention(**options)
+    ours = MultiHeadAttention.from_config(theirs.get_config()) if causal else MultiHeadAttention(**options)
     mask = np.random.default_rng(3).random((3, 5, 7)) < 0.7
     mask[..., 0] = True  # Keras gives a mean of everything where nothing is kept
     call = dict(key=key, attention_mask=mask, use_causal_mask=causal, return_attention_scores=True)
+    if other_key:
+        call |= dict(key_mask=np.arange(7) < np.array([[7], [5], [1]]), query_mask=np.ones((3, 5), bool))
     theirs(query, value, **call)
     ours(query, value, **call)
     theirs.set_weights([_normal(*w.shape, seed=10 + i) for i, w in enumerate(theirs.get_weights())])
@@ -54,7 +54,7 @@ def test_equals_keras(causal, use_bias, other_key):
     for layer in (ours, theirs):
         with tf.GradientTape() as tape:
             output, weights = layer(query, value, **call)
-            total = tf.reduce_sum(output * _normal(3, 5, 9, seed=5))
+            total = tf.reduce_sum(output * _normal(3, 5, 9, seed=5)) + sum(layer.losses)
         found.append([output, weights, *tape.gradient(total, layer.trainable_variables)])
     assert len(found[0]) == (10 if use_bias else 6)
     for a, b in zip(*found, strict=True):
@@ -173,11 +173,23 @@ def test_softmax_is_exact_whatever_is_masked(scores):
     assert found[2] == 0
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_no_keys_give_zeros(chunked):
-    attend = chunked_attention if chunked else lambda *x: dot_product_attention(*x)[0]
-    output = attend(np.ones((2, 3, 4), "float32"), np.ones((2, 0, 4), "float32"), np.ones((2, 0, 5), "float32"))
+def test_no_keys_give_zeros(chunked, masked):
+    attend = chunked_attention if chunked else lambda *x, **options: dot_product_attention(*x, **options)[0]
+    inputs = [np.ones(shape, "float32") for shape in ((2, 3, 4), (2, 0, 4), (2, 0, 5))]
+    output = attend(*inputs, **({"mask": np.ones((2, 3, 0), bool), "causal": True} if masked else {}))
     np.testing.assert_array_equal(output, np.zeros((2, 3, 5)))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)])
+def test_no_rows_and_no_queries_give_none(shape):
+    x, memory = np.ones(shape, "float32"), np.ones((shape[0], 3, 4), "float32")
+    mask = np.ones((shape[0], 3), bool)
+    assert MultiHeadAttention(2, 4)(x, x, use_causal_mask=True).shape == shape
+    for layer in (AdditiveAttention(5), LuongAttention("general", "predictive")):
+        context, weights = layer(x, memory, mask=mask)
+        assert (context.shape, weights.shape) == (shape, (*shape[:2], 3))
 
 
 def test_cached_decoding_equals_the_whole():
@@ -249,7 +261,7 @@ def test_chunked_takes_any_length():
 def test_dropout_keeps_the_mean(chunk_size):
     """And the gradient of the chunked form drops what its output dropped: it is the difference quotient's."""
     x = tf.constant(_normal(1, 40, 4))
-    layer = MultiHeadAttention(1, 4, dropout_rate=0.4, chunk_size=chunk_size, seed=1)
+    layer = MultiHeadAttention(1, 4, dropout=0.4, chunk_size=chunk_size, seed=1)
     expected = layer(x, x)
     draws = np.stack([layer(x, x, training=True) for _ in range(200)])
     error = np.abs(draws.mean(0) - expected) / (draws.std(0) / len(draws) ** 0.5)

@@ -31,40 +31,45 @@ __all__ = ["AdditiveAttention", "LuongAttention", "MultiHeadAttention"]
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class MultiHeadAttention(Layer):
-    """Multi-head attention, which takes the place of `keras.layers.MultiHeadAttention` of rank 3.
+    """Multi-head attention on sequences, in the place of `keras.layers.MultiHeadAttention`; and `chunk_size`.
 
-    `set_weights(keras_layer.get_weights())` makes the two equal; `load_torch` takes the weights of
-    `torch.nn.MultiheadAttention`. For decoding with a cache, `call` is made of two steps: `project` gives the keys and
-    values of a source, which can be kept and appended to, and `attend` looks at them.
+    `set_weights(keras_layer.get_weights())` makes the two equal, and `from_config(keras_layer.get_config())` makes this
+    of that; `load_torch` takes the weights of `torch.nn.MultiheadAttention`. For decoding with a cache, `call` is made
+    of two steps: `project` gives the keys and values of a source, which can be kept and appended to, and `attend` looks
+    at them. A model of this layer alone leaves as a file: see the README, "Sequences and text".
 
     Args:
         num_heads: int.
         key_dim: int. Width of one head's queries and keys.
         value_dim: int. Width of one head's values; None for `key_dim`.
-        output_dim: int. Width of the output; None for that of the query.
-        dropout_rate: float in [0, 1). Of the attention weights, in training.
+        dropout: float in [0, 1). Of the attention weights, in training.
         use_bias: bool. Of all four projections.
+        output_shape: int, or a sequence of one. Width of the output; None for that of the query.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
+            as Keras takes them; of all four projections.
+        seed: int or None. Of the dropout.
+        attention_axes, sliding_window, flash_attention, activity_regularizer, use_gate: arguments of Keras's layer that
+            have to stay at its defaults (1 and (1,), the axis of a sequence, will do for the first).
         chunk_size: int. Looks at so many keys at a time, in memory that grows linearly with the length; None for all at
             once. No attention weights are then to be had, and a file has a loop, which int8 refuses.
-        kernel_initializer, bias_initializer: as Keras takes them.
-        seed: int or None. Of the dropout.
 
     Call arguments:
         query: float, `(batch, queries, width)`.
         value: float, `(batch, keys, width)`: the query itself for self-attention. What the keys are made of, too,
             unless `key` is given.
         key: float, `(batch, keys, width)`.
+        query_mask, value_mask, key_mask: bool, `(batch, length)`, True = keep. Keras gives them where a layer before
+            made them, such as `Embedding(mask_zero=True)`. A query that is not kept looks at nothing.
         attention_mask: bool, `(queries, keys)`, `(batch, queries, keys)` or `(batch, heads, queries, keys)`, any of
-            them 1 for all; True = keep.
-        use_causal_mask: bool. Whether query i may look at the keys 0 to i alone.
+            them 1 for all; True = keep. All masks hold together. Where nothing is kept the heads give zeros, and
+            Keras's layer the mean of all values.
         return_attention_scores: bool.
-        value_mask, key_mask: bool, `(batch, keys)`, True = keep. Keras gives them where a layer before made them, such
-            as `Embedding(mask_zero=True)`. All masks hold together.
         training: bool. Whether dropout is on.
+        use_causal_mask: bool. Whether query i may look at the keys 0 to i alone.
 
     Returns:
-        float, `(batch, queries, output_dim)`; with `return_attention_scores` also the attention weights before dropout,
-        `(batch, heads, queries, keys)`, whose rows sum to 1, or to 0 where nothing is kept.
+        float, `(batch, queries, output width)`; with `return_attention_scores` also the attention weights before
+        dropout, `(batch, heads, queries, keys)`, whose rows sum to 1, or to 0 where nothing is kept.
 
     Raises:
         ValueError: if an argument is out of its range, a mask has another shape, or weights are asked of the chunked
@@ -84,13 +89,22 @@ class MultiHeadAttention(Layer):
         num_heads,
         key_dim,
         value_dim=None,
-        output_dim=None,
-        dropout_rate=0.0,
+        dropout=0.0,
         use_bias=True,
-        chunk_size=None,
+        output_shape=None,
+        attention_axes=None,
+        sliding_window=None,
+        flash_attention=None,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        use_gate=False,
         seed=None,
+        chunk_size=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -98,14 +112,34 @@ class MultiHeadAttention(Layer):
         self.num_heads = check_size("num_heads", num_heads)
         self.key_dim = check_size("key_dim", key_dim)
         self.value_dim = None if value_dim is None else check_size("value_dim", value_dim)
-        self.output_dim = None if output_dim is None else check_size("output_dim", output_dim)
-        self.dropout_rate = check_rate("dropout_rate", dropout_rate)
+        self.dropout = check_rate("dropout", dropout)
         self.use_bias = use_bias
-        self.chunk_size = None if chunk_size is None else check_size("chunk_size", chunk_size)
+        self.output_shape = output_shape
+        if output_shape is not None:
+            sizes = output_shape if isinstance(output_shape, list | tuple) else [output_shape]
+            if len(sizes) != 1:
+                raise ValueError(f"output_shape={output_shape!r} must be one size: the output is of rank 3.")
+            check_size("output_shape", sizes[0])
+        self.attention_axes = attention_axes
+        if attention_axes not in (None, 1, (1,), [1]):
+            raise ValueError(f"attention_axes={attention_axes!r} must be None or 1, the axis of a sequence.")
+        unknown = dict(sliding_window=sliding_window, activity_regularizer=activity_regularizer)
+        for name, value in (unknown | dict(flash_attention=flash_attention, use_gate=use_gate)).items():
+            if value:
+                raise ValueError(f"{name}={value!r} is not to be had here: keras.layers.MultiHeadAttention has it.")
+        self.sliding_window = sliding_window
+        self.flash_attention = flash_attention
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
+        self.kernel_regularizer = kernel_regularizer
+        self.bias_regularizer = bias_regularizer
+        self.activity_regularizer = None
+        self.kernel_constraint = kernel_constraint
+        self.bias_constraint = bias_constraint
+        self.use_gate = use_gate
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if self.dropout_rate else None
+        self.seed_generator = keras.random.SeedGenerator(seed) if self.dropout else None
+        self.chunk_size = None if chunk_size is None else check_size("chunk_size", chunk_size)
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = key_shape or value_shape
@@ -113,7 +147,8 @@ class MultiHeadAttention(Layer):
             if len(shape) != 3 or shape[-1] is None:
                 raise ValueError(f"{name} of shape {tuple(shape)} must be (batch, length, width) with a known width.")
         value_dim = self.value_dim or self.key_dim
-        output_dim = self.output_dim or query_shape[-1]
+        given = self.output_shape
+        output_dim = query_shape[-1] if given is None else given[0] if isinstance(given, list | tuple) else given
         # In the order in which keras.layers.MultiHeadAttention has them.
         self.query_kernel, self.query_bias = self._projection("query", query_shape[-1], self.key_dim)
         self.key_kernel, self.key_bias = self._projection("key", key_shape[-1], self.key_dim)
@@ -134,12 +169,16 @@ class MultiHeadAttention(Layer):
         def draw(shape, dtype=None):
             return ops.reshape(initializer((rows, math.prod(shape) // rows), dtype), shape)
 
-        return self.add_weight(shape=shape, initializer=draw, name=f"{name}_kernel")
+        return self._weight(f"{name}_kernel", shape, draw, "kernel")
 
     def _bias(self, name, shape):
         if not self.use_bias:
             return None
-        return self.add_weight(shape=shape, initializer=self.bias_initializer, name=f"{name}_bias")
+        return self._weight(f"{name}_bias", shape, self.bias_initializer, "bias")
+
+    def _weight(self, name, shape, initializer, kind):
+        options = {key: getattr(self, f"{kind}_{key}") for key in ("regularizer", "constraint")}
+        return self.add_weight(shape=shape, initializer=initializer, name=name, **options)
 
     def _heads(self, x, kernel, bias):
         """`(batch, length, width)` to `(batch, heads, length, dim)`, by one product of matrices."""
@@ -181,8 +220,8 @@ class MultiHeadAttention(Layer):
         """
         query = self._heads(query, self.query_kernel, self.query_bias)
         options = dict(mask=_rank_4(mask), causal=use_causal_mask)
-        if training and self.dropout_rate:
-            options.update(dropout_rate=self.dropout_rate, seed=self.seed_generator)
+        if training and self.dropout:
+            options.update(dropout_rate=self.dropout, seed=self.seed_generator)
         if self.chunk_size is None:
             output, weights = dot_product_attention(query, keys, values, **options)
         elif return_attention_scores:
@@ -204,18 +243,19 @@ class MultiHeadAttention(Layer):
         query,
         value,
         key=None,
-        attention_mask=None,
-        use_causal_mask=False,
-        return_attention_scores=False,
+        query_mask=None,
         value_mask=None,
         key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
         training=False,
+        use_causal_mask=False,
     ):
         keys, values = self.project(value if key is None else key, value)
         mask = _rank_4(attention_mask)
-        for padding in (value_mask, key_mask):
+        for padding, axis in ((query_mask, 2), (value_mask, 1), (key_mask, 1)):
             if padding is not None:
-                padding = ops.expand_dims(ops.expand_dims(ops.cast(padding, "bool"), 1), 1)
+                padding = ops.expand_dims(ops.expand_dims(ops.cast(padding, "bool"), 1), axis + 1)
                 mask = padding if mask is None else ops.logical_and(mask, padding)
         return self.attend(query, keys, values, mask, use_causal_mask, return_attention_scores, training)
 

@@ -230,7 +230,7 @@ class TransformerBlock(Layer):
             layer = attentions.MultiHeadAttention(
                 self.num_heads,
                 width // self.num_heads,
-                dropout_rate=self.attention_dropout_rate,
+                dropout=self.attention_dropout_rate,
                 use_bias=self.attention_bias,
                 name=name,
                 **shared,

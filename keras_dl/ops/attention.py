@@ -62,7 +62,7 @@ def masked_softmax(scores, mask=None):
     [[0.5, 0.5, 0.0]]
     """
     scores = ops.cast(scores, _precise(scores))
-    if mask is None:
+    if mask is None or 0 in scores.shape:  # of nothing there is no least score
         return ops.softmax(scores, axis=-1)
     mask = ops.cast(mask, "bool")
     least = ops.min(ops.where(mask, scores, 0.0), axis=-1, keepdims=True)
