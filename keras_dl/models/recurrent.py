@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import Layer, Model, Signature, next_states
 from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
@@ -271,7 +271,7 @@ class RecurrentNetwork(Model):
 
         def step(features, **states):
             outputs, states = self.step(features, states)
-            return {answer: answers(outputs)} | {f"next_{name}": state for name, state in states.items()}
+            return {answer: answers(outputs)} | next_states(states)
 
         inputs = {"features": KerasTensor((batch_size, self.num_steps, self.num_features), "float32", name="features")}
         if self.masked:

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, ops
 
-from keras_dl.base import Model, Signature
+from keras_dl.base import Model, Signature, next_states
 from keras_dl.checks import check_size
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
@@ -189,8 +189,7 @@ class RecurrentLM(Model):
 
         def step(tokens, **states):
             logits, states = self.step(tokens, states)
-            after = {f"next_{name}": state for name, state in states.items()}
-            return {"log_probabilities": ops.log_softmax(logits)} | after
+            return {"log_probabilities": ops.log_softmax(logits)} | next_states(states)
 
         states = {
             name: KerasTensor(x.shape, "float32", name=name) for name, x in self.initial_states(batch_size).items()
