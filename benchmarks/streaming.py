@@ -47,8 +47,7 @@ def create(net, width, num_steps, reach):
 def advance(runner, features, states):
     """One call of `step`: the answer `(1, 1)` and the states for the next call."""
     outputs = runner(features=features, **states)
-    # A recurrent network returns its states as `next_*`, a TCN under their own names.
-    return outputs["values"], {key: outputs.get(f"next_{key}", outputs.get(key)) for key in states}
+    return outputs["values"], {key: outputs[f"next_{key}"] for key in states}
 
 
 def _files(net, width, lengths, folder):

@@ -31,6 +31,9 @@ class Layer(_ConfiguredByArguments, keras.layers.Layer):
 class Signature(NamedTuple):
     """One entry point of a deployed model.
 
+    One that goes through a stream, `step`, takes each state under a name of its own, and returns it as `next_` and that
+    name (`next_states`): what comes back is the input of the next call.
+
     Attributes:
         function: called as `function(**inputs)`, one tensor for each of `inputs`;
             returns a dict of named tensors.
@@ -40,6 +43,17 @@ class Signature(NamedTuple):
 
     function: Callable
     inputs: dict[str, keras.KerasTensor]
+
+
+def next_states(states):
+    """The states that a signature `step` returns, by the names that they have there.
+
+    Example:
+
+    >>> next_states({"hidden_1": 0.5})
+    {'next_hidden_1': 0.5}
+    """
+    return {f"next_{name}": state for name, state in states.items()}
 
 
 def default_signatures(model, batch_size=1):

@@ -38,6 +38,13 @@ def check_rate(name, value):
     return float(value)
 
 
+def check_positive(name, value):
+    """`value` as a float, which must be a finite number above 0."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value!r} must be a finite number above 0.")
+    return float(value)
+
+
 def check_image_shape(image_shape, min_side=1):
     """`image_shape` as a tuple `(height, width, channels)` of ints, both sides at least `min_side`."""
     valid = isinstance(image_shape, list | tuple) and len(image_shape) == 3 and all(map(_is_integer, image_shape))

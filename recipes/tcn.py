@@ -145,7 +145,7 @@ def calibrate(serve, data, samples):
         rows = range(t, len(sequences), sequences.shape[1])
         steps += [{name: x[i : i + 1] for name, x in one.items()} for i in rows]
         outputs = serve("step", **one)
-        states = {name: outputs[name] for name in states}
+        states = {name: outputs[f"next_{name}"] for name in states}
     return {"sequence": [{"features": row[None]} for row in sequences], "step": steps}
 
 

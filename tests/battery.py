@@ -203,6 +203,10 @@ def exports(case, shared):
             assert all(op["reason"] for op in refused)
         tolerance = 1e-4 if quantization == "none" else case.tolerance(quantization)
         for signature, outputs in report.proof["signatures"].items():
+            if signature == "step":  # a stream: what comes back as next_X is the next call's X
+                given = calibration["step"][0].keys()
+                assert not given & outputs.keys()
+                assert {name.removeprefix("next_") for name in outputs if name.startswith("next_")} <= given
             for output, errors in outputs.items():
                 if "agreement" in errors and quantization in case.agreements:
                     assert errors["agreement"] >= case.agreements[quantization], f"{quantization} {signature}.{output}"

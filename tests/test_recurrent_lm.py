@@ -21,13 +21,46 @@ def some_tokens(rows=3, length=6):
     return np.random.default_rng(0).integers(3, VOCABULARY, (rows, length)).astype("int32")
 
 
-def test_it_is_an_embedding_an_lstm_and_a_dense_layer(model):
+@pytest.mark.parametrize("initial_range", [None, 0.3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_it_is_an_embedding_an_lstm_and_a_dense_layer(tied, initial_range):
+    """The embedding scaled, but with an initial range; tied, its table is the kernel of the dense layer."""
+    model = RecurrentLM(VOCABULARY, embedding_dim=8, hidden_dims=(8,), tied=tied, initial_range=initial_range)
     tokens = keras.Input((None,), dtype="int32")
-    hidden = keras.layers.LSTM(16, return_sequences=True)(keras.layers.Embedding(VOCABULARY, 8)(tokens))
+    hidden = keras.layers.LSTM(8, return_sequences=True)(keras.layers.Embedding(VOCABULARY, 8)(tokens))
     reference = keras.Model(tokens, keras.layers.Dense(VOCABULARY)(hidden))
-    table, *weights = model.get_weights()
-    reference.set_weights([table * 8**0.5, *weights])
+    model.get_layer("head").bias.assign(np.linspace(-1, 1, VOCABULARY))
+    table, *lstm, bias = (w for w in model.get_weights() if w.shape != (8, VOCABULARY))
+    kernel = table.T if tied else model.get_layer("head").kernel
+    reference.set_weights([table * (1 if initial_range else 8**0.5), *lstm, kernel, bias])
     np.testing.assert_allclose(model(some_tokens()), reference(some_tokens()), atol=1e-6)
+    assert model.count_params() == reference.count_params() - tied * VOCABULARY * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("zaremba_small", 4_651_600), ("zaremba_medium", 19_775_200), ("zaremba_large", 66_022_000)],
+)
+def test_presets_have_their_sizes(name, count):
+    """Of TensorFlow's version: embedding, a kernel and one bias for the gates of each layer, softmax with a bias."""
+    width = RecurrentLM.presets[name]["embedding_dim"]
+    assert count == 10_000 * width + 2 * 4 * (2 * width * width + width) + (width + 1) * 10_000
+    assert RecurrentLM.from_preset(name).count_params() == count
+
+
+def test_presets_begin_and_drop_as_published():
+    model = RecurrentLM.from_preset("zaremba_medium", vocabulary_size=100, hidden_dims=(650, 60))
+    for weight in model.weights:  # the biases of forget gates among them
+        values = weight.numpy()
+        assert np.abs(values).max() <= 0.05
+        assert values.std() == pytest.approx(0.05 / 3**0.5, rel=0.15)
+    drawn = [weight.numpy().ravel()[:60] for weight in model.weights]
+    assert len({tuple(values) for values in drawn}) == len(drawn), "two weights began with the same numbers"
+    names = ["tokens", "embedding", "dropout_0", "lstm_1", "dropout_1", "lstm_2", "dropout_2", "head"]
+    assert [layer.name for layer in model.layers] == names
+    assert {layer.rate for layer in model.layers if "dropout" in layer.name} == {0.5}
+    identity = RecurrentLM(VOCABULARY, 8, "irnn", (8,), initial_range=0.05).get_layer("irnn_1").cell.recurrent_kernel
+    np.testing.assert_array_equal(identity, np.eye(8))
 
 
 def test_logits_do_not_look_ahead_and_padding_touches_nothing(model):
@@ -54,6 +87,96 @@ def test_a_file_streams_what_it_computes_at_once(model, tmp_path):
         after = runner.serve("step", tokens=tokens[:, t], **states)
         np.testing.assert_allclose(after.pop("log_probabilities"), whole[:, t], atol=1e-5)
         states = {name.removeprefix("next_"): state for name, state in after.items()}
+
+
+def stateful_pair(**options):
+    """A model that carries its states on over batches of 3 rows, and one of the same weights that does not."""
+    options = dict(embedding_dim=8, hidden_dims=(8, 8), initial_range=0.5) | options
+    carrying = RecurrentLM(VOCABULARY, stateful_batch_size=3, **options)
+    plain = RecurrentLM(VOCABULARY, **options)
+    plain.set_weights(carrying.get_weights())
+    return carrying, plain
+
+
+@pytest.mark.parametrize("cell", ["irnn", "lstm", "gru"])
+def test_carried_states_make_one_text_of_windows(cell):
+    carrying, plain = stateful_pair(cell=cell)
+    tokens = some_tokens()
+    for _ in range(2):
+        windows = [carrying(tokens[:, i : i + 2]) for i in (0, 2, 4)]
+        np.testing.assert_allclose(np.concatenate(windows, 1), plain(tokens), atol=1e-6)
+        assert np.abs(carrying(tokens[:, :2]) - windows[0]).max() > 1e-3
+        carrying.reset_states()
+
+
+@pytest.mark.parametrize(("training", "in_graph"), [(False, False), (True, False), (True, True)])
+def test_windows_truncate_the_gradient(training, in_graph):
+    """The second of two windows has the gradients of the whole text that `bptt_steps` cuts at its beginning."""
+    carrying, cut = stateful_pair(bptt_steps=3)
+    tokens = some_tokens()
+
+    def gradients(model, tokens):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(tf.sin(model(tokens, training=training)[:, -3:]))
+        return [tf.convert_to_tensor(x) for x in tape.gradient(total, [v.value for v in model.trainable_variables])]
+
+    carrying(tokens[:, :3])
+    found = (tf.function(gradients, autograph=False) if in_graph else gradients)(carrying, tokens[:, 3:])
+    expected = gradients(cut, tokens)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    whole = RecurrentLM.from_config(cut.get_config() | dict(bptt_steps=None))
+    whole.set_weights(cut.get_weights())
+    assert np.abs(gradients(whole, tokens)[1] - expected[1]).max() > 1e-3
+
+
+def test_fit_and_evaluate_carry_the_states(tmp_path):
+    """In the order of the batches; a model that is saved begins anew."""
+    carrying, plain = stateful_pair()
+    tokens = some_tokens(length=7)
+    x, y = (np.concatenate([part[:, i : i + 2] for i in (0, 2, 4)]) for part in (tokens[:, :-1], tokens[:, 1:]))
+    for model in (carrying, plain):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=False)
+    expected = plain.evaluate(tokens[:, :-1], tokens[:, 1:], verbose=0)
+    anew = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: carrying.reset_states())
+    options = dict(batch_size=3, verbose=0)
+    losses = carrying.fit(x, y, epochs=2, shuffle=False, callbacks=[anew], **options).history["loss"]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert abs(carrying.evaluate(x, y, **options) - expected) > 1e-4
+    carrying.reset_states()
+    assert carrying.evaluate(x, y, **options) == pytest.approx(expected, rel=1e-5)
+    carrying.save(tmp_path / "lm.keras")
+    assert keras.models.load_model(tmp_path / "lm.keras").evaluate(x, y, **options) == pytest.approx(expected, rel=1e-5)
+
+
+def test_other_batches_than_those_of_the_states(model):
+    carrying, _ = stateful_pair()
+    with pytest.raises(ValueError, match=r"Expected batch size: 3\s.*\s*.*Received batch size: 2"):
+        carrying(some_tokens(2))
+    call = tf.function(carrying, input_signature=[tf.TensorSpec((None, 6), "int32")], autograph=False)
+    assert call(some_tokens(3)).shape == (3, 6, VOCABULARY)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[1,6,8\] is not compatible with expected shape \[3,"):
+        call(some_tokens(1))
+    with pytest.raises(ValueError, match="stateful_batch_size=None"):
+        model.reset_states()
+
+
+def test_a_file_holds_one_table_and_no_carried_states(tmp_path):
+    """Tied, a float file has the embedding's table once; its fused op begins with zeros, where the model does not."""
+    options = dict(embedding_dim=8, hidden_dims=(8,), tied=True, num_steps=6)
+    model = RecurrentLM(4000, stateful_batch_size=3, **options)
+    plain = RecurrentLM(4000, **options)
+    plain.set_weights(model.get_weights())
+    model(some_tokens())
+    before = [state.numpy() for state in model.get_layer("lstm_1").states]
+    report = export(model, tmp_path / "lm.tflite", signatures=["sequence"])
+    assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
+    assert report.bytes < 1.5 * 4 * 4000 * 8
+    found = load(report.path).serve("sequence", tokens=some_tokens())["log_probabilities"]
+    np.testing.assert_allclose(found, keras.ops.log_softmax(plain(some_tokens())), atol=1e-5)
+    np.testing.assert_array_equal(model.get_layer("lstm_1").states, before)
+    assert np.abs(before).max() > 0
 
 
 def test_at_temperature_0_the_most_probable_token_follows(model):

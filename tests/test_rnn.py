@@ -113,6 +113,18 @@ def test_stateful_goes_on_where_it_ended():
     recurrent.assert_equal([layer(x)], [goes_on], 1e-6)
 
 
+def test_stateful_has_the_gradient_of_the_states_it_began_with():
+    """And not that of the states it ended with, which it holds when the gradient is computed."""
+    x = recurrent.sequences()
+    layer, plain = SimpleRNN(recurrent.UNITS, stateful=True), SimpleRNN(recurrent.UNITS)
+    before = layer(x[:, :3]).numpy()
+    plain.build(x.shape)
+    plain.set_weights(layer.get_weights())
+    found = recurrent.outputs_and_gradients(layer, x[:, 3:], training=True)
+    expected = recurrent.outputs_and_gradients(plain, x[:, 3:], [before], training=True)
+    recurrent.assert_equal(found, expected[: len(found)])
+
+
 def test_dropout_in_time_is_one_mask_a_sequence():
     """With recurrent dropout, a state that only decays keeps its dropped units dropped."""
     keras.utils.set_random_seed(0)

@@ -146,8 +146,10 @@ def test_stream_equals_the_whole_sequence(task):
         name: x.shape for name, x in model.initial_states(2).items()
     }
     for t in range(40):
-        states = served["step"].function(x[:, t], **states)
-        np.testing.assert_allclose(states.pop(answer), whole[:, t], atol=1e-5)
+        after = served["step"].function(x[:, t], **states)
+        np.testing.assert_allclose(after.pop(answer), whole[:, t], atol=1e-5)
+        assert set(after) == {f"next_{name}" for name in states}
+        states = {name: after[f"next_{name}"] for name in states}
     if task == "regression":
         np.testing.assert_allclose(whole, model(x), atol=1e-6)
     else:
@@ -166,9 +168,9 @@ def test_stream_of_a_file_equals_the_whole_sequence_of_the_file(tmp_path):
     runner = load(path)
     states = {name: np.asarray(value) for name, value in model.initial_states().items()}
     for t in range(40):
-        states = runner.serve("step", features=x[:, t], **states)
-        last = states.pop("values")
-    np.testing.assert_allclose(last, runner.serve("sequence", features=x)["values"], atol=1e-5)
+        after = runner.serve("step", features=x[:, t], **states)
+        states = {name: after[f"next_{name}"] for name in states}
+    np.testing.assert_allclose(after["values"], runner.serve("sequence", features=x)["values"], atol=1e-5)
 
 
 def test_integer_file_runs_on_the_npu_and_on_a_microcontroller(tmp_path):

