@@ -92,6 +92,39 @@ def check_equals_keras(ours, theirs, num_states, call, **options):
         assert_equal(outputs_and_gradients(mine, x, initial_state, compiled, **arguments), expected)
 
 
+def check_dropout(ours, theirs, num_states):
+    """Dropout alone, and recurrent dropout alone: Keras's numbers of a seed; under XLA one mask a sequence."""
+    x, given = sequences(), states(num_states)
+    for rate in ("dropout", "recurrent_dropout"):
+        mine, reference = pair(ours, theirs, return_sequences=True, seed=3, **{rate: 0.5})
+        expected = outputs_and_gradients(reference, x, given, training=True)
+        assert_equal(outputs_and_gradients(mine, x, given, training=True), expected)
+    mine, plain = (pair(ours, theirs, return_sequences=True, dropout=rate)[0] for rate in (0.5, 0.0))
+    found, by_x, *by_weights = outputs_and_gradients(mine, x, compiled=True, training=True)
+    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in by_weights)
+    dropped = by_x[:, 0] == 0  # what is dropped has no gradient
+    assert 0 < dropped.mean() < 1
+    np.testing.assert_array_equal(by_x == 0, np.repeat(dropped[:, None], STEPS, 1))
+    assert_equal([found], [plain(x * np.where(dropped, 0, 2)[:, None].astype("float32"))])
+
+
+def check_cell_dropout(cell, options):
+    """Dropout in `keras.layers.RNN` drops, and changes nothing else: at a rate of almost 0, training is inference."""
+    layer = keras.layers.RNN(cell(UNITS, dropout=1e-9, **options), return_sequences=True)
+    x = sequences()
+    layer.build(x.shape)
+    rng = np.random.default_rng(0)
+    layer.set_weights(
+        [rng.normal(size=w.shape) if w.dtype == "float32" else w for w in layer.get_weights()]  # not the seed
+    )
+    assert_equal([layer(x, training=True)], [layer(x)], 1e-6)
+    layer.cell.dropout = 0.5
+    by_x = outputs_and_gradients(layer, x, compiled=False, training=True)[1]
+    dropped = by_x[:, 0] == 0
+    assert 0 < dropped.mean() < 1
+    np.testing.assert_array_equal(by_x == 0, np.repeat(dropped[:, None], STEPS, 1))
+
+
 def check_truncation(create):
     """The gradient by the input stops at block ends as if the state came from outside; the values stay."""
     whole, truncated = create(), create(bptt_steps=3)

@@ -71,6 +71,15 @@ def test_cell_in_keras_rnn():
     recurrent.assert_equal([wrapped(x, mask=recurrent.holed_mask())], [expected], 1e-6)
 
 
+def test_dropout():
+    recurrent.check_dropout(GRU, keras.layers.GRU, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_after": False}])
+def test_dropout_of_the_cell(options):
+    recurrent.check_cell_dropout(GRUCell, options)
+
+
 def test_bad_input():
     recurrent.check_bad_input(GRU(recurrent.UNITS), 1)
 

@@ -107,6 +107,15 @@ def test_cell_with_options_in_keras_rnn():
     recurrent.assert_equal(wrapped(x), expected, 1e-6)
 
 
+def test_dropout():
+    recurrent.check_dropout(LSTM, keras.layers.LSTM, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"peephole": True}, {"layer_norm": True}, {"projection_units": 2}])
+def test_dropout_of_the_cell(options):
+    recurrent.check_cell_dropout(LSTMCell, options)
+
+
 def test_bad_input():
     recurrent.check_bad_input(LSTM(recurrent.UNITS), 2)
 

@@ -124,6 +124,14 @@ def test_dropout_in_time_is_one_mask_a_sequence():
     assert {0.0, 2.0**5} == set(np.unique(found).tolist())
 
 
+def test_dropout():
+    recurrent.check_dropout(SimpleRNN, keras.layers.SimpleRNN, 1)
+
+
+def test_dropout_of_the_cell():
+    recurrent.check_cell_dropout(SimpleRNNCell, {})
+
+
 def test_bad_input():
     recurrent.check_bad_input(SimpleRNN(recurrent.UNITS), 1)
 

@@ -50,10 +50,12 @@ class Cell:
     Attributes that a cell sets:
         additive: bool. Whether a step looks at the sum of its input and product parts alone.
         elementwise: bool. Whether `advance` has no weights, so that `product_scan` will do.
+        implementation: int, as in Keras: 1 has a dropout mask of its own for each gate. Elman's cell has no gates.
     """
 
     additive = True
     elementwise = True
+    implementation = 2
 
     def project(self, inputs):
         """`(..., features)` to the part of the gates that is known before any state: `(..., width)`."""
@@ -82,9 +84,16 @@ class Cell:
         """The new states of one step, from its row of `project`."""
         return self.advance(*self.parts(projected, states[0]), *states)
 
+    @property
+    def drops_in_the_step(self):
+        """Whether dropout in training is left to Keras's own step: masks of the state, or one for each gate."""
+        return bool(self.recurrent_dropout or (self.dropout and self.implementation == 1))
+
     def call(self, inputs, states, training=False):
-        if training and (self.dropout or self.recurrent_dropout):
+        if training and self.drops_in_the_step:
             return super().call(inputs, states, training=training)
+        if training and self.dropout:
+            inputs = inputs * self.get_dropout_mask(inputs)
         listed = states if isinstance(states, list | tuple) else [states]
         new = list(self.step(self.project(inputs), listed))
         return new[0], (new if isinstance(states, list | tuple) else new[0])
@@ -178,7 +187,7 @@ class Recurrent:
         mask = None if mask is None else ops.transpose(mask)
         unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
         options = dict(mask=mask, truncate=self.bptt_steps, keep_outputs=self.return_sequences)
-        if training and (cell.recurrent_dropout or (cell.dropout and cell.implementation == 1)):
+        if training and cell.drops_in_the_step:
             # Keras's own step, whose dropout masks stay the same over all steps of a batch.
             def step(x, states):
                 return cell(x, list(states), training=True)[1]
