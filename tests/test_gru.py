@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import recurrent
 
-from keras_dl import GRU, RecurrentNetwork
+from keras_dl import GRU, GRUCell, RecurrentNetwork
 from keras_dl.export import export, load
-from keras_dl.layers import GRUCell
 
 
 @pytest.mark.parametrize("call", recurrent.CALLS)

@@ -6,9 +6,8 @@ import pytest
 import recurrent
 import tensorflow as tf
 
-from keras_dl import LSTM, RecurrentNetwork
+from keras_dl import LSTM, LSTMCell, RecurrentNetwork
 from keras_dl.export import export, load
-from keras_dl.layers import LSTMCell
 
 
 @pytest.mark.parametrize("call", recurrent.CALLS)

@@ -6,8 +6,7 @@ import pytest
 import recurrent
 import tensorflow as tf
 
-from keras_dl import RecurrentNetwork, SimpleRNN
-from keras_dl.layers import SimpleRNNCell
+from keras_dl import GRUCell, LSTMCell, RecurrentNetwork, SimpleRNN, SimpleRNNCell
 from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.recipes import recipe, runner
 
@@ -102,6 +101,20 @@ def test_takes_the_place_of_keras_in_wrappers():
         ours.build(x.shape)
         ours.set_weights(theirs.get_weights())
         recurrent.assert_equal([ours(x, mask=recurrent.holed_mask())], [expected], 1e-6)
+
+
+def test_cells_of_all_kinds_on_top_of_each_other(tmp_path):
+    """In `keras.layers.RNN`, as the README has it: trained, saved and loaded with their options."""
+    options = dict(peephole=True, projection_units=3, layer_norm=True, dropout=0.2)
+    cells = [LSTMCell(8, **options), GRUCell(4, reset_after=False, dropout=0.2), SimpleRNNCell(3, dropout=0.2)]
+    model = keras.Sequential([keras.Input((None, recurrent.FEATURES)), keras.layers.RNN(cells)])
+    model.compile("sgd", "mse", jit_compile=False)
+    x = recurrent.sequences()
+    assert np.isfinite(model.train_on_batch(x, np.zeros((recurrent.BATCH, 3))))
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert [type(cell) for cell in copy.layers[0].cell.cells] == [LSTMCell, GRUCell, SimpleRNNCell]
+    np.testing.assert_array_equal(copy(x), model(x))
 
 
 def test_stateful_goes_on_where_it_ended():
