@@ -176,6 +176,23 @@ def test_network_with_nothing_to_read():
         RecurrentNetwork(4, 3, bidirectional=True).step(np.zeros((1, 4), "float32"), {})
 
 
+def test_network_steps_from_its_own_states_alone():
+    model = RecurrentNetwork(4, 3, hidden_dims=(5,))
+    x, states = np.zeros((2, 4), "float32"), model.initial_states(2)
+    assert model.step(x, states)[0].shape == (2, 3)
+    for wrong, message in (
+        ({"h": 1}, r"states.*'h': \(\).*'hidden_1': \(2, 5\).*initial_states"),
+        ({"hidden_1": states["hidden_1"]}, r"states.*'memory_1': \(2, 5\)"),
+        (model.initial_states(1), r"'hidden_1': \(1, 5\).*'hidden_1': \(2, 5\)"),
+        ({name: np.zeros((2, 7), "float32") for name in states}, r"\(2, 7\).*\(2, 5\)"),
+        ([], r"states.*list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.step(x, wrong)
+    with pytest.raises(ValueError, match=r"features.*\(4,\).*\(None, 4\)"):
+        model.step(x[0], states)
+
+
 def test_smoke_run(tmp_path):
     found = recipe.find("rnn")
     document = runner.train(found, found.options("japanese_vowels", smoke=True), tmp_path / "run")

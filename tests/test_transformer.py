@@ -452,6 +452,20 @@ def test_bad_input_raises_or_has_a_defined_result(model):
         model.translate(SOURCE.astype("float32"))
 
 
+def test_a_step_takes_what_begin_gives_alone(one_model):
+    language_model = TransformerLM(11, 9, prompt_length=4, **PLAIN)
+    state, prompt = one_model.begin(SOURCE), language_model.begin(SOURCE[:, :4])
+    tokens = np.ones(3, "int32")
+    for model, rest in ((one_model, state), (language_model, {name: prompt[name] for name in ("keys", "values")})):
+        given = dict(tokens=tokens, position=tokens, **rest)
+        assert model.decode_step(**given)[0].shape == (3, 11)
+        for name, x in given.items():
+            bad = [x[:1], x[:, None]] if x.ndim == 1 else [x[:1], x[..., :-1], x[:, :, :-1]]
+            for wrong in bad[1:] if name == "tokens" else bad:  # the tokens say how many rows there are
+                with pytest.raises(ValueError, match=f"{name}.*begin"):
+                    model.decode_step(**given | {name: wrong})
+
+
 def test_nothing_but_padding_is_finite(model, language_model):
     nothing = np.zeros_like(SOURCE)
     assert np.isfinite(model({"source": nothing, "target": np.zeros_like(TARGET)})).all()

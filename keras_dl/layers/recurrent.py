@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.checks import check_size
+from keras_dl.checks import check_size, shapes_agree
 from keras_dl.ops.recurrence import product_scan, scan
 
 _UNROLLED = contextvars.ContextVar("unrolled", default=False)
@@ -141,7 +141,7 @@ class Recurrent:
             return
         wanted = [(sequences_shape[0], size) for size in self.state_size]
         found = [tuple(shape) for shape in states_shapes]
-        if len(found) != len(wanted) or not all(map(_agree, found, wanted)):
+        if len(found) != len(wanted) or not all(map(shapes_agree, found, wanted)):
             raise ValueError(
                 f"initial_state of {self.name} has the shapes {found}; it must have {wanted}, (batch, units) each."
             )
@@ -225,9 +225,3 @@ class Recurrent:
         plain = self.bptt_steps is None and self.cell.elementwise
         on_gpu = plain and self.use_cudnn == "auto" and bool(tf.config.list_physical_devices("GPU"))
         return self.use_cudnn is True or on_gpu
-
-
-def _agree(found, wanted):
-    return len(found) == len(wanted) and all(
-        a is None or b is None or a == b for a, b in zip(found, wanted, strict=True)
-    )

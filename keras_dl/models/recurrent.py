@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.base import Layer, Model, Signature
-from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
+from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import is_unrolled, unrolled
@@ -211,8 +211,11 @@ class RecurrentNetwork(Model):
 
     def initial_states(self, batch_size=1):
         """The states before a sequence, for the signature `step`: dict of zeros, float32 `(batch_size, units)`."""
+        return {name: ops.zeros(shape) for name, shape in self._state_shapes(batch_size).items()}
+
+    def _state_shapes(self, batch_size):
         return {
-            f"{name}_{i}": ops.zeros((batch_size, units))
+            f"{name}_{i}": (batch_size, units)
             for i, units in enumerate(self.hidden_dims, start=1)
             for name in STATES[self.cell]
         }
@@ -229,10 +232,16 @@ class RecurrentNetwork(Model):
             states: dict.
 
         Raises:
-            ValueError: if the model cannot go step by step: it is bidirectional, or takes the mean over all steps.
+            ValueError: if the model cannot go step by step: it is bidirectional, or takes the mean over all steps; or
+                if features or states have other names or shapes; it says which.
         """
         if not self._streams:
             raise ValueError(f"bidirectional={self.bidirectional}, pooling={self.pooling!r}: no step without the rest.")
+        features = ops.convert_to_tensor(features)
+        known = f"take (batch, num_features={self.num_features})"
+        check_shapes("features", {"features": features}, {"features": (None, self.num_features)}, known)
+        shapes = self._state_shapes(features.shape[0])
+        check_shapes("states", states, shapes, "start with initial_states(batch_size)")
         hidden = self.get_layer("standardize")(features) if self.standardize else features
         after = {}
         for i in range(1, len(self.hidden_dims) + 1):

@@ -34,9 +34,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_choice, check_rate, check_size
+from keras_dl.checks import check_choice, check_rate, check_shapes, check_size
 from keras_dl.layers.recurrent import unrolled
-from keras_dl.layers.sequence_codec import CELLS, SequenceDecoder, SequenceEncoder, cleaned
+from keras_dl.layers.sequence_codec import CELLS, STATES, SequenceDecoder, SequenceEncoder, cleaned
 from keras_dl.ops import decoding
 
 # In a file, an encoder of up to so many steps, in all layers and directions, is written without a loop: an integer file
@@ -291,9 +291,27 @@ class Seq2Seq(Model):
         Returns:
             log_probabilities: float32, `(batch, target_vocabulary_size)`.
             state: dict, with the decoder's new state.
+
+        Raises:
+            ValueError: if tokens or state have other names or shapes; it says which.
         """
+        tokens = ops.convert_to_tensor(tokens)
+        check_shapes("tokens", {"tokens": tokens}, {"tokens": (None,)}, "take (batch,), one of each row")
+        check_shapes("state", state, self._state_shapes(tokens.shape[0]), "start with encode(sources)")
         outputs = self.decoder(tokens, state)
         return ops.log_softmax(outputs["logits"]), {name: outputs.get(name, x) for name, x in state.items()}
+
+    def _state_shapes(self, batch_size):
+        """The shapes of what `encode` gives, with the source's length open."""
+        units = self.hidden_dim
+        shapes = {f"{name}_{i}": (batch_size, units) for i in range(self.num_layers) for name in STATES[self.cell]}
+        if self.feed_context:
+            shapes["context"] = (batch_size, units)
+        if self.attention:
+            shapes["memory"] = (batch_size, "length", units * (1 + self.bidirectional))
+            shapes["memory_mask"] = (batch_size, "length")
+            shapes["keys"] = (batch_size, "length", self.attention_dim)
+        return shapes
 
     def translate(self, sources, max_length=None):
         """The greedy translation.

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_size
+from keras_dl.checks import check_shapes, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     Positions,
@@ -291,7 +291,20 @@ class Transformer(SearchingModel):
 
         Returns:
             `log_probabilities`, float32 `(batch, vocabulary_size)`; and `keys` and `values`.
+
+        Raises:
+            ValueError: if the shapes are others, or do not go together.
         """
+        heads, dim = self.num_layers * self.num_heads, self.hidden_dim // self.num_heads
+        cache, memory = ("batch", heads, self.target_length, dim), ("batch", heads, "n", dim)
+        check_shapes(
+            "decode_step",
+            dict(tokens=tokens, position=position, keys=keys, values=values)
+            | dict(memory_keys=memory_keys, memory_values=memory_values, memory_mask=memory_mask),
+            dict(tokens=("batch",), position=("batch",), keys=cache, values=cache)
+            | dict(memory_keys=memory, memory_values=memory, memory_mask=("batch", 1, "n")),
+            "start with begin(source)",
+        )
         position = ops.clip(ops.cast(position, "int32"), 0, self.target_length - 1)
         states = self.positions(self.embedding(ops.expand_dims(tokens, 1)), position)
         states, keys, values = step_through(

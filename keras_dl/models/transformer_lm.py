@@ -17,7 +17,7 @@ import keras
 from keras import layers, ops
 
 from keras_dl.base import Signature
-from keras_dl.checks import check_size
+from keras_dl.checks import check_shapes, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     PADDING,
@@ -193,7 +193,17 @@ class TransformerLM(SearchingModel):
 
         Returns:
             `log_probabilities`, float32 `(batch, vocabulary_size)`; and `keys` and `values`.
+
+        Raises:
+            ValueError: if the shapes are others, or do not go together.
         """
+        cache = ("batch", self.num_layers * self.num_heads, self.max_length, self.hidden_dim // self.num_heads)
+        check_shapes(
+            "decode_step",
+            dict(tokens=tokens, position=position, keys=keys, values=values),
+            dict(tokens=("batch",), position=("batch",), keys=cache, values=cache),
+            "start with begin(tokens)",
+        )
         position = ops.clip(ops.cast(position, "int32"), 0, self.max_length - 1)
         states = self.positions(self.embedding(ops.expand_dims(tokens, 1)), position)
         states, keys, values = step_through(self.blocks, states, keys, values, position)
