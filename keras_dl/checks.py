@@ -3,6 +3,7 @@
 import numbers
 
 import numpy as np
+import tensorflow as tf
 
 
 def check_choice(name, value, choices):
@@ -91,6 +92,15 @@ def check_shapes(name, tensors, shapes, remedy):
     wrong, right = ({key: x for key, x in side.items() if not agrees(key)} for side in (found, shapes))
     if wrong or right:
         raise ValueError(f"{name}: found {wrong} where {right} must be; {remedy}.")
+
+
+def asserted(x, condition, message):
+    """`x`, a tensor of a graph, which raises an `InvalidArgumentError` of this message where the condition is False.
+
+    For what is known when the graph runs alone: a size that was None when it was traced. XLA leaves assertions out.
+    """
+    with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
+        return tf.identity(x)
 
 
 def _shape(x):

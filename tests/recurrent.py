@@ -194,3 +194,31 @@ def check_bad_input(layer, num_states):
         layer(sequences(), initial_state=[np.zeros((BATCH, UNITS), "float32")] * (num_states + 1))
     nothing = layer(sequences(), mask=np.zeros((BATCH, STEPS), bool))
     np.testing.assert_array_equal(keras.tree.flatten(nothing)[0], 0)
+
+    # In graphs of unknown batch and time; XLA has no assertions, and refuses the shapes itself.
+    layer.return_sequences = True
+    specs = [tf.TensorSpec((None, None, FEATURES)), *[tf.TensorSpec((None, UNITS))] * num_states]
+    for training, compiled in ((False, False), (True, False), (False, True)):
+        run = tf.function(
+            lambda x, *s, training=training: layer(x, initial_state=list(s), training=training),
+            input_signature=specs,
+            jit_compile=compiled,
+        )
+        for rows, steps, message in ((BATCH, 0, "no step"), (1, STEPS, "initial_state.* rows"), (2, STEPS, "rows")):
+            given = [np.zeros((rows, UNITS), "float32")] * num_states
+            with pytest.raises(tf.errors.OpError, match=None if compiled else message):
+                run(sequences()[:, :steps], *given)
+        if not compiled:
+            assert run(sequences(), *states(num_states)).shape == (BATCH, STEPS, UNITS)
+
+
+def check_padding_may_be_anything(layer):
+    """What stands at masked steps changes neither values nor gradients, and be it no number at all."""
+    mask = holed_mask()
+    layer.build((BATCH, STEPS, FEATURES))
+    for training in (True, False):
+        clean, dirty = (
+            outputs_and_gradients(layer, np.where(mask[..., None], sequences(), padding), training=training, mask=mask)
+            for padding in (np.float32(1), np.float32(np.nan))
+        )
+        assert_equal(dirty, clean, 0)

@@ -79,6 +79,10 @@ def test_dropout_of_the_cell(options):
     recurrent.check_cell_dropout(GRUCell, options)
 
 
+def test_padding_may_be_anything():
+    recurrent.check_padding_may_be_anything(GRU(recurrent.UNITS, return_sequences=True))
+
+
 def test_bad_input():
     recurrent.check_bad_input(GRU(recurrent.UNITS), 1)
 

@@ -145,6 +145,10 @@ def test_dropout_of_the_cell():
     recurrent.check_cell_dropout(SimpleRNNCell, {})
 
 
+def test_padding_may_be_anything():
+    recurrent.check_padding_may_be_anything(SimpleRNN(recurrent.UNITS, return_sequences=True))
+
+
 def test_bad_input():
     recurrent.check_bad_input(SimpleRNN(recurrent.UNITS), 1)
 

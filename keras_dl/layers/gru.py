@@ -101,8 +101,8 @@ class GRU(Recurrent, keras.layers.GRU):
     Call arguments:
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: float, `(batch, units)`, or a list of one; zeros by default.
-        mask: bool, `(batch, time)`. True = the step counts; another carries the state on. Of a row without any, the
-            state stays the initial one and the outputs are 0.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
+            not matter, be it NaN. Of a row without any, the state stays the initial one and the outputs are 0.
         training: bool. Dropout is for training alone.
 
     Returns:
@@ -111,6 +111,8 @@ class GRU(Recurrent, keras.layers.GRU):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
+            these words.
 
     Example:
 

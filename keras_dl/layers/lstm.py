@@ -168,8 +168,8 @@ class LSTM(Recurrent, keras.layers.LSTM):
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: list of h, `(batch, units)`, or `(batch, projection_units)`, and c, `(batch, units)`; zeros by
             default.
-        mask: bool, `(batch, time)`. True = the step counts; another carries the state on. Of a row without any, the
-            states stay the initial ones and the outputs are 0.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
+            not matter, be it NaN. Of a row without any, the states stay the initial ones and the outputs are 0.
         training: bool. Dropout is for training alone.
 
     Returns:
@@ -178,6 +178,8 @@ class LSTM(Recurrent, keras.layers.LSTM):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
+            these words.
 
     Example:
 

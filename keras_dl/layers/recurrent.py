@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.checks import check_size, shapes_agree
+from keras_dl.checks import asserted, check_size, shapes_agree
 from keras_dl.ops.recurrence import product_scan, scan
 
 _UNROLLED = contextvars.ContextVar("unrolled", default=False)
@@ -152,9 +152,21 @@ class Recurrent:
         else:
             states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
             self._check(sequences.shape, [s.shape for s in states])
+            initial_state = [self._of_as_many_rows(s, sequences) for s in states]
+        if sequences.shape[1] is None:
+            sequences = asserted(
+                sequences, tf.shape(sequences)[1] > 0, f"sequences have no step; {self.name} needs one at least."
+            )
         if isinstance(mask, list | tuple):
             mask = mask[0]
         return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+
+    def _of_as_many_rows(self, state, sequences):
+        """The state, of as many rows as the sequences: where that is not known before, it is looked at in the graph."""
+        if None not in (state.shape[0], sequences.shape[0]):
+            return state
+        same = tf.equal(tf.shape(state)[0], tf.shape(sequences)[0])
+        return asserted(state, same, f"initial_state of {self.name} has not as many rows as the sequences.")
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
@@ -164,6 +176,9 @@ class Recurrent:
         if mask is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
+            if not is_unrolled():  # a device has no gradients, and NPUs do not select
+                # Of what is no number, the gradient by the kernel would be none either: 0 times it.
+                sequences = ops.where(ops.expand_dims(mask, -1), sequences, ops.zeros((), sequences.dtype))
         if training:
             super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
         if self.go_backwards:

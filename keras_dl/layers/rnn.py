@@ -74,8 +74,8 @@ class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
     Call arguments:
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: float, `(batch, units)`, or a list of one; zeros by default.
-        mask: bool, `(batch, time)`. True = the step counts. Of a row without any, the state stays the initial one and
-            the outputs are 0.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
+            not matter, be it NaN. Of a row without any, the state stays the initial one and the outputs are 0.
         training: bool. Dropout is for training alone.
 
     Returns:
@@ -84,6 +84,8 @@ class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
+            these words.
 
     Example:
 
