@@ -338,6 +338,9 @@ def test_what_has_no_place_for_a_token_is_refused(attentive):
         attentive.translate(np.zeros((2, 0), "int32"))
     with pytest.raises(ValueError, match=r"sources has the shape \(2,\)"):
         attentive.translate(np.zeros((2,), "int32"))
+    for call in (attentive.translate, attentive.beam_search, lambda x: attentive.align(x, np.ones((2, 3), "int32"))):
+        with pytest.raises(ValueError, match="sources has the dtype float32; it must be int"):
+            call(np.full((2, 3), 5.5, "float32"))
     with pytest.raises(ValueError, match="max_length=0"):
         attentive.translate(np.ones((2, 3), "int32"), max_length=0)
     with pytest.raises(ValueError, match="beam_size=0"):

@@ -324,7 +324,7 @@ class Seq2Seq(Model):
             `keras_dl.ops.decoding.Hypotheses` of tokens `(batch, max_length)`.
 
         Raises:
-            ValueError: if `max_length` is no positive integer, or an id is out of the vocabulary.
+            ValueError: if `max_length` is no positive integer, sources are no int, or an id is out of the vocabulary.
         """
         return self._search(self._sources(sources), self._length(max_length), None, 0.0)
 
@@ -341,7 +341,7 @@ class Seq2Seq(Model):
             `keras_dl.ops.decoding.Hypotheses` of tokens `(batch, beam_size, max_length)`.
 
         Raises:
-            ValueError: if an argument is out of its range, or an id is out of the vocabulary.
+            ValueError: if an argument is out of its range, sources are no int, or an id is out of the vocabulary.
         """
         beam_size = check_size("beam_size", beam_size)
         length_penalty = decoding.check_length_penalty(length_penalty)
@@ -358,16 +358,17 @@ class Seq2Seq(Model):
             float, `(batch, target_length, source_length)`: rows sum to 1; 0 at padding of the source.
 
         Raises:
-            ValueError: if the model has no attention.
+            ValueError: if the model has no attention, or sources are no ids.
         """
         if not self.attention:
             raise ValueError(f"attention={self.attention!r}: there is no alignment to be had.")
-        return self.decoder(
-            ops.convert_to_tensor(targets), self.encoder(ops.convert_to_tensor(sources)), alignment=True
-        )
+        return self.decoder(ops.convert_to_tensor(targets), self.encoder(self._sources(sources)), alignment=True)
 
     def _sources(self, sources):
-        sources = ops.convert_to_tensor(sources, "int32")
+        sources = ops.convert_to_tensor(sources)
+        if not keras.backend.is_int_dtype(sources.dtype):
+            raise ValueError(f"sources has the dtype {keras.backend.standardize_dtype(sources.dtype)}; it must be int.")
+        sources = ops.cast(sources, "int32")
         if len(sources.shape) != 2:
             raise ValueError(f"sources has the shape {tuple(sources.shape)}; it must be (batch, source_length).")
         cleaned("sources", sources, self.source_vocabulary_size)

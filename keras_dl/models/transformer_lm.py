@@ -24,6 +24,7 @@ from keras_dl.layers.transformer import (
     Positions,
     TokenEmbedding,
     TransformerBlock,
+    check_rank,
     check_stack,
     check_token,
     check_tokens,
@@ -70,7 +71,8 @@ class TransformerLM(SearchingModel):
         float32, `(batch, n, vocabulary_size)`: logits of the token after each.
 
     Raises:
-        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which.
+        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which. A length
+            that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 
@@ -147,6 +149,7 @@ class TransformerLM(SearchingModel):
         return (*tokens_shape, self.vocabulary_size)
 
     def call(self, tokens, training=False):
+        check_rank("tokens", tokens)
         states = self.dropout(self.positions(self.embedding(tokens)), training=training)
         for block in self.blocks:
             states = block(states, causal=True, training=training)
@@ -167,6 +170,7 @@ class TransformerLM(SearchingModel):
             vocabulary_size)`, of the token after it.
         """
         tokens = known_tokens(tokens, self.vocabulary_size)
+        check_rank("tokens", tokens)
         states = self.positions(self.embedding(tokens))
         pairs = []
         for block in self.blocks:
