@@ -32,7 +32,8 @@ class Hypotheses(NamedTuple):
         lengths: int32, `(batch, beam_size)`. Tokens, that of the end included.
         log_probabilities: float32, `(batch, beam_size)`: the sum over the tokens.
         scores: float32, `(batch, beam_size)`: `log_probabilities` over the length penalty. Where there are fewer
-            sequences than `beam_size`, the rest have the score minus infinity, and no tokens.
+            sequences than `beam_size`, the rest have the score minus infinity, and no tokens. A token whose
+            log-probability is NaN is never taken.
     """
 
     tokens: np.ndarray
@@ -103,6 +104,7 @@ def beam_search(
         outputs = runner.serve(decode_step, **fed, **state)
         log_p = outputs["log_probabilities"].astype("float32").reshape(batch, beam_size, -1)
         vocabulary = log_p.shape[-1]
+        log_p[np.isnan(log_p)] = -math.inf
         log_p[..., PADDING] = -math.inf
         sums = (live[..., None] + log_p).reshape(batch, -1)
         chosen = _top(sums, 2 * beam_size)

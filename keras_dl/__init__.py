@@ -18,9 +18,9 @@ if (_root / "setup.cfg").exists() and (_root / "recipes").is_dir():
 from keras_dl import averaging, layers, losses, schedules  # noqa: E402
 from keras_dl.base import Layer, Model, Signature  # noqa: E402
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention  # noqa: E402
-from keras_dl.layers.gru import GRU  # noqa: E402
-from keras_dl.layers.lstm import LSTM  # noqa: E402
-from keras_dl.layers.rnn import SimpleRNN  # noqa: E402
+from keras_dl.layers.gru import GRU, GRUCell  # noqa: E402
+from keras_dl.layers.lstm import LSTM, LSTMCell  # noqa: E402
+from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell  # noqa: E402
 from keras_dl.models.autoencoder import VAE, Autoencoder  # noqa: E402
 from keras_dl.models.cnn import VGG, AlexNet, LeNet5  # noqa: E402
 from keras_dl.models.continuous_flow import ContinuousFlow  # noqa: E402
@@ -55,8 +55,10 @@ __all__ = [
     "Autoencoder",
     "ContinuousFlow",
     "ConvNeXt",
+    "GRUCell",
     "GraphPredictor",
     "GroupResNet",
+    "LSTMCell",
     "LatentODE",
     "Layer",
     "LeNet5",
@@ -72,6 +74,7 @@ __all__ = [
     "Seq2Seq",
     "Signature",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Transformer",
     "TransformerEncoder",
     "TransformerLM",

@@ -1,6 +1,9 @@
-"""Checks of constructor arguments: each returns the value as a config keeps it, or raises a ValueError naming it."""
+"""Checks of arguments, each a ValueError that names it. Those of constructors return the value as a config keeps it."""
 
 import numbers
+
+import numpy as np
+import tensorflow as tf
 
 
 def check_choice(name, value, choices):
@@ -53,6 +56,64 @@ def check_image_shape(image_shape, min_side=1):
             f"image_shape={image_shape!r} must be (height, width, channels), integers, sides of at least {min_side}."
         )
     return tuple(int(n) for n in image_shape)
+
+
+def shapes_agree(found, wanted):
+    """Whether two shapes can be one: sequences of int, or None for a size that is not known."""
+    return len(found) == len(wanted) and all(
+        a is None or b is None or a == b for a, b in zip(found, wanted, strict=True)
+    )
+
+
+def check_shapes(name, tensors, shapes, remedy):
+    """Checks that `tensors`, the states of a step, say, have the names and shapes of `shapes`.
+
+    Args:
+        name: str. What an error calls them.
+        tensors: dict of arrays or tensors.
+        shapes: dict of tuples, in which None is any size, and a str one that is the same wherever it stands.
+        remedy: str. What an error says would do.
+
+    Example:
+
+    >>> check_shapes("states", {"hidden": np.zeros((1, 4))}, {"hidden": (2, 4)}, "start with zeros")
+    Traceback (most recent call last):
+    ...
+    ValueError: states: found {'hidden': (1, 4)} where {'hidden': (2, 4)} must be; start with zeros.
+    """
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{name}: found a {type(tensors).__name__} where a dict of {shapes} must be; {remedy}.")
+    found = {key: _shape(x) for key, x in tensors.items()}
+    sizes = {}  # those of each str
+    for key in found.keys() & shapes.keys():
+        for size, wanted in zip(found[key] or (), shapes[key], strict=False):
+            sizes[wanted] = sizes.get(wanted, set()) | {size} - {None}
+
+    def agrees(key):
+        if key not in found or key not in shapes:
+            return False
+        several = any(isinstance(n, str) and len(sizes.get(n, ())) > 1 for n in shapes[key])
+        wanted = [None if isinstance(n, str) else n for n in shapes[key]]
+        return not several and (found[key] is None or shapes_agree(found[key], wanted))
+
+    wrong, right = ({key: x for key, x in side.items() if not agrees(key)} for side in (found, shapes))
+    if wrong or right:
+        raise ValueError(f"{name}: found {wrong} where {right} must be; {remedy}.")
+
+
+def asserted(x, condition, message):
+    """`x`, a tensor of a graph, which raises an `InvalidArgumentError` of this message where the condition is False.
+
+    For what is known when the graph runs alone: a size that was None when it was traced. XLA leaves assertions out.
+    """
+    with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
+        return tf.identity(x)
+
+
+def _shape(x):
+    """The shape as a tuple, or None of a tensor in a graph whose rank is not known."""
+    shape = x.shape if hasattr(x, "shape") else np.shape(x)
+    return None if getattr(shape, "rank", 0) is None else tuple(shape)
 
 
 def _is_integer(value):

@@ -92,6 +92,39 @@ def check_equals_keras(ours, theirs, num_states, call, **options):
         assert_equal(outputs_and_gradients(mine, x, initial_state, compiled, **arguments), expected)
 
 
+def check_dropout(ours, theirs, num_states):
+    """Dropout alone, and recurrent dropout alone: Keras's numbers of a seed; under XLA one mask a sequence."""
+    x, given = sequences(), states(num_states)
+    for rate in ("dropout", "recurrent_dropout"):
+        mine, reference = pair(ours, theirs, return_sequences=True, seed=3, **{rate: 0.5})
+        expected = outputs_and_gradients(reference, x, given, training=True)
+        assert_equal(outputs_and_gradients(mine, x, given, training=True), expected)
+    mine, plain = (pair(ours, theirs, return_sequences=True, dropout=rate)[0] for rate in (0.5, 0.0))
+    found, by_x, *by_weights = outputs_and_gradients(mine, x, compiled=True, training=True)
+    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in by_weights)
+    dropped = by_x[:, 0] == 0  # what is dropped has no gradient
+    assert 0 < dropped.mean() < 1
+    np.testing.assert_array_equal(by_x == 0, np.repeat(dropped[:, None], STEPS, 1))
+    assert_equal([found], [plain(x * np.where(dropped, 0, 2)[:, None].astype("float32"))])
+
+
+def check_cell_dropout(cell, options):
+    """Dropout in `keras.layers.RNN` drops, and changes nothing else: at a rate of almost 0, training is inference."""
+    layer = keras.layers.RNN(cell(UNITS, dropout=1e-9, **options), return_sequences=True)
+    x = sequences()
+    layer.build(x.shape)
+    rng = np.random.default_rng(0)
+    layer.set_weights(
+        [rng.normal(size=w.shape) if w.dtype == "float32" else w for w in layer.get_weights()]  # not the seed
+    )
+    assert_equal([layer(x, training=True)], [layer(x)], 1e-6)
+    layer.cell.dropout = 0.5
+    by_x = outputs_and_gradients(layer, x, compiled=False, training=True)[1]
+    dropped = by_x[:, 0] == 0
+    assert 0 < dropped.mean() < 1
+    np.testing.assert_array_equal(by_x == 0, np.repeat(dropped[:, None], STEPS, 1))
+
+
 def check_truncation(create):
     """The gradient by the input stops at block ends as if the state came from outside; the values stay."""
     whole, truncated = create(), create(bptt_steps=3)
@@ -161,3 +194,31 @@ def check_bad_input(layer, num_states):
         layer(sequences(), initial_state=[np.zeros((BATCH, UNITS), "float32")] * (num_states + 1))
     nothing = layer(sequences(), mask=np.zeros((BATCH, STEPS), bool))
     np.testing.assert_array_equal(keras.tree.flatten(nothing)[0], 0)
+
+    # In graphs of unknown batch and time; XLA has no assertions, and refuses the shapes itself.
+    layer.return_sequences = True
+    specs = [tf.TensorSpec((None, None, FEATURES)), *[tf.TensorSpec((None, UNITS))] * num_states]
+    for training, compiled in ((False, False), (True, False), (False, True)):
+        run = tf.function(
+            lambda x, *s, training=training: layer(x, initial_state=list(s), training=training),
+            input_signature=specs,
+            jit_compile=compiled,
+        )
+        for rows, steps, message in ((BATCH, 0, "no step"), (1, STEPS, "initial_state.* rows"), (2, STEPS, "rows")):
+            given = [np.zeros((rows, UNITS), "float32")] * num_states
+            with pytest.raises(tf.errors.OpError, match=None if compiled else message):
+                run(sequences()[:, :steps], *given)
+        if not compiled:
+            assert run(sequences(), *states(num_states)).shape == (BATCH, STEPS, UNITS)
+
+
+def check_padding_may_be_anything(layer):
+    """What stands at masked steps changes neither values nor gradients, and be it no number at all."""
+    mask = holed_mask()
+    layer.build((BATCH, STEPS, FEATURES))
+    for training in (True, False):
+        clean, dirty = (
+            outputs_and_gradients(layer, np.where(mask[..., None], sequences(), padding), training=training, mask=mask)
+            for padding in (np.float32(1), np.float32(np.nan))
+        )
+        assert_equal(dirty, clean, 0)

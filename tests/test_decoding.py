@@ -78,6 +78,29 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(table, alpha):
         assert not tokens[121:].any()
 
 
+def test_what_is_no_number_is_never_chosen():
+    """Row 0 is as it would be if NaN were impossible, row 1 meets nothing else, row 2 does so after a token."""
+    nan, certain = np.nan, np.log([1e-9, 1e-9, 0.1, 0.9])  # token 2 ends
+    first = tf.constant([[nan, nan, *certain[2:]], [nan] * 4, certain], "float32")
+    later = tf.constant([[nan, nan, 0.0, -9.0], [nan] * 4, [nan] * 4], "float32")
+
+    def step(tokens, position, rows):
+        return tf.where(position[:, None] == 0, tf.gather(first, rows), tf.gather(later, rows)), rows
+
+    @tf.function(jit_compile=True)
+    def search():
+        rows = tf.range(3)
+        return decoding.greedy(step, rows, 1, 2, 4), decoding.beam_search(step, rows, 1, 2, 2, 4)
+
+    greedy, beams = search()
+    np.testing.assert_array_equal(greedy.tokens, [[3, 2, 0, 0], [0, 0, 0, 0], [3, 0, 0, 0]])
+    np.testing.assert_array_equal(np.isfinite(greedy.scores), [True, False, False])
+    np.testing.assert_array_equal(beams.tokens[:, 0], [[3, 2, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0]])
+    np.testing.assert_array_equal(beams.tokens[:, 1], [[2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(np.isfinite(beams.scores), [[True, True], [False, False], [True, False]])
+    assert not np.isnan(beams.log_probabilities).any()
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_beam_of_one_is_greedy(table, alpha):
     state = {"context": tf.range(CONTEXTS)}

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import recurrent
 
-from keras_dl import GRU, RecurrentNetwork
+from keras_dl import GRU, GRUCell, RecurrentNetwork
 from keras_dl.export import export, load
-from keras_dl.layers import GRUCell
 
 
 @pytest.mark.parametrize("call", recurrent.CALLS)
@@ -69,6 +68,19 @@ def test_cell_in_keras_rnn():
     wrapped.build(x.shape)
     wrapped.set_weights(layer.get_weights())
     recurrent.assert_equal([wrapped(x, mask=recurrent.holed_mask())], [expected], 1e-6)
+
+
+def test_dropout():
+    recurrent.check_dropout(GRU, keras.layers.GRU, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_after": False}])
+def test_dropout_of_the_cell(options):
+    recurrent.check_cell_dropout(GRUCell, options)
+
+
+def test_padding_may_be_anything():
+    recurrent.check_padding_may_be_anything(GRU(recurrent.UNITS, return_sequences=True))
 
 
 def test_bad_input():

@@ -6,9 +6,8 @@ import pytest
 import recurrent
 import tensorflow as tf
 
-from keras_dl import LSTM, RecurrentNetwork
+from keras_dl import LSTM, LSTMCell, RecurrentNetwork
 from keras_dl.export import export, load
-from keras_dl.layers import LSTMCell
 
 
 @pytest.mark.parametrize("call", recurrent.CALLS)
@@ -105,6 +104,19 @@ def test_cell_with_options_in_keras_rnn():
     wrapped.build(x.shape)
     wrapped.set_weights(layer.get_weights())
     recurrent.assert_equal(wrapped(x), expected, 1e-6)
+
+
+def test_dropout():
+    recurrent.check_dropout(LSTM, keras.layers.LSTM, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"peephole": True}, {"layer_norm": True}, {"projection_units": 2}])
+def test_dropout_of_the_cell(options):
+    recurrent.check_cell_dropout(LSTMCell, options)
+
+
+def test_padding_may_be_anything():
+    recurrent.check_padding_may_be_anything(LSTM(recurrent.UNITS, return_sequences=True))
 
 
 def test_bad_input():

@@ -6,8 +6,7 @@ import pytest
 import recurrent
 import tensorflow as tf
 
-from keras_dl import RecurrentNetwork, SimpleRNN
-from keras_dl.layers import SimpleRNNCell
+from keras_dl import GRUCell, LSTMCell, RecurrentNetwork, SimpleRNN, SimpleRNNCell
 from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.recipes import recipe, runner
 
@@ -104,6 +103,20 @@ def test_takes_the_place_of_keras_in_wrappers():
         recurrent.assert_equal([ours(x, mask=recurrent.holed_mask())], [expected], 1e-6)
 
 
+def test_cells_of_all_kinds_on_top_of_each_other(tmp_path):
+    """In `keras.layers.RNN`, as the README has it: trained, saved and loaded with their options."""
+    options = dict(peephole=True, projection_units=3, layer_norm=True, dropout=0.2)
+    cells = [LSTMCell(8, **options), GRUCell(4, reset_after=False, dropout=0.2), SimpleRNNCell(3, dropout=0.2)]
+    model = keras.Sequential([keras.Input((None, recurrent.FEATURES)), keras.layers.RNN(cells)])
+    model.compile("sgd", "mse", jit_compile=False)
+    x = recurrent.sequences()
+    assert np.isfinite(model.train_on_batch(x, np.zeros((recurrent.BATCH, 3))))
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert [type(cell) for cell in copy.layers[0].cell.cells] == [LSTMCell, GRUCell, SimpleRNNCell]
+    np.testing.assert_array_equal(copy(x), model(x))
+
+
 def test_stateful_goes_on_where_it_ended():
     x = recurrent.sequences()
     layer = SimpleRNN(recurrent.UNITS, stateful=True)
@@ -136,6 +149,18 @@ def test_dropout_in_time_is_one_mask_a_sequence():
     assert {0.0, 2.0**5} == set(np.unique(found).tolist())
 
 
+def test_dropout():
+    recurrent.check_dropout(SimpleRNN, keras.layers.SimpleRNN, 1)
+
+
+def test_dropout_of_the_cell():
+    recurrent.check_cell_dropout(SimpleRNNCell, {})
+
+
+def test_padding_may_be_anything():
+    recurrent.check_padding_may_be_anything(SimpleRNN(recurrent.UNITS, return_sequences=True))
+
+
 def test_bad_input():
     recurrent.check_bad_input(SimpleRNN(recurrent.UNITS), 1)
 
@@ -165,6 +190,23 @@ def test_network_with_nothing_to_read():
         RecurrentNetwork(4, 3)(np.zeros((2, 0, 4), "float32"))
     with pytest.raises(ValueError, match="bidirectional=True"):
         RecurrentNetwork(4, 3, bidirectional=True).step(np.zeros((1, 4), "float32"), {})
+
+
+def test_network_steps_from_its_own_states_alone():
+    model = RecurrentNetwork(4, 3, hidden_dims=(5,))
+    x, states = np.zeros((2, 4), "float32"), model.initial_states(2)
+    assert model.step(x, states)[0].shape == (2, 3)
+    for wrong, message in (
+        ({"h": 1}, r"states.*'h': \(\).*'hidden_1': \(2, 5\).*initial_states"),
+        ({"hidden_1": states["hidden_1"]}, r"states.*'memory_1': \(2, 5\)"),
+        (model.initial_states(1), r"'hidden_1': \(1, 5\).*'hidden_1': \(2, 5\)"),
+        ({name: np.zeros((2, 7), "float32") for name in states}, r"\(2, 7\).*\(2, 5\)"),
+        ([], r"states.*list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.step(x, wrong)
+    with pytest.raises(ValueError, match=r"features.*\(4,\).*\(None, 4\)"):
+        model.step(x[0], states)
 
 
 def test_smoke_run(tmp_path):

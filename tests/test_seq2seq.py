@@ -360,11 +360,30 @@ def test_ids_outside_of_the_vocabulary(wrong, attentive, sources):
         np.testing.assert_array_equal(found, clean[name])
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_a_step_takes_what_encode_gives_alone(net):
+    model = Seq2Seq(**SIZES, **NETS[net])
+    tokens, state = np.array([1, 1]), model.encode(np.array([[3, 4], [5, 0]]))
+    assert model.decode_step(tokens, state)[0].shape == (2, 8)
+    for name, x in state.items():
+        others = {key: value for key, value in state.items() if key != name}
+        for wrong in (others, others | {name: x[:1]}, others | {name: x[:, :-1]}):
+            with pytest.raises(ValueError, match=f"state.*'{name}'.*encode"):
+                model.decode_step(tokens, wrong)
+    with pytest.raises(ValueError, match=r"state.*'more': \(\)"):
+        model.decode_step(tokens, state | {"more": 1})
+    with pytest.raises(ValueError, match=r"tokens.*\(2, 1\)"):
+        model.decode_step(tokens[:, None], state)
+
+
 def test_what_has_no_place_for_a_token_is_refused(attentive):
     with pytest.raises(ValueError, match=r"sources of shape \(2, 0\)"):
         attentive.translate(np.zeros((2, 0), "int32"))
     with pytest.raises(ValueError, match=r"sources has the shape \(2,\)"):
         attentive.translate(np.zeros((2,), "int32"))
+    for call in (attentive.translate, attentive.beam_search, lambda x: attentive.align(x, np.ones((2, 3), "int32"))):
+        with pytest.raises(ValueError, match="sources has the dtype float32; it must be int"):
+            call(np.full((2, 3), 5.5, "float32"))
     with pytest.raises(ValueError, match="max_length=0"):
         attentive.translate(np.ones((2, 3), "int32"), max_length=0)
     with pytest.raises(ValueError, match="beam_size=0"):

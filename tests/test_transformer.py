@@ -460,6 +460,61 @@ def test_bad_input_raises_or_has_a_defined_result(model):
         model.translate(SOURCE.astype("float32"))
 
 
+def test_a_length_that_no_position_is_for_is_said_in_a_graph_too(one_model):
+    ids = tf.TensorSpec((None, None), "int32")
+    translate = tf.function(lambda source, target: one_model({"source": source, "target": target}))
+    translate = translate.get_concrete_function(ids, ids)
+    assert translate(tf.ones((2, 7), "int32"), tf.ones((2, 6), "int32")).shape == (2, 6, 11)
+    for call, message in (
+        (lambda: translate(tf.ones((2, 8), "int32"), tf.ones((2, 6), "int32")), "7 positions of source_positions"),
+        (lambda: translate(tf.ones((2, 7), "int32"), tf.ones((2, 7), "int32")), "6 positions of positions"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"longer than the {message}"):
+            call()
+    # XLA has no assertions, and refuses the shapes itself.
+    compiled = tf.function(
+        lambda x: one_model.source_positions(x), jit_compile=True, input_signature=[tf.TensorSpec((None, None, 12))]
+    )
+    assert compiled(tf.zeros((2, 7, 12))).shape == (2, 7, 12)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        compiled(tf.zeros((2, 8, 12)))
+
+
+def test_tokens_of_another_rank_are_refused(one_model):
+    ids, row = np.ones((2, 3), "int32"), np.ones(8, "int32")
+    language_model, encoder = (
+        TransformerLM(11, 9, prompt_length=4, **PLAIN),
+        TransformerEncoder(11, 7, serving_length=7, **PLAIN),
+    )
+    for call, name in (
+        (lambda: one_model({"source": row, "target": ids}), "source"),
+        (lambda: one_model({"source": ids, "target": row}), "target"),
+        (lambda: one_model.begin(row), "source"),
+        (lambda: language_model(row), "tokens"),
+        (lambda: language_model.begin(row), "tokens"),
+        (lambda: encoder(row), "tokens"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} of shape \(8,\) must be \(batch, n\)"):
+            call()
+    for layer in (2, -3):
+        with pytest.raises(ValueError, match=f"layer={layer} must be an integer from -2 to 1"):
+            one_model.alignment(SOURCE, TARGET, layer=layer)
+
+
+def test_a_step_takes_what_begin_gives_alone(one_model):
+    language_model = TransformerLM(11, 9, prompt_length=4, **PLAIN)
+    state, prompt = one_model.begin(SOURCE), language_model.begin(SOURCE[:, :4])
+    tokens = np.ones(3, "int32")
+    for model, rest in ((one_model, state), (language_model, {name: prompt[name] for name in ("keys", "values")})):
+        given = dict(tokens=tokens, position=tokens, **rest)
+        assert model.decode_step(**given)[0].shape == (3, 11)
+        for name, x in given.items():
+            bad = [x[:1], x[:, None]] if x.ndim == 1 else [x[:1], x[..., :-1], x[:, :, :-1]]
+            for wrong in bad[1:] if name == "tokens" else bad:  # the tokens say how many rows there are
+                with pytest.raises(ValueError, match=f"{name}.*begin"):
+                    model.decode_step(**given | {name: wrong})
+
+
 def test_nothing_but_padding_is_finite(model, language_model):
     nothing = np.zeros_like(SOURCE)
     assert np.isfinite(model({"source": nothing, "target": np.zeros_like(TARGET)})).all()

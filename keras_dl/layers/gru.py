@@ -22,7 +22,30 @@ from keras_dl.layers.recurrent import Cell, Recurrent
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class GRUCell(Cell, keras.layers.GRUCell):
-    """One step of `GRU`, for `keras.layers.RNN`. Arguments are those of `keras.layers.GRUCell`."""
+    """One step of `GRU`, for `keras.layers.RNN`.
+
+    Args:
+        units: int.
+        others: as in `keras.layers.GRUCell`.
+
+    Call arguments:
+        inputs: float, `(batch, features)`: one step.
+        states: list of h, `(batch, units)`, before the step.
+        training: bool. Dropout is for training alone: one mask for all steps of a sequence.
+
+    Returns:
+        output: float, `(batch, units)`: the first of the new states.
+        states: as given, after the step.
+
+    Raises:
+        ValueError: if `units` is not positive.
+
+    Example:
+
+    >>> layer = keras.layers.RNN([GRUCell(8, reset_after=False), GRUCell(4)])
+    >>> layer(keras.ops.ones((2, 3, 5))).shape
+    TensorShape([2, 4])
+    """
 
     additive = False
 
@@ -78,8 +101,8 @@ class GRU(Recurrent, keras.layers.GRU):
     Call arguments:
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: float, `(batch, units)`, or a list of one; zeros by default.
-        mask: bool, `(batch, time)`. True = the step counts; another carries the state on. Of a row without any, the
-            state stays the initial one and the outputs are 0.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
+            not matter, be it NaN. Of a row without any, the state stays the initial one and the outputs are 0.
         training: bool. Dropout is for training alone.
 
     Returns:
@@ -88,6 +111,8 @@ class GRU(Recurrent, keras.layers.GRU):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
+            these words.
 
     Example:
 

@@ -42,9 +42,30 @@ EPSILON = 1e-5  # of layer normalisation
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class LSTMCell(Cell, keras.layers.LSTMCell):
-    """One step of `LSTM`, for `keras.layers.RNN`. Arguments are those of `keras.layers.LSTMCell` and three of `LSTM`.
+    """One step of `LSTM`, for `keras.layers.RNN`.
 
-    States: a list of h, `(batch, units)` or `(batch, projection_units)`, and c, `(batch, units)`.
+    Args:
+        units: int.
+        peephole, projection_units, layer_norm: as in `LSTM`; none goes with `recurrent_dropout`.
+        others: as in `keras.layers.LSTMCell`.
+
+    Call arguments:
+        inputs: float, `(batch, features)`: one step.
+        states: list of h, `(batch, units)` or `(batch, projection_units)`, and c, `(batch, units)`, before the step.
+        training: bool. Dropout is for training alone: one mask for all steps of a sequence.
+
+    Returns:
+        output: float, `(batch, units)` or `(batch, projection_units)`: the first of the new states.
+        states: as given, after the step.
+
+    Raises:
+        ValueError: if an argument is out of its range, or does not go with another.
+
+    Example:
+
+    >>> layer = keras.layers.RNN([LSTMCell(8, peephole=True), LSTMCell(4, layer_norm=True)])
+    >>> layer(keras.ops.ones((2, 3, 5))).shape
+    TensorShape([2, 4])
     """
 
     def __init__(self, units, *arguments, peephole=False, projection_units=None, layer_norm=False, **options):
@@ -147,8 +168,8 @@ class LSTM(Recurrent, keras.layers.LSTM):
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: list of h, `(batch, units)`, or `(batch, projection_units)`, and c, `(batch, units)`; zeros by
             default.
-        mask: bool, `(batch, time)`. True = the step counts; another carries the state on. Of a row without any, the
-            states stay the initial ones and the outputs are 0.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
+            not matter, be it NaN. Of a row without any, the states stay the initial ones and the outputs are 0.
         training: bool. Dropout is for training alone.
 
     Returns:
@@ -157,6 +178,8 @@ class LSTM(Recurrent, keras.layers.LSTM):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
+            these words.
 
     Example:
 

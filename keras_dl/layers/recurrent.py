@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.checks import check_size
+from keras_dl.checks import asserted, check_size, shapes_agree
 from keras_dl.ops.recurrence import product_scan, scan
 
 _UNROLLED = contextvars.ContextVar("unrolled", default=False)
@@ -50,10 +50,12 @@ class Cell:
     Attributes that a cell sets:
         additive: bool. Whether a step looks at the sum of its input and product parts alone.
         elementwise: bool. Whether `advance` has no weights, so that `product_scan` will do.
+        implementation: int, as in Keras: 1 has a dropout mask of its own for each gate. Elman's cell has no gates.
     """
 
     additive = True
     elementwise = True
+    implementation = 2
 
     def project(self, inputs):
         """`(..., features)` to the part of the gates that is known before any state: `(..., width)`."""
@@ -82,9 +84,16 @@ class Cell:
         """The new states of one step, from its row of `project`."""
         return self.advance(*self.parts(projected, states[0]), *states)
 
+    @property
+    def drops_in_the_step(self):
+        """Whether dropout in training is left to Keras's own step: masks of the state, or one for each gate."""
+        return bool(self.recurrent_dropout or (self.dropout and self.implementation == 1))
+
     def call(self, inputs, states, training=False):
-        if training and (self.dropout or self.recurrent_dropout):
+        if training and self.drops_in_the_step:
             return super().call(inputs, states, training=training)
+        if training and self.dropout:
+            inputs = inputs * self.get_dropout_mask(inputs)
         listed = states if isinstance(states, list | tuple) else [states]
         new = list(self.step(self.project(inputs), listed))
         return new[0], (new if isinstance(states, list | tuple) else new[0])
@@ -132,7 +141,7 @@ class Recurrent:
             return
         wanted = [(sequences_shape[0], size) for size in self.state_size]
         found = [tuple(shape) for shape in states_shapes]
-        if len(found) != len(wanted) or not all(map(_agree, found, wanted)):
+        if len(found) != len(wanted) or not all(map(shapes_agree, found, wanted)):
             raise ValueError(
                 f"initial_state of {self.name} has the shapes {found}; it must have {wanted}, (batch, units) each."
             )
@@ -143,12 +152,24 @@ class Recurrent:
         else:
             states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
             self._check(sequences.shape, [s.shape for s in states])
+            initial_state = [self._of_as_many_rows(s, sequences) for s in states]
+        if sequences.shape[1] is None:
+            sequences = asserted(
+                sequences, tf.shape(sequences)[1] > 0, f"sequences have no step; {self.name} needs one at least."
+            )
         if self.stateful and sequences.shape[0] is None:
             # Else a batch of one row would be taken for as many as the states have.
             sequences = tf.ensure_shape(sequences, (self.states[0].shape[0], None, None))
         if isinstance(mask, list | tuple):
             mask = mask[0]
         return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+
+    def _of_as_many_rows(self, state, sequences):
+        """The state, of as many rows as the sequences: where that is not known before, it is looked at in the graph."""
+        if None not in (state.shape[0], sequences.shape[0]):
+            return state
+        same = tf.equal(tf.shape(state)[0], tf.shape(sequences)[0])
+        return asserted(state, same, f"initial_state of {self.name} has not as many rows as the sequences.")
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
@@ -160,6 +181,9 @@ class Recurrent:
         if mask is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
+            if not is_unrolled():  # a device has no gradients, and NPUs do not select
+                # Of what is no number, the gradient by the kernel would be none either: 0 times it.
+                sequences = ops.where(ops.expand_dims(mask, -1), sequences, ops.zeros((), sequences.dtype))
         if training:
             super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
         if self.go_backwards:
@@ -183,7 +207,7 @@ class Recurrent:
         mask = None if mask is None else ops.transpose(mask)
         unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
         options = dict(mask=mask, truncate=self.bptt_steps, keep_outputs=self.return_sequences)
-        if training and (cell.recurrent_dropout or (cell.dropout and cell.implementation == 1)):
+        if training and cell.drops_in_the_step:
             # Keras's own step, whose dropout masks stay the same over all steps of a batch.
             def step(x, states):
                 return cell(x, list(states), training=True)[1]
@@ -221,9 +245,3 @@ class Recurrent:
         plain = self.bptt_steps is None and self.cell.elementwise
         on_gpu = plain and self.use_cudnn == "auto" and bool(tf.config.list_physical_devices("GPU"))
         return self.use_cudnn is True or on_gpu
-
-
-def _agree(found, wanted):
-    return len(found) == len(wanted) and all(
-        a is None or b is None or a == b for a, b in zip(found, wanted, strict=True)
-    )

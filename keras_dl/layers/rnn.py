@@ -26,7 +26,30 @@ from keras_dl.layers.recurrent import Cell, Recurrent
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class SimpleRNNCell(Cell, keras.layers.SimpleRNNCell):
-    """One step of `SimpleRNN`, for `keras.layers.RNN`. Arguments are those of `keras.layers.SimpleRNNCell`."""
+    """One step of `SimpleRNN`, for `keras.layers.RNN`.
+
+    Args:
+        units: int.
+        others: as in `keras.layers.SimpleRNNCell`.
+
+    Call arguments:
+        inputs: float, `(batch, features)`: one step.
+        states: list of h, `(batch, units)`, before the step.
+        training: bool. Dropout is for training alone: one mask for all steps of a sequence.
+
+    Returns:
+        output: float, `(batch, units)`: the first of the new states.
+        states: as given, after the step.
+
+    Raises:
+        ValueError: if `units` is not positive.
+
+    Example:
+
+    >>> layer = keras.layers.RNN([SimpleRNNCell(8), SimpleRNNCell(4)], return_sequences=True)
+    >>> layer(keras.ops.ones((2, 3, 5))).shape
+    TensorShape([2, 3, 4])
+    """
 
     def advance(self, gates, hidden):
         return (self.activation(gates),)
@@ -51,8 +74,8 @@ class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
     Call arguments:
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: float, `(batch, units)`, or a list of one; zeros by default.
-        mask: bool, `(batch, time)`. True = the step counts. Of a row without any, the state stays the initial one and
-            the outputs are 0.
+        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
+            not matter, be it NaN. Of a row without any, the state stays the initial one and the outputs are 0.
         training: bool. Dropout is for training alone.
 
     Returns:
@@ -61,6 +84,8 @@ class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
+        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
+            these words.
 
     Example:
 

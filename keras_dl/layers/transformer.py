@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Layer
-from keras_dl.checks import check_choice, check_rate, check_size
+from keras_dl.checks import asserted, check_choice, check_rate, check_size
 from keras_dl.layers import attention as attentions
 from keras_dl.layers.norm import LayerNormalization
 
@@ -69,6 +69,12 @@ def known_tokens(tokens, vocabulary_size, name="tokens"):
         worst = int(tokens[~known][0])
         raise ValueError(f"{name} holds {worst}, which is not in the vocabulary of {vocabulary_size} ids from 0 on.")
     return ops.where(known, tokens, PADDING)
+
+
+def check_rank(name, tokens):
+    """Refuses tokens that are not `(batch, n)`: a row alone, say."""
+    if len(tokens.shape) != 2:
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must be (batch, n).")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -136,6 +142,7 @@ class Positions(Layer):
 
     Raises:
         ValueError: if n is known to be more than `max_length`.
+        tf.errors.InvalidArgumentError: if a graph finds it to be when it runs; under XLA without words of its own.
     """
 
     def __init__(self, max_length, learned=False, **kwargs):
@@ -158,10 +165,11 @@ class Positions(Layer):
             place = ops.clip(position, 0, self.max_length - 1)
             return states + ops.expand_dims(ops.take(table, place, axis=0), 1)
         length = states.shape[1]
-        if length is not None and length > self.max_length:
-            raise ValueError(
-                f"a sequence of {length} tokens is longer than the {self.max_length} positions of {self.name!r}."
-            )
+        too_long = f"longer than the {self.max_length} positions of {self.name}."
+        if length is None:
+            states = asserted(states, tf.shape(states)[1] <= self.max_length, f"a sequence is {too_long}")
+        elif length > self.max_length:
+            raise ValueError(f"a sequence of {length} tokens is {too_long}")
         return states + table[: ops.shape(states)[1]]
 
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.base import Layer, Model, Signature, next_states
-from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
+from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import is_unrolled, unrolled
@@ -40,11 +40,12 @@ def zero_states(cell, hidden_dims, batch_size=1):
 
     They are `hidden_1`, of an LSTM also `memory_1`, and so on.
     """
-    return {
-        f"{name}_{i}": ops.zeros((batch_size, units))
-        for i, units in enumerate(hidden_dims, start=1)
-        for name in STATES[cell]
-    }
+    return {name: ops.zeros(shape) for name, shape in state_shapes(cell, hidden_dims, batch_size).items()}
+
+
+def state_shapes(cell, hidden_dims, batch_size):
+    """The shapes of `zero_states`, by name."""
+    return {f"{name}_{i}": (batch_size, units) for i, units in enumerate(hidden_dims, start=1) for name in STATES[cell]}
 
 
 def step_through(stack, cell, hidden, states):
@@ -258,10 +259,16 @@ class RecurrentNetwork(Model):
             states: dict.
 
         Raises:
-            ValueError: if the model cannot go step by step: it is bidirectional, or takes the mean over all steps.
+            ValueError: if the model cannot go step by step: it is bidirectional, or takes the mean over all steps; or
+                if features or states have other names or shapes; it says which.
         """
         if not self._streams:
             raise ValueError(f"bidirectional={self.bidirectional}, pooling={self.pooling!r}: no step without the rest.")
+        features = ops.convert_to_tensor(features)
+        known = f"take (batch, num_features={self.num_features})"
+        check_shapes("features", {"features": features}, {"features": (None, self.num_features)}, known)
+        shapes = state_shapes(self.cell, self.hidden_dims, features.shape[0])
+        check_shapes("states", states, shapes, "start with initial_states(batch_size)")
         hidden = self.get_layer("standardize")(features) if self.standardize else features
         stack = [self.get_layer(f"{self.cell}_{i}") for i in range(1, len(self.hidden_dims) + 1)]
         hidden, after = step_through(stack, self.cell, hidden, states)

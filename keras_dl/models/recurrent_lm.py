@@ -33,10 +33,10 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.base import Layer, Model, Signature, next_states
-from keras_dl.checks import check_choice, check_positive, check_rate, check_size, check_sizes
+from keras_dl.checks import check_choice, check_positive, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
-from keras_dl.models.recurrent import CELLS, step_through, zero_states
+from keras_dl.models.recurrent import CELLS, state_shapes, step_through, zero_states
 
 # Zaremba et al., section 4.1, on the Penn Treebank: 4,651,600, 19,775,200 and 66,022,000 parameters. All 10,000 ids are
 # words there; a corpus that has as many needs one more, for padding. Both codes train on batches of 20 windows, of 20
@@ -265,7 +265,14 @@ class RecurrentLM(Model):
         Returns:
             logits: float32, `(batch, vocabulary_size)`, of the next token.
             states: dict.
+
+        Raises:
+            ValueError: if tokens or states have other names or shapes; it says which.
         """
+        tokens = ops.convert_to_tensor(tokens)
+        check_shapes("tokens", {"tokens": tokens}, {"tokens": (None,)}, "take (batch,), one of each text")
+        shapes = state_shapes(self.cell, self.hidden_dims, tokens.shape[0])
+        check_shapes("states", states, shapes, "start with initial_states(batch_size)")
         vectors = self.get_layer("embedding")(tokens)
         hidden, states = step_through(self._recurrent, self.cell, vectors, states)
         return self.get_layer("head")(hidden), states

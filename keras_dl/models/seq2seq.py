@@ -34,9 +34,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_choice, check_rate, check_size
+from keras_dl.checks import check_choice, check_rate, check_shapes, check_size
 from keras_dl.layers.recurrent import unrolled
-from keras_dl.layers.sequence_codec import CELLS, SequenceDecoder, SequenceEncoder, cleaned
+from keras_dl.layers.sequence_codec import CELLS, STATES, SequenceDecoder, SequenceEncoder, cleaned
 from keras_dl.ops import decoding
 
 # In a file, an encoder of up to so many steps, in all layers and directions, is written without a loop: an integer file
@@ -291,9 +291,27 @@ class Seq2Seq(Model):
         Returns:
             log_probabilities: float32, `(batch, target_vocabulary_size)`.
             state: dict, with the decoder's new state.
+
+        Raises:
+            ValueError: if tokens or state have other names or shapes; it says which.
         """
+        tokens = ops.convert_to_tensor(tokens)
+        check_shapes("tokens", {"tokens": tokens}, {"tokens": (None,)}, "take (batch,), one of each row")
+        check_shapes("state", state, self._state_shapes(tokens.shape[0]), "start with encode(sources)")
         outputs = self.decoder(tokens, state)
         return ops.log_softmax(outputs["logits"]), {name: outputs.get(name, x) for name, x in state.items()}
+
+    def _state_shapes(self, batch_size):
+        """The shapes of what `encode` gives, with the source's length open."""
+        units = self.hidden_dim
+        shapes = {f"{name}_{i}": (batch_size, units) for i in range(self.num_layers) for name in STATES[self.cell]}
+        if self.feed_context:
+            shapes["context"] = (batch_size, units)
+        if self.attention:
+            shapes["memory"] = (batch_size, "length", units * (1 + self.bidirectional))
+            shapes["memory_mask"] = (batch_size, "length")
+            shapes["keys"] = (batch_size, "length", self.attention_dim)
+        return shapes
 
     def translate(self, sources, max_length=None):
         """The greedy translation.
@@ -306,7 +324,7 @@ class Seq2Seq(Model):
             `keras_dl.ops.decoding.Hypotheses` of tokens `(batch, max_length)`.
 
         Raises:
-            ValueError: if `max_length` is no positive integer, or an id is out of the vocabulary.
+            ValueError: if `max_length` is no positive integer, sources are no int, or an id is out of the vocabulary.
         """
         return self._search(self._sources(sources), self._length(max_length), None, 0.0)
 
@@ -323,7 +341,7 @@ class Seq2Seq(Model):
             `keras_dl.ops.decoding.Hypotheses` of tokens `(batch, beam_size, max_length)`.
 
         Raises:
-            ValueError: if an argument is out of its range, or an id is out of the vocabulary.
+            ValueError: if an argument is out of its range, sources are no int, or an id is out of the vocabulary.
         """
         beam_size = check_size("beam_size", beam_size)
         length_penalty = decoding.check_length_penalty(length_penalty)
@@ -340,16 +358,17 @@ class Seq2Seq(Model):
             float, `(batch, target_length, source_length)`: rows sum to 1; 0 at padding of the source.
 
         Raises:
-            ValueError: if the model has no attention.
+            ValueError: if the model has no attention, or sources are no ids.
         """
         if not self.attention:
             raise ValueError(f"attention={self.attention!r}: there is no alignment to be had.")
-        return self.decoder(
-            ops.convert_to_tensor(targets), self.encoder(ops.convert_to_tensor(sources)), alignment=True
-        )
+        return self.decoder(ops.convert_to_tensor(targets), self.encoder(self._sources(sources)), alignment=True)
 
     def _sources(self, sources):
-        sources = ops.convert_to_tensor(sources, "int32")
+        sources = ops.convert_to_tensor(sources)
+        if not keras.backend.is_int_dtype(sources.dtype):
+            raise ValueError(f"sources has the dtype {keras.backend.standardize_dtype(sources.dtype)}; it must be int.")
+        sources = ops.cast(sources, "int32")
         if len(sources.shape) != 2:
             raise ValueError(f"sources has the shape {tuple(sources.shape)}; it must be (batch, source_length).")
         cleaned("sources", sources, self.source_vocabulary_size)

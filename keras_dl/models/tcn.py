@@ -23,7 +23,7 @@ import keras
 from keras import layers, ops
 
 from keras_dl.base import Layer, Model, Signature, next_states
-from keras_dl.checks import check_choice, check_rate, check_size, check_sizes
+from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.ops.convolution import dilated_convolution
 
 
@@ -289,12 +289,12 @@ class TCN(Model):
             states: dict.
 
         Raises:
-            ValueError: if the states have other names or shapes; it says which.
+            ValueError: if features or states have other names or shapes; it says which.
         """
-        shapes = self._state_shapes(features.shape[0])
-        found = {name: tuple(x.shape) for name, x in states.items()}
-        if found != shapes:
-            raise ValueError(f"states={found} must have the shapes {shapes}: start with initial_states(batch_size).")
+        features = ops.convert_to_tensor(features)
+        known = f"take (batch, num_features={self.num_features})"
+        check_shapes("features", {"features": features}, {"features": (None, self.num_features)}, known)
+        check_shapes("states", states, self._state_shapes(features.shape[0]), "start with initial_states(batch_size)")
         hidden, after = features, {}
         for i, block in enumerate(self.blocks):
             hidden, memories = block.step(hidden, (states[f"first_{i}"], states[f"second_{i}"]))

@@ -21,12 +21,13 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_size
+from keras_dl.checks import check_shapes, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     Positions,
     TokenEmbedding,
     TransformerBlock,
+    check_rank,
     check_stack,
     check_token,
     check_tokens,
@@ -108,7 +109,8 @@ class Transformer(SearchingModel):
         float32, `(batch, m, vocabulary_size)`: logits of the token after each of `target`.
 
     Raises:
-        ValueError: if an argument is none of the above, or a sequence longer than its length; it says which.
+        ValueError: if an argument is none of the above, or a sequence longer than its length; it says which. A length
+            that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 
@@ -226,6 +228,7 @@ class Transformer(SearchingModel):
             The memory, float `(batch, n, hidden_dim)`, and which of it may be attended to, bool `(batch, 1, n)`.
         """
         source = known_tokens(source, self.source_embedding.vocabulary_size, "source")
+        check_rank("source", source)
         mask = key_mask(source)
         states = self.dropout(self.source_positions(self.source_embedding(source)), training=training)
         for block in self.encoder:
@@ -233,6 +236,8 @@ class Transformer(SearchingModel):
         return (self.encoder_norm(states) if self.norm_first else states), mask
 
     def _target_states(self, target, training=False):
+        target = ops.convert_to_tensor(target)
+        check_rank("target", target)
         return self.dropout(self.positions(self.embedding(target)), training=training)
 
     def _logits(self, states):
@@ -248,7 +253,12 @@ class Transformer(SearchingModel):
 
         Returns:
             float, `(batch, heads, m, n)`: attention weights, whose rows sum to 1.
+
+        Raises:
+            ValueError: if there is no such layer, or tokens are of another shape.
         """
+        if layer not in range(-self.num_layers, self.num_layers):
+            raise ValueError(f"layer={layer} must be an integer from {-self.num_layers} to {self.num_layers - 1}.")
         memory, memory_mask = self.encode(source)
         states = self._target_states(target)
         blocks = self.decoder[: range(self.num_layers)[layer] + 1]
@@ -291,7 +301,20 @@ class Transformer(SearchingModel):
 
         Returns:
             `log_probabilities`, float32 `(batch, vocabulary_size)`; and `keys` and `values`.
+
+        Raises:
+            ValueError: if the shapes are others, or do not go together.
         """
+        heads, dim = self.num_layers * self.num_heads, self.hidden_dim // self.num_heads
+        cache, memory = ("batch", heads, self.target_length, dim), ("batch", heads, "n", dim)
+        check_shapes(
+            "decode_step",
+            dict(tokens=tokens, position=position, keys=keys, values=values)
+            | dict(memory_keys=memory_keys, memory_values=memory_values, memory_mask=memory_mask),
+            dict(tokens=("batch",), position=("batch",), keys=cache, values=cache)
+            | dict(memory_keys=memory, memory_values=memory, memory_mask=("batch", 1, "n")),
+            "start with begin(source)",
+        )
         position = ops.clip(ops.cast(position, "int32"), 0, self.target_length - 1)
         states = self.positions(self.embedding(ops.expand_dims(tokens, 1)), position)
         states, keys, values = step_through(

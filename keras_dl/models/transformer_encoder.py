@@ -28,6 +28,7 @@ from keras_dl.layers.transformer import (
     Positions,
     TokenEmbedding,
     TransformerBlock,
+    check_rank,
     check_stack,
     check_tokens,
     key_mask,
@@ -115,7 +116,8 @@ class TransformerEncoder(Model):
         float, `(batch, n, hidden_dim)`; with a pooler, a dict of it as `states`, and `pooled`, `(batch, hidden_dim)`.
 
     Raises:
-        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which.
+        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which. A length
+            that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 
@@ -203,6 +205,7 @@ class TransformerEncoder(Model):
         """The vectors of the tokens: float, `(batch, n, hidden_dim)`. Arguments as of the call."""
         inputs = inputs if isinstance(inputs, Mapping) else {"tokens": inputs}
         tokens = known_tokens(inputs["tokens"], self.vocabulary_size)
+        check_rank("tokens", tokens)
         mask = key_mask(tokens)
         states = self.positions(self.segments(self.embedding(tokens), inputs.get("segments")))
         states = self.dropout(states if self.norm_first else self.norm(states), training=training)

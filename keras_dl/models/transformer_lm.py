@@ -17,13 +17,14 @@ import keras
 from keras import layers, ops
 
 from keras_dl.base import Signature
-from keras_dl.checks import check_size
+from keras_dl.checks import check_shapes, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     PADDING,
     Positions,
     TokenEmbedding,
     TransformerBlock,
+    check_rank,
     check_stack,
     check_token,
     check_tokens,
@@ -70,7 +71,8 @@ class TransformerLM(SearchingModel):
         float32, `(batch, n, vocabulary_size)`: logits of the token after each.
 
     Raises:
-        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which.
+        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which. A length
+            that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 
@@ -147,6 +149,7 @@ class TransformerLM(SearchingModel):
         return (*tokens_shape, self.vocabulary_size)
 
     def call(self, tokens, training=False):
+        check_rank("tokens", tokens)
         states = self.dropout(self.positions(self.embedding(tokens)), training=training)
         for block in self.blocks:
             states = block(states, causal=True, training=training)
@@ -167,6 +170,7 @@ class TransformerLM(SearchingModel):
             vocabulary_size)`, of the token after it.
         """
         tokens = known_tokens(tokens, self.vocabulary_size)
+        check_rank("tokens", tokens)
         states = self.positions(self.embedding(tokens))
         pairs = []
         for block in self.blocks:
@@ -193,7 +197,17 @@ class TransformerLM(SearchingModel):
 
         Returns:
             `log_probabilities`, float32 `(batch, vocabulary_size)`; and `keys` and `values`.
+
+        Raises:
+            ValueError: if the shapes are others, or do not go together.
         """
+        cache = ("batch", self.num_layers * self.num_heads, self.max_length, self.hidden_dim // self.num_heads)
+        check_shapes(
+            "decode_step",
+            dict(tokens=tokens, position=position, keys=keys, values=values),
+            dict(tokens=("batch",), position=("batch",), keys=cache, values=cache),
+            "start with begin(tokens)",
+        )
         position = ops.clip(ops.cast(position, "int32"), 0, self.max_length - 1)
         states = self.positions(self.embedding(ops.expand_dims(tokens, 1)), position)
         states, keys, values = step_through(self.blocks, states, keys, values, position)

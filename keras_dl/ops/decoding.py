@@ -7,7 +7,9 @@ go into a buffer of fixed size, by a comparison with the position.
     log P(y | x) = sum_t log P(y_t | y_<t, x)
     score(y) = log P(y | x) / lp(y),   lp(y) = ((5 + |y|) / 6)^alpha        (Wu et al., eq. 14, without coverage)
 
-`|y|` counts the end token. Token 0 is padding: it is never chosen and never scored.
+`|y|` counts the end token. Token 0 is padding: it is never chosen and never scored. Nor is a token whose
+log-probability is NaN: it counts as impossible. Where that leaves none to choose, the score is minus infinity and no
+token follows.
 
 Beam search keeps `beam_size` live hypotheses of each sequence. Of all their continuations, those among the first
 `beam_size` that end are put aside, and the best `beam_size` that do not end live on. A sequence is complete when
@@ -254,9 +256,10 @@ def _complete(ended):
 
 
 def _without_padding(log_p):
-    """float32 log-probabilities, minus infinity at padding."""
-    is_padding = tf.equal(tf.range(log_p.shape[-1]), PADDING)
-    return tf.where(is_padding, -math.inf, tf.cast(log_p, "float32"))
+    """float32 log-probabilities, minus infinity at padding and at what is no number."""
+    log_p = tf.cast(log_p, "float32")
+    is_token = tf.not_equal(tf.range(log_p.shape[-1]), PADDING)
+    return tf.where(tf.logical_and(is_token, log_p >= -math.inf), log_p, -math.inf)  # NaN compares as False
 
 
 def _lengths(tokens):
