@@ -9,6 +9,7 @@ thread, with the cost of the call from Python, which is most of a small step; fi
 taken within a round. A TCN's `sequence` computes its blocks at all samples of the window, as an LSTM does.
 """
 
+import argparse
 import json
 import pathlib
 import platform
@@ -197,6 +198,8 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m keras_dl.benchmarks.streaming FOLDER")
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_dl.benchmarks.streaming", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", help="where report.json and picture.png go")
+    main(parser.parse_args().folder)

@@ -9,7 +9,9 @@ Reaches:   a phoneme error rate of 0.088 with attention, 0.145 without; 35.9% of
            arXiv:1506.00196; Toshniwal and Livescu 2016, arXiv:1610.06540). A beam of 4 with length penalty 0.6 has
            0.086 and 35.3%. Files: dynamic int8 0.088; int8 0.0875 on the first 1,000 test words, where Keras has
            0.0865. Eight epochs of both took 1,065 s on two cores that a dozen other jobs shared.
-Baseline:  each letter's most frequent phonemes, by an alignment of counts: 0.427
+Baseline:  each letter's most frequent phonemes, by an alignment of counts: 0.427, and 97.3% of the words wrong
+
+Batches are of like lengths, as in the first paper, section 3.4; there is no curriculum from short to long words.
 
 `--dataset wmt14_translate/fr-en`, the first paper's: words, the 30,000 most frequent of each language; not measured.
 """
@@ -161,7 +163,8 @@ def baseline(outcome):
     pairs = zip(written(arrays["sources"][:count]), written(arrays["targets"][:count]), strict=True)
     table = sequences.letter_baseline(list(pairs))
     found = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
-    return "each letter's most frequent phonemes", sequences.error_rates(found, arrays["answers"])[0]
+    rate, wrong = sequences.error_rates(found, arrays["answers"])
+    return f"each letter's most frequent phonemes ({wrong:.1%} of words wrong)", rate
 
 
 def picture(outcome):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keras_dl.benchmarks import paired, streaming
+from keras_dl.benchmarks import paired, seq2seq, streaming
 from keras_dl.benchmarks.contenders import tasks_of
 
 
@@ -48,6 +48,17 @@ def test_bad_arguments():
         paired.run_benchmark("cnn", rounds=0)
     with pytest.raises(ValueError, match=r"nothing.*lenet5-train"):
         paired.run_benchmark("cnn", only=["nothing"])
+
+
+@pytest.mark.parametrize("create", [seq2seq.ours, seq2seq.theirs])
+def test_both_translators_learn_the_same_task(create, monkeypatch):
+    """The contenders with attention have as many weights, and their loss falls; in a graph, at the smallest sizes."""
+    for name, size in dict(BATCH=2, LENGTH=4, VOCABULARY=9, EMBEDDING=3, UNITS=5).items():
+        monkeypatch.setattr(seq2seq, name, size)
+    assert create(attention=True)().count_params() == 938
+    step = seq2seq.keras_step(create(attention=True), jit=False)()
+    losses = [step() for _ in range(8)]
+    assert losses[-1] < losses[0]
 
 
 def test_streaming_times_what_gives_one_answer(monkeypatch):

@@ -60,7 +60,7 @@ def test_file_for_a_device_gives_the_reference_embedding(model, tmp_path):
     np.testing.assert_allclose(load(path).serve("embed", tokens=tokens)["embedding"], ORACLE["embedding"], atol=1e-4)
 
 
-def test_bert_weights_that_do_not_fit_are_all_named():
+def test_bert_weights_that_do_not_fit_are_all_named(tmp_path):
     weights = {k.removeprefix("weights/"): v for k, v in TINY.items() if k.startswith("weights/")}
     model = TransformerEncoder.from_bert(weights, num_heads=3)
     before = model.get_weights()
@@ -75,6 +75,10 @@ def test_bert_weights_that_do_not_fit_are_all_named():
     assert "of another shape: encoder.layer.0.output.dense.weight" in str(caught.value)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
+    for text, message in (("{", "is no JSON document"), ("[]", "must hold an object")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"config=.*config\.json' {message}"):
+            TransformerEncoder.from_bert(weights, tmp_path / "config.json")
     with pytest.raises(ValueError, match="num_heads is not known"):
         TransformerEncoder.from_bert(weights)
     with pytest.raises(ValueError, match="not laid out as BERT's"):

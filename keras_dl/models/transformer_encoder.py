@@ -301,8 +301,8 @@ class TransformerEncoder(Model):
 
         Raises:
             FileNotFoundError: if a file is not there.
-            ValueError: if no config says the number of heads, the config is of something else than BERT, or the weights
-                do not fit; it says what.
+            ValueError: if no config says the number of heads, the config is no JSON or of something else than BERT, or
+                the weights do not fit; it says what.
         """
         if not isinstance(weights, Mapping):
             weights = pathlib.Path(weights)
@@ -311,7 +311,13 @@ class TransformerEncoder(Model):
                 config = folder / "config.json"
             weights = folder / "model.safetensors" if weights.is_dir() else weights
         if config is not None and not isinstance(config, Mapping):
-            config = json.loads(pathlib.Path(config).read_text())
+            path = pathlib.Path(config)
+            try:
+                config = json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"config={str(path)!r} is no JSON document: {error}") from error
+            if not isinstance(config, Mapping):
+                raise ValueError(f"config={str(path)!r} must hold an object, not a {type(config).__name__}.")
         weights = _as_bert(weights)
         arguments = _sizes(weights) | _settings(config or {})
         arguments["serving_length"] = min(128, arguments["max_length"])
