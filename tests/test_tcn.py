@@ -264,8 +264,10 @@ def test_recipe_calibrates_steps_that_follow_each_other(dataset, tmp_path):
     from keras_dl.export import KerasRunner
     from keras_dl.recipes.tcn import RECIPE
 
-    options = RECIPE.options(dataset, smoke=True, data_dir=str(tmp_path))
+    options = RECIPE.options(dataset, epochs=2, smoke=True, data_dir=str(tmp_path))
     data = RECIPE.load_data(options, "tcn")
+    if dataset.startswith("adding"):
+        _check_marks(data)
     model = RECIPE.build_model(data, options, "tcn")
     assert model.receptive_field >= data.input_shape[0]
     found = RECIPE.calibrate(KerasRunner(model, 4).serve, data, 4)
@@ -277,6 +279,20 @@ def test_recipe_calibrates_steps_that_follow_each_other(dataset, tmp_path):
     np.testing.assert_array_equal(last["features"], data.arrays["x_train"][3:4, 3])
     for name, state in states.items():
         np.testing.assert_allclose(last[name], state, atol=1e-6)
+
+
+def _check_marks(data):
+    """The data set's in the first half of the epochs, others in the second: one in each half of a sequence."""
+    known = {row.tobytes() for row in data.arrays["x_train"][..., 0]}
+    marks = {row.tobytes() for row in data.arrays["x_train"]}
+    for epoch, old in ((0, True), (1, False)):
+        sequences, sums = next(data.train(epoch).as_numpy_iterator())
+        numbers, ones = sequences[..., 0], sequences[..., 1]
+        assert all(row.tobytes() in known for row in numbers)
+        assert np.mean([row.tobytes() in marks for row in sequences]) == (1 if old else 0)
+        for half in np.split(ones, 2, axis=1):
+            np.testing.assert_array_equal(np.sort(half, axis=1)[:, -2:], [[0, 1]] * len(half))
+        np.testing.assert_allclose(sums[:, 0], (numbers * ones).sum(1), rtol=1e-6)
 
 
 def test_recipe_names_what_it_has_to_beat():
