@@ -44,6 +44,7 @@ CASES = [
     ),
     Case(
         name="mlp_regressor",
+        slow=True,  # mlp_classifier is of the same class
         architecture="mlp",
         model=keras_dl.MLP,
         arguments=dict(
