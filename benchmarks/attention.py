@@ -1,15 +1,14 @@
 """Attention: the chunked form against the whole one, in time and peak memory; a layer against Keras's and torch's.
 
-Measured once, each in a process of its own, by `python -m keras_dl.benchmarks.worker attention attention-16k whole` and
-the like, on 2 cores that others used too, so that the times say little. Peak memory of the process, MiB:
+Measured by `keras-dl benchmark attention --rounds 1`. Peak memory of the process in MiB, and milliseconds:
 
-    length     chunked    whole    more than at 1,024: chunked, whole
-     1,024        772      756
-     4,096        807      983       35,   227
-    16,384        928    4,030      157, 3,274
+    length     chunked       whole         more memory than at 1,024: chunked, whole
+     1,024     769, 8.5      754, 9.3
+     4,096     803, 117      970, 164        34,   216
+    16,384     928, 2,229    4,025, 1,708   159, 3,271
 
-From 4,096 to 16,384 the excess over 1,024 grows 4.5 times in the chunked form (5 is linear), and 14 times in the whole
-one (17 is quadratic). A step took 8.3 and 7.4 s at 16,384.
+From 4,096 to 16,384 the excess over 1,024 grows 4.7 times in the chunked form (5 is linear), and 15 times in the whole
+one (17 is quadratic).
 """
 
 import functools

@@ -3,11 +3,10 @@
 The Keras counterpart is made of `keras.layers.MultiHeadAttention`, `Dense` and `LayerNormalization`, with as many
 parameters; the torch one of `torch.nn.Transformer`. All tie the table, and none has dropout.
 
-Of these, decoding was measured, one round of one thread on two shared cores (`TF_NUM_INTRAOP_THREADS=1
-TF_NUM_INTEROP_THREADS=1 keras-dl benchmark transformer --rounds 1 --task decode-16-batch-1 --task decode-step`): 16
-tokens take 30 ms with the cache and 36 without. One step, batch 8, with the first place of the cache written and with
-all but one: 4.1 and 3.0 ms of 16 places, 17 and 7 of 128, 77 and 48 of 1,024. So the cost did not rise with what is
-decoded, but it does with the size of the cache. The training step and longer decoding are not measured.
+The README has the training step and decoding. One step of it, batch 8, with the first place of the cache written and
+with all but one, on one thread of two shared cores (`TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 keras-dl
+benchmark transformer --rounds 1 --task decode-step`): 4.1 and 3.0 ms of 16 places, 17 and 7 of 128, 77 and 48 of 1,024.
+So the cost does not rise with what is decoded, but it does with the size of the cache.
 """
 
 import functools
@@ -86,6 +85,7 @@ def keras_train(create, jit):
 def torch_train():
     torch = require("torch", extra="benchmarks")
     torch.manual_seed(0)
+    torch.set_flush_denormal(True)  # as TensorFlow does
     table = torch.nn.Embedding(VOCABULARY, WIDTH)
     net = torch.nn.Transformer(WIDTH, HEADS, LAYERS, LAYERS, MLP, dropout=0.0, batch_first=True)
     optimizer = torch.optim.Adam([*table.parameters(), *net.parameters()], 1e-4)
