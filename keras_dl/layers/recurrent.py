@@ -3,8 +3,9 @@
 A layer is a subclass of Keras's own, and so takes its place: arguments, weights, masks, states, `Bidirectional`. What
 differs is how its steps are run:
 
-- in training, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in its
-  products with input and state;
+- in training under XLA, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in
+  its products with input and state; without XLA in `scan`, which is faster there: TensorFlow computes the gradients of
+  the weights beside the steps, on another thread;
 - any other, and inference, in `scan`, with one product of all steps with the input kernel outside of the loop; unrolled
   with `unroll=True`;
 - on a GPU, whatever Keras would do there (cuDNN): not measured.
@@ -19,6 +20,7 @@ import contextvars
 import keras
 import tensorflow as tf
 from keras import ops
+from tensorflow.python.ops import control_flow_util
 
 from keras_dl.checks import asserted, check_size, shapes_agree
 from keras_dl.ops.recurrence import product_scan, scan
@@ -37,6 +39,11 @@ def unrolled():
         yield
     finally:
         _UNROLLED.reset(token)
+
+
+def _in_xla():
+    """Whether this is traced to be compiled by XLA. TensorFlow has no public name for it."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def is_unrolled():
@@ -218,6 +225,8 @@ class Recurrent:
             sequences = sequences * ops.expand_dims(cell.get_dropout_mask(sequences[:, 0]), 1)
         rows = ops.transpose(sequences, (1, 0, 2))
         if training and cell.elementwise and not unroll:
+            if not _in_xla():
+                return scan(lambda x, states: cell.step(cell.project(x), states), rows, states, **options)
             weights = (
                 [None if w is None else ops.cast(w, rows.dtype) for w in pair]
                 for pair in (cell.input_weights(), cell.recurrent_weights())

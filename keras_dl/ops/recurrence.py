@@ -13,7 +13,7 @@ products of all steps at once after it,
 
     dR = sum_t h_{t-1}^T dp_t = [h_0 .. h_{T-1}]^T [dp_1 .. dp_T]          p_t = h_{t-1} R + b
 
-which is what makes a training step fast. The two are equal in values and gradients, and the tests hold that.
+which is what makes a training step fast under XLA. The two are equal in values and gradients, and the tests hold that.
 
 The product with W is computed step by step as well: on CPUs, XLA (of TensorFlow 2.21) is slow in an elementwise step
 that reads its row of a product made before the loop.
@@ -185,9 +185,7 @@ def _unrolled(step, inputs, states, mask, keep_outputs, truncate):
 def loop(body, steps, carried):
     """Runs `body(i, *carried) -> (i + 1, *carried)` for i = 0 .. steps - 1."""
     # XLA differentiates a loop only where it knows how often it runs at most.
-    return tf.while_loop(
-        lambda i, *_: i < steps, body, (tf.constant(0), *carried), maximum_iterations=steps, parallel_iterations=1
-    )
+    return tf.while_loop(lambda i, *_: i < steps, body, (tf.constant(0), *carried), maximum_iterations=steps)
 
 
 def size_of(inputs):
