@@ -3,11 +3,13 @@
 A layer is a subclass of Keras's own, and so takes its place: arguments, weights, masks, states, `Bidirectional`. What
 differs is how its steps are run:
 
-- in training under XLA, a loop with a backward pass of its own (`product_scan`), where the step's only weights are in
-  its products with input and state; without XLA in `scan`, which is faster there: TensorFlow computes the gradients of
-  the weights beside the steps, on another thread;
-- any other, and inference, in `scan`, with one product of all steps with the input kernel outside of the loop; unrolled
-  with `unroll=True`;
+- in training under XLA, in a loop with a backward pass of its own (`product_scan`), where the step's only weights are
+  in its products with input and state;
+- in training without XLA, in `scan`, the product with the input inside of it: TensorFlow computes the gradients of the
+  weights beside the steps, on another thread;
+- in training with dropout of the state, or with a mask of its own for each gate, in `scan` around Keras's own step;
+- otherwise, and in inference, in `scan`, one product of all steps with the input kernel before it; unrolled with
+  `unroll=True`;
 - on a GPU, whatever Keras would do there (cuDNN): not measured.
 
 Its cell is a subclass of Keras's with three methods: `project(inputs)`, the part of all steps that does not wait for
