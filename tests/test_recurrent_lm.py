@@ -281,4 +281,6 @@ def test_ids_that_are_no_tokens(model):
     bad = np.array([[1, -1, 4]], "int32")
     with pytest.raises(ValueError, match="tokens holds -1"):
         model(bad)
+    with pytest.raises(ValueError, match="tokens has the dtype float32; it must be int"):
+        model.step(np.array([1.5, 4.0], "float32"), model.initial_states(2))
     np.testing.assert_array_equal(tf.function(model)(tf.constant(bad)), tf.function(model)(tf.maximum(bad, 0)))

@@ -33,7 +33,7 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.base import Layer, Model, Signature, next_states
-from keras_dl.checks import check_choice, check_positive, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.checks import check_choice, check_ids, check_positive, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
 from keras_dl.models.recurrent import CELLS, state_shapes, step_through, zero_states
@@ -267,9 +267,9 @@ class RecurrentLM(Model):
             states: dict.
 
         Raises:
-            ValueError: if tokens or states have other names or shapes; it says which.
+            ValueError: if tokens are no int, or tokens or states have other names or shapes; it says which.
         """
-        tokens = ops.convert_to_tensor(tokens)
+        tokens = check_ids("tokens", tokens)
         check_shapes("tokens", {"tokens": tokens}, {"tokens": (None,)}, "take (batch,), one of each text")
         shapes = state_shapes(self.cell, self.hidden_dims, tokens.shape[0])
         check_shapes("states", states, shapes, "start with initial_states(batch_size)")
