@@ -151,7 +151,7 @@ class Positions(Layer):
         float, the shape of `states`.
 
     Raises:
-        ValueError: if n is known to be more than `max_length`.
+        ValueError: if n is known to be 0, or more than `max_length`.
         tf.errors.InvalidArgumentError: if a graph finds it to be when it runs; under XLA without words of its own.
     """
 
@@ -177,7 +177,11 @@ class Positions(Layer):
         length = states.shape[1]
         too_long = f"longer than the {self.max_length} positions of {self.name}."
         if length is None:
-            states = asserted(states, tf.shape(states)[1] <= self.max_length, f"a sequence is {too_long}")
+            found = tf.shape(states)[1]
+            fits = tf.logical_and(found > 0, found <= self.max_length)
+            states = asserted(states, fits, f"a sequence has no token, or is {too_long}")
+        elif length == 0:  # nothing to attend to, and no cache to begin
+            raise ValueError(f"a sequence has no place for a token; {self.name} needs one at least.")
         elif length > self.max_length:
             raise ValueError(f"a sequence of {length} tokens is {too_long}")
         return states + table[: ops.shape(states)[1]]
