@@ -1,10 +1,15 @@
 """What the tests of the recurrent layers share."""
 
+import contextlib
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from oracles import load_oracle
+
+from keras_dl.layers import recurrent as loops
 
 ORACLE = load_oracle("recurrent")
 BATCH, STEPS, FEATURES, UNITS = 3, 7, 4, 5
@@ -43,6 +48,11 @@ def outputs_and_gradients(layer, x, initial_state=None, compiled=None, **call):
 
     `compiled` is None for eager, False for a graph, True for XLA.
     """
+    return differentiated(layer, compiled, **call)(x, initial_state)
+
+
+def differentiated(layer, compiled=None, **call):
+    """`outputs_and_gradients` as a function of the input and the states, which is traced and compiled once for all."""
 
     def run(x, initial_state):
         with tf.GradientTape() as tape:
@@ -56,8 +66,30 @@ def outputs_and_gradients(layer, x, initial_state=None, compiled=None, **call):
 
     if compiled is not None:
         run = tf.function(run, jit_compile=compiled, autograph=False)
-    results = run(tf.constant(x), [tf.constant(s) for s in initial_state or ()])
-    return [np.asarray(y) for y in keras.tree.flatten(results)]
+
+    def found(x, initial_state=None):
+        results = run(tf.constant(x), [tf.constant(s) for s in initial_state or ()])
+        return [np.asarray(y) for y in keras.tree.flatten(results)]
+
+    return found
+
+
+@contextlib.contextmanager
+def loops_taken():
+    """The names of the loops that layers take within it, as a set."""
+    taken = set()
+
+    def noted(name):
+        loop = getattr(loops, name)
+
+        def run(*arguments, **options):
+            taken.add(name)
+            return loop(*arguments, **options)
+
+        return mock.patch.object(loops, name, run)
+
+    with noted("scan"), noted("product_scan"):
+        yield taken
 
 
 def assert_equal(found, expected, tolerance=1e-5):
@@ -84,12 +116,25 @@ CALLS = {
 
 
 def check_equals_keras(ours, theirs, num_states, call, **options):
+    """Each call as `CALLS` has it, and in training under XLA too, where a layer may take another loop."""
     constructor, arguments, compiled = CALLS[call]
     mine, reference = pair(ours, theirs, **constructor, **options)
     x = sequences()
     for initial_state in (None, states(num_states)):
         expected = outputs_and_gradients(reference, x, initial_state, **arguments)
-        assert_equal(outputs_and_gradients(mine, x, initial_state, compiled, **arguments), expected)
+        modes = {compiled}
+        if arguments["training"] and initial_state:  # one compilation a call: given states are the general case
+            modes.add(True)
+        for mode in modes:
+            with loops_taken() as taken:
+                found = outputs_and_gradients(mine, x, initial_state, mode, **arguments)
+            assert_equal(found, expected)
+            assert taken == {loop_of(mode, arguments["training"], **constructor, **options)}
+
+
+def loop_of(compiled, training, unroll=False, reset_after=True, **others):
+    """The loop with a backward pass of its own is for training under XLA, where only the products have weights."""
+    return "product_scan" if compiled and training and not unroll and reset_after else "scan"
 
 
 def check_dropout(ours, theirs, num_states):
@@ -132,15 +177,14 @@ def check_truncation(create):
         layer.build((BATCH, STEPS, FEATURES))
     truncated.set_weights(whole.get_weights())
     x = sequences()
-    for training in (True, False):  # the loop with a backward pass of its own, and the other
+    by_whole = outputs_and_gradients(whole, x, compiled=False)[1]
+    assert np.abs(by_whole[:, :6]).min(axis=(1, 2)).max() > 0
+    for training, compiled in ((True, True), (True, False), (False, False)):  # three loops
         assert_equal([truncated(x, training=training)], [whole(x, training=training)])
-        found = outputs_and_gradients(truncated, x, compiled=False, training=training)
-        last = outputs_and_gradients(whole, x, compiled=False, training=training)
-        by_input, by_whole = found[1], last[1]
+        by_input = outputs_and_gradients(truncated, x, compiled=compiled, training=training)[1]
         assert np.abs(by_input[:, :6]).max() == 0  # blocks are steps 0 to 2, 3 to 5, and 6, of which the last is seen
         assert np.abs(by_input[:, 6]).max() > 0
         assert_equal([by_input[:, 6]], [by_whole[:, 6]])
-        assert np.abs(by_whole[:, :6]).min(axis=(1, 2)).max() > 0
 
 
 def check_carries_state(layer):
@@ -216,9 +260,7 @@ def check_padding_may_be_anything(layer):
     """What stands at masked steps changes neither values nor gradients, and be it no number at all."""
     mask = holed_mask()
     layer.build((BATCH, STEPS, FEATURES))
-    for training in (True, False):
-        clean, dirty = (
-            outputs_and_gradients(layer, np.where(mask[..., None], sequences(), padding), training=training, mask=mask)
-            for padding in (np.float32(1), np.float32(np.nan))
-        )
+    for training, compiled in ((True, True), (True, None), (False, None)):
+        run = differentiated(layer, compiled, training=training, mask=mask)
+        clean, dirty = (run(np.where(mask[..., None], sequences(), padding)) for padding in np.float32([1, np.nan]))
         assert_equal(dirty, clean, 0)

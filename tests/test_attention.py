@@ -61,6 +61,39 @@ def test_equals_keras(causal, use_bias, other_key):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("output_shape", [None, 9, (9,)])
+def test_shapes_ahead_equal_keras(output_shape):
+    """`compute_output_shape` before there are weights, and a symbolic call, where the lengths are known and not."""
+    for batch, queries, keys in ((3, 5, 7), (None, None, None)):
+        shapes = (batch, queries, 6), (batch, keys, 4), (batch, keys, 8)
+        for given in (shapes, shapes[:2]):
+            theirs = keras.layers.MultiHeadAttention(2, 3, output_shape=output_shape)
+            ours = MultiHeadAttention(2, 3, output_shape=output_shape)
+            expected = theirs.compute_output_shape(*given)
+            assert expected == (batch, queries, 6 if output_shape is None else 9)
+            assert ours.compute_output_shape(*given) == expected
+            assert ours.compute_output_shape(*map(list, given)) == expected
+            inputs = [keras.KerasTensor(shape) for shape in given]
+            for spec in (ours(*inputs), ours.compute_output_spec(*inputs)):
+                assert (spec.shape, spec.dtype) == (expected, theirs(*inputs).dtype)
+            output, weights = ours(*inputs, return_attention_scores=True)
+            assert (output.shape, weights.shape) == (expected, (batch, 2, queries, keys))
+
+
+def test_shapes_that_do_not_go_together_are_refused_as_by_keras():
+    shapes = (3, 5, 6), (3, 7, 4), (3, 8, 4)
+    for layer in (keras.layers.MultiHeadAttention(2, 3), MultiHeadAttention(2, 3)):
+        with pytest.raises(ValueError, match=r"\(3, 7, 4\).*\(3, 8, 4\)|\(3, 8, 4\).*\(3, 7, 4\)"):
+            layer.compute_output_shape(*shapes)
+        with pytest.raises(ValueError, match="key"):
+            layer.build(*shapes)
+        layer.build(*shapes[:2])
+        with pytest.raises(ValueError, match="key"):
+            layer(*map(keras.KerasTensor, shapes))
+    with pytest.raises(ValueError, match=r"query of shape \(3, 6\) must be \(batch, length, width\)"):
+        MultiHeadAttention(2, 3).compute_output_shape((3, 6), (3, 7, 4))
+
+
 def test_padding_from_a_layer_before_equals_keras():
     tokens = np.array([[3, 1, 2, 0, 0], [1, 1, 2, 3, 0]])
     embedding = keras.layers.Embedding(4, 6, mask_zero=True)

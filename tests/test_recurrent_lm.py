@@ -179,6 +179,32 @@ def test_a_file_holds_one_table_and_no_carried_states(tmp_path):
     assert np.abs(before).max() > 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_what_keras_makes_of_a_tied_model_has_one_table_of_its_own(tmp_path, dtype):
+    """A clone, and a saved functional model around the same tensors, both with the table tied inside of them."""
+    options = dict(embedding_dim=8, hidden_dims=(8,), tied=True, dropout_rate=0.1, initial_range=0.3, dtype=dtype)
+    model = RecurrentLM(VOCABULARY, **options)
+    clone = keras.models.clone_model(model)
+    around = keras.Model(model.input, model.output)
+    around.save(tmp_path / "around.keras")
+    loaded = keras.models.load_model(tmp_path / "around.keras")
+    before = model(some_tokens()).numpy()
+    for other in (clone, loaded):
+        assert not {id(v) for v in other.weights} & {id(v) for v in model.weights}
+        assert [w.shape for w in other.weights] == [w.shape for w in model.weights]
+        other.set_weights(model.get_weights())
+        found = other(some_tokens())
+        assert found.dtype == "float32"
+        np.testing.assert_array_equal(found, before)
+        table = other.get_layer("embedding").embeddings
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(other(some_tokens())[..., 0])  # token 0 is not read: its row is the head's alone
+        assert np.abs(tf.convert_to_tensor(tape.gradient(total, table.value))[0]).max() > 0
+        table.assign(table + 1.0)
+        assert np.abs(other(some_tokens()) - before).max() > 1e-2
+    np.testing.assert_array_equal(model(some_tokens()), before)
+
+
 def test_at_temperature_0_the_most_probable_token_follows(model):
     begun = some_tokens(2, 3)
     found = model.generate(begun, length=5, temperature=0.0, seed=1).numpy()
@@ -255,4 +281,6 @@ def test_ids_that_are_no_tokens(model):
     bad = np.array([[1, -1, 4]], "int32")
     with pytest.raises(ValueError, match="tokens holds -1"):
         model(bad)
+    with pytest.raises(ValueError, match="tokens has the dtype float32; it must be int"):
+        model.step(np.array([1.5, 4.0], "float32"), model.initial_states(2))
     np.testing.assert_array_equal(tf.function(model)(tf.constant(bad)), tf.function(model)(tf.maximum(bad, 0)))

@@ -384,10 +384,29 @@ def test_what_has_no_place_for_a_token_is_refused(attentive):
     for call in (attentive.translate, attentive.beam_search, lambda x: attentive.align(x, np.ones((2, 3), "int32"))):
         with pytest.raises(ValueError, match="sources has the dtype float32; it must be int"):
             call(np.full((2, 3), 5.5, "float32"))
+    state = attentive.encode(np.ones((2, 3), "int32"))
+    for name, call in (
+        ("sources", attentive.encode),
+        ("targets", lambda x: attentive.align(np.ones((2, 3), "int32"), x)),
+        ("tokens", lambda x: attentive.decode_step(x[:, 0], state)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} has the dtype float32; it must be int"):
+            call(np.full((2, 3), 5.5, "float32"))
     with pytest.raises(ValueError, match="max_length=0"):
         attentive.translate(np.ones((2, 3), "int32"), max_length=0)
     with pytest.raises(ValueError, match="beam_size=0"):
         attentive.beam_search(np.ones((2, 3), "int32"), beam_size=0)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_targets_without_a_place_are_refused(net):
+    model = Seq2Seq(**SIZES, **NETS[net])
+    sources, targets = np.array([[3, 4], [5, 0]], "int32"), np.zeros((2, 0), "int32")
+    calls = [lambda: model({"sources": sources, "targets": targets})]
+    calls += [lambda: model.align(sources, targets)] * bool(model.attention)
+    for call in calls:
+        with pytest.raises(ValueError, match=r"targets of shape \(2, 0\) has no place for a token; one is the least"):
+            call()
 
 
 def test_trains_equally_under_xla(sources):

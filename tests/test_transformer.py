@@ -468,6 +468,7 @@ def test_a_length_that_no_position_is_for_is_said_in_a_graph_too(one_model):
     for call, message in (
         (lambda: translate(tf.ones((2, 8), "int32"), tf.ones((2, 6), "int32")), "7 positions of source_positions"),
         (lambda: translate(tf.ones((2, 7), "int32"), tf.ones((2, 7), "int32")), "6 positions of positions"),
+        (lambda: translate(tf.ones((2, 0), "int32"), tf.ones((2, 6), "int32")), "7 positions of source_positions"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=f"longer than the {message}"):
             call()
@@ -478,6 +479,21 @@ def test_a_length_that_no_position_is_for_is_said_in_a_graph_too(one_model):
     assert compiled(tf.zeros((2, 7, 12))).shape == (2, 7, 12)
     with pytest.raises(tf.errors.InvalidArgumentError):
         compiled(tf.zeros((2, 8, 12)))
+
+
+def test_a_sequence_without_a_token_is_refused(one_model):
+    ids, none = np.ones((2, 3), "int32"), np.zeros((2, 0), "int32")
+    language_model = TransformerLM(11, 9, prompt_length=4, **PLAIN)
+    for call, name in (
+        (lambda: one_model({"source": none, "target": ids}), "source_positions"),
+        (lambda: one_model({"source": ids, "target": none}), "positions"),
+        (lambda: one_model.begin(none), "source_positions"),
+        (lambda: language_model(none), "positions"),
+        (lambda: language_model.begin(none), "positions"),
+        (lambda: TransformerEncoder(11, 7, serving_length=7, **PLAIN)(none), "positions"),
+    ):
+        with pytest.raises(ValueError, match=f"no place for a token; {name} needs one at least"):
+            call()
 
 
 def test_tokens_of_another_rank_are_refused(one_model):

@@ -21,7 +21,7 @@ import keras
 from keras import initializers, ops
 
 from keras_dl.base import Layer
-from keras_dl.checks import check_rate, check_size
+from keras_dl.checks import check_rate, check_size, shapes_agree
 from keras_dl.layers.alignment import AdditiveAttention, LuongAttention
 from keras_dl.ops.attention import chunked_attention, dot_product_attention
 from keras_dl.weights import Entry, load_entries, read_safetensors
@@ -72,8 +72,8 @@ class MultiHeadAttention(Layer):
         dropout, `(batch, heads, queries, keys)`, whose rows sum to 1, or to 0 where nothing is kept.
 
     Raises:
-        ValueError: if an argument is out of its range, a mask has another shape, or weights are asked of the chunked
-            form; it says which and what it was.
+        ValueError: if an argument is out of its range, keys are not as many as values, a mask has another shape, or
+            weights are asked of the chunked form; it says which and what it was.
 
     Example:
 
@@ -143,18 +143,33 @@ class MultiHeadAttention(Layer):
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = key_shape or value_shape
-        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
-            if len(shape) != 3 or shape[-1] is None:
-                raise ValueError(f"{name} of shape {tuple(shape)} must be (batch, length, width) with a known width.")
+        output_dim = self.compute_output_shape(query_shape, value_shape, key_shape)[-1]
         value_dim = self.value_dim or self.key_dim
-        given = self.output_shape
-        output_dim = query_shape[-1] if given is None else given[0] if isinstance(given, list | tuple) else given
         # In the order in which keras.layers.MultiHeadAttention has them.
         self.query_kernel, self.query_bias = self._projection("query", query_shape[-1], self.key_dim)
         self.key_kernel, self.key_bias = self._projection("key", key_shape[-1], self.key_dim)
         self.value_kernel, self.value_bias = self._projection("value", value_shape[-1], value_dim)
         self.output_kernel = self._kernel("output", (self.num_heads, value_dim, output_dim), self.num_heads * value_dim)
         self.output_bias = self._bias("output", (output_dim,))
+
+    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
+        key_shape = key_shape or value_shape
+        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
+            if len(shape) != 3 or shape[-1] is None:
+                raise ValueError(f"{name} of shape {tuple(shape)} must be (batch, length, width) with a known width.")
+        if not shapes_agree(key_shape[1:2], value_shape[1:2]):
+            raise ValueError(
+                f"key of shape {tuple(key_shape)} and value of shape {tuple(value_shape)} must have the same length."
+            )
+        given = self.output_shape
+        width = query_shape[-1] if given is None else given[0] if isinstance(given, list | tuple) else given
+        return (*query_shape[:-1], width)
+
+    def compute_output_spec(self, query, value, key=None, *args, **kwargs):
+        self.compute_output_shape(query.shape, value.shape, None if key is None else key.shape)
+        # Not that of Keras's Layer, which would now go by the output's shape alone: there may be weights beside it, and
+        # tracing the call finds a mask of another shape.
+        return super(keras.layers.Layer, self).compute_output_spec(query, value, key, *args, **kwargs)
 
     def _projection(self, name, width, dim):
         shape = (self.num_heads, dim)

@@ -224,8 +224,11 @@ class SequenceDecoder(Layer):
         return state | {"keys": self.attention.project(state["memory"])} if self.attention else state
 
     def call(self, tokens, state, alignment=False, training=False):
-        tokens, _ = cleaned("targets" if len(tokens.shape) == 2 else "tokens", tokens, self.vocabulary_size)
-        if len(tokens.shape) == 1:
+        name = "tokens" if len(tokens.shape) == 1 else "targets"
+        if name == "targets" and tokens.shape[1] == 0:
+            raise ValueError(f"targets of shape {tuple(tokens.shape)} has no place for a token; one is the least.")
+        tokens, _ = cleaned(name, tokens, self.vocabulary_size)
+        if name == "tokens":
             return self._step(tokens, state)
         start = ops.full_like(tokens[:, :1], self.start_token)
         embedded = self.embedding(ops.concatenate([start, tokens[:, :-1]], axis=1))

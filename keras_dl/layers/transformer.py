@@ -89,10 +89,13 @@ class TokenEmbedding(Layer):
         initial_range: float, or None. The table begins uniform in plus and minus this, in the place of normal.
 
     Call arguments:
-        tokens: int, `(batch, n)`. An id outside of the vocabulary counts as padding, and eagerly raises an error.
+        tokens: int, `(batch, n)`. An id outside of the vocabulary counts as padding, and eagerly raises an error. In
+            reverse: float, `(batch, n, dim)`.
+        reverse: bool. Whether vectors are turned into logits, as by `logits`: as a call, for models of Keras's inputs
+            and outputs, where a clone then has one table for both.
 
     Returns:
-        float, `(batch, n, dim)`.
+        float, `(batch, n, dim)`; in reverse float32, `(batch, n, vocabulary_size)`.
     """
 
     def __init__(self, vocabulary_size, dim, scaled=True, initial_range=None, **kwargs):
@@ -110,13 +113,20 @@ class TokenEmbedding(Layer):
             shape=(self.vocabulary_size, self.dim), initializer=initializer, name="embeddings"
         )
 
-    def call(self, tokens):
+    def call(self, tokens, reverse=False):
+        if reverse:
+            return self.logits(tokens)
         tokens = known_tokens(tokens, self.vocabulary_size)
         vectors = ops.take(ops.cast(self.embeddings, self.compute_dtype), tokens, axis=0)
         return vectors * self.dim**0.5 if self.scaled else vectors
 
-    def compute_output_shape(self, tokens_shape):
-        return (*tokens_shape, self.dim)
+    def compute_output_shape(self, tokens_shape, reverse=False):
+        return (*tokens_shape[:-1], self.vocabulary_size) if reverse else (*tokens_shape, self.dim)
+
+    def compute_output_spec(self, tokens, reverse=False):
+        # Of the shape alone, Keras would not see that logits are float32.
+        dtype = "float32" if reverse else self.compute_dtype
+        return keras.KerasTensor(self.compute_output_shape(tokens.shape, reverse), dtype)
 
     def logits(self, states):
         """The tied softmax's input: float32, `(..., vocabulary_size)`, of `(..., dim)`."""
@@ -141,7 +151,7 @@ class Positions(Layer):
         float, the shape of `states`.
 
     Raises:
-        ValueError: if n is known to be more than `max_length`.
+        ValueError: if n is known to be 0, or more than `max_length`.
         tf.errors.InvalidArgumentError: if a graph finds it to be when it runs; under XLA without words of its own.
     """
 
@@ -167,7 +177,11 @@ class Positions(Layer):
         length = states.shape[1]
         too_long = f"longer than the {self.max_length} positions of {self.name}."
         if length is None:
-            states = asserted(states, tf.shape(states)[1] <= self.max_length, f"a sequence is {too_long}")
+            found = tf.shape(states)[1]
+            fits = tf.logical_and(found > 0, found <= self.max_length)
+            states = asserted(states, fits, f"a sequence has no token, or is {too_long}")
+        elif length == 0:  # nothing to attend to, and no cache to begin
+            raise ValueError(f"a sequence has no place for a token; {self.name} needs one at least.")
         elif length > self.max_length:
             raise ValueError(f"a sequence of {length} tokens is {too_long}")
         return states + table[: ops.shape(states)[1]]

@@ -33,7 +33,7 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.base import Layer, Model, Signature, next_states
-from keras_dl.checks import check_choice, check_positive, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.checks import check_choice, check_ids, check_positive, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
 from keras_dl.models.recurrent import CELLS, state_shapes, step_through, zero_states
@@ -54,35 +54,32 @@ PRESETS = {
 }
 
 
+@keras.saving.register_keras_serializable(package="keras_dl")
 class TiedHead(Layer):
-    """Logits of tokens by the table of an embedding, and a bias of their own.
+    """Adds a bias to the logits that the table of an embedding gives.
 
-    It is made by `RecurrentLM` alone, whose config makes it again: its own cannot say which embedding it shares.
+    The table is not in it: the embedding is called again, in reverse. A layer that held another one would have a config
+    that cannot say which, and what Keras makes of configs, such as clones, would share the table or have none.
 
     Args:
-        embedding: `TokenEmbedding`.
         bias_initializer: a Keras initializer.
 
     Call arguments:
-        hidden: float, `(..., dim)`.
+        logits: float32, `(..., vocabulary_size)`.
 
     Returns:
         float32, `(..., vocabulary_size)`.
     """
 
-    def __init__(self, embedding, bias_initializer="zeros", **kwargs):
+    def __init__(self, bias_initializer="zeros", **kwargs):
         super().__init__(**kwargs)
-        self.embedding = embedding
         self.bias_initializer = bias_initializer
 
-    def build(self, hidden_shape):
-        # Not cast when read: logits are float32.
-        self.bias = self.add_weight(
-            shape=(self.embedding.vocabulary_size,), initializer=self.bias_initializer, autocast=False, name="bias"
-        )
+    def build(self, logits_shape):
+        self.bias = self.add_weight(shape=logits_shape[-1:], initializer=self.bias_initializer, name="bias")
 
-    def call(self, hidden):
-        return self.embedding.logits(hidden) + self.bias
+    def call(self, logits):
+        return logits + self.bias
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -204,12 +201,15 @@ class RecurrentLM(Model):
             drawn = begun("kernel_initializer", "bias_initializer", *recurrent)
             layer = CELLS[cell](units, **options, **drawn, dtype=dtype, name=f"{cell}_{i}")
             hidden = layer(dropped(hidden, i - 1))
+        hidden = dropped(hidden, len(hidden_dims))
+        # Logits are float32.
         if tied:
-            head = TiedHead(embedding, **begun("bias_initializer"), dtype=dtype, name="head")
+            hidden = embedding(hidden, reverse=True)
+            head = TiedHead(**begun("bias_initializer"), dtype="float32", name="head")
         else:
             drawn = begun("kernel_initializer", "bias_initializer")
             head = layers.Dense(vocabulary_size, **drawn, dtype="float32", name="head")
-        outputs = head(dropped(hidden, len(hidden_dims)))
+        outputs = head(hidden)
         super().__init__(inputs=tokens, outputs=outputs, dtype=dtype, **kwargs)
 
         self.vocabulary_size = vocabulary_size
@@ -267,14 +267,15 @@ class RecurrentLM(Model):
             states: dict.
 
         Raises:
-            ValueError: if tokens or states have other names or shapes; it says which.
+            ValueError: if tokens are no int, or tokens or states have other names or shapes; it says which.
         """
-        tokens = ops.convert_to_tensor(tokens)
+        tokens = check_ids("tokens", tokens)
         check_shapes("tokens", {"tokens": tokens}, {"tokens": (None,)}, "take (batch,), one of each text")
         shapes = state_shapes(self.cell, self.hidden_dims, tokens.shape[0])
         check_shapes("states", states, shapes, "start with initial_states(batch_size)")
-        vectors = self.get_layer("embedding")(tokens)
-        hidden, states = step_through(self._recurrent, self.cell, vectors, states)
+        embedding = self.get_layer("embedding")
+        hidden, states = step_through(self._recurrent, self.cell, embedding(tokens), states)
+        hidden = embedding(hidden, reverse=True) if self.tied else hidden
         return self.get_layer("head")(hidden), states
 
     def generate(self, tokens, length, temperature=1.0, seed=None):

@@ -34,7 +34,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_choice, check_rate, check_shapes, check_size
+from keras_dl.checks import check_choice, check_ids, check_rate, check_shapes, check_size
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.sequence_codec import CELLS, STATES, SequenceDecoder, SequenceEncoder, cleaned
 from keras_dl.ops import decoding
@@ -278,8 +278,11 @@ class Seq2Seq(Model):
         Returns:
             dict of the decoder's first state, `hidden_0` and so on, with `cell_0` and so on for LSTMs; `context` with
             `feed_context`; `memory`, `memory_mask` and `keys` with attention.
+
+        Raises:
+            ValueError: if sources are no int, or of another shape; eagerly also if an id is out of the vocabulary.
         """
-        return self.decoder.prepared(self.encoder(sources))
+        return self.decoder.prepared(self.encoder(self._sources(sources)))
 
     def decode_step(self, tokens, state):
         """The next token's probabilities.
@@ -293,9 +296,9 @@ class Seq2Seq(Model):
             state: dict, with the decoder's new state.
 
         Raises:
-            ValueError: if tokens or state have other names or shapes; it says which.
+            ValueError: if tokens are no int, or tokens or state have other names or shapes; it says which.
         """
-        tokens = ops.convert_to_tensor(tokens)
+        tokens = check_ids("tokens", tokens)
         check_shapes("tokens", {"tokens": tokens}, {"tokens": (None,)}, "take (batch,), one of each row")
         check_shapes("state", state, self._state_shapes(tokens.shape[0]), "start with encode(sources)")
         outputs = self.decoder(tokens, state)
@@ -358,17 +361,15 @@ class Seq2Seq(Model):
             float, `(batch, target_length, source_length)`: rows sum to 1; 0 at padding of the source.
 
         Raises:
-            ValueError: if the model has no attention, or sources are no ids.
+            ValueError: if the model has no attention, or sources or targets are no ids.
         """
         if not self.attention:
             raise ValueError(f"attention={self.attention!r}: there is no alignment to be had.")
-        return self.decoder(ops.convert_to_tensor(targets), self.encoder(self._sources(sources)), alignment=True)
+        targets = check_ids("targets", targets)
+        return self.decoder(targets, self.encoder(self._sources(sources)), alignment=True)
 
     def _sources(self, sources):
-        sources = ops.convert_to_tensor(sources)
-        if not keras.backend.is_int_dtype(sources.dtype):
-            raise ValueError(f"sources has the dtype {keras.backend.standardize_dtype(sources.dtype)}; it must be int.")
-        sources = ops.cast(sources, "int32")
+        sources = ops.cast(check_ids("sources", sources), "int32")
         if len(sources.shape) != 2:
             raise ValueError(f"sources has the shape {tuple(sources.shape)}; it must be (batch, source_length).")
         cleaned("sources", sources, self.source_vocabulary_size)

@@ -109,8 +109,8 @@ class Transformer(SearchingModel):
         float32, `(batch, m, vocabulary_size)`: logits of the token after each of `target`.
 
     Raises:
-        ValueError: if an argument is none of the above, or a sequence longer than its length; it says which. A length
-            that a graph does not know before it runs is its `InvalidArgumentError`.
+        ValueError: if an argument is none of the above, or a sequence has no token or more than its length; it says
+            which. A length that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 

@@ -116,8 +116,8 @@ class TransformerEncoder(Model):
         float, `(batch, n, hidden_dim)`; with a pooler, a dict of it as `states`, and `pooled`, `(batch, hidden_dim)`.
 
     Raises:
-        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which. A length
-            that a graph does not know before it runs is its `InvalidArgumentError`.
+        ValueError: if an argument is none of the above, or a text has no token or more than `max_length`; it says
+            which. A length that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 

@@ -71,8 +71,8 @@ class TransformerLM(SearchingModel):
         float32, `(batch, n, vocabulary_size)`: logits of the token after each.
 
     Raises:
-        ValueError: if an argument is none of the above, or a text longer than `max_length`; it says which. A length
-            that a graph does not know before it runs is its `InvalidArgumentError`.
+        ValueError: if an argument is none of the above, or a text has no token or more than `max_length`; it says
+            which. A length that a graph does not know before it runs is its `InvalidArgumentError`.
 
     Example:
 
