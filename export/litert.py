@@ -5,7 +5,7 @@ import warnings
 
 import tensorflow as tf
 
-from keras_dl.export import fused_lstm, reversals, saved_model
+from keras_dl.export import fused_lstm, reversals, saved_model, zero_scales
 from keras_dl.export.errors import ExportError
 
 # The converter writes one line for each op it has no builtin for:
@@ -62,7 +62,7 @@ def convert(model, folder, names, **settings):
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`, for the converter's own words are pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
-    return reversals.mended(fused_lstm.mended(content))
+    return _mended(content)
 
 
 def quantize_all_but(content, nodes, dtype):
@@ -80,7 +80,12 @@ def quantize_all_but(content, nodes, dtype):
     from tensorflow.lite.python.convert import mlir_quantize
 
     quantized = mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=nodes)
-    return reversals.mended(fused_lstm.mended(quantized))
+    return _mended(quantized)
+
+
+def _mended(content):
+    """The converter's file without its faults that would make it wrong, or end the process that runs it."""
+    return zero_scales.mended(reversals.mended(fused_lstm.mended(content)))
 
 
 def _explain(message, model):

@@ -7,14 +7,14 @@ many steps was 2,236 kB with whole names, and is 607 kB.
 from keras_dl.export import flatbuffer
 from keras_dl.extras import require
 
-LONGEST = 80  # characters
+LONGEST = 80  # characters of joined names
 
 
 def shortened(content):
-    """A LiteRT file, bytes, whose inner tensors have names of `LONGEST` characters at most.
+    """A LiteRT file, bytes, whose inner tensors have one name each where the joined ones exceed `LONGEST` characters.
 
-    Of a longer one the first of the joined names stays, which says from which layer the tensor comes, and a number that
-    keeps it apart from others. Inputs and outputs keep theirs. A file without long names comes back as it is.
+    The first of them stays as it is, however long, for it says from which layer the tensor comes; a number after it
+    keeps it apart from others. Inputs and outputs keep theirs. A file without such names comes back as it is.
     """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     head = schema.Model.GetRootAs(content, 0)
@@ -26,10 +26,9 @@ def shortened(content):
         public = {*subgraph.inputs, *subgraph.outputs}
         for index, tensor in enumerate(subgraph.tensors):
             if _long(tensor.name) and index not in public:
-                first, number = tensor.name.partition(b";")[0], b";%d" % index
-                tensor.name = first[: LONGEST - len(number)] + number
+                tensor.name = tensor.name.partition(b";")[0] + b";%d" % index
     return flatbuffer.packed(model, len(content))
 
 
 def _long(name):
-    return name is not None and len(name) > LONGEST
+    return name is not None and len(name) > LONGEST and b";" in name

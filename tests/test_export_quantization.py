@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from keras_dl.export import ExportError, KerasRunner, graph, load, quantize, runners, saved_model
+from keras_dl.export import ExportError, KerasRunner, graph, load, names, quantize, runners, saved_model
 from keras_dl.export import export as export_
 
 # (dtype of weights, of activations, of inputs and outputs)
@@ -82,6 +82,33 @@ def test_a_layer_that_stays_in_float(tmp_path):
     assert [saved_model.layer_path(op.layer, {spared}) for op in floats] == [[spared]]
     errors = [r.proof["signatures"]["serve"]["probabilities"]["mean_abs_error"] for r in reports.values()]
     assert errors[1] < errors[0]
+
+
+def test_layers_of_long_paths_are_found(tmp_path):
+    """Their names say where they are, also where the path alone is longer than a tensor's name should be."""
+
+    def block(number):
+        x = inner = keras.Input((models.SIDE, models.SIDE, 2))
+        for place in ("first", "second"):
+            inner = layers.Conv2D(2, 3, padding="same", name=f"the_{place}_convolution_of_block_{number}")(inner)
+        inner = keras.Model(x, inner, name=f"a_block_with_a_name_of_many_characters_{number}")(x)
+        return keras.Model(x, inner, name=f"a_stage_with_a_name_of_many_characters_{number}")
+
+    x = keras.Input((models.SIDE, models.SIDE, 2), name="x")
+    h = layers.Add()([x, block(1)(x)])
+    model = keras.Model(x, layers.Add()([h, block(2)(h)]))
+    spared = "the_second_convolution_of_block_1"
+    calibration = {"x": models.normal(16, models.SIDE, models.SIDE, 2)}
+    report = export(model, tmp_path, "int8", calibration, float_layers=[spared])
+    assert report.tensors["weights"] == {"int8": 3, "float32": 1}
+    known = saved_model.layer_names(model)
+    convolutions = [op for op in graph.read(report.path).ops if op.name == "CONV_2D"]
+    assert all(len(op.layer) > names.LONGEST for op in convolutions)
+    paths = [saved_model.layer_path(op.layer, known) for op in convolutions]
+    expected = [f"the_{place}_convolution_of_block_{number}" for number in (1, 2) for place in ("first", "second")]
+    assert [path[-1] for path in paths] == expected
+    (spared_op,) = (op for op in convolutions if op.outputs[0].dtype == "float32")
+    assert saved_model.located("CONV_2D", spared_op.layer, model).endswith(f"{spared}'")
 
 
 def test_layers_that_cannot_stay_in_float(tmp_path):
