@@ -496,6 +496,18 @@ def test_a_sequence_without_a_token_is_refused(one_model):
             call()
 
 
+def test_tokens_that_are_floats_are_refused(one_model):
+    ids = np.ones((2, 3), "int32")
+    language_model = TransformerLM(11, 9, prompt_length=4, **PLAIN)
+    for model, name in ((one_model, "source"), (language_model, "tokens")):
+        begun = model.begin(ids)
+        cache = {key: x for key, x in begun.items() if key not in ("length", "log_probabilities")}
+        with pytest.raises(ValueError, match=f"{name} has the dtype float32; it must be int"):
+            model.begin(ids.astype("float32"))
+        with pytest.raises(ValueError, match="tokens has the dtype float32; it must be int"):
+            model.decode_step(np.ones(2, "float32"), np.zeros(2, "int32"), **cache)
+
+
 def test_tokens_of_another_rank_are_refused(one_model):
     ids, row = np.ones((2, 3), "int32"), np.ones(8, "int32")
     language_model, encoder = (

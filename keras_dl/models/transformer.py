@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_shapes, check_size
+from keras_dl.checks import check_ids, check_shapes, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     Positions,
@@ -276,8 +276,11 @@ class Transformer(SearchingModel):
             dict of `memory_keys` and `memory_values`, float `(batch, num_layers * num_heads, n, head_dim)`, those of
             all blocks; `memory_mask`, float `(batch, 1, n)`, 1 where the source may be attended to; and the empty
             cache, `keys` and `values`, `(batch, num_layers * num_heads, target_length, head_dim)`.
+
+        Raises:
+            ValueError: if tokens are floats, none or too many, or one is not in the vocabulary.
         """
-        memory, mask = self.encode(source)
+        memory, mask = self.encode(check_ids("source", source))
         pairs = [block.memory_attention.project(memory) for block in self.decoder]
         keys, values = (ops.concatenate(x, axis=1) for x in zip(*pairs, strict=True))
         # Zeros that are computed: an output that is a constant has no int8 form.
@@ -303,7 +306,7 @@ class Transformer(SearchingModel):
             `log_probabilities`, float32 `(batch, vocabulary_size)`; and `keys` and `values`.
 
         Raises:
-            ValueError: if the shapes are others, or do not go together.
+            ValueError: if the shapes are others, or do not go together, or tokens are floats.
         """
         heads, dim = self.num_layers * self.num_heads, self.hidden_dim // self.num_heads
         cache, memory = ("batch", heads, self.target_length, dim), ("batch", heads, "n", dim)
@@ -315,6 +318,7 @@ class Transformer(SearchingModel):
             | dict(memory_keys=memory, memory_values=memory, memory_mask=("batch", 1, "n")),
             "start with begin(source)",
         )
+        tokens = check_ids("tokens", tokens)
         position = ops.clip(ops.cast(position, "int32"), 0, self.target_length - 1)
         states = self.positions(self.embedding(ops.expand_dims(tokens, 1)), position)
         states, keys, values = step_through(

@@ -17,7 +17,7 @@ import keras
 from keras import layers, ops
 
 from keras_dl.base import Signature
-from keras_dl.checks import check_shapes, check_size
+from keras_dl.checks import check_ids, check_shapes, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import (
     PADDING,
@@ -168,8 +168,11 @@ class TransformerLM(SearchingModel):
             dict of the cache, `keys` and `values`, float `(batch, num_layers * num_heads, max_length, head_dim)`;
             `length`, int32 `(batch,)`, the tokens of each prompt; and `log_probabilities`, float32 `(batch,
             vocabulary_size)`, of the token after it.
+
+        Raises:
+            ValueError: if tokens are floats, none or too many, or one is not in the vocabulary.
         """
-        tokens = known_tokens(tokens, self.vocabulary_size)
+        tokens = known_tokens(check_ids("tokens", tokens), self.vocabulary_size)
         check_rank("tokens", tokens)
         states = self.positions(self.embedding(tokens))
         pairs = []
@@ -199,7 +202,7 @@ class TransformerLM(SearchingModel):
             `log_probabilities`, float32 `(batch, vocabulary_size)`; and `keys` and `values`.
 
         Raises:
-            ValueError: if the shapes are others, or do not go together.
+            ValueError: if the shapes are others, or do not go together, or tokens are floats.
         """
         cache = ("batch", self.num_layers * self.num_heads, self.max_length, self.hidden_dim // self.num_heads)
         check_shapes(
@@ -208,6 +211,7 @@ class TransformerLM(SearchingModel):
             dict(tokens=("batch",), position=("batch",), keys=cache, values=cache),
             "start with begin(tokens)",
         )
+        tokens = check_ids("tokens", tokens)
         position = ops.clip(ops.cast(position, "int32"), 0, self.max_length - 1)
         states = self.positions(self.embedding(ops.expand_dims(tokens, 1)), position)
         states, keys, values = step_through(self.blocks, states, keys, values, position)
