@@ -1,4 +1,4 @@
-"""Three settings of LiteRT's fused LSTM that the converter does not set as the model has them.
+"""Three settings of LiteRT's fused LSTM that the converter does not set as the model has them, and its lost names.
 
 - It has cell states clipped at 10, which the layer does not do. Trained nets go beyond: the log-probabilities of a
   character model were off by up to 7 from where its first cell state had reached 10. Here nothing is clipped.
@@ -18,13 +18,19 @@ import numpy as np
 from keras_dl.export import flatbuffer
 from keras_dl.extras import require
 
-_HIDDEN_STATE, _CELL_STATE = 18, 19  # their places among the op's inputs
+_INPUT_WEIGHTS = 1  # of the input gate, which is the first; this and the next two are places among the op's inputs
+_HIDDEN_STATE, _CELL_STATE = 18, 19
 _HIDDEN = 4  # and that of what it computes before a projection, which is none here, among the intermediate tensors
 _LEAST_SCALE = 2.0**-10
 
 
-def mended(content):
-    """A LiteRT file, bytes, whose fused LSTMs compute what the layers do; one without any comes back as it is."""
+def mended(content, variables=()):
+    """A LiteRT file, bytes, whose fused LSTMs compute what the layers do; one without any comes back as it is.
+
+    Args:
+        content: bytes.
+        variables: of the Keras model. A float op whose weights are those of one gets the name of its layer.
+    """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     code = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
     head = schema.Model.GetRootAs(content, 0)
@@ -34,6 +40,7 @@ def mended(content):
     for subgraph in model.subgraphs:
         for op in subgraph.operators:
             if model.operatorCodes[op.opcodeIndex].builtinCode == code:
+                _name(model, subgraph, op, variables)
                 op.builtinOptions.cellClip = 0.0
                 quantization = subgraph.tensors[op.inputs[_CELL_STATE]].quantization
                 if quantization is not None and quantization.scale is not None:
@@ -43,3 +50,30 @@ def mended(content):
                         copy = subgraph.tensors[index].quantization
                         copy.scale, copy.zeroPoint = output.scale.copy(), output.zeroPoint.copy()
     return flatbuffer.packed(model, len(content))
+
+
+def _name(model, subgraph, op, variables):
+    """Puts the op's layer before the name of its output where that has none, as long as the file tells it.
+
+    Its states have the layer in their names, unless two ops have equal ones, of which the converter makes one; and
+    quantized states have no names.
+    """
+    output, state, weights = (
+        subgraph.tensors[i] for i in (op.outputs[0], op.inputs[_HIDDEN_STATE], op.inputs[_INPUT_WEIGHTS])
+    )
+    if not output.name.startswith(b"tfl."):
+        return
+    scopes = state.name.decode().rpartition("/")[0] or _layer_of(model.buffers[weights.buffer], weights, variables)
+    if scopes:
+        output.name = scopes.encode() + b"/" + output.name
+
+
+def _layer_of(buffer, weights, variables):
+    """The path of the layer whose kernel, `(features, 4 units)`, has these weights of one gate; or nothing."""
+    units, features = weights.shape
+    for variable in variables:
+        if tuple(variable.shape) == (features, 4 * units):
+            gate = np.ascontiguousarray(np.asarray(variable)[:, :units].T, "float32")
+            if buffer.data is not None and gate.tobytes() == bytes(buffer.data):
+                return variable.path.rpartition("/")[0]
+    return ""

@@ -51,9 +51,10 @@ def convert(model, folder, names, **settings):
         setattr(converter.target_spec, name, value)
     for name, value in settings.items():
         setattr(converter, name, value)
-    # Calibration runs the float file, and would see the cell states that it clips. The method is not public.
+    # Calibration runs the float file, and would see the cell states that it clips; after it, no weights tell the layers
+    # of LSTMs. The method is not public.
     quantize = converter._quantize
-    converter._quantize = lambda content, *arguments: quantize(fused_lstm.mended(content), *arguments)
+    converter._quantize = lambda content, *arguments: quantize(fused_lstm.mended(content, model.variables), *arguments)
     try:
         with warnings.catch_warnings():
             # The converter's own calibrator uses the interpreter that TensorFlow has deprecated.
@@ -62,7 +63,7 @@ def convert(model, folder, names, **settings):
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`, for the converter's own words are pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
-    return _mended(content)
+    return _mended(content, model.variables)
 
 
 def quantize_all_but(content, nodes, dtype):
@@ -83,9 +84,9 @@ def quantize_all_but(content, nodes, dtype):
     return _mended(quantized)
 
 
-def _mended(content):
+def _mended(content, variables=()):
     """The converter's file without its faults that would make it wrong, or end the process that runs it."""
-    return zero_scales.mended(reversals.mended(fused_lstm.mended(content)))
+    return zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables)))
 
 
 def _explain(message, model):

@@ -8,6 +8,8 @@ import tensorflow as tf
 from keras_dl.export.errors import ExportError
 from keras_dl.export.signatures import computing_in_float32
 
+_NAMELESS = ("arith.", "tf.", "tfl.")  # so begin the names that the converter gives tensors whose own it has lost
+
 
 class Traced(NamedTuple):
     """A signature as a graph: the `tf.function`, and its one concrete function."""
@@ -99,6 +101,8 @@ def located(op, scopes, model):
         model: `keras.Model`.
     """
     path = layer_path(scopes, layer_names(model))
+    if not path and scopes.startswith(_NAMELESS):
+        return f"{op} in a layer that the converter did not write down"
     return f"{op} in layer {'/'.join(path)!r}" if path else f"{op} outside of the model's layers"
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers, ops
 
+from keras_dl import LSTM
 from keras_dl.export import ExportError, KerasRunner, graph, load, names, quantize, runners, saved_model
 from keras_dl.export import export as export_
 
@@ -257,6 +258,29 @@ def test_fused_lstms_are_quantized_and_forget_between_calls(quantization, tmp_pa
     runner = load(report.path)
     first, again = (runner.serve("serve", x=rows[:1]) for _ in range(2))
     np.testing.assert_array_equal(first["lstm"], again["lstm"])
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_fused_lstms_are_found_in_their_layers(quantization, tmp_path):
+    """Also two with the same zeros as first states, which the converter makes one and takes the names from."""
+    x = keras.Input((5, 3), name="x")
+    before = layers.Dense(6, activation="relu", name="before")(x)
+    h = layers.Bidirectional(LSTM(4, return_sequences=True, name="lstm"), name="both")(before)
+    model = keras.Model(x, layers.Dense(2, name="after")(LSTM(7, return_sequences=True, name="last")(h)))
+    report = export(model, tmp_path, quantization, {"x": models.normal(16, 5, 3)})
+    known = saved_model.layer_names(model)
+    fused = [op for op in graph.read(report.path).ops if op.name == "UNIDIRECTIONAL_SEQUENCE_LSTM"]
+    found = {"/".join(saved_model.layer_path(op.layer, known)).removesuffix("/lstm_cell") for op in fused}
+    assert found == {"both/forward_lstm", "both/backward_lstm", "last"}
+    (warning,) = (warning for warning in report.warnings if "last call" in warning)
+    assert "outside" not in warning
+
+
+def test_a_name_that_the_converter_lost_is_not_guessed():
+    model = models.dense()
+    lost = saved_model.located("STRIDED_SLICE", "tfl.strided_slice", model)
+    assert lost == "STRIDED_SLICE in a layer that the converter did not write down"
+    assert saved_model.located("ADD", "sequential_1/add", model) == "ADD outside of the model's layers"
 
 
 @given(
