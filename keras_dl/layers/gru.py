@@ -89,11 +89,10 @@ class GRU(Recurrent, keras.layers.GRU):
     LiteRT has no fused op for it: its steps are one builtin WHILE; with `unroll=True` they are written one after the
     other, which the calibration of an int8 file needs.
 
-    An int8 file from zero states may differ from run to run by three ops a direction. At the first step the
-    reset gate has nothing to reset with `reset_after=False`, without biases or with those of a layer not trained yet;
-    so the converter drops the gate, and the SPLIT that it is an output of runs in int8 or, by chance, in float32 (in 5
-    of 10 exports). The proof's errors were the same. Biases that are not zero with `reset_after` keep the gate: 10 of
-    10 exports had the same ops.
+    An int8 file from zero states may differ from run to run by three ops a direction. At the first step the reset gate
+    has nothing to reset with `reset_after=False`, without biases or with those of a layer not trained yet; so the
+    converter drops the gate, and the SPLIT that it is an output of runs in int8 or, by chance, in float32. Biases that
+    are not zero, with `reset_after`, keep the gate.
 
     Args:
         units: int. Width of the state, which is the output.
