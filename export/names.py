@@ -5,7 +5,6 @@ many steps was 2,236 kB with whole names, and is 607 kB.
 """
 
 from keras_dl.export import flatbuffer
-from keras_dl.extras import require
 
 LONGEST = 80  # characters of joined names
 
@@ -16,10 +15,7 @@ def shortened(content):
     The first of them stays as it is, however long, for it says from which layer the tensor comes; a number after it
     keeps it apart from others. Inputs and outputs keep theirs. A file without such names comes back as it is.
     """
-    schema = require("ai_edge_litert.schema_py_generated", extra="export")
-    head = schema.Model.GetRootAs(content, 0)
-    graphs = [head.Subgraphs(i) for i in range(head.SubgraphsLength())]
-    if not any(_long(graph.Tensors(i).Name()) for graph in graphs for i in range(graph.TensorsLength())):
+    if not any(_long(tensor.Name()) for tensor in flatbuffer.tensors(content)):
         return content
     model = flatbuffer.unpacked(content)
     for subgraph in model.subgraphs:

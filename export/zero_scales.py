@@ -8,17 +8,13 @@ to 1; zeros stay zeros by any.
 import numpy as np
 
 from keras_dl.export import flatbuffer
-from keras_dl.extras import require
 
 _SCALE = 2.0**-15
 
 
 def mended(content):
     """A LiteRT file, bytes, whose scales are above 0; one that has no other comes back as it is."""
-    schema = require("ai_edge_litert.schema_py_generated", extra="export")
-    head = schema.Model.GetRootAs(content, 0)
-    graphs = [head.Subgraphs(i) for i in range(head.SubgraphsLength())]
-    found = (graph.Tensors(i).Quantization() for graph in graphs for i in range(graph.TensorsLength()))
+    found = (tensor.Quantization() for tensor in flatbuffer.tensors(content))
     if not any(x is not None and x.ScaleLength() and (x.ScaleAsNumpy() == 0).any() for x in found):
         return content
     model = flatbuffer.unpacked(content)

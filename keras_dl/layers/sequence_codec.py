@@ -29,8 +29,10 @@ def cleaned(name, tokens, vocabulary_size):
         int32 ids, 0 for what is no id of the vocabulary; and bool, True = a token. Both in the shape of `tokens`.
 
     Raises:
-        ValueError: if, called eagerly, an id is out of the vocabulary.
+        ValueError: if rows have no place for a token, or, called eagerly, an id is out of the vocabulary.
     """
+    if 0 in tokens.shape[1:]:
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} has no place for a token; one is the least.")
     tokens = ops.cast(tokens, "int32")
     if isinstance(tokens, tf.__internal__.EagerTensor) and ops.size(tokens):
         low, high = int(ops.min(tokens)), int(ops.max(tokens))
@@ -112,8 +114,6 @@ class SequenceEncoder(Layer):
             self.summary.build((None, directions * self.hidden_dim))
 
     def call(self, sources, training=False):
-        if sources.shape[1] == 0:
-            raise ValueError(f"sources of shape {tuple(sources.shape)} has no place for a token; one is the least.")
         tokens, mask = cleaned("sources", sources, self.vocabulary_size)
         if self.reverse_source:  # padding then stands in front, where the mask keeps the state at zero
             tokens, read = ops.flip(tokens, axis=1), ops.flip(mask, axis=1)
@@ -224,11 +224,8 @@ class SequenceDecoder(Layer):
         return state | {"keys": self.attention.project(state["memory"])} if self.attention else state
 
     def call(self, tokens, state, alignment=False, training=False):
-        name = "tokens" if len(tokens.shape) == 1 else "targets"
-        if name == "targets" and tokens.shape[1] == 0:
-            raise ValueError(f"targets of shape {tuple(tokens.shape)} has no place for a token; one is the least.")
-        tokens, _ = cleaned(name, tokens, self.vocabulary_size)
-        if name == "tokens":
+        tokens, _ = cleaned("targets" if len(tokens.shape) == 2 else "tokens", tokens, self.vocabulary_size)
+        if len(tokens.shape) == 1:
             return self._step(tokens, state)
         start = ops.full_like(tokens[:, :1], self.start_token)
         embedded = self.embedding(ops.concatenate([start, tokens[:, :-1]], axis=1))

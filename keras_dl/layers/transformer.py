@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Layer
-from keras_dl.checks import asserted, check_choice, check_rate, check_size
+from keras_dl.checks import asserted, check_choice, check_ids, check_rate, check_size
 from keras_dl.layers import attention as attentions
 from keras_dl.layers.norm import LayerNormalization
 
@@ -412,11 +412,11 @@ def check_tokens(name, tokens, vocabulary_size, max_length=None):
     """`tokens` as an int32 tensor, `(batch, n)`, checked by value.
 
     Raises:
-        ValueError: if the shape is another, n is 0 or more than `max_length`, or an id is not in the vocabulary.
+        ValueError: if tokens are no int or of another shape, n is 0 or more than `max_length`, or an id is not in the
+            vocabulary.
     """
-    tokens = ops.convert_to_tensor(tokens)
-    if len(tokens.shape) != 2 or not keras.backend.is_int_dtype(tokens.dtype):
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} and dtype {tokens.dtype} must be int, (batch, n).")
+    tokens = check_ids(name, tokens)
+    check_rank(name, tokens)
     if 0 in tokens.shape or (max_length is not None and tokens.shape[1] > max_length):
         many = "a token at least" if max_length is None else f"1 to {max_length} tokens"
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and {many} in it.")
