@@ -31,6 +31,10 @@ ALSO = {
     "rnn": ("recurrent",),
     "transformer": ("transformer_encoder", "transformer_lm"),
 }
+FOLDERS = (
+    "layers",
+    *(f"models/{path.name}" for path in sorted((ROOT / "keras_dl" / "models").iterdir()) if path.is_dir()),
+)
 HEAD = ("Architecture", "Classes", "Recipe", "Measured", "Baseline", "Aim", "float32 file", "int8 file", "On Ethos-U55")
 
 
@@ -50,7 +54,7 @@ def table():
 def public_classes(name):
     """Names of the public classes that stand in the architecture's module, or in one that goes with it."""
     names = []
-    for module in (f"{folder}/{other}" for other in (name, *ALSO.get(name, ())) for folder in ("layers", "models")):
+    for module in (f"{folder}/{other}" for other in (name, *ALSO.get(name, ())) for folder in FOLDERS):
         if (ROOT / "keras_dl" / f"{module}.py").exists():
             dotted = f"keras_dl.{module.replace('/', '.')}"
             found = importlib.import_module(dotted)

@@ -21,25 +21,27 @@ from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHe
 from keras_dl.layers.gru import GRU, GRUCell  # noqa: E402
 from keras_dl.layers.lstm import LSTM, LSTMCell  # noqa: E402
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell  # noqa: E402
-from keras_dl.models.autoencoder import VAE, Autoencoder  # noqa: E402
-from keras_dl.models.cnn import VGG, AlexNet, LeNet5  # noqa: E402
-from keras_dl.models.continuous_flow import ContinuousFlow  # noqa: E402
-from keras_dl.models.convnext import ConvNeXt  # noqa: E402
-from keras_dl.models.gcnn import GCNN, GroupResNet  # noqa: E402
-from keras_dl.models.gnn import GraphPredictor, NodeClassifier  # noqa: E402
-from keras_dl.models.latent_ode import LatentODE  # noqa: E402
-from keras_dl.models.mlp import MLP  # noqa: E402
-from keras_dl.models.neural_ode import ODEClassifier  # noqa: E402
-from keras_dl.models.recurrent import RecurrentNetwork  # noqa: E402
-from keras_dl.models.recurrent_lm import RecurrentLM  # noqa: E402
-from keras_dl.models.residual_mlp import ResidualMLP  # noqa: E402
-from keras_dl.models.resnet import ResNet  # noqa: E402
-from keras_dl.models.seq2seq import Seq2Seq  # noqa: E402
-from keras_dl.models.tcn import TCN  # noqa: E402
-from keras_dl.models.transformer import Transformer  # noqa: E402
-from keras_dl.models.transformer_encoder import TransformerEncoder  # noqa: E402
-from keras_dl.models.transformer_lm import TransformerLM  # noqa: E402
-from keras_dl.models.vit import ViT  # noqa: E402
+from keras_dl.models.continuous.continuous_flow import ContinuousFlow  # noqa: E402
+from keras_dl.models.continuous.latent_ode import LatentODE  # noqa: E402
+from keras_dl.models.continuous.neural_ode import ODEClassifier  # noqa: E402
+from keras_dl.models.generative.autoencoder import VAE, Autoencoder  # noqa: E402
+from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier  # noqa: E402
+from keras_dl.models.sequence.recurrent import RecurrentNetwork  # noqa: E402
+from keras_dl.models.sequence.recurrent_lm import RecurrentLM  # noqa: E402
+from keras_dl.models.sequence.seq2seq import Seq2Seq  # noqa: E402
+from keras_dl.models.sequence.tcn import TCN  # noqa: E402
+from keras_dl.models.sequence.transformer import Transformer  # noqa: E402
+from keras_dl.models.sequence.transformer_encoder import TransformerEncoder  # noqa: E402
+from keras_dl.models.sequence.transformer_lm import TransformerLM  # noqa: E402
+from keras_dl.models.tabular.mlp import MLP  # noqa: E402
+from keras_dl.models.tabular.residual_mlp import ResidualMLP  # noqa: E402
+from keras_dl.models.vision.alexnet import AlexNet  # noqa: E402
+from keras_dl.models.vision.convnext import ConvNeXt  # noqa: E402
+from keras_dl.models.vision.gcnn import GCNN, GroupResNet  # noqa: E402
+from keras_dl.models.vision.lenet import LeNet5  # noqa: E402
+from keras_dl.models.vision.resnet import ResNet  # noqa: E402
+from keras_dl.models.vision.vgg import VGG  # noqa: E402
+from keras_dl.models.vision.vit import ViT  # noqa: E402
 from keras_dl.version import __version__  # noqa: E402
 
 __all__ = [

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from keras_dl import VAE, Autoencoder
-from keras_dl.models.autoencoder import corrupt
+from keras_dl.models.generative.autoencoder import corrupt
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,15 @@ from oracles import load_oracle, state_dict
 
 from keras_dl import VGG, AlexNet, LeNet5
 from keras_dl.losses import RejectionCrossentropy
-from keras_dl.models.alexnet import LocalResponseNormalization, TowerConv2D
-from keras_dl.models.lenet import C3_INPUTS, DigitCodes, TableConv2D, TrainableSubsampling, digit_codes, scaled_tanh
+from keras_dl.models.vision.alexnet import LocalResponseNormalization, TowerConv2D
+from keras_dl.models.vision.lenet import (
+    C3_INPUTS,
+    DigitCodes,
+    TableConv2D,
+    TrainableSubsampling,
+    digit_codes,
+    scaled_tanh,
+)
 
 TINY_ALEXNET = dict(image_shape=(64, 64, 3), num_classes=5, filters=(8, 8, 16, 8, 8), hidden_dim=16)
 TINY_VGG = dict(image_shape=(32, 32, 3), num_classes=5, filters=(4, 4, 8, 8, 8), hidden_dim=16)

@@ -130,7 +130,7 @@ def test_stochastic_depth_refuses_a_rate_of_one():
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_a_branch_scaled_by_1e_6_survives_half_precision(policy):
     """The block adds what it adds in float32: in half precision both the scale and the sum would be lost."""
-    from keras_dl.models.convnext import ConvNeXtBlock
+    from keras_dl.models.vision.convnext import ConvNeXtBlock
 
     maps = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype("float32")
     added = {}

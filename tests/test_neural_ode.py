@@ -11,8 +11,8 @@ from scipy.stats import norm
 
 from keras_dl import ContinuousFlow, LatentODE, ODEClassifier
 from keras_dl.export import ExportError, export
-from keras_dl.models.continuous_flow import Flow
-from keras_dl.models.neural_ode import GroupNorm, ODEBlock, TimeConv2D
+from keras_dl.models.continuous.continuous_flow import Flow
+from keras_dl.models.continuous.neural_ode import GroupNorm, ODEBlock, TimeConv2D
 from keras_dl.ops.odeint import SolverError
 
 ORACLE = np.load(pathlib.Path(__file__).parent / "oracles" / "neural_ode.npz")

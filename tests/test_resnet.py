@@ -8,7 +8,7 @@ from oracles import load_oracle, state_dict
 
 from keras_dl import ResidualMLP, ResNet
 from keras_dl.layers import BatchNormalization
-from keras_dl.models.resnet import ResidualBlock
+from keras_dl.models.vision.resnet import ResidualBlock
 
 PUBLISHED = {
     "resnet18": 11_689_512,

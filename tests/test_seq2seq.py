@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_dl import Seq2Seq
 from keras_dl.export import KerasRunner, beam_search, export, load
 from keras_dl.layers.sequence_codec import CELLS
-from keras_dl.models.seq2seq import PRESETS
+from keras_dl.models.sequence.seq2seq import PRESETS
 from keras_dl.ops import decoding
 from keras_dl.ops.attentive_recurrence import Memory, attentive_scan
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dl import TCN
-from keras_dl.models.tcn import CausalConv1D
+from keras_dl.models.sequence.tcn import CausalConv1D
 from keras_dl.ops.convolution import dilated_convolution
 
 ORACLE = pathlib.Path(__file__).parent / "oracles" / "tcn.npz"

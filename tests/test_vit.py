@@ -9,7 +9,7 @@ from reference import loss_and_gradients, write_safetensors
 from keras_dl import ViT
 from keras_dl.export import export
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
-from keras_dl.models.vit import attention_rollout, resize_positions
+from keras_dl.models.vision.vit import attention_rollout, resize_positions
 
 TINY = dict(image_shape=(24, 24, 3), num_classes=5, patch_size=8, hidden_dim=16, mlp_dim=24, num_layers=2, num_heads=2)
 IMAGENET = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -1,0 +1,1 @@
+"""The architectures that are models, grouped by what goes in and what comes out."""

@@ -29,7 +29,7 @@ from keras import layers, ops
 from keras_dl.base import Layer
 from keras_dl.checks import check_choice, check_image_shape, check_size
 from keras_dl.layers.pixels import PixelNormalization
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier
 
 # Table I: the maps of S2 that each map of C3 sees. The last sees all; no two see the same.
 C3_INPUTS = (

@@ -35,7 +35,7 @@ from keras_dl.base import Layer
 from keras_dl.checks import check_choice, check_image_shape, check_size, check_sizes
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.weights import load_torch
 
 VERSIONS = ("v1", "v1.5", "v2")

@@ -31,7 +31,7 @@ from keras_dl.layers.group_convolution import (
     LiftingConv2D,
 )
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, PixelNormalization
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.groups import find_group
 
 

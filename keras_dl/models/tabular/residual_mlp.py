@@ -16,7 +16,7 @@ from keras import layers
 
 from keras_dl.checks import check_choice, check_rate, check_size
 from keras_dl.layers.norm import BatchNormalization, LayerNormalization
-from keras_dl.models.tabular import TASKS, TabularModel, answers_out, columns_in
+from keras_dl.models.tabular.tabular_model import TASKS, TabularModel, answers_out, columns_in
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

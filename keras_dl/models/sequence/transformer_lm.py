@@ -31,7 +31,7 @@ from keras_dl.layers.transformer import (
     known_tokens,
     step_through,
 )
-from keras_dl.models.transformer import SearchingModel
+from keras_dl.models.sequence.transformer import SearchingModel
 
 # Parameters as those of the published checkpoints; the paper's table 2 rounds otherwise (117 and 345 million).
 PRESETS = {

@@ -27,7 +27,7 @@ from keras_dl.base import Layer
 from keras_dl.checks import check_image_shape, check_rate, check_size
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.activations import gelu
 from keras_dl.weights import Entry, load_entries, read_safetensors, torch_entries
 

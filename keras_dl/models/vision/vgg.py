@@ -22,8 +22,8 @@ from keras import layers
 
 from keras_dl.checks import check_image_shape, check_rate, check_size, check_sizes
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
-from keras_dl.models.alexnet import dense_head
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.alexnet import dense_head
+from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.weights import load_torch
 
 PRESETS = {

@@ -24,7 +24,7 @@ from keras import layers, ops
 
 from keras_dl.base import Layer, Model, Signature
 from keras_dl.checks import check_choice, check_size, check_sizes
-from keras_dl.models.neural_ode import check_solver
+from keras_dl.models.continuous.neural_ode import check_solver
 from keras_dl.ops.odeint import TABLEAUS, odeint
 
 ENCODERS = ("ode_rnn", "rnn")

@@ -23,7 +23,7 @@ from keras import layers, ops
 from keras_dl.base import Layer
 from keras_dl.checks import check_choice, check_image_shape, check_size
 from keras_dl.layers.pixels import PixelNormalization
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.odeint import ADAPTIVE, GRADIENTS, METHODS, odeint
 
 _EPSILON = 1e-5

@@ -23,7 +23,7 @@ from keras_dl.checks import check_image_shape, check_rate, check_size, check_siz
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.layers.residual import LayerScale, StochasticDepth
-from keras_dl.models.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.activations import gelu
 from keras_dl.weights import Entry, load_entries, torch_entries
 

@@ -1,0 +1,1 @@
+"""Models of sequences: recurrent and convolutional networks, translators, language models."""

@@ -1,0 +1,1 @@
+"""Models of columns of numbers: multilayer perceptrons, plain and residual."""
