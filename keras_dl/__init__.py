@@ -15,8 +15,8 @@ _root = _pathlib.Path(__file__).resolve().parent.parent
 if (_root / "setup.cfg").exists() and (_root / "recipes").is_dir():
     __path__.append(str(_root))
 
-from keras_dl import averaging, layers, losses, schedules  # noqa: E402
-from keras_dl.base import Layer, Model, Signature  # noqa: E402
+from keras_dl import arguments, averaging, layers, losses, schedules  # noqa: E402
+from keras_dl.base import FunctionalModel, Layer, Model, Signature  # noqa: E402
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention  # noqa: E402
 from keras_dl.layers.gru import GRU, GRUCell  # noqa: E402
 from keras_dl.layers.lstm import LSTM, LSTMCell  # noqa: E402
@@ -57,6 +57,7 @@ __all__ = [
     "Autoencoder",
     "ContinuousFlow",
     "ConvNeXt",
+    "FunctionalModel",
     "GRUCell",
     "GraphPredictor",
     "GroupResNet",
@@ -82,6 +83,7 @@ __all__ = [
     "TransformerLM",
     "ViT",
     "__version__",
+    "arguments",
     "averaging",
     "layers",
     "losses",

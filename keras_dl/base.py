@@ -1,16 +1,23 @@
-"""The base classes: what every layer and every model of the package shares."""
+"""The base classes: shared parts of every layer and every model of the package."""
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-from keras.src.models.functional import Functional  # what Keras makes of models of inputs and outputs; not public
+
+from keras_dl import sublayers
+from keras_dl.arguments import config_names
 
 
-class _ConfiguredByArguments:
-    """Serialises an object by its constructor's arguments, each kept under its own name."""
+class _Described:
+    """Serializes an object by its constructor's arguments, each kept under its own name.
+
+    The config also holds what a user has changed in the layers inside: see `keras_dl.sublayers`.
+    """
+
+    # Arguments that had another name in files of earlier versions: {old name: new name}.
+    renamed_arguments: dict[str, str] = {}
 
     def get_config(self):
         config = {
@@ -18,13 +25,39 @@ class _ConfiguredByArguments:
             "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
-        for argument in inspect.signature(type(self).__init__).parameters:
-            if argument not in ("self", "kwargs", *config):
-                config[argument] = getattr(self, argument)
+        config |= {name: getattr(self, name) for name in config_names(self)}
+        if self.built and self._layers:
+            config["sublayers"] = sublayers.state(self)
         return config
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {cls.renamed_arguments.get(name, name): value for name, value in config.items()}
+        states = config.pop("sublayers", None)
+        instance = cls(**config)
+        if states is not None:
+            instance._awaited_state = states
+            instance._restore_sublayers()
+        return instance
 
-class Layer(_ConfiguredByArguments, keras.layers.Layer):
+    def build_from_config(self, config):
+        super().build_from_config(config)
+        self._restore_sublayers()
+
+    def __call__(self, *args, **kwargs):
+        outputs = super().__call__(*args, **kwargs)
+        self._restore_sublayers()
+        return outputs
+
+    def _restore_sublayers(self):
+        """Gives the layers inside what the config says of them, as soon as there are all of them."""
+        states = getattr(self, "_awaited_state", None)
+        if states is not None and self.built:
+            self._awaited_state = None
+            sublayers.restore(self, states)
+
+
+class Layer(_Described, keras.layers.Layer):
     """A `keras.layers.Layer` whose constructor arguments are its config."""
 
 
@@ -99,29 +132,13 @@ def default_signatures(model, batch_size=1):
     return {"serve": Signature(serve, inputs)}
 
 
-class Model(_ConfiguredByArguments, keras.Model):
-    """A `keras.Model` that knows its published presets and what it serves on a device.
-
-    Subclasses set `presets` to the rows of the paper's table, and override
-    `serving_signatures` where a device should run more than `call`: decoded
-    boxes, a sampler, one decoding step.
-    """
+class _Published(_Described):
+    """A model with published presets and with entry points for devices."""
 
     presets: dict[str, dict] = {}
 
-    def __init__(self, *args, dtype=None, **kwargs):
-        if "outputs" in kwargs or len(args) > 1:
-            _make_functional(self)
-        super().__init__(*args, **kwargs)
-        if dtype is not None:  # keras.Model drops it when built from inputs and outputs
-            self.dtype_policy = keras.dtype_policies.get(dtype)
-
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
-
-    @classmethod
-    def from_preset(cls, name, **overrides):
+    def from_preset(cls, name: str, **overrides):
         """Builds the architecture published as `name`; `overrides` win over its arguments.
 
         Raises:
@@ -131,24 +148,45 @@ class Model(_ConfiguredByArguments, keras.Model):
             raise ValueError(f"{cls.__name__} has no preset {name!r}. Choose one of: {', '.join(cls.presets)}.")
         return cls(**(cls.presets[name] | overrides))
 
-    def serving_signatures(self, batch_size=1):
-        """What a device runs, by name: dict of `Signature`. By default `call` on inputs of a static shape."""
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
+        """The entry points of a device, by name. By default one, `call` on inputs of a static shape."""
         return default_signatures(self, batch_size)
 
 
-class _FunctionalModel(Model, Functional):
-    """What stands in the place of `Model` above classes whose models are built from inputs and outputs."""
+@keras.saving.register_keras_serializable(package="keras_dl")
+class FunctionalModel(_Published, keras.Model):
+    """A model that its constructor builds from `keras.Input` to outputs, and hands to `super().__init__`.
 
+    Subclasses set `presets` to the rows of the paper's table, and override `serving_signatures` where a device should
+    run more than `call`: decoded boxes, a sampler, one decoding step.
 
-def _make_functional(model):
-    """Makes the class of a new model functional, as Keras does where inputs and outputs come to the constructor.
-
-    Keras changes the bases of all classes up to its own `Model`. `Model` here would then be functional for each of
-    its subclasses, and those that are not built from inputs and outputs could not be made any more.
+    (Keras changes the bases of such a class when its first model is made. So it is apart from `Model`.)
     """
-    if type(model) is Model:
-        model.__class__ = _FunctionalModel
-    elif not isinstance(model, Functional):
-        for cls in type(model).__mro__:
-            if Model in cls.__bases__:
-                cls.__bases__ = tuple(_FunctionalModel if base is Model else base for base in cls.__bases__)
+
+    def __init__(self, *args, dtype=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        # keras.Model drops it when built from inputs and outputs. None is the policy in force, which `arguments` sets.
+        self.dtype_policy = keras.dtype_policies.get(dtype)
+
+    def get_config(self):
+        if type(self) is FunctionalModel:  # it has no constructor of its own: its layers are its config
+            return super(_Described, self).get_config()
+        return super().get_config()
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        if cls is FunctionalModel:
+            return super(_Described, cls).from_config(config, custom_objects)
+        return super().from_config(config, custom_objects)
+
+
+class Model(_Published, keras.Model):
+    """A model that holds several nets, or has a `call` of its own. Subclasses set `presets` and `serving_signatures`.
+
+    `keras_dl.Model(inputs, outputs)` is a `FunctionalModel`, as `keras.Model(inputs, outputs)` is a functional model.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        if cls is Model and (len(args) > 1 or {"inputs", "outputs"} & kwargs.keys()):
+            return FunctionalModel(*args, **kwargs)
+        return super().__new__(cls, *args, **kwargs)

@@ -48,12 +48,28 @@ def check_positive(name, value):
     return float(value)
 
 
-def check_image_shape(image_shape, min_side=1):
+def check_per_channel(name, value):
+    """`value` as a float, or a tuple of floats, one per channel; all finite."""
+    array = np.asarray(value, "float64")
+    if array.ndim > 1 or not np.isfinite(array).all():
+        raise ValueError(f"{name}={value!r} must be a finite number, or one for each channel.")
+    return tuple(array.tolist()) if array.ndim else array.item()
+
+
+def check_positive_per_channel(name, value):
+    """`value` as `check_per_channel` returns it, all above 0."""
+    checked = check_per_channel(name, value)
+    if not np.all(np.asarray(checked) > 0):
+        raise ValueError(f"{name}={value!r} must be positive.")
+    return checked
+
+
+def check_image_shape(name, image_shape, min_side=1):
     """`image_shape` as a tuple `(height, width, channels)` of ints, both sides at least `min_side`."""
     valid = isinstance(image_shape, list | tuple) and len(image_shape) == 3 and all(map(_is_integer, image_shape))
     if not valid or min(image_shape[:2]) < min_side or image_shape[2] < 1:
         raise ValueError(
-            f"image_shape={image_shape!r} must be (height, width, channels), integers, sides of at least {min_side}."
+            f"{name}={image_shape!r} must be (height, width, channels), integers, sides of at least {min_side}."
         )
     return tuple(int(n) for n in image_shape)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dl.arguments import PerChannel, PositivePerChannel, arguments
 from keras_dl.base import Layer
 
 # Mean and standard deviation of the training images, in units of [0, 255] pixels, red, green and blue.
@@ -21,8 +22,8 @@ class PixelNormalization(Layer):
     mean), and hands on its compute dtype.
 
     Args:
-        mean: float, or a sequence of one float a channel. In units of the pixels.
-        std: float, or a sequence of one float a channel. Positive.
+        mean: float, or a sequence of floats, one per channel. In units of the pixels.
+        std: float, or a sequence of floats, one per channel. Positive.
 
     Call arguments:
         images: any number type, `(batch, height, width, channels)`, usually in [0, 255].
@@ -39,12 +40,9 @@ class PixelNormalization(Layer):
     array([-1.,  1.], dtype=float32)
     """
 
-    def __init__(self, mean, std, **kwargs):
+    @arguments
+    def __init__(self, mean: PerChannel, std: PositivePerChannel, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.mean = _as_config("mean", mean)
-        self.std = _as_config("std", std)
-        if not np.all(np.asarray(std) > 0):
-            raise ValueError(f"std={std!r} must be positive.")
 
     def build(self, images_shape):
         for name in ("mean", "std"):
@@ -52,7 +50,7 @@ class PixelNormalization(Layer):
             if isinstance(value, tuple) and len(value) != images_shape[-1]:
                 raise ValueError(
                     f"{name}={value} has {len(value)} values for images of {images_shape[-1]} channels. "
-                    f"Give one number, or one a channel."
+                    f"Give one number, or one per channel."
                 )
 
     def call(self, images):
@@ -61,11 +59,3 @@ class PixelNormalization(Layer):
 
     def compute_output_shape(self, images_shape):
         return images_shape
-
-
-def _as_config(name, value):
-    """A float, or a tuple of floats, as `json` keeps them."""
-    array = np.asarray(value, "float64")
-    if array.ndim > 1 or not np.isfinite(array).all():
-        raise ValueError(f"{name}={value!r} must be a finite number, or one for each channel.")
-    return tuple(array.tolist()) if array.ndim else array.item()

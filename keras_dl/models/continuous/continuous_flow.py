@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import FunctionalModel, Layer, Signature
 from keras_dl.checks import check_choice, check_size, check_sizes
 from keras_dl.models.continuous.neural_ode import check_solver
 from keras_dl.ops.odeint import ADAPTIVE, odeint
@@ -220,7 +220,7 @@ class Flow(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class ContinuousFlow(Model):
+class ContinuousFlow(FunctionalModel):
     """A density on vectors, fitted by maximum likelihood: a continuous normalising flow.
 
     Compile it with an optimizer alone: its loss is the negative log-likelihood, in nats a point. `distribution()` is

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import FunctionalModel, Layer, Signature
 from keras_dl.checks import check_choice, check_size, check_sizes
 from keras_dl.models.continuous.neural_ode import check_solver
 from keras_dl.ops.odeint import TABLEAUS, odeint
@@ -217,7 +217,7 @@ class LatentPath(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class LatentODE(Model):
+class LatentODE(FunctionalModel):
     """Fits, fills in and continues series that are seen at irregular times.
 
     Compile it with an optimizer alone: its loss is the negative ELBO, in nats a series. `fit(inputs, targets)`, with

@@ -255,7 +255,7 @@ class ODEClassifier(ImageClassifier):
         dtype=None,
         **kwargs,
     ):
-        image_shape = check_image_shape(image_shape, min_side=8)
+        image_shape = check_image_shape("image_shape", image_shape, min_side=8)
         filters = check_size("filters", filters)
         num_groups = check_size("num_groups", num_groups)
         if filters % num_groups:

@@ -26,7 +26,7 @@ import math
 import keras
 from keras import layers, ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import FunctionalModel, Layer, Signature
 from keras_dl.checks import check_choice, check_image_shape, check_size, check_sizes
 from keras_dl.layers.pixels import PixelNormalization
 
@@ -112,7 +112,7 @@ def _decoder(image_shape, filters, hidden_dims, latent_dim, activation, dtype):
 
 def _check_network(image_shape, latent_dim, hidden_dims, filters):
     """The arguments that both models share, as they are kept."""
-    image_shape = check_image_shape(image_shape)
+    image_shape = check_image_shape("image_shape", image_shape)
     latent_dim = check_size("latent_dim", latent_dim)
     hidden_dims = check_sizes("hidden_dims", hidden_dims, allow_empty=True)
     filters = check_sizes("filters", filters, allow_empty=True)
@@ -125,7 +125,7 @@ def _check_network(image_shape, latent_dim, hidden_dims, filters):
     return image_shape, latent_dim, hidden_dims, filters
 
 
-class _ImageCodec(Model):
+class _ImageCodec(FunctionalModel):
     """What both models share: an encoder, a decoder, and how they are served."""
 
     @property

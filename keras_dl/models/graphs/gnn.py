@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl import graphs
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import FunctionalModel, Layer, Signature
 from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 
@@ -73,7 +73,7 @@ class CleanGraph(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class NodeClassifier(Model):
+class NodeClassifier(FunctionalModel):
     """Classifies the nodes of a graph.
 
     Args:
@@ -201,7 +201,7 @@ class NodeClassifier(Model):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class GraphPredictor(Model):
+class GraphPredictor(FunctionalModel):
     """Predicts values of whole graphs, such as properties of molecules.
 
     Args:

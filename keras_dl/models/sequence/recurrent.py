@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
-from keras_dl.base import Layer, Model, Signature, next_states
+from keras_dl.base import FunctionalModel, Layer, Signature, next_states
 from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
@@ -125,7 +125,7 @@ class CleanSequence(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class RecurrentNetwork(Model):
+class RecurrentNetwork(FunctionalModel):
     """Classifies sequences or steps, or predicts values of them, with an RNN, LSTM or GRU.
 
     Args:

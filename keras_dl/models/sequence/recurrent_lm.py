@@ -32,7 +32,7 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
-from keras_dl.base import Layer, Model, Signature, next_states
+from keras_dl.base import FunctionalModel, Layer, Signature, next_states
 from keras_dl.checks import check_choice, check_ids, check_positive, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
@@ -83,7 +83,7 @@ class TiedHead(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class RecurrentLM(Model):
+class RecurrentLM(FunctionalModel):
     """Language model: from tokens of a text to logits of each next one.
 
     Token 0 is padding, at the end of a text; it is never drawn. What is behind a token does not touch its logits, so

@@ -33,7 +33,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.base import Model, Signature
+from keras_dl.base import FunctionalModel, Signature
 from keras_dl.checks import check_choice, check_ids, check_rate, check_shapes, check_size
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.sequence_codec import CELLS, STATES, SequenceDecoder, SequenceEncoder, cleaned
@@ -81,7 +81,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class Seq2Seq(Model):
+class Seq2Seq(FunctionalModel):
     """Encoder-decoder of recurrent nets, with or without attention.
 
     `fit({"sources": ..., "targets": ...})` trains by teacher forcing, without further targets: token t of the targets

@@ -22,7 +22,7 @@ default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), whic
 import keras
 from keras import layers, ops
 
-from keras_dl.base import Layer, Model, Signature, next_states
+from keras_dl.base import FunctionalModel, Layer, Signature, next_states
 from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.ops.convolution import dilated_convolution
 
@@ -165,7 +165,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class TCN(Model):
+class TCN(FunctionalModel):
     """Temporal convolutional network: reads a sequence, and answers at its end or at every step.
 
     It is trained on sequences of any length, by `fit` with a loss of values or of logits. It serves the whole sequence

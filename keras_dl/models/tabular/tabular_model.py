@@ -5,14 +5,14 @@ import numpy as np
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
-from keras_dl.base import Model, Signature
+from keras_dl.base import FunctionalModel, Signature
 from keras_dl.checks import check_size, check_sizes
 from keras_dl.layers.standardization import Standardization
 
 TASKS = ("classification", "regression")
 
 
-class TabularModel(Model):
+class TabularModel(FunctionalModel):
     """A `Model` from raw columns to logits, or to values in the targets' own unit.
 
     Subclasses build their net between `columns_in` and `answers_out`, and have the

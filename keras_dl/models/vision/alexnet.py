@@ -186,7 +186,9 @@ class AlexNet(ImageClassifier):
         dtype=None,
         **kwargs,
     ):
-        image_shape = check_image_shape(image_shape, min_side=63)  # smaller ones leave nothing for the last pool
+        image_shape = check_image_shape(
+            "image_shape", image_shape, min_side=63
+        )  # smaller ones leave nothing for the last pool
         num_classes = check_size("num_classes", num_classes)
         filters = check_sizes("filters", filters)
         if len(filters) != 5:

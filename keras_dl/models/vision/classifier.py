@@ -2,10 +2,10 @@
 
 from keras import KerasTensor, ops
 
-from keras_dl.base import Model, Signature
+from keras_dl.base import FunctionalModel, Signature
 
 
-class ImageClassifier(Model):
+class ImageClassifier(FunctionalModel):
     """A `Model` from raw pixels to logits, with an attribute `image_shape`; it serves probabilities from uint8."""
 
     def serving_signatures(self, batch_size=1):

@@ -177,7 +177,7 @@ class ConvNeXt(ImageClassifier):
             raise ValueError(
                 f"kernel_size={kernel_size} must be odd: a convolution between pixels would shift the maps."
             )
-        image_shape = check_image_shape(image_shape, min_side=patch_size * 2 ** (len(depths) - 1))
+        image_shape = check_image_shape("image_shape", image_shape, min_side=patch_size * 2 ** (len(depths) - 1))
 
         def norm(maps, name):
             return LayerNormalization(epsilon=_EPSILON, dtype=dtype, name=name)(maps)

@@ -77,7 +77,7 @@ class GroupClassifier(ImageClassifier):
 
 def check_square(image_shape):
     """`image_shape` as a tuple, which must have equal sides: a quarter turn of another image would not fit the net."""
-    image_shape = check_image_shape(image_shape)
+    image_shape = check_image_shape("image_shape", image_shape)
     if image_shape[0] != image_shape[1]:
         raise ValueError(f"image_shape={image_shape} must be square, so that a turned image has the same shape.")
     return image_shape
@@ -229,7 +229,7 @@ class GroupResNet(GroupClassifier):
         filters = check_sizes("filters", filters)
         if len(num_blocks) != len(filters):
             raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
-        image_shape = check_square(check_image_shape(image_shape, min_side=2 ** (len(filters) - 1)))
+        image_shape = check_square(check_image_shape("image_shape", image_shape, min_side=2 ** (len(filters) - 1)))
         num_classes = check_size("num_classes", num_classes)
         find_group(group)
 

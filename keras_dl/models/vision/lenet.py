@@ -197,7 +197,7 @@ class LeNet5(ImageClassifier):
     def __init__(
         self, image_shape=(28, 28, 1), num_classes=10, head="softmax", mean=20.0, std=200.0, dtype=None, **kwargs
     ):
-        height, width, channels = image_shape = check_image_shape(image_shape)
+        height, width, channels = image_shape = check_image_shape("image_shape", image_shape)
         if max(height, width) > 32:
             raise ValueError(f"image_shape={image_shape} must have sides of at most 32 pixels.")
         num_classes = check_size("num_classes", num_classes)

@@ -31,17 +31,16 @@ Deviations from the papers:
 import keras
 from keras import layers, ops
 
+from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Size, Sizes, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_choice, check_image_shape, check_size, check_sizes
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.weights import load_torch
 
-VERSIONS = ("v1", "v1.5", "v2")
-BLOCKS = ("basic", "bottleneck")
-SHORTCUTS = ("A", "B")
-STEMS = ("imagenet", "cifar")
+Version = OneOf("v1", "v1.5", "v2")
+Block = OneOf("basic", "bottleneck")
+Shortcut = OneOf("A", "B")
 
 HE_FAN_OUT = dict(scale=2.0, mode="fan_out", distribution="untruncated_normal")
 
@@ -91,27 +90,20 @@ class ResidualBlock(Layer):
         ValueError: if an argument is not one of those named, or if shortcut A would have to drop maps.
     """
 
+    @arguments
     def __init__(
         self,
-        filters,
-        strides=1,
-        block="bottleneck",
-        version="v1.5",
-        shortcut="B",
-        residual=True,
-        zero_init_residual=False,
-        preactivate=True,
+        filters: Size,
+        strides: OneOf(1, 2) = 1,
+        block: Block = "bottleneck",
+        version: Version = "v1.5",
+        shortcut: Shortcut = "B",
+        residual: bool = True,
+        zero_init_residual: bool = False,
+        preactivate: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.strides = check_choice("strides", strides, (1, 2))
-        self.block = check_choice("block", block, BLOCKS)
-        self.version = check_choice("version", version, VERSIONS)
-        self.shortcut = check_choice("shortcut", shortcut, SHORTCUTS)
-        self.residual = residual
-        self.zero_init_residual = zero_init_residual
-        self.preactivate = preactivate
         self.out_channels = 4 * filters if block == "bottleneck" else filters
 
     def build(self, maps_shape):
@@ -257,8 +249,8 @@ class ResNet(ImageClassifier):
         shortcut: "A" or "B": zeros or a convolution where the shape changes.
         residual: bool. False makes the plain network of the same depth, without any shortcut.
         zero_init_residual: bool. Whether each residual branch starts at zero.
-        mean: float, or one a channel, in [0, 255] pixels. Subtracted from the image.
-        std: float, or one a channel, in [0, 255] pixels. Divides it.
+        mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image.
+        std: float, or one per channel, in units of [0, 255] pixels. Divides it.
 
     Call arguments:
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
@@ -278,46 +270,41 @@ class ResNet(ImageClassifier):
 
     presets = PRESETS
 
+    @arguments
     def __init__(
         self,
-        image_shape=(224, 224, 3),
-        num_classes=1000,
-        num_blocks=(3, 4, 6, 3),
-        filters=(64, 128, 256, 512),
-        block="bottleneck",
-        version="v1.5",
-        stem="imagenet",
-        shortcut="B",
-        residual=True,
-        zero_init_residual=False,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        image_shape: ImageShape = (224, 224, 3),
+        num_classes: Size = 1000,
+        num_blocks: Sizes = (3, 4, 6, 3),
+        filters: Sizes = (64, 128, 256, 512),
+        block: Block = "bottleneck",
+        version: Version = "v1.5",
+        stem: OneOf("imagenet", "cifar") = "imagenet",
+        shortcut: Shortcut = "B",
+        residual: bool = True,
+        zero_init_residual: bool = False,
+        mean: PerChannel = IMAGENET_MEAN,
+        std: PositivePerChannel = IMAGENET_STD,
         dtype=None,
         **kwargs,
     ):
-        image_shape = check_image_shape(image_shape)
-        num_classes = check_size("num_classes", num_classes)
-        num_blocks = check_sizes("num_blocks", num_blocks)
-        filters = check_sizes("filters", filters)
-        check_choice("stem", stem, STEMS)
-        check_choice("version", version, VERSIONS)
         if len(num_blocks) != len(filters):
             raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
-        strides = 2 if stem == "imagenet" else 1
+        imagenet = stem == "imagenet"
 
         images = keras.Input(image_shape, name="images")
-        maps = PixelNormalization(mean, std, dtype=dtype, name="pixels")(images)
-        if stem == "imagenet":
-            maps = layers.ZeroPadding2D(3, dtype=dtype)(maps)
-        maps = conv(filters[0], 7 if stem == "imagenet" else 3, strides, dtype=dtype, name="stem")(maps)
-        maps = BatchNormalization(dtype=dtype, name="stem_norm")(maps)
-        maps = layers.ReLU(dtype=dtype, name="stem_relu")(maps)
-        if stem == "imagenet":
-            maps = layers.ZeroPadding2D(1, dtype=dtype)(maps)  # after relu, zeros are never the maximum by mistake
-            maps = layers.MaxPooling2D(3, 2, dtype=dtype, name="stem_pool")(maps)
+        maps = PixelNormalization(mean, std, name="pixels")(images)
+        if imagenet:
+            maps = layers.ZeroPadding2D(3)(maps)
+        maps = conv(filters[0], *((7, 2) if imagenet else (3, 1)), name="stem")(maps)
+        maps = BatchNormalization(name="stem_norm")(maps)
+        maps = layers.ReLU(name="stem_relu")(maps)
+        if imagenet:
+            maps = layers.ZeroPadding2D(1)(maps)  # after relu, zeros are never the maximum by mistake
+            maps = layers.MaxPooling2D(3, 2, name="stem_pool")(maps)
         for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True), start=1):
             for i in range(blocks):
-                maps = ResidualBlock(
+                maps = ResidualBlock(  # (batch, height / 2^stage, width / 2^stage, channels)
                     width,
                     strides=2 if stage > 1 and i == 0 else 1,
                     block=block,
@@ -326,28 +313,14 @@ class ResNet(ImageClassifier):
                     residual=residual,
                     zero_init_residual=zero_init_residual,
                     preactivate=stage > 1 or i > 0,
-                    dtype=dtype,
                     name=f"stage_{stage}_block_{i}",
                 )(maps)
         if version == "v2":
-            maps = BatchNormalization(dtype=dtype, name="last_norm")(maps)
-            maps = layers.ReLU(dtype=dtype, name="last_relu")(maps)
-        features = layers.GlobalAveragePooling2D(dtype=dtype, name="features")(maps)
-        logits = layers.Dense(num_classes, dtype=dtype, name="head")(features)
-        super().__init__(inputs=images, outputs=logits, dtype=dtype, **kwargs)
-
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.num_blocks = num_blocks
-        self.filters = filters
-        self.block = block
-        self.version = version
-        self.stem = stem
-        self.shortcut = shortcut
-        self.residual = residual
-        self.zero_init_residual = zero_init_residual
-        self.mean = self.get_layer("pixels").mean
-        self.std = self.get_layer("pixels").std
+            maps = BatchNormalization(name="last_norm")(maps)
+            maps = layers.ReLU(name="last_relu")(maps)
+        features = layers.GlobalAveragePooling2D(name="features")(maps)  # (batch, channels)
+        logits = layers.Dense(num_classes, name="head")(features)  # (batch, num_classes)
+        super().__init__(inputs=images, outputs=logits, **kwargs)
 
     def load_torchvision(self, weights):
         """Takes the weights of a torchvision ResNet of the same size; its outputs follow for inputs of the same pixels.

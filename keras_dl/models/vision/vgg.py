@@ -86,7 +86,7 @@ class VGG(ImageClassifier):
         filters = check_sizes("filters", filters)
         if len(num_convs) != len(filters):
             raise ValueError(f"num_convs={num_convs} and filters={filters} must have one value for each stage.")
-        image_shape = check_image_shape(image_shape, min_side=2 ** len(filters))
+        image_shape = check_image_shape("image_shape", image_shape, min_side=2 ** len(filters))
         num_classes = check_size("num_classes", num_classes)
         hidden_dim = check_size("hidden_dim", hidden_dim)
         dropout_rate = check_rate("dropout_rate", dropout_rate)

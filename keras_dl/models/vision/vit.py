@@ -256,7 +256,7 @@ class ViT(ImageClassifier):
         dtype=None,
         **kwargs,
     ):
-        height, width, _ = image_shape = check_image_shape(image_shape)
+        height, width, _ = image_shape = check_image_shape("image_shape", image_shape)
         num_classes = check_size("num_classes", num_classes)
         patch_size = check_size("patch_size", patch_size)
         hidden_dim = check_size("hidden_dim", hidden_dim)
