@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-PADDING = 0
+from keras_dl.tokens import PADDING
 
 
 class Hypotheses(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_dl.compat import all_layers
 from keras_dl.export.errors import ExportError
 from keras_dl.export.signatures import computing_in_float32
 
@@ -108,7 +109,7 @@ def located(op, scopes, model):
 
 def layer_names(model):
     """The names of the layers of a model, and of the layers inside them: set of str."""
-    return {layer.name for layer in model._flatten_layers(include_self=False)}
+    return {layer.name for layer in all_layers(model) if layer is not model}
 
 
 def layer_path(scopes, known):

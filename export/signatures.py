@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from keras_dl.base import Signature, default_signatures
+from keras_dl.compat import all_layers
 
 # Ways to train: device runtimes lack kernels for the first two, and nearly all for the last.
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
@@ -85,7 +86,7 @@ def computing_in_float32(model):
     Yields:
         set of the precisions that were changed; empty for a float32 model.
     """
-    changed = [layer for layer in model._flatten_layers() if layer.compute_dtype in _OTHER_PRECISIONS]
+    changed = [layer for layer in all_layers(model) if layer.compute_dtype in _OTHER_PRECISIONS]
     policies = [layer.dtype_policy for layer in changed]
     try:
         for layer, policy in zip(changed, policies, strict=True):

@@ -8,6 +8,7 @@ import keras
 
 from keras_dl import sublayers
 from keras_dl.arguments import config_names
+from keras_dl.compat import inner_layers
 
 
 class _Described:
@@ -26,7 +27,7 @@ class _Described:
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
         config |= {name: getattr(self, name) for name in config_names(self)}
-        if self.built and self._layers:
+        if self.built and inner_layers(self):
             config["sublayers"] = sublayers.state(self)
         return config
 

@@ -117,22 +117,6 @@ def check_shapes(name, tensors, shapes, remedy):
         raise ValueError(f"{name}: found {wrong} where {right} must be; {remedy}.")
 
 
-def check_ids(name, tokens):
-    """`tokens` as a tensor, which must be of an int dtype: floats would be cut down to other tokens.
-
-    Example:
-
-    >>> check_ids("tokens", [1.5])
-    Traceback (most recent call last):
-    ...
-    ValueError: tokens has the dtype float32; it must be int.
-    """
-    tokens = tf.convert_to_tensor(tokens)
-    if not tokens.dtype.is_integer:
-        raise ValueError(f"{name} has the dtype {tokens.dtype.name}; it must be int.")
-    return tokens
-
-
 def asserted(x, condition, message):
     """`x`, a tensor of a graph, which raises an `InvalidArgumentError` of this message where the condition is False.
 

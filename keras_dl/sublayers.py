@@ -8,6 +8,8 @@ import collections
 
 import keras
 
+from keras_dl.compat import inner_layers
+
 # Of `enable_lora`, by the names of Keras's attributes.
 LORA = ("lora_rank", "lora_alpha")
 
@@ -24,7 +26,7 @@ def walk(layer, prefix=""):
     ['InputLayer', 'Dense', 'Dense_1']
     """
     layers, count = {}, collections.Counter()
-    for inner in layer._layers:
+    for inner in inner_layers(layer):
         name = type(inner).__name__
         path = f"{prefix}{name}_{count[name]}" if count[name] else f"{prefix}{name}"
         count[name] += 1

@@ -262,7 +262,7 @@ def test_it_learns_what_follows_what():
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [
-        ([[1, VOCABULARY]], {}, "tokens holds 12, which is not in the vocabulary"),
+        ([[1, VOCABULARY]], {}, "tokens holds the id 12; the vocabulary has the ids 0 to 11"),
         ([[1, 0]], {}, "tokens holds 0, which is padding"),
         ([[]], {}, "tokens of shape"),
         ([1, 2], {}, "tokens of shape"),
@@ -279,7 +279,7 @@ def test_bad_input_of_generate(model, tokens, options, message):
 def test_ids_that_are_no_tokens(model):
     """An error called eagerly; in a graph they count as padding."""
     bad = np.array([[1, -1, 4]], "int32")
-    with pytest.raises(ValueError, match="tokens holds -1"):
+    with pytest.raises(ValueError, match="tokens holds the id -1"):
         model(bad)
     with pytest.raises(ValueError, match="tokens has the dtype float32; it must be int"):
         model.step(np.array([1.5, 4.0], "float32"), model.initial_states(2))

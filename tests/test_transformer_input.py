@@ -27,9 +27,9 @@ def language_model(request):
 def test_bad_input_raises_or_has_a_defined_result(model):
     outside = np.where(SOURCE == 5, 11, SOURCE)
     inputs = {"source": outside, "target": TARGET}
-    with pytest.raises(ValueError, match="source holds 11"):
+    with pytest.raises(ValueError, match="source holds the id 11"):
         model(inputs)
-    with pytest.raises(ValueError, match="source holds -3"):
+    with pytest.raises(ValueError, match="source holds the id -3"):
         model.translate(np.where(SOURCE == 5, -3, SOURCE))
     padded = np.asarray(model({"source": np.where(SOURCE == 5, 0, SOURCE), "target": TARGET}))
     for jit in (False, True):  # in a graph, it counts as padding

@@ -22,9 +22,9 @@ import contextvars
 import keras
 import tensorflow as tf
 from keras import ops
-from tensorflow.python.ops import control_flow_util
 
 from keras_dl.checks import asserted, check_size, shapes_agree
+from keras_dl.compat import in_xla
 from keras_dl.ops.recurrence import product_scan, scan
 
 _UNROLLED = contextvars.ContextVar("unrolled", default=False)
@@ -41,11 +41,6 @@ def unrolled():
         yield
     finally:
         _UNROLLED.reset(token)
-
-
-def _in_xla():
-    """Whether this is traced to be compiled by XLA. TensorFlow has no public name for it."""
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def is_unrolled():
@@ -227,7 +222,7 @@ class Recurrent:
             sequences = sequences * ops.expand_dims(cell.get_dropout_mask(sequences[:, 0]), 1)
         rows = ops.transpose(sequences, (1, 0, 2))
         if training and cell.elementwise and not unroll:
-            if not _in_xla():
+            if not in_xla():
                 return scan(lambda x, states: cell.step(cell.project(x), states), rows, states, **options)
             weights = (
                 [None if w is None else ops.cast(w, rows.dtype) for w in pair]

@@ -3,7 +3,6 @@
 import functools
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Layer
@@ -11,36 +10,11 @@ from keras_dl.layers.alignment import AdditiveAttention
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.ops.attentive_recurrence import Memory, attentive_scan
+from keras_dl.tokens import PADDING, check_places, known_tokens
 
 CELLS = {"lstm": LSTM, "gru": GRU}
 # What the states of a layer are called: `hidden_0`, `cell_0`, `hidden_1`, ...
 STATES = {"lstm": ("hidden", "cell"), "gru": ("hidden",)}
-
-
-def cleaned(name, tokens, vocabulary_size):
-    """Token ids as the nets read them, and which of them there are.
-
-    Args:
-        name: str. What an error calls them.
-        tokens: int, of any shape.
-        vocabulary_size: int.
-
-    Returns:
-        int32 ids, 0 for what is no id of the vocabulary; and bool, True = a token. Both in the shape of `tokens`.
-
-    Raises:
-        ValueError: if rows have no place for a token, or, called eagerly, an id is out of the vocabulary.
-    """
-    if 0 in tokens.shape[1:]:
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} has no place for a token; one is the least.")
-    tokens = ops.cast(tokens, "int32")
-    if isinstance(tokens, tf.__internal__.EagerTensor) and ops.size(tokens):
-        low, high = int(ops.min(tokens)), int(ops.max(tokens))
-        if low < 0 or high >= vocabulary_size:
-            wrong = low if low < 0 else high
-            raise ValueError(f"{name} holds the id {wrong}; the vocabulary has the ids 0 to {vocabulary_size - 1}.")
-    there = ops.logical_and(tokens > 0, tokens < vocabulary_size)
-    return ops.where(there, tokens, 0), there
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -114,7 +88,9 @@ class SequenceEncoder(Layer):
             self.summary.build((None, directions * self.hidden_dim))
 
     def call(self, sources, training=False):
-        tokens, mask = cleaned("sources", sources, self.vocabulary_size)
+        check_places("sources", sources)
+        tokens = known_tokens("sources", sources, self.vocabulary_size)
+        mask = ops.not_equal(tokens, PADDING)
         if self.reverse_source:  # padding then stands in front, where the mask keeps the state at zero
             tokens, read = ops.flip(tokens, axis=1), ops.flip(mask, axis=1)
         else:
@@ -224,7 +200,9 @@ class SequenceDecoder(Layer):
         return state | {"keys": self.attention.project(state["memory"])} if self.attention else state
 
     def call(self, tokens, state, alignment=False, training=False):
-        tokens, _ = cleaned("targets" if len(tokens.shape) == 2 else "tokens", tokens, self.vocabulary_size)
+        name = "targets" if len(tokens.shape) == 2 else "tokens"
+        check_places(name, tokens)
+        tokens = known_tokens(name, tokens, self.vocabulary_size)
         if len(tokens.shape) == 1:
             return self._step(tokens, state)
         start = ops.full_like(tokens[:, :1], self.start_token)

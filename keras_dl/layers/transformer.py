@@ -19,11 +19,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Layer
-from keras_dl.checks import asserted, check_choice, check_ids, check_rate, check_size
+from keras_dl.checks import asserted, check_choice, check_rate, check_size
 from keras_dl.layers import attention as attentions
 from keras_dl.layers.norm import LayerNormalization
-
-PADDING = 0  # the token that is none
+from keras_dl.tokens import known_tokens
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -48,33 +47,6 @@ def sinusoids(length, dim):
     table = np.empty((length, dim))
     table[:, 0::2], table[:, 1::2] = np.sin(angles), np.cos(angles)[:, : dim // 2]
     return table.astype("float32")
-
-
-def key_mask(tokens):
-    """bool, `(batch, 1, keys)`: True where a token is none of the padding, for any query."""
-    return ops.expand_dims(ops.not_equal(tokens, PADDING), 1)
-
-
-def known_tokens(tokens, vocabulary_size, name="tokens"):
-    """`tokens` as int32, in which an id outside of the vocabulary counts as padding.
-
-    A graph (`fit`, XLA, a file on a device) cannot raise an error for a value; called eagerly, this does.
-
-    Raises:
-        ValueError: eagerly, if an id is none of `0 ... vocabulary_size - 1`.
-    """
-    tokens = ops.cast(tokens, "int32")
-    known = ops.logical_and(tokens >= 0, tokens < vocabulary_size)
-    if isinstance(known, tf.Tensor) and hasattr(known, "numpy") and not bool(ops.all(known)):
-        worst = int(tokens[~known][0])
-        raise ValueError(f"{name} holds {worst}, which is not in the vocabulary of {vocabulary_size} ids from 0 on.")
-    return ops.where(known, tokens, PADDING)
-
-
-def check_rank(name, tokens):
-    """Refuses tokens that are not `(batch, n)`: a row alone, say."""
-    if len(tokens.shape) != 2:
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must be (batch, n).")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -116,7 +88,7 @@ class TokenEmbedding(Layer):
     def call(self, tokens, reverse=False):
         if reverse:
             return self.logits(tokens)
-        tokens = known_tokens(tokens, self.vocabulary_size)
+        tokens = known_tokens("tokens", tokens, self.vocabulary_size)
         vectors = ops.take(ops.cast(self.embeddings, self.compute_dtype), tokens, axis=0)
         return vectors * self.dim**0.5 if self.scaled else vectors
 
@@ -398,26 +370,3 @@ def check_stack(num_layers, hidden_dim, mlp_dim, num_heads, dropout_rate, attent
         check_rate("attention_dropout_rate", attention_dropout_rate),
         check_choice("activation", activation, tuple(ACTIVATIONS)),
     )
-
-
-def check_token(name, value, vocabulary_size):
-    """`value` as an int, which must be a token of the vocabulary other than padding."""
-    value = check_size(name, value)
-    if value >= vocabulary_size:
-        raise ValueError(f"{name}={value} must be less than vocabulary_size={vocabulary_size}.")
-    return value
-
-
-def check_tokens(name, tokens, vocabulary_size, max_length=None):
-    """`tokens` as an int32 tensor, `(batch, n)`, checked by value.
-
-    Raises:
-        ValueError: if tokens are no int or of another shape, n is 0 or more than `max_length`, or an id is not in the
-            vocabulary.
-    """
-    tokens = check_ids(name, tokens)
-    check_rank(name, tokens)
-    if 0 in tokens.shape or (max_length is not None and tokens.shape[1] > max_length):
-        many = "a token at least" if max_length is None else f"1 to {max_length} tokens"
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and {many} in it.")
-    return known_tokens(tokens, vocabulary_size, name)

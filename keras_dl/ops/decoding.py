@@ -31,8 +31,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_dl.checks import check_size
-
-PADDING = 0
+from keras_dl.tokens import PADDING
 
 
 class Hypotheses(NamedTuple):

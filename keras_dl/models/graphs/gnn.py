@@ -14,11 +14,11 @@ is drawn once for all heads.
 """
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl import graphs
 from keras_dl.base import FunctionalModel, Layer, Signature
+from keras_dl.compat import is_eager
 from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 
@@ -59,7 +59,7 @@ class CleanGraph(Layer):
         self.normalize_rows = normalize_rows
 
     def call(self, nodes, node_mask, edges, edge_mask):
-        if all(isinstance(x, tf.__internal__.EagerTensor) for x in (edges, edge_mask, node_mask)):
+        if all(is_eager(x) for x in (edges, edge_mask, node_mask)):
             graphs.check({"edges": edges, "edge_mask": edge_mask, "node_mask": node_mask})
         nodes = ops.where(ops.expand_dims(node_mask, -1), ops.cast(nodes, "float32"), 0.0)
         if self.normalize_rows:

@@ -23,6 +23,7 @@ from keras import KerasTensor, layers, ops
 
 from keras_dl.base import FunctionalModel, Layer, Signature, next_states
 from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.compat import is_eager
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import is_unrolled, unrolled
@@ -115,7 +116,7 @@ class CleanSequence(Layer):
     """
 
     def call(self, sequence, keep):
-        if isinstance(keep, tf.__internal__.EagerTensor) and bool(tf.reduce_any(keep[:, :-1] < keep[:, 1:])):
+        if is_eager(keep) and bool(tf.reduce_any(keep[:, :-1] < keep[:, 1:])):
             raise ValueError("mask must be True up to the last step of each row and False behind it.")
         keep = ops.expand_dims(keep, -1)
         return sequence * keep if is_unrolled() else ops.where(keep > 0, sequence, 0)

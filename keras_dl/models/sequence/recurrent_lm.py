@@ -33,10 +33,11 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.base import FunctionalModel, Layer, Signature, next_states
-from keras_dl.checks import check_choice, check_ids, check_positive, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.checks import check_choice, check_positive, check_rate, check_shapes, check_size, check_sizes
 from keras_dl.layers.recurrent import unrolled
-from keras_dl.layers.transformer import PADDING, TokenEmbedding, check_token, check_tokens
+from keras_dl.layers.transformer import TokenEmbedding
 from keras_dl.models.sequence.recurrent import CELLS, state_shapes, step_through, zero_states
+from keras_dl.tokens import PADDING, check_ids, check_token, check_tokens
 
 # Zaremba et al., section 4.1, on the Penn Treebank: 4,651,600, 19,775,200 and 66,022,000 parameters. All 10,000 ids are
 # words there; a corpus that has as many needs one more, for padding. Both codes train on batches of 20 windows, of 20

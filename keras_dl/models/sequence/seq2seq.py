@@ -34,10 +34,11 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import FunctionalModel, Signature
-from keras_dl.checks import check_choice, check_ids, check_rate, check_shapes, check_size
+from keras_dl.checks import check_choice, check_rate, check_shapes, check_size
 from keras_dl.layers.recurrent import unrolled
-from keras_dl.layers.sequence_codec import CELLS, STATES, SequenceDecoder, SequenceEncoder, cleaned
+from keras_dl.layers.sequence_codec import CELLS, STATES, SequenceDecoder, SequenceEncoder
 from keras_dl.ops import decoding
+from keras_dl.tokens import PADDING, check_ids, check_places, known_tokens
 
 # In a file, an encoder of up to so many steps, in all layers and directions, is written without a loop: an integer file
 # cannot have one, and each step of a loop costs more than what it computes.
@@ -251,10 +252,10 @@ class Seq2Seq(FunctionalModel):
     def _scored(self, data):
         """Inputs, targets and the weights that keep padding out of losses and metrics."""
         inputs, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        targets, there = cleaned(
-            "targets", inputs["targets"] if targets is None else targets, self.target_vocabulary_size
-        )
-        weights = ops.cast(there, "float32")
+        targets = inputs["targets"] if targets is None else targets
+        check_places("targets", targets)
+        targets = known_tokens("targets", targets, self.target_vocabulary_size)
+        weights = ops.cast(targets != PADDING, "float32")
         if sample_weight is not None:
             sample_weight = ops.cast(sample_weight, "float32")
             weights *= sample_weight if len(sample_weight.shape) == 2 else ops.reshape(sample_weight, (-1, 1))
@@ -266,7 +267,7 @@ class Seq2Seq(FunctionalModel):
         share = ops.minimum(ops.cast(self.optimizer.iterations, "float32") / self.sampling_steps, 1.0)
         draw = keras.random.uniform(ops.shape(written), seed=self.seed_generator)
         targets = ops.cast(inputs["targets"], "int32")
-        own = ops.logical_and(draw < share * self.sampling_rate, targets != decoding.PADDING)
+        own = ops.logical_and(draw < share * self.sampling_rate, targets != PADDING)
         return ops.where(own, ops.cast(written, "int32"), targets)
 
     def encode(self, sources):
@@ -372,8 +373,8 @@ class Seq2Seq(FunctionalModel):
         sources = ops.cast(check_ids("sources", sources), "int32")
         if len(sources.shape) != 2:
             raise ValueError(f"sources has the shape {tuple(sources.shape)}; it must be (batch, source_length).")
-        cleaned("sources", sources, self.source_vocabulary_size)
-        return sources
+        check_places("sources", sources)
+        return known_tokens("sources", sources, self.source_vocabulary_size)
 
     def _length(self, max_length):
         return self.target_length if max_length is None else check_size("max_length", max_length)

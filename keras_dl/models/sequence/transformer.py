@@ -21,21 +21,12 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.base import Model, Signature
-from keras_dl.checks import check_ids, check_shapes, check_size
+from keras_dl.checks import check_shapes, check_size
+from keras_dl.compat import inner_layers
 from keras_dl.layers.norm import LayerNormalization
-from keras_dl.layers.transformer import (
-    Positions,
-    TokenEmbedding,
-    TransformerBlock,
-    check_rank,
-    check_stack,
-    check_token,
-    check_tokens,
-    key_mask,
-    known_tokens,
-    step_through,
-)
+from keras_dl.layers.transformer import Positions, TokenEmbedding, TransformerBlock, check_stack, step_through
 from keras_dl.ops import decoding
+from keras_dl.tokens import check_ids, check_rank, check_token, check_tokens, key_mask, known_tokens
 
 # Table 3, with the shared vocabulary of "about 37000 tokens" of section 5.1: 63,045,632 and 214,171,648 parameters by
 # the paper's equations, in which attention has no biases. The table rounds to 65 and 213 million; no one vocabulary
@@ -203,7 +194,7 @@ class Transformer(SearchingModel):
 
     def build(self, inputs_shape):
         """Makes all weights: their shapes depend on the arguments alone."""
-        for layer in self._flatten_layers(include_self=False, recursive=False):
+        for layer in inner_layers(self):
             if not layer.built:
                 layer.build((None, None) if isinstance(layer, TokenEmbedding) else (None, None, self.hidden_dim))
 
@@ -227,7 +218,7 @@ class Transformer(SearchingModel):
         Returns:
             The memory, float `(batch, n, hidden_dim)`, and which of it may be attended to, bool `(batch, 1, n)`.
         """
-        source = known_tokens(source, self.source_embedding.vocabulary_size, "source")
+        source = known_tokens("source", source, self.source_embedding.vocabulary_size)
         check_rank("source", source)
         mask = key_mask(source)
         states = self.dropout(self.source_positions(self.source_embedding(source)), training=training)

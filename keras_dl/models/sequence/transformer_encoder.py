@@ -22,18 +22,10 @@ from keras import layers, ops
 
 from keras_dl.base import Layer, Model, Signature
 from keras_dl.checks import check_size
+from keras_dl.compat import inner_layers
 from keras_dl.layers.norm import LayerNormalization
-from keras_dl.layers.transformer import (
-    PADDING,
-    Positions,
-    TokenEmbedding,
-    TransformerBlock,
-    check_rank,
-    check_stack,
-    check_tokens,
-    key_mask,
-    known_tokens,
-)
+from keras_dl.layers.transformer import Positions, TokenEmbedding, TransformerBlock, check_stack
+from keras_dl.tokens import PADDING, check_rank, check_tokens, key_mask, known_tokens
 from keras_dl.weights import Entry, load_entries, read_safetensors, torch_entries
 
 # Parameters with the pooler, as transformers counts those of its BertModel.
@@ -187,7 +179,7 @@ class TransformerEncoder(Model):
 
     def build(self, inputs_shape):
         """Makes all weights: their shapes depend on the arguments alone."""
-        for layer in self._flatten_layers(include_self=False, recursive=False):
+        for layer in inner_layers(self):
             if not layer.built:
                 shapes = {self.embedding: (None, None), self.pool: (None, self.hidden_dim)}
                 layer.build(shapes.get(layer, (None, None, self.hidden_dim)))
@@ -204,7 +196,7 @@ class TransformerEncoder(Model):
     def encode(self, inputs, training=False):
         """The vectors of the tokens: float, `(batch, n, hidden_dim)`. Arguments as of the call."""
         inputs = inputs if isinstance(inputs, Mapping) else {"tokens": inputs}
-        tokens = known_tokens(inputs["tokens"], self.vocabulary_size)
+        tokens = known_tokens("tokens", inputs["tokens"], self.vocabulary_size)
         check_rank("tokens", tokens)
         mask = key_mask(tokens)
         states = self.positions(self.segments(self.embedding(tokens), inputs.get("segments")))
@@ -229,7 +221,7 @@ class TransformerEncoder(Model):
         return self._embed(check_tokens("tokens", tokens, self.vocabulary_size, self.max_length))
 
     def _embed(self, tokens):
-        tokens = known_tokens(tokens, self.vocabulary_size)
+        tokens = known_tokens("tokens", tokens, self.vocabulary_size)
         states = ops.cast(self.encode(tokens), "float32")
         weights = ops.expand_dims(ops.cast(ops.not_equal(tokens, PADDING), "float32"), 2)
         # Of the sum, not the mean: the length is divided out in any case.

@@ -17,21 +17,12 @@ import keras
 from keras import layers, ops
 
 from keras_dl.base import Signature
-from keras_dl.checks import check_ids, check_shapes, check_size
+from keras_dl.checks import check_shapes, check_size
+from keras_dl.compat import inner_layers
 from keras_dl.layers.norm import LayerNormalization
-from keras_dl.layers.transformer import (
-    PADDING,
-    Positions,
-    TokenEmbedding,
-    TransformerBlock,
-    check_rank,
-    check_stack,
-    check_token,
-    check_tokens,
-    known_tokens,
-    step_through,
-)
+from keras_dl.layers.transformer import Positions, TokenEmbedding, TransformerBlock, check_stack, step_through
 from keras_dl.models.sequence.transformer import SearchingModel
+from keras_dl.tokens import PADDING, check_ids, check_rank, check_token, check_tokens, known_tokens
 
 # Parameters as those of the published checkpoints; the paper's table 2 rounds otherwise (117 and 345 million).
 PRESETS = {
@@ -141,7 +132,7 @@ class TransformerLM(SearchingModel):
 
     def build(self, tokens_shape):
         """Makes all weights: their shapes depend on the arguments alone."""
-        for layer in self._flatten_layers(include_self=False, recursive=False):
+        for layer in inner_layers(self):
             if not layer.built:
                 layer.build((None, None) if layer is self.embedding else (None, None, self.hidden_dim))
 
@@ -172,7 +163,7 @@ class TransformerLM(SearchingModel):
         Raises:
             ValueError: if tokens are floats, none or too many, or one is not in the vocabulary.
         """
-        tokens = known_tokens(check_ids("tokens", tokens), self.vocabulary_size)
+        tokens = known_tokens("tokens", check_ids("tokens", tokens), self.vocabulary_size)
         check_rank("tokens", tokens)
         states = self.positions(self.embedding(tokens))
         pairs = []
