@@ -4,8 +4,8 @@ import contextlib
 
 import keras
 
-from keras_dl.base import Signature, default_signatures
 from keras_dl.compat import all_layers
+from keras_dl.signatures import Signature, default_signatures
 
 # Ways to train: device runtimes lack kernels for the first two, and nearly all for the last.
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
@@ -16,7 +16,7 @@ def collect(model, batch_size=1, names=None):
 
     Args:
         model: `keras.Model`. Its `serving_signatures(batch_size)` is asked where it has one;
-            else `keras_dl.base.default_signatures` serves `call`.
+            else `keras_dl.signatures.default_signatures` serves `call`.
         batch_size: int >= 1. The static batch of every input.
         names: the signatures wanted, in this order; None for all.
 
