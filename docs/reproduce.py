@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import sys
 
-from keras_dl.recipes import commands, recipe
+from keras_dl.recipes.training import commands, recipe
 
 DOCS = pathlib.Path(__file__).resolve().parent
 

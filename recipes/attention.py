@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 import keras_dl
-from keras_dl.recipes import pictures
-from keras_dl.recipes.pipelines import fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
 from keras_dl.recipes.seq2seq import STEPPED, calibrate
-from keras_dl.recipes.sequences import translated
-from keras_dl.recipes.vocabularies import Symbols
+from keras_dl.recipes.tasks.translation import translated
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.text import Symbols
 
 WIDTH = 64
 TEST_BATCH = 250

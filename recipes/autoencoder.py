@@ -19,9 +19,9 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.extras import require
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.augment import affine
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
 
 LATENT_DIM = 20
 SAMPLES = 5

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 import keras_dl
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.neighbours import nearest_neighbour
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.neighbours import nearest_neighbour
+from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
 SMALL = dict(patch_size=2, depths=(2, 2, 2), hidden_dims=(24, 48, 96), stochastic_depth_rate=0.05)
 

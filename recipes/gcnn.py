@@ -20,8 +20,8 @@ import numpy as np
 import keras_dl
 from keras_dl.layers.group_convolution import GroupPooling
 from keras_dl.ops.groups import turn_pixels
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
 # The least width at which the plain net has at least the 24,620 trained weights of P4CNN: 25,772.
 Z2_FILTERS = 22

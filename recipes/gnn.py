@@ -35,10 +35,10 @@ import tensorflow as tf
 import keras_dl
 from keras_dl import graphs
 from keras_dl.extras import require
-from keras_dl.recipes import pictures
-from keras_dl.recipes.pipelines import fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
-from keras_dl.recipes.stopping import Verdict, patience, rising_loss
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training.stopping import Verdict, patience, rising_loss
 
 MOLECULES = ("freesolv", "solubility")
 RATES = {"gcn": 0.01, "gat": 0.005, "mlp": 0.01}  # by net; an MLP is the GCN on a graph without edges

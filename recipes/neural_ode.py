@@ -24,9 +24,9 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.extras import require
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.augment import affine
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
 
 # Of the recipe `resnet` on the same digits: its 20 layers have three times the parameters of the net here.
 RESNET = ("ResNet-20, 270,810 parameters", 0.987)

@@ -28,10 +28,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_dl
-from keras_dl.recipes import pictures
-from keras_dl.recipes.augment import affine
-from keras_dl.recipes.pipelines import fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.augment import affine
+from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
 
 KERNEL, WIDTH = 8, 24
 # Widths of the recurrent nets at which they have as many weights as the TCN, by the number of its blocks.

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 import keras_dl
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.neighbours import nearest_neighbour
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.neighbours import nearest_neighbour
+from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
 SMALL = dict(patch_size=4, hidden_dim=64, mlp_dim=128, num_layers=4, num_heads=4)
 

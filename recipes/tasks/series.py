@@ -6,9 +6,9 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.extras import require
-from keras_dl.recipes import pictures
-from keras_dl.recipes.pipelines import fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Task
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Task
 
 ADDING = "adding_problem/"
 GUESS = 1 / 6  # the mean squared error of always saying 1, which is the mean of the sums

@@ -1,8 +1,8 @@
 """What a recipe is: data, a model, a metric with an aim and a baseline, and a picture, tied together by the runner.
 
-A recipe is a module of this package with a constant `RECIPE`. Its functions are plain: they take `Options`, which hold
-all that decides the result, and `Data`. The runner (`keras_dl.recipes.runner`) does the rest: progress, checkpoints,
-resuming, the run's folder and its report.
+A recipe is a module `keras_dl.recipes.NAME` with a constant `RECIPE`. Its functions are plain: they take `Options`,
+which hold all that decides the result, and `Data`. The runner (`keras_dl.recipes.training.runner`) does the rest:
+progress, checkpoints, resuming, the run's folder and its report.
 """
 
 import dataclasses
@@ -208,8 +208,8 @@ class Recipe:
             signatures: `serve(signature name, **arrays)` returns a dict of arrays.
         baseline: `baseline(outcome) -> (name, value)`: what the run has to beat, measured on the same test data.
         picture: `picture(outcome) -> matplotlib Figure`.
-        stopping: `stopping(variant, history) -> Verdict`, asked after each epoch: `keras_dl.recipes.stopping` has
-            rules. None trains all epochs. It does not go with an optimizer that averages weights.
+        stopping: `stopping(variant, history) -> Verdict`, asked after each epoch: `keras_dl.recipes.training.stopping`
+            has rules. None trains all epochs. It does not go with an optimizer that averages weights.
         calibrate: `calibrate(serve, data, samples)`: calibration data, by signature, where some signatures take what
             others return; of whatever serves them. None where `Data.calibration` has it all.
     """
@@ -263,5 +263,5 @@ def run_as_script(name):
     import keras_dl_cli
 
     # Python puts the script's folder first, where this package's modules would hide others of the same names.
-    sys.path[:] = [path for path in sys.path if path != str(pathlib.Path(__file__).parent)]
+    sys.path[:] = [path for path in sys.path if path != str(pathlib.Path(__file__).parents[1])]
     keras_dl_cli.main(["train", name, *sys.argv[1:]])
