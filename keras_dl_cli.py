@@ -5,8 +5,10 @@ It stands outside of the package because importing `keras_dl` imports Keras and 
 """
 
 import contextlib
+import importlib.util
 import json
 import os
+import pathlib
 import sys
 import traceback
 
@@ -17,6 +19,16 @@ except ModuleNotFoundError:
 
 DONE, FAILED, USAGE = 0, 1, 2
 CONTEXT = dict(help_option_names=["-h", "--help"], max_content_width=100)
+
+
+def architectures():
+    """The rows of `keras_dl.architectures`, read without importing `keras_dl` and with it TensorFlow."""
+    package = importlib.util.find_spec("keras_dl")
+    path = pathlib.Path(package.origin).with_name("architectures.py")
+    spec = importlib.util.spec_from_file_location("_keras_dl_architectures", path)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return table.ARCHITECTURES
 
 
 @click.group(context_settings=CONTEXT)

@@ -18,9 +18,10 @@ model of counts has 2.495. Nothing was tuned.
 """
 
 from keras_dl.recipes.tasks import characters, series
-from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Recipe, Task, run_as_script
 
-TEXTS = dict(metric="bits a character", higher_is_better=False, variants=("lstm",))
+# The proof refuses int8: the log-probabilities of unlikely characters are too far off.
+TEXTS = dict(metric="bits a character", higher_is_better=False, variants=("lstm",), exports=(FLOAT, DYNAMIC_INT8))
 
 
 def _of(data):
@@ -40,7 +41,7 @@ RECIPE = Recipe(
         "adding_problem/200": Task(epochs=20, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **series.SUMS),
         "adding_problem/400": Task(epochs=30, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **series.SUMS),
         **series.series_tasks("lstm", aim=0.95),
-        "bible": Task(epochs=6, batch_size=64, aim=1.8, **TEXTS),
+        "bible": Task(epochs=6, batch_size=64, aim=1.8, reproduced=True, **TEXTS),
         "lm1b": Task(epochs=1, batch_size=128, **TEXTS),
     },
     load_data=load_data,

@@ -24,7 +24,17 @@ import keras_dl
 from keras_dl.recipes.tasks import translation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.pipelines import fold_in, shuffled
-from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import (
+    DYNAMIC_INT8,
+    FLOAT,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Export,
+    Recipe,
+    Task,
+    run_as_script,
+)
 from keras_dl.text import END, PADDING, Symbols
 
 WORDS = 40_000  # to train on; with further pronunciations these are more pairs
@@ -216,7 +226,9 @@ def translated_by(model, sources):
     return found
 
 
-PAIR = dict(metric="phoneme error rate", variants=("attention", "fixed"), higher_is_better=False)
+# A whole translation is a loop, which an integer file cannot have.
+FILES = (FLOAT, DYNAMIC_INT8, Export("int8", "cpu", ("encode", "decode_step")))
+PAIR = dict(metric="phoneme error rate", variants=("attention", "fixed"), higher_is_better=False, exports=FILES)
 RECIPE = Recipe(
     name="seq2seq",
     model="Seq2Seq",

@@ -30,7 +30,17 @@ from keras_dl.losses import SmoothedCrossentropy
 from keras_dl.recipes.tasks import translation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.pipelines import TEST_BATCH, fold_in
-from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import (
+    DYNAMIC_INT8,
+    FLOAT,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Export,
+    Recipe,
+    Task,
+    run_as_script,
+)
 from keras_dl.schedules import InverseSquareRoot
 from keras_dl.text import START, Subwords
 
@@ -166,12 +176,21 @@ def picture(outcome):
     return figure
 
 
+# A whole translation is a loop, which an integer file cannot have.
+STEPS = ("encode", "decode_step")
+FILES = (
+    FLOAT,
+    Export("float16", "cpu"),
+    DYNAMIC_INT8,
+    Export("int8", "cpu", STEPS),
+    Export("int8", "ethos-u55-128", STEPS),
+)
 RECIPE = Recipe(
     name="transformer",
     model="Transformer",
     summary="a transformer brings the King James Version into modern English",
     tasks={
-        "bible": Task(epochs=10, batch_size=32, metric="BLEU", aim=60.0),
+        "bible": Task(epochs=10, batch_size=32, metric="BLEU", aim=60.0, exports=FILES),
         "wmt14_translate/de-en": Task(epochs=10, batch_size=256, metric="BLEU"),
     },
     load_data=load_data,
