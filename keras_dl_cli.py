@@ -1,12 +1,14 @@
 """The command line `keras-dl`: its words, options and exit codes.
 
 It stands outside of the package because importing `keras_dl` imports Keras and TensorFlow, which takes seconds that
-`keras-dl --help` does not have. What the commands do is in `keras_dl.recipes.commands`.
+`keras-dl --help` does not have. What the commands do is in `keras_dl.recipes.training.commands`.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
+import pathlib
 import sys
 import traceback
 
@@ -17,6 +19,16 @@ except ModuleNotFoundError:
 
 DONE, FAILED, USAGE = 0, 1, 2
 CONTEXT = dict(help_option_names=["-h", "--help"], max_content_width=100)
+
+
+def architectures():
+    """The rows of `keras_dl.architectures`, read without importing `keras_dl` and with it TensorFlow."""
+    package = importlib.util.find_spec("keras_dl")
+    path = pathlib.Path(package.origin).with_name("architectures.py")
+    spec = importlib.util.spec_from_file_location("_keras_dl_architectures", path)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return table.ARCHITECTURES
 
 
 @click.group(context_settings=CONTEXT)
@@ -65,7 +77,7 @@ data_dir_option = click.option(
 @command(cli, "list")
 def list_recipes():
     """List the recipes that can be trained."""
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.recipes()
     rows = [("NAME", "MODEL", "DATASET", "AIM", "SUMMARY")]
@@ -83,7 +95,7 @@ def data_group():
 @command(data_group, "list")
 def data_list():
     """List the data sets that come without a download from a hub, with their licences."""
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.datasets()
     rows = [("NAME", "DOWNLOAD", "EXAMPLES", "SOURCE", "LICENCE", "TITLE")]
@@ -105,7 +117,7 @@ def data_prepare(name, data_dir):
       keras-dl data prepare mnist_5k
       keras-dl data prepare cifar10 --data-dir /data
     """
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.prepare(name, data_dir)
     examples = ", ".join(f"{n:,} {split}" for split, n in document["examples"].items())
@@ -148,7 +160,7 @@ def train(**options):
       keras-dl train cnn --resume
       keras-dl train mlp --dataset diabetes --output runs/diabetes
     """
-    from keras_dl.recipes import commands, report
+    from keras_dl.recipes.training import commands, report
 
     document = commands.train(smoke=options.pop("smoke") or None, **options)
     return document, f"{report.describe(document)}\nin {document['output']}"
@@ -163,7 +175,7 @@ def demo(output, smoke, data_dir):
 
     A demo that stands in the folder is replaced once the new one is complete.
     """
-    from keras_dl.recipes import demo
+    from keras_dl.recipes.training import demo
 
     document = demo.run(output, smoke, data_dir)
     return document, demo.summary(output, **document)
@@ -180,7 +192,7 @@ def evaluate(path, data_dir):
       keras-dl evaluate runs/cnn
       keras-dl evaluate runs/cnn/exports/cnn-int8-cpu.tflite --json
     """
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.evaluate(path, data_dir)
     return document, (
@@ -237,7 +249,7 @@ def export(no_verify, **options):
       keras-dl export runs/seq2seq --quantization int8 --signature encode --signature decode_step
     """
     from keras_dl.export import Report
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.export(verify=not no_verify, **options)
     return document, str(Report(**document))
@@ -252,7 +264,7 @@ def inspect(artifact):
     Example:
       keras-dl inspect runs/cnn/exports/cnn-int8-cpu.tflite
     """
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.inspect(artifact)
     return document, _outline(document)
@@ -269,7 +281,7 @@ def benchmark(name, rounds, only):
     Example:
       keras-dl benchmark resnet --rounds 5
     """
-    from keras_dl.recipes import commands
+    from keras_dl.recipes.training import commands
 
     document = commands.benchmark(name, rounds, only)
     return document, _outline(document)
@@ -340,8 +352,8 @@ def main(arguments=None):
 def _judge(error):
     """Exit code and message of an error: those that a user can cause say it all in one line."""
     from keras_dl.export import ExportError
-    from keras_dl.recipes.recipe import OptionError
-    from keras_dl.recipes.runner import Interrupted, NonFiniteError
+    from keras_dl.recipes.training.recipe import OptionError
+    from keras_dl.recipes.training.runner import Interrupted, NonFiniteError
 
     expected = (ExportError, Interrupted, NonFiniteError, ImportError, OSError, ValueError)
     if isinstance(error, OptionError):

@@ -159,7 +159,7 @@ def measure(nets=NETS, width=WIDTH, lengths=LENGTHS, rounds=ROUNDS, calls=CALLS,
 
 def picture(report):
     """A figure of a report that was read from JSON: a panel for each network, milliseconds against the window."""
-    from keras_dl.recipes import pictures
+    from keras_dl.recipes.training import pictures
 
     figure = pictures.figure(11, 4.2)
     axes = figure.subplots(1, len(report["nets"]), sharey=True, squeeze=False)[0]
@@ -188,7 +188,7 @@ def picture(report):
 
 def main(folder):
     """Measures, and writes report.json and picture.png to `folder`."""
-    from keras_dl.recipes.report import write_json
+    from keras_dl.recipes.training.report import write_json
 
     folder = pathlib.Path(folder)
     report = json.loads(json.dumps(measure(progress=lambda line: print(line, file=sys.stderr))))

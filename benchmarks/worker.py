@@ -39,8 +39,7 @@ def measure(benchmark, task_name, label):
 def _spare_tensorflow():
     """Puts an empty `keras_dl` in place, whose modules can be imported without all that the real one imports."""
     package = types.ModuleType("keras_dl")
-    found = importlib.util.find_spec("keras_dl").submodule_search_locations
-    package.__path__ = [*found, str(pathlib.Path(__file__).resolve().parent.parent)]
+    package.__path__ = list(importlib.util.find_spec("keras_dl").submodule_search_locations)
     sys.modules["keras_dl"] = package
 
 

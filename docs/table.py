@@ -4,63 +4,31 @@ python docs/table.py            writes it
 python docs/table.py --check    fails if the README differs from the reports
 """
 
-import importlib
 import json
 import pathlib
 import sys
 
-import keras_dl
+from keras_dl.architectures import ARCHITECTURES
 from keras_dl.files import replacing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- table: made by docs/table.py -->", "<!-- end of table -->"
 
-ARCHITECTURES = (
-    *("mlp", "cnn", "rnn", "lstm", "gru", "tcn", "attention", "seq2seq", "transformer", "gnn", "neural_ode"),
-    *("resnet", "autoencoder", "yolo", "faster_rcnn", "detr", "fcn", "mask_rcnn", "gan", "stylegan", "cyclegan"),
-    *("ncsn", "score_sde", "ddpm", "nerf", "occupancy_network", "gcnn", "pointnet", "pointnet2", "vit", "convnext"),
-)
-ALSO = {
-    "attention": ("alignment",),
-    "cnn": ("lenet", "alexnet", "vgg"),
-    "gru": ("recurrent",),
-    "lstm": ("recurrent", "recurrent_lm"),
-    "neural_ode": ("latent_ode", "continuous_flow"),
-    "resnet": ("residual_mlp",),
-    "rnn": ("recurrent",),
-    "transformer": ("transformer_encoder", "transformer_lm"),
-}
-FOLDERS = (
-    "layers",
-    *(f"models/{path.name}" for path in sorted((ROOT / "keras_dl" / "models").iterdir()) if path.is_dir()),
-)
 HEAD = ("Architecture", "Classes", "Recipe", "Measured", "Baseline", "Aim", "float32 file", "int8 file", "On Ethos-U55")
 
 
 def table():
     """The whole table: str of Markdown. A row for each report, and one for each architecture that has none yet."""
     rows = [HEAD, ["---"] * len(HEAD)]
-    for name in ARCHITECTURES:
-        classes = ", ".join(f"`{c}`" for c in public_classes(name))
+    for architecture in ARCHITECTURES:
+        name, classes = architecture.name, ", ".join(f"`{c}`" for c in architecture.classes)
         reports = sorted(RESULTS.glob(f"{name}-*/report.json"), key=lambda path: path.parent.name)
         rows += [_row(name, classes, path) for path in reports]
         if not reports:
             status = "not measured" if classes else "planned"
-            rows.append([name, classes or "", status, *[""] * (len(HEAD) - 3)])
+            rows.append([name, classes, status, *[""] * (len(HEAD) - 3)])
     return "\n".join("| " + " | ".join(cell or " " for cell in row) + " |" for row in rows)
-
-
-def public_classes(name):
-    """Names of the public classes that stand in the architecture's module, or in one that goes with it."""
-    names = []
-    for module in (f"{folder}/{other}" for other in (name, *ALSO.get(name, ())) for folder in FOLDERS):
-        if (ROOT / "keras_dl" / f"{module}.py").exists():
-            dotted = f"keras_dl.{module.replace('/', '.')}"
-            found = importlib.import_module(dotted)
-            # What a module defines, not what it imports.
-            names += [p for p in keras_dl.__all__ if getattr(getattr(found, p, None), "__module__", "") == dotted]
-    return names
 
 
 def _row(name, classes, path):

@@ -1,7 +1,5 @@
 """keras_dl: the landmark architectures of deep learning as Keras 3 layers and models on TensorFlow."""
 
-import pathlib as _pathlib
-
 import keras as _keras
 
 if _keras.backend.backend() != "tensorflow":
@@ -10,39 +8,34 @@ if _keras.backend.backend() != "tensorflow":
         "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
     )
 
-# In a clone, export/, recipes/ and benchmarks/ stand beside this folder; an installed package holds them inside.
-_root = _pathlib.Path(__file__).resolve().parent.parent
-if (_root / "setup.cfg").exists() and (_root / "recipes").is_dir():
-    __path__.append(str(_root))
-
-from keras_dl import arguments, averaging, layers, losses, schedules  # noqa: E402
-from keras_dl.base import FunctionalModel, Layer, Model, Signature  # noqa: E402
-from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention  # noqa: E402
-from keras_dl.layers.gru import GRU, GRUCell  # noqa: E402
-from keras_dl.layers.lstm import LSTM, LSTMCell  # noqa: E402
-from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell  # noqa: E402
-from keras_dl.models.continuous.continuous_flow import ContinuousFlow  # noqa: E402
-from keras_dl.models.continuous.latent_ode import LatentODE  # noqa: E402
-from keras_dl.models.continuous.neural_ode import ODEClassifier  # noqa: E402
-from keras_dl.models.generative.autoencoder import VAE, Autoencoder  # noqa: E402
-from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier  # noqa: E402
-from keras_dl.models.sequence.recurrent import RecurrentNetwork  # noqa: E402
-from keras_dl.models.sequence.recurrent_lm import RecurrentLM  # noqa: E402
-from keras_dl.models.sequence.seq2seq import Seq2Seq  # noqa: E402
-from keras_dl.models.sequence.tcn import TCN  # noqa: E402
-from keras_dl.models.sequence.transformer import Transformer  # noqa: E402
-from keras_dl.models.sequence.transformer_encoder import TransformerEncoder  # noqa: E402
-from keras_dl.models.sequence.transformer_lm import TransformerLM  # noqa: E402
-from keras_dl.models.tabular.mlp import MLP  # noqa: E402
-from keras_dl.models.tabular.residual_mlp import ResidualMLP  # noqa: E402
-from keras_dl.models.vision.alexnet import AlexNet  # noqa: E402
-from keras_dl.models.vision.convnext import ConvNeXt  # noqa: E402
-from keras_dl.models.vision.gcnn import GCNN, GroupResNet  # noqa: E402
-from keras_dl.models.vision.lenet import LeNet5  # noqa: E402
-from keras_dl.models.vision.resnet import ResNet  # noqa: E402
-from keras_dl.models.vision.vgg import VGG  # noqa: E402
-from keras_dl.models.vision.vit import ViT  # noqa: E402
-from keras_dl.version import __version__  # noqa: E402
+from keras_dl import arguments, averaging, layers, losses, schedules
+from keras_dl.base import FunctionalModel, Layer, Model, Signature
+from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
+from keras_dl.layers.gru import GRU, GRUCell
+from keras_dl.layers.lstm import LSTM, LSTMCell
+from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
+from keras_dl.models.continuous.continuous_flow import ContinuousFlow
+from keras_dl.models.continuous.latent_ode import LatentODE
+from keras_dl.models.continuous.neural_ode import ODEClassifier
+from keras_dl.models.generative.autoencoder import VAE, Autoencoder
+from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
+from keras_dl.models.sequence.recurrent import RecurrentNetwork
+from keras_dl.models.sequence.recurrent_lm import RecurrentLM
+from keras_dl.models.sequence.seq2seq import Seq2Seq
+from keras_dl.models.sequence.tcn import TCN
+from keras_dl.models.sequence.transformer import Transformer
+from keras_dl.models.sequence.transformer_encoder import TransformerEncoder
+from keras_dl.models.sequence.transformer_lm import TransformerLM
+from keras_dl.models.tabular.mlp import MLP
+from keras_dl.models.tabular.residual_mlp import ResidualMLP
+from keras_dl.models.vision.alexnet import AlexNet
+from keras_dl.models.vision.convnext import ConvNeXt
+from keras_dl.models.vision.gcnn import GCNN, GroupResNet
+from keras_dl.models.vision.lenet import LeNet5
+from keras_dl.models.vision.resnet import ResNet
+from keras_dl.models.vision.vgg import VGG
+from keras_dl.models.vision.vit import ViT
+from keras_dl.version import __version__
 
 __all__ = [
     "GCNN",

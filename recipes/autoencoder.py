@@ -19,9 +19,20 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.extras import require
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.augment import affine
+from keras_dl.recipes.training.recipe import (
+    EDGETPU,
+    ETHOS_U55,
+    FLOAT,
+    INT8,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Recipe,
+    Task,
+    run_as_script,
+)
 
 LATENT_DIM = 20
 SAMPLES = 5
@@ -192,6 +203,8 @@ RECIPE = Recipe(
             aim=0.03,
             variants=("vae", "iwae", "autoencoder"),
             higher_is_better=False,
+            # tflite-micro takes one signature per file.
+            exports=(FLOAT, INT8, ETHOS_U55, EDGETPU),
         ),
         "binarized_mnist": Task(
             epochs=400, batch_size=100, metric="nats", variants=("vae", "iwae"), higher_is_better=False

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 import keras_dl
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
 LENET_WEIGHTS = 60_000
 

@@ -20,8 +20,8 @@ import numpy as np
 import keras_dl
 from keras_dl.layers.group_convolution import GroupPooling
 from keras_dl.ops.groups import turn_pixels
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.recipe import EDGETPU, ETHOS_U55, FLOAT, MICRO, Recipe, Task, run_as_script
 
 # The least width at which the plain net has at least the 24,620 trained weights of P4CNN: 25,772.
 Z2_FILTERS = 22
@@ -84,7 +84,13 @@ RECIPE = Recipe(
     model="GCNN",
     summary="P4CNN reads turned digits, against a plain network of as many weights",
     tasks={
-        "rotated_mnist": Task(epochs=20, batch_size=64, aim=0.95, variants=("p4cnn", "z2cnn")),
+        "rotated_mnist": Task(
+            epochs=20,
+            batch_size=64,
+            aim=0.95,
+            variants=("p4cnn", "z2cnn"),
+            exports=(FLOAT, MICRO, ETHOS_U55, EDGETPU),
+        ),
         "cifar10": Task(epochs=100, batch_size=128, aim=0.9354, variants=("p4m_resnet44", "z2_resnet44")),
     },
     load_data=load_data,

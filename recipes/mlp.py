@@ -17,8 +17,8 @@ import numpy as np
 
 import keras_dl
 from keras_dl.extras import require
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
 
 FOLDS = tuple(f"fold-{i}" for i in range(1, 6))
 TABLES = ("breast_cancer", "diabetes")
@@ -97,14 +97,16 @@ def mean(values):
     return float(np.mean(values))
 
 
+# The columns of a table share the one scale of an int8 input, which leaves nothing of the small ones.
+FOLDED = dict(variants=FOLDS, combine=mean, exports=(FLOAT, Export("float16", "cpu")))
 RECIPE = Recipe(
     name="mlp",
     model="MLP",
     summary="a multilayer perceptron on tables, by cross-validation, and on digits",
     tasks={
-        "breast_cancer": Task(epochs=60, batch_size=32, aim=0.97, variants=FOLDS, combine=mean),
-        "diabetes": Task(60, 32, metric="RMSE", variants=FOLDS, combine=mean, higher_is_better=False),
-        "mnist_5k": Task(epochs=30, batch_size=64, aim=0.94),
+        "breast_cancer": Task(epochs=60, batch_size=32, aim=0.97, **FOLDED),
+        "diabetes": Task(60, 32, metric="RMSE", higher_is_better=False, reproduced=True, **FOLDED),
+        "mnist_5k": Task(epochs=30, batch_size=64, aim=0.94, reproduced=True),
         "mnist": Task(epochs=20, batch_size=128),
         "fashion_mnist": Task(epochs=20, batch_size=128),
         "cifar10": Task(epochs=20, batch_size=128),

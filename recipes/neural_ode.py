@@ -24,9 +24,21 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.extras import require
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.augment import affine
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.augment import affine
+from keras_dl.recipes.training.recipe import (
+    DYNAMIC_INT8,
+    EDGETPU,
+    ETHOS_U55,
+    FLOAT,
+    INT8,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Recipe,
+    Task,
+    run_as_script,
+)
 
 # Of the recipe `resnet` on the same digits: its 20 layers have three times the parameters of the net here.
 RESNET = ("ResNet-20, 270,810 parameters", 0.987)
@@ -280,14 +292,17 @@ def _spirals_picture(outcome):
     return figure
 
 
+FILES = (FLOAT, INT8, ETHOS_U55, EDGETPU)  # not tried with tflite-micro
+# The steps are a loop, which the calibration to int8 cannot look into.
+LOOP = dict(exports=(FLOAT, DYNAMIC_INT8), reproduced=True)
 RECIPE = Recipe(
     name="neural_ode",
     model="ODEClassifier",
     summary="neural ODEs read digits, fit a density, and continue irregular series",
     tasks={
-        "mnist_5k": Task(epochs=8, batch_size=64, aim=0.97, variants=("odenet",)),
-        "two_moons": Task(epochs=300, batch_size=500, metric="log-likelihood, nats", variants=("flow",)),
-        "spirals": Task(epochs=80, batch_size=100, metric="RMSE", variants=("ode_rnn",), higher_is_better=False),
+        "mnist_5k": Task(epochs=8, batch_size=64, aim=0.97, variants=("odenet",), exports=FILES),
+        "two_moons": Task(epochs=300, batch_size=500, metric="log-likelihood, nats", variants=("flow",), **LOOP),
+        "spirals": Task(80, 100, metric="RMSE", variants=("ode_rnn",), higher_is_better=False, **LOOP),
         "mnist": Task(epochs=20, batch_size=128, aim=0.995, variants=("odenet",)),
     },
     load_data=load_data,

@@ -15,8 +15,8 @@ layers), `imagenet2012` ResNet-50. Unlike in the paper, the learning rate warms 
 import keras
 
 import keras_dl
-from keras_dl.recipes import pictures, pipelines
-from keras_dl.recipes.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures, pipelines
+from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
 GREY = dict(mean=33.0, std=79.0)  # pixels of MNIST; the presets hold those of CIFAR-10 and ImageNet
 DEPTHS = ("resnet20", "resnet56", "plain20", "plain56")

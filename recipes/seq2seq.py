@@ -21,10 +21,21 @@ import numpy as np
 import tensorflow as tf
 
 import keras_dl
-from keras_dl.recipes import pictures, sequences
-from keras_dl.recipes.pipelines import fold_in, shuffled
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
-from keras_dl.recipes.vocabularies import END, PADDING, Symbols
+from keras_dl.recipes.tasks import translation
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.pipelines import fold_in, shuffled
+from keras_dl.recipes.training.recipe import (
+    DYNAMIC_INT8,
+    FLOAT,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Export,
+    Recipe,
+    Task,
+    run_as_script,
+)
+from keras_dl.text import END, PADDING, Symbols
 
 WORDS = 40_000  # to train on; with further pronunciations these are more pairs
 LENGTH = 20  # letters and phonemes, the end included; longer words are not trained on, and are cut when tested
@@ -60,7 +71,7 @@ def _pronunciations(builder, options):
 
     def epoch(number):
         key = fold_in(options.seed, number)
-        return sequences.batches_of_like_lengths(sources, targets, options.batch_size, key)
+        return translation.batches_of_like_lengths(sources, targets, options.batch_size, key)
 
     test = {"sources": letters.encode(tested, LENGTH), "targets": phonemes.encode([a[0] for a in answers], LENGTH)}
     return dict(
@@ -148,12 +159,12 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    found = written(sequences.translated(serve, data.arrays["tested"], STEPPED))
-    return sequences.error_rates(found, data.arrays["answers"][: len(found)])[0]
+    found = written(translation.translated(serve, data.arrays["tested"], STEPPED))
+    return translation.error_rates(found, data.arrays["answers"][: len(found)])[0]
 
 
 def calibrate(serve, data, samples):
-    return sequences.calibration_of_translator(serve, data.arrays["sources"][:samples])
+    return translation.calibration_of_translator(serve, data.arrays["sources"][:samples])
 
 
 def baseline(outcome):
@@ -161,9 +172,9 @@ def baseline(outcome):
     arrays = outcome.data.arrays
     count = 2_000_000 // outcome.data.input_shape[0] ** 2
     pairs = zip(written(arrays["sources"][:count]), written(arrays["targets"][:count]), strict=True)
-    table = sequences.letter_baseline(list(pairs))
+    table = translation.letter_baseline(list(pairs))
     found = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
-    rate, wrong = sequences.error_rates(found, arrays["answers"])
+    rate, wrong = translation.error_rates(found, arrays["answers"])
     return f"each letter's most frequent phonemes ({wrong:.1%} of words wrong)", rate
 
 
@@ -188,7 +199,7 @@ def picture(outcome):
     pictures.curves(left, outcome.trained, "val_loss")
     left.legend(frameon=False)
     pictures.style(left, "Cross-entropy of a test token, in nats", "epoch")
-    _, wrong = sequences.error_rates(written(found), arrays["answers"])
+    _, wrong = translation.error_rates(written(found), arrays["answers"])
     rates = ", ".join(f"{name} {trained.value:.3f}" for name, trained in outcome.trained.items())
     right.set_axis_off()
     pictures.style(right, f"{outcome.task.metric.capitalize()}: {rates}; {wrong:.1%} of words wrong")
@@ -215,7 +226,9 @@ def translated_by(model, sources):
     return found
 
 
-PAIR = dict(metric="phoneme error rate", variants=("attention", "fixed"), higher_is_better=False)
+# A whole translation is a loop, which an integer file cannot have.
+FILES = (FLOAT, DYNAMIC_INT8, Export("int8", "cpu", ("encode", "decode_step")))
+PAIR = dict(metric="phoneme error rate", variants=("attention", "fixed"), higher_is_better=False, exports=FILES)
 RECIPE = Recipe(
     name="seq2seq",
     model="Seq2Seq",

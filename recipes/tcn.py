@@ -28,10 +28,20 @@ import numpy as np
 import tensorflow as tf
 
 import keras_dl
-from keras_dl.recipes import pictures
-from keras_dl.recipes.augment import affine
-from keras_dl.recipes.pipelines import fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.augment import affine
+from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.recipe import (
+    ETHOS_U55,
+    FLOAT,
+    INT8,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Recipe,
+    Task,
+    run_as_script,
+)
 
 KERNEL, WIDTH = 8, 24
 # Widths of the recurrent nets at which they have as many weights as the TCN, by the number of its blocks.
@@ -213,7 +223,9 @@ def picture(outcome):
     return figure
 
 
-SUMS = dict(metric="mean squared error", higher_is_better=False)
+# tflite-micro takes one signature per file, and these have two.
+FILES = dict(exports=(FLOAT, INT8, ETHOS_U55), reproduced=True)
+SUMS = dict(metric="mean squared error", higher_is_better=False, **FILES)
 RECIPE = Recipe(
     name="tcn",
     model="TCN",
@@ -221,8 +233,8 @@ RECIPE = Recipe(
     tasks={
         "adding_problem/200": Task(epochs=10, batch_size=32, aim=1e-3, variants=("tcn", "lstm", "gru", "rnn"), **SUMS),
         "adding_problem/600": Task(epochs=30, batch_size=32, aim=1e-3, variants=("tcn",), **SUMS),
-        "copy_memory": Task(epochs=4, batch_size=32, metric="symbols recalled", aim=0.99, variants=("tcn",)),
-        "mnist_5k": Task(epochs=40, batch_size=50, aim=0.97, variants=("tcn", "lstm")),
+        "copy_memory": Task(epochs=4, batch_size=32, metric="symbols recalled", aim=0.99, variants=("tcn",), **FILES),
+        "mnist_5k": Task(epochs=40, batch_size=50, aim=0.97, variants=("tcn", "lstm"), **FILES),
     },
     load_data=load_data,
     build_model=build_model,

@@ -27,11 +27,22 @@ import tensorflow as tf
 import keras_dl
 from keras_dl.extras import require
 from keras_dl.losses import SmoothedCrossentropy
-from keras_dl.recipes import pictures, sequences
-from keras_dl.recipes.pipelines import TEST_BATCH, fold_in
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Recipe, Task, run_as_script
-from keras_dl.recipes.subwords import START, Subwords
+from keras_dl.recipes.tasks import translation
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.pipelines import TEST_BATCH, fold_in
+from keras_dl.recipes.training.recipe import (
+    DYNAMIC_INT8,
+    FLOAT,
+    SMOKE_TEST,
+    SMOKE_TRAIN,
+    Data,
+    Export,
+    Recipe,
+    Task,
+    run_as_script,
+)
 from keras_dl.schedules import InverseSquareRoot
+from keras_dl.text import START, Subwords
 
 # By dataset: the sides that are translated, the tokens of the vocabulary and of a text, and the model.
 SMALL = dict(num_layers=2, hidden_dim=128, mlp_dim=512, num_heads=4, dropout_rate=0.1, norm_first=True)
@@ -65,7 +76,7 @@ def load_data(options, variant):
 
     def epoch(number):
         key = fold_in(options.seed, number)
-        batches = sequences.batches_of_like_lengths(*tokens["train"], options.batch_size, key, multiple=8)
+        batches = translation.batches_of_like_lengths(*tokens["train"], options.batch_size, key, multiple=8)
         return batches.map(lambda batch: pairs(batch["sources"], batch["targets"]))
 
     licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
@@ -111,12 +122,12 @@ def vocabulary(data):
 def evaluate(serve, data):
     """BLEU of the greedy translation of the first test pairs."""
     source = data.arrays["source"]
-    found = vocabulary(data).decode(sequences.translated(serve, source, len(source), takes_position=True))
+    found = vocabulary(data).decode(translation.translated(serve, source, len(source), takes_position=True))
     return bleu(found, [target for _, target in data.arrays["texts"][: len(found)]])
 
 
 def calibrate(serve, data, samples):
-    return sequences.calibration_of_translator(serve, data.arrays["trained"][:samples], takes_position=True)
+    return translation.calibration_of_translator(serve, data.arrays["trained"][:samples], takes_position=True)
 
 
 def bleu(found, references):
@@ -165,12 +176,21 @@ def picture(outcome):
     return figure
 
 
+# A whole translation is a loop, which an integer file cannot have.
+STEPS = ("encode", "decode_step")
+FILES = (
+    FLOAT,
+    Export("float16", "cpu"),
+    DYNAMIC_INT8,
+    Export("int8", "cpu", STEPS),
+    Export("int8", "ethos-u55-128", STEPS),
+)
 RECIPE = Recipe(
     name="transformer",
     model="Transformer",
     summary="a transformer brings the King James Version into modern English",
     tasks={
-        "bible": Task(epochs=10, batch_size=32, metric="BLEU", aim=60.0),
+        "bible": Task(epochs=10, batch_size=32, metric="BLEU", aim=60.0, exports=FILES),
         "wmt14_translate/de-en": Task(epochs=10, batch_size=256, metric="BLEU"),
     },
     load_data=load_data,

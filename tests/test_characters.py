@@ -10,9 +10,10 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dl.recipes import characters, recipe
-from keras_dl.recipes.ngrams import trigram_bits
-from keras_dl.recipes.vocabularies import END, START, Symbols
+from keras_dl.recipes.tasks import characters
+from keras_dl.recipes.training import recipe
+from keras_dl.recipes.training.ngrams import trigram_bits
+from keras_dl.text import END, START, Symbols
 
 SIZE = 8
 

@@ -12,7 +12,7 @@ import pytest
 import toy
 
 import keras_dl_cli
-from keras_dl.recipes import folder, recipe, runner
+from keras_dl.recipes.training import folder, recipe, runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = (["list"], ["data", "list"], ["data", "prepare"], ["train"], ["evaluate"], ["export"], ["inspect"])

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from keras_dl.recipes import demo
-from keras_dl.recipes.recipe import OptionError
+from keras_dl.recipes.training import demo
+from keras_dl.recipes.training.recipe import OptionError
 
 
 def test_demo(tmp_path):

@@ -16,7 +16,7 @@ from keras_dl.graphs import Graph
 from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 from keras_dl.ops.segments import segment_softmax
-from keras_dl.recipes import recipe, runner
+from keras_dl.recipes.training import recipe, runner
 
 ORACLE = dict(np.load(pathlib.Path(__file__).parent / "oracles" / "gnn.npz"))
 NODES, EDGES, BONDS = (ORACLE[name][None] for name in ("nodes", "edges", "edge_features"))

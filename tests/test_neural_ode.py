@@ -360,7 +360,7 @@ def test_spirals_are_on_their_formula(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["two_moons", "spirals"])
 def test_smoke_run_of_the_recipe(dataset, tmp_path):
-    from keras_dl.recipes import recipe, runner
+    from keras_dl.recipes.training import recipe, runner
 
     found = recipe.find("neural_ode")
     document = runner.train(found, found.options(dataset, smoke=True, batch_size=64), tmp_path / "run")

@@ -4,7 +4,6 @@ import ast
 import configparser
 import inspect
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import pytest
 from cases import CASES
 
 import keras_dl
+from keras_dl.architectures import ARCHITECTURES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = [
@@ -57,29 +57,29 @@ def test_imports_run_one_way(path):
                 assert parts[1] not in ORDER, f"{part[1]} is below the architectures and must not import {name}"
 
 
+BASES = (keras_dl.FunctionalModel, keras_dl.Layer, keras_dl.Model)
+
+
 def _public_classes():
     for name in keras_dl.__all__:
         value = getattr(keras_dl, name)
-        if inspect.isclass(value) and issubclass(value, keras.Layer) and value not in (keras_dl.Layer, keras_dl.Model):
+        if inspect.isclass(value) and issubclass(value, keras.Layer) and value not in BASES:
             yield value
 
 
 @pytest.mark.parametrize("value", list(_public_classes()), ids=lambda value: value.__name__)
 def test_public_class_is_whole(value):
-    """It has a case, a test, a recipe, a row in the README, a docstring with its parts, and is registered.
+    """It has a row in the table of architectures, a case, a docstring with its parts, and is registered.
 
     The case of a cell is that of the layer around it, which stands in the same module.
     """
     around = [value]
     if value.__name__.endswith("Cell"):
         around = [other for other in _public_classes() if other.__module__ == value.__module__]
-    architectures = {case.architecture for case in CASES if case.model in around}
-    assert architectures, f"{value.__name__} has no case in tests/cases"
-    readme = (ROOT / "README.md").read_text()
-    for architecture in architectures:
-        assert (ROOT / "tests" / f"test_{architecture}.py").exists()
-        assert (ROOT / "recipes" / f"{architecture}.py").exists()
-        assert re.search(rf"^\| {architecture} \|.*`{value.__name__}`", readme, re.MULTILINE)
+    architectures = {architecture.name for architecture in ARCHITECTURES if value.__name__ in architecture.classes}
+    assert architectures, f"{value.__name__} has no row in keras_dl/architectures.py"
+    without = architectures - {case.architecture for case in CASES if case.model in around}
+    assert not without, f"{value.__name__} has no case in tests/cases of {without}"
     for part in ("Args:", "Call arguments:", "Returns:", "Raises:", "Example:", ">>>"):
         assert part in value.__doc__, f"the docstring of {value.__name__} has no part {part}"
     assert keras.saving.get_registered_name(value) == f"keras_dl>{value.__name__}"
@@ -131,7 +131,8 @@ def test_import_is_light():
     """`import keras_dl` adds less than 0.5 s to `import keras`, and loads nothing that an extra provides."""
     code = (
         "import keras, sys, time; before = set(sys.modules); start = time.perf_counter();"  # Keras takes what it finds
-        "import keras_dl; seconds = time.perf_counter() - start; import keras_dl.export, keras_dl.recipes.recipe;"
+        "import keras_dl; seconds = time.perf_counter() - start;"
+        "import keras_dl.export, keras_dl.recipes.training.recipe;"
         "print(seconds, *{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     runs = [_python(code) for _ in range(2)]  # the faster of two: the machine may be busy

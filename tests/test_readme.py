@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import keras_dl_cli
-from keras_dl.recipes import recipe
+from keras_dl.recipes.training import recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))

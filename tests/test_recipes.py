@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_dl.export import KerasRunner
-from keras_dl.recipes import augment, pipelines, recipe, runner
+from keras_dl.recipes.training import augment, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 PAIRS = [(name, dataset) for name in recipe.NAMES for dataset in IMAGES if dataset in recipe.find(name).tasks]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dl import GRUCell, LSTMCell, RecurrentNetwork, SimpleRNN, SimpleRNNCell
 from keras_dl.ops.recurrence import product_scan, scan
-from keras_dl.recipes import recipe, runner
+from keras_dl.recipes.training import recipe, runner
 
 
 @pytest.mark.parametrize("call", recurrent.CALLS)

@@ -18,9 +18,9 @@ import tensorflow as tf
 import toy
 
 from keras_dl.export import inspect
-from keras_dl.recipes import commands, folder, jit, pipelines, recipe, report, resume, runner, stopping
-from keras_dl.recipes.recipe import OptionError, Options
-from keras_dl.recipes.subwords import Subwords
+from keras_dl.recipes.training import commands, folder, jit, pipelines, recipe, report, resume, runner, stopping
+from keras_dl.recipes.training.recipe import OptionError, Options
+from keras_dl.text import Subwords
 
 FILES = {"model.keras", "report.json", "history.csv", "picture.png", "run.json"}
 
@@ -418,7 +418,7 @@ def test_data_of_an_epoch_does_not_depend_on_where_a_run_begins():
 
 
 def test_every_recipe_is_listed():
-    files = (pathlib.Path(recipe.__file__).parent).glob("*.py")
+    files = pathlib.Path(recipe.__file__).parents[1].glob("*.py")
     having = {path.stem for path in files if "\nRECIPE = " in path.read_text()}
     assert having == set(recipe.NAMES)
     for name in recipe.NAMES:

@@ -9,9 +9,11 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dl.recipes import datasets, recipe, sequences
+from keras_dl.recipes import datasets
 from keras_dl.recipes.datasets.cmudict import read_pronunciations
-from keras_dl.recipes.vocabularies import END, PADDING, REPLACEMENT, UNKNOWN, Symbols
+from keras_dl.recipes.tasks import translation
+from keras_dl.recipes.training import recipe
+from keras_dl.text import END, PADDING, REPLACEMENT, UNKNOWN, Symbols
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_batches_are_of_like_lengths_and_an_epoch_has_every_pair_once():
     sources, targets = (np.where(np.arange(20) < length, number, 0).astype("int32") for length in lengths)
 
     def epoch(key):
-        return list(sequences.batches_of_like_lengths(sources, targets, 32, key).as_numpy_iterator())
+        return list(translation.batches_of_like_lengths(sources, targets, 32, key).as_numpy_iterator())
 
     batches = epoch((1, 2))
     assert len(batches) == 2000 // 32
@@ -119,7 +121,7 @@ def test_batches_are_of_like_lengths_and_an_epoch_has_every_pair_once():
 @settings(deadline=None, max_examples=60)
 @given(*(st.text("ab", max_size=6) for _ in range(3)))
 def test_edit_distance_is_a_metric(a, b, c):
-    distance = sequences.edit_distance
+    distance = translation.edit_distance
     assert distance(a, a) == 0
     assert (distance(a, b) == 0) == (a == b)
     assert distance(a, b) == distance(b, a)
@@ -130,7 +132,7 @@ def test_edit_distance_is_a_metric(a, b, c):
 def test_letters_are_aligned():
     """'x' stands for two phonemes, a silent 'e' for none."""
     pairs = [("ax", "AKS"), ("tax", "TAKS"), ("at", "AT"), ("ate", "AT"), ("te", "T"), ("xe", "KS")]
-    assert sequences.letter_baseline(pairs) == {"a": ("A",), "e": (), "t": ("T",), "x": ("K", "S")}
+    assert translation.letter_baseline(pairs) == {"a": ("A",), "e": (), "t": ("T",), "x": ("K", "S")}
 
 
 def test_the_papers_data_goes_through_the_same_pipeline(tmp_path):
@@ -159,7 +161,7 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path):
 @pytest.mark.slow
 def test_smoke_run_and_files_of_it(tmp_path):
     """Trains, exports a file of integers without the loop, and measures it by its steps."""
-    from keras_dl.recipes import commands, runner
+    from keras_dl.recipes.training import commands, runner
 
     found = recipe.find("seq2seq")
     run = tmp_path / "run"

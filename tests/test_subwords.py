@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dl.recipes.subwords import Subwords
+from keras_dl.text import Subwords
 
 TEXTS = [
     "In the beginning God created the heaven and the earth.",

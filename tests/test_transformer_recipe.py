@@ -9,8 +9,10 @@ import tensorflow_datasets as tfds
 
 from keras_dl.export import KerasRunner
 from keras_dl.export.errors import SignatureError
-from keras_dl.recipes import datasets, recipe, runner, sequences, transformer
+from keras_dl.recipes import datasets, transformer
 from keras_dl.recipes.datasets.bible import read_verses, split_of
+from keras_dl.recipes.tasks import translation
+from keras_dl.recipes.training import recipe, runner
 
 
 @pytest.fixture(scope="module")
@@ -110,5 +112,5 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path, monkeypatch):
         return serve(name, **arrays)
 
     tokens = data.arrays["source"]
-    stepped = sequences.translated(without_loop, tokens, 4, takes_position=True)
-    np.testing.assert_array_equal(stepped, sequences.translated(serve, tokens, 4)[:4])
+    stepped = translation.translated(without_loop, tokens, 4, takes_position=True)
+    np.testing.assert_array_equal(stepped, translation.translated(serve, tokens, 4)[:4])

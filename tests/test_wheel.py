@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 USE = """
-import keras, keras_dl, keras_dl.export, keras_dl.recipes.recipe, pathlib, sys
+import keras, keras_dl, keras_dl.export, keras_dl.recipes.training.recipe, pathlib, sys
 assert pathlib.Path(keras_dl.__file__).is_relative_to(sys.prefix), keras_dl.__file__
 assert pathlib.Path(keras_dl.export.__file__).is_relative_to(sys.prefix), keras_dl.export.__file__
 model = keras_dl.LeNet5((28, 28, 1), 10)

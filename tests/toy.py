@@ -15,8 +15,8 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from keras_dl.recipes import pipelines, runner
-from keras_dl.recipes.recipe import Data, Recipe, Task
+from keras_dl.recipes.training import pipelines, runner
+from keras_dl.recipes.training.recipe import Data, Recipe, Task
 
 TRAIN, TEST, LENGTH = 128, 40, 12
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_dl.extras import require
-from keras_dl.recipes import pipelines
+from keras_dl.recipes.training import pipelines
 
 MOST_PIXELS = 10**9  # of the training images together; beyond, searching among them takes longer than training
 

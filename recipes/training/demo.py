@@ -5,9 +5,9 @@
 
 import pathlib
 
-from keras_dl.recipes import commands, folder, report
-from keras_dl.recipes.progress import say
-from keras_dl.recipes.recipe import OptionError
+from keras_dl.recipes.training import commands, folder, report
+from keras_dl.recipes.training.progress import say
+from keras_dl.recipes.training.recipe import OptionError
 
 TARGET = "ethos-u55-128"
 

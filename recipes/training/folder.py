@@ -22,9 +22,9 @@ import pathlib
 import shutil
 
 from keras_dl.files import replacing
-from keras_dl.recipes.progress import say
-from keras_dl.recipes.recipe import OptionError, Options
-from keras_dl.recipes.report import versions, write_json
+from keras_dl.recipes.training.progress import say
+from keras_dl.recipes.training.recipe import OptionError, Options
+from keras_dl.recipes.training.report import versions, write_json
 
 # What may differ when a run is continued: where the data is does not show in the result.
 NOT_KEPT = ("data_dir",)

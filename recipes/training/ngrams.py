@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_dl.recipes.vocabularies import PADDING, START
+from keras_dl.text import PADDING, START
 
 
 def trigram_bits(train, test, vocabulary_size):

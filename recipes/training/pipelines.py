@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.extras import require
-from keras_dl.recipes.augment import affine, flip_and_crop, random_resized_crop
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+from keras_dl.recipes.training.augment import affine, flip_and_crop, random_resized_crop
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
 
 # What is shuffled at a time. TFDS writes its examples in a random order, so that mixing within such a block is enough
 # for data that is larger.
@@ -45,7 +45,7 @@ def augmented_images(options, **digits):
 
     Args:
         options: `Options`.
-        digits: keyword arguments of `keras_dl.recipes.augment.affine`, for any other data set.
+        digits: keyword arguments of `keras_dl.recipes.training.augment.affine`, for any other data set.
     """
     if options.dataset == "imagenet2012":
         return images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)

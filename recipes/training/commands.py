@@ -10,8 +10,8 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_dl.recipes import folder, recipe, runner
-from keras_dl.recipes.recipe import OptionError
+from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
@@ -71,7 +71,7 @@ def prepare(name, data_dir=None):
 
 
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
-    """Trains a recipe and returns its report (see `keras_dl.recipes.report`), with the folder as `output`.
+    """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
     Where a run is resumed, an option that is None is taken from the run.
     """
@@ -196,7 +196,7 @@ def inspect(path):
 def benchmark(name, rounds=3, only=None):
     """Runs a benchmark: see `keras_dl.benchmarks.paired.run_benchmark`."""
     from keras_dl.benchmarks.paired import run_benchmark
-    from keras_dl.recipes.progress import say
+    from keras_dl.recipes.training.progress import say
 
     try:
         return run_benchmark(name, rounds=rounds, only=only or None, progress=say)

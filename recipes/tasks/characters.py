@@ -8,11 +8,12 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.losses import SmoothedCrossentropy
-from keras_dl.recipes import pictures, recurrent, sequences
-from keras_dl.recipes.ngrams import trigram_bits
-from keras_dl.recipes.pipelines import TEST_BATCH, fold_in, shuffled
-from keras_dl.recipes.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
-from keras_dl.recipes.vocabularies import PADDING, START, Symbols
+from keras_dl.recipes.tasks import series, translation
+from keras_dl.recipes.training import pictures
+from keras_dl.recipes.training.ngrams import trigram_bits
+from keras_dl.recipes.training.pipelines import TEST_BATCH, fold_in, shuffled
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+from keras_dl.text import PADDING, START, Symbols
 
 FEATURES = {"bible": "kjv", "lm1b": "text"}
 LENGTH = 256  # characters of a text, the end included; what is longer is cut: 0.7% of the Bible's characters
@@ -46,7 +47,9 @@ def load_data(options, variant):
 
         def epoch(number):
             key = fold_in(options.seed, number)
-            batches = sequences.batches_of_like_lengths(shifted(counted), counted, options.batch_size, key, multiple=64)
+            batches = translation.batches_of_like_lengths(
+                shifted(counted), counted, options.batch_size, key, multiple=64
+            )
             return batches.map(lambda batch: (batch["sources"], batch["targets"]))
 
     else:
@@ -125,7 +128,7 @@ def baseline(outcome):
 
 
 def calibrate(serve, data, samples):
-    return recurrent.streamed(serve, data.calibration(samples))
+    return series.streamed(serve, data.calibration(samples))
 
 
 def picture(outcome):

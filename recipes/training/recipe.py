@@ -1,8 +1,8 @@
 """What a recipe is: data, a model, a metric with an aim and a baseline, and a picture, tied together by the runner.
 
-A recipe is a module of this package with a constant `RECIPE`. Its functions are plain: they take `Options`, which hold
-all that decides the result, and `Data`. The runner (`keras_dl.recipes.runner`) does the rest: progress, checkpoints,
-resuming, the run's folder and its report.
+A recipe is a module `keras_dl.recipes.NAME` with a constant `RECIPE`. Its functions are plain: they take `Options`,
+which hold all that decides the result, and `Data`. The runner (`keras_dl.recipes.training.runner`) does the rest:
+progress, checkpoints, resuming, the run's folder and its report.
 """
 
 import dataclasses
@@ -10,13 +10,12 @@ import importlib
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from keras_dl.architectures import ARCHITECTURES
 
 # The recipes that can be trained, in the order in which `keras-dl list` shows them.
-NAMES = (
-    *("mlp", "cnn", "rnn", "lstm", "gru", "tcn", "attention", "seq2seq", "transformer", "gnn", "neural_ode"),
-    *("resnet", "autoencoder", "gcnn", "vit", "convnext"),
-)
+NAMES = tuple(architecture.recipe for architecture in ARCHITECTURES if architecture.recipe)
 
 JITS = ("auto", "on", "off")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -118,6 +117,28 @@ class Data:
     validation: Any = None
 
 
+class Export(NamedTuple):
+    """A file that `docs/reproduce.py` makes of a run.
+
+    Attributes:
+        quantization: str, as `keras-dl export --quantization` takes it.
+        target: str, as `--target` takes it.
+        signatures: tuple of str. The signatures that the file holds. Empty for all.
+    """
+
+    quantization: str
+    target: str
+    signatures: tuple[str, ...] = ()
+
+
+FLOAT = Export("none", "cpu")
+INT8 = Export("int8", "cpu")
+DYNAMIC_INT8 = Export("dynamic_int8", "cpu")
+MICRO = Export("int8", "micro")
+ETHOS_U55 = Export("int8", "ethos-u55-128")
+EDGETPU = Export("int8", "edgetpu")
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a recipe does with one dataset.
@@ -132,6 +153,9 @@ class Task:
         combine: function from the list of the variants' metrics, in order, to the value of the run. By default
             the first variant's.
         higher_is_better: bool.
+        exports: tuple of `Export`. The files of the reproduced run, for `docs/results`.
+        reproduced: bool. Whether `make reproduce` trains it. It needs data that comes without a download from a hub.
+            The first dataset of a recipe is always reproduced.
     """
 
     epochs: int
@@ -141,6 +165,8 @@ class Task:
     variants: tuple[str, ...] = ("model",)
     combine: Callable = lambda values: values[0]
     higher_is_better: bool = True
+    exports: tuple[Export, ...] = (FLOAT, MICRO, ETHOS_U55)
+    reproduced: bool = False
 
     def reaches_aim(self, value):
         """Whether `value` is as good as the aim."""
@@ -208,8 +234,8 @@ class Recipe:
             signatures: `serve(signature name, **arrays)` returns a dict of arrays.
         baseline: `baseline(outcome) -> (name, value)`: what the run has to beat, measured on the same test data.
         picture: `picture(outcome) -> matplotlib Figure`.
-        stopping: `stopping(variant, history) -> Verdict`, asked after each epoch: `keras_dl.recipes.stopping` has
-            rules. None trains all epochs. It does not go with an optimizer that averages weights.
+        stopping: `stopping(variant, history) -> Verdict`, asked after each epoch: `keras_dl.recipes.training.stopping`
+            has rules. None trains all epochs. It does not go with an optimizer that averages weights.
         calibrate: `calibrate(serve, data, samples)`: calibration data, by signature, where some signatures take what
             others return; of whatever serves them. None where `Data.calibration` has it all.
     """
@@ -225,6 +251,12 @@ class Recipe:
     picture: Callable
     stopping: Callable | None = None
     calibrate: Callable | None = None
+
+    @property
+    def reproduced(self) -> tuple[str, ...]:
+        """The datasets that `make reproduce` trains on: the first one, and those whose task says so."""
+        first = next(iter(self.tasks))
+        return tuple(dataset for dataset, task in self.tasks.items() if task.reproduced or dataset == first)
 
     def options(self, dataset=None, epochs=None, batch_size=None, smoke=False, **others):
         """`Options` in which whatever is None has the recipe's default.
@@ -263,5 +295,5 @@ def run_as_script(name):
     import keras_dl_cli
 
     # Python puts the script's folder first, where this package's modules would hide others of the same names.
-    sys.path[:] = [path for path in sys.path if path != str(pathlib.Path(__file__).parent)]
+    sys.path[:] = [path for path in sys.path if path != str(pathlib.Path(__file__).parents[1])]
     keras_dl_cli.main(["train", name, *sys.argv[1:]])

@@ -17,12 +17,12 @@ import tensorflow as tf
 
 from keras_dl.export.runners import KerasRunner
 from keras_dl.files import replacing
-from keras_dl.recipes import folder as folders
-from keras_dl.recipes import jit, report, resume
-from keras_dl.recipes.progress import Progress, say
-from keras_dl.recipes.recipe import OptionError, Outcome, Trained
-from keras_dl.recipes.scalars import Scalars
-from keras_dl.recipes.stopping import Verdict
+from keras_dl.recipes.training import folder as folders
+from keras_dl.recipes.training import jit, report, resume
+from keras_dl.recipes.training.progress import Progress, say
+from keras_dl.recipes.training.recipe import OptionError, Outcome, Trained
+from keras_dl.recipes.training.scalars import Scalars
+from keras_dl.recipes.training.stopping import Verdict
 
 EVALUATION_BATCH = 64  # the static batch in which the metric is measured on the Keras model
 
@@ -53,7 +53,7 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
         tensorboard: bool. Writes curves to `output/tensorboard`.
 
     Returns:
-        dict: the report (`keras_dl.recipes.report` says what it holds).
+        dict: the report (`keras_dl.recipes.training.report` says what it holds).
 
     Raises:
         OptionError: if the options do not fit the data or the folder.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dl.export.decoding import beam_search
 from keras_dl.export.errors import SignatureError
-from keras_dl.recipes.vocabularies import START
+from keras_dl.text import START
 
 # So many batches are drawn together and sorted by length, before they are mixed again.
 SORTED_BATCHES = 64
@@ -23,7 +23,7 @@ def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
     Args:
         sources, targets: int32 arrays, `(pairs, length)`, 0 after the end.
         batch_size: int. What is left over is dropped.
-        key: int32, `(2,)`: a seed, as `keras_dl.recipes.pipelines.fold_in` gives it; may be a symbolic tensor.
+        key: int32, `(2,)`: a seed, as `keras_dl.recipes.training.pipelines.fold_in` gives it; may be a symbolic tensor.
         multiple: int. Lengths of batches are multiples of it.
 
     Returns:

@@ -62,7 +62,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         recipe: `Recipe`.
         outcome: `Outcome`.
         baseline: `(name, value)`.
-        jit: dict as `keras_dl.recipes.jit.choose` returns it.
+        jit: dict as `keras_dl.recipes.training.jit.choose` returns it.
         resumed: int.
     """
     options, task, data = outcome.options, outcome.task, outcome.data

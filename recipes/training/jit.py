@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from keras_dl.recipes.resume import state_variables
+from keras_dl.recipes.training.resume import state_variables
 
 SECONDS = 3.0  # of timed steps, for both together
 MIN_STEPS, MAX_STEPS = 3, 30

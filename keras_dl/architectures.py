@@ -1,0 +1,350 @@
+"""The table of architectures: every list of them in the recipes, the documents and the tests comes from here.
+
+It imports nothing of the package, so that it can be read without TensorFlow. A planned architecture has no classes yet.
+"""
+
+from typing import NamedTuple
+
+# What goes in and comes out; a room with models is a folder of `keras_dl/models`.
+ROOMS = {
+    "tabular": "Tables",
+    "vision": "Image classification",
+    "sequence": "Sequences",
+    "graphs": "Graphs",
+    "continuous": "Continuous time",
+    "detection": "Object detection",
+    "segmentation": "Segmentation",
+    "generative": "Generation",
+    "scenes": "3-D reconstruction",
+    "points": "Point clouds",
+}
+
+
+class Architecture(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        name: str. The name of its case, its test, its recipe and on the command line.
+        title: str. What people call it.
+        room: str. A key of `ROOMS`.
+        authors: str. Of the paper that introduced it.
+        year: int. Of the paper's first version.
+        paper: str. The paper's title.
+        arxiv: str. The paper's number on arXiv; empty for a paper that is not there.
+        classes: tuple of str. Its public classes in `keras_dl`, the main one first. Empty while it is planned.
+    """
+
+    name: str
+    title: str
+    room: str
+    authors: str
+    year: int
+    paper: str
+    arxiv: str = ""
+    classes: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> str | None:
+        """The name of its recipe; None while it is planned."""
+        return self.name if self.classes else None
+
+    @property
+    def citation(self) -> str:
+        """Authors, year and title in one line, with the number on arXiv."""
+        number = f", arXiv:{self.arxiv}" if self.arxiv else ""
+        return f'{self.authors} {self.year}, "{self.paper}"{number}'
+
+
+ARCHITECTURES = (
+    Architecture(
+        name="mlp",
+        title="Multilayer perceptron",
+        room="tabular",
+        authors="Rumelhart, Hinton, Williams",
+        year=1986,
+        paper="Learning representations by back-propagating errors",
+        classes=("MLP",),
+    ),
+    Architecture(
+        name="cnn",
+        title="Convolutional networks: LeNet-5, AlexNet, VGG",
+        room="vision",
+        authors="LeCun, Bottou, Bengio, Haffner",
+        year=1998,
+        paper="Gradient-Based Learning Applied to Document Recognition",
+        classes=("LeNet5", "AlexNet", "VGG"),
+    ),
+    Architecture(
+        name="rnn",
+        title="Recurrent network",
+        room="sequence",
+        authors="Elman",
+        year=1990,
+        paper="Finding structure in time",
+        classes=("SimpleRNN", "SimpleRNNCell", "RecurrentNetwork"),
+    ),
+    Architecture(
+        name="lstm",
+        title="LSTM",
+        room="sequence",
+        authors="Hochreiter, Schmidhuber",
+        year=1997,
+        paper="Long short-term memory",
+        classes=("LSTM", "LSTMCell", "RecurrentNetwork", "RecurrentLM"),
+    ),
+    Architecture(
+        name="gru",
+        title="GRU",
+        room="sequence",
+        authors="Cho et al.",
+        year=2014,
+        paper="Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
+        arxiv="1406.1078",
+        classes=("GRU", "GRUCell", "RecurrentNetwork"),
+    ),
+    Architecture(
+        name="tcn",
+        title="Temporal convolutional network",
+        room="sequence",
+        authors="Bai, Kolter, Koltun",
+        year=2018,
+        paper="An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling",
+        arxiv="1803.01271",
+        classes=("TCN",),
+    ),
+    Architecture(
+        name="attention",
+        title="Attention",
+        room="sequence",
+        authors="Bahdanau, Cho, Bengio",
+        year=2014,
+        paper="Neural Machine Translation by Jointly Learning to Align and Translate",
+        arxiv="1409.0473",
+        classes=("MultiHeadAttention", "AdditiveAttention", "LuongAttention"),
+    ),
+    Architecture(
+        name="seq2seq",
+        title="Sequence to sequence",
+        room="sequence",
+        authors="Sutskever, Vinyals, Le",
+        year=2014,
+        paper="Sequence to Sequence Learning with Neural Networks",
+        arxiv="1409.3215",
+        classes=("Seq2Seq",),
+    ),
+    Architecture(
+        name="transformer",
+        title="Transformer",
+        room="sequence",
+        authors="Vaswani et al.",
+        year=2017,
+        paper="Attention Is All You Need",
+        arxiv="1706.03762",
+        classes=("Transformer", "TransformerEncoder", "TransformerLM"),
+    ),
+    Architecture(
+        name="gnn",
+        title="Graph networks: GCN, GAT, GIN, MPNN",
+        room="graphs",
+        authors="Kipf, Welling",
+        year=2016,
+        paper="Semi-Supervised Classification with Graph Convolutional Networks",
+        arxiv="1609.02907",
+        classes=("NodeClassifier", "GraphPredictor"),
+    ),
+    Architecture(
+        name="neural_ode",
+        title="Neural ODE",
+        room="continuous",
+        authors="Chen, Rubanova, Bettencourt, Duvenaud",
+        year=2018,
+        paper="Neural Ordinary Differential Equations",
+        arxiv="1806.07366",
+        classes=("ODEClassifier", "LatentODE", "ContinuousFlow"),
+    ),
+    Architecture(
+        name="resnet",
+        title="ResNet",
+        room="vision",
+        authors="He, Zhang, Ren, Sun",
+        year=2015,
+        paper="Deep Residual Learning for Image Recognition",
+        arxiv="1512.03385",
+        classes=("ResNet", "ResidualMLP"),
+    ),
+    Architecture(
+        name="autoencoder",
+        title="Variational autoencoder",
+        room="generative",
+        authors="Kingma, Welling",
+        year=2013,
+        paper="Auto-Encoding Variational Bayes",
+        arxiv="1312.6114",
+        classes=("VAE", "Autoencoder"),
+    ),
+    Architecture(
+        name="yolo",
+        title="YOLO",
+        room="detection",
+        authors="Redmon, Divvala, Girshick, Farhadi",
+        year=2015,
+        paper="You Only Look Once: Unified, Real-Time Object Detection",
+        arxiv="1506.02640",
+    ),
+    Architecture(
+        name="faster_rcnn",
+        title="Faster R-CNN",
+        room="detection",
+        authors="Ren, He, Girshick, Sun",
+        year=2015,
+        paper="Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
+        arxiv="1506.01497",
+    ),
+    Architecture(
+        name="detr",
+        title="DETR",
+        room="detection",
+        authors="Carion et al.",
+        year=2020,
+        paper="End-to-End Object Detection with Transformers",
+        arxiv="2005.12872",
+    ),
+    Architecture(
+        name="fcn",
+        title="Fully convolutional network",
+        room="segmentation",
+        authors="Long, Shelhamer, Darrell",
+        year=2014,
+        paper="Fully Convolutional Networks for Semantic Segmentation",
+        arxiv="1411.4038",
+    ),
+    Architecture(
+        name="mask_rcnn",
+        title="Mask R-CNN",
+        room="segmentation",
+        authors="He, Gkioxari, Dollár, Girshick",
+        year=2017,
+        paper="Mask R-CNN",
+        arxiv="1703.06870",
+    ),
+    Architecture(
+        name="gan",
+        title="GAN",
+        room="generative",
+        authors="Goodfellow et al.",
+        year=2014,
+        paper="Generative Adversarial Networks",
+        arxiv="1406.2661",
+    ),
+    Architecture(
+        name="stylegan",
+        title="StyleGAN",
+        room="generative",
+        authors="Karras, Laine, Aila",
+        year=2018,
+        paper="A Style-Based Generator Architecture for Generative Adversarial Networks",
+        arxiv="1812.04948",
+    ),
+    Architecture(
+        name="cyclegan",
+        title="CycleGAN",
+        room="generative",
+        authors="Zhu, Park, Isola, Efros",
+        year=2017,
+        paper="Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
+        arxiv="1703.10593",
+    ),
+    Architecture(
+        name="ncsn",
+        title="NCSN",
+        room="generative",
+        authors="Song, Ermon",
+        year=2019,
+        paper="Generative Modeling by Estimating Gradients of the Data Distribution",
+        arxiv="1907.05600",
+    ),
+    Architecture(
+        name="score_sde",
+        title="Score SDE",
+        room="generative",
+        authors="Song et al.",
+        year=2020,
+        paper="Score-Based Generative Modeling through Stochastic Differential Equations",
+        arxiv="2011.13456",
+    ),
+    Architecture(
+        name="ddpm",
+        title="DDPM",
+        room="generative",
+        authors="Ho, Jain, Abbeel",
+        year=2020,
+        paper="Denoising Diffusion Probabilistic Models",
+        arxiv="2006.11239",
+    ),
+    Architecture(
+        name="nerf",
+        title="NeRF",
+        room="scenes",
+        authors="Mildenhall et al.",
+        year=2020,
+        paper="NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis",
+        arxiv="2003.08934",
+    ),
+    Architecture(
+        name="occupancy_network",
+        title="Occupancy network",
+        room="scenes",
+        authors="Mescheder et al.",
+        year=2018,
+        paper="Occupancy Networks: Learning 3D Reconstruction in Function Space",
+        arxiv="1812.03828",
+    ),
+    Architecture(
+        name="gcnn",
+        title="Group-equivariant CNN",
+        room="vision",
+        authors="Cohen, Welling",
+        year=2016,
+        paper="Group Equivariant Convolutional Networks",
+        arxiv="1602.07576",
+        classes=("GCNN", "GroupResNet"),
+    ),
+    Architecture(
+        name="pointnet",
+        title="PointNet",
+        room="points",
+        authors="Qi, Su, Mo, Guibas",
+        year=2016,
+        paper="PointNet: Deep Learning on Point Sets for 3D Classification and Segmentation",
+        arxiv="1612.00593",
+    ),
+    Architecture(
+        name="pointnet2",
+        title="PointNet++",
+        room="points",
+        authors="Qi, Yi, Su, Guibas",
+        year=2017,
+        paper="PointNet++: Deep Hierarchical Feature Learning on Point Sets in a Metric Space",
+        arxiv="1706.02413",
+    ),
+    Architecture(
+        name="vit",
+        title="Vision Transformer",
+        room="vision",
+        authors="Dosovitskiy et al.",
+        year=2020,
+        paper="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+        arxiv="2010.11929",
+        classes=("ViT",),
+    ),
+    Architecture(
+        name="convnext",
+        title="ConvNeXt",
+        room="vision",
+        authors="Liu et al.",
+        year=2022,
+        paper="A ConvNet for the 2020s",
+        arxiv="2201.03545",
+        classes=("ConvNeXt",),
+    ),
+)

@@ -1,0 +1,1 @@
+"""The runner of recipes and its helpers."""
