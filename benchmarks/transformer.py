@@ -41,7 +41,7 @@ def _keras_counterpart():
     import keras
     from keras import layers, ops
 
-    from keras_dl.layers.transformer import sinusoids
+    from keras_dl.layers.embedding import sinusoids
 
     keras.utils.set_random_seed(0)
 

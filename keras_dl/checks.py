@@ -74,6 +74,20 @@ def check_image_shape(name, image_shape, min_side=1):
     return tuple(int(n) for n in image_shape)
 
 
+def check_heads(num_heads, hidden_dim):
+    """Refuses a number of attention heads that does not divide the width of the vectors.
+
+    Example:
+
+    >>> check_heads(5, 12)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_heads=5 must divide hidden_dim=12.
+    """
+    if hidden_dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}.")
+
+
 def shapes_agree(found, wanted):
     """Whether two shapes can be one: sequences of int, or None for a size that is not known."""
     return len(found) == len(wanted) and all(

@@ -14,7 +14,7 @@ from transformer_models import PLAIN, SOURCE, TARGET, shaken, tiny_language_mode
 from keras_dl import Transformer, TransformerEncoder, TransformerLM
 from keras_dl.averaging import CheckpointAverage, mean_weights
 from keras_dl.export import KerasRunner, beam_search, export, load
-from keras_dl.layers.transformer import sinusoids
+from keras_dl.layers.embedding import sinusoids
 from keras_dl.losses import SmoothedCrossentropy
 from keras_dl.schedules import InverseSquareRoot
 from keras_dl.weights import Entry, load_entries, torch_entries

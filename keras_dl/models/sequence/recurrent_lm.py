@@ -34,8 +34,8 @@ from keras import KerasTensor, layers, ops
 
 from keras_dl.base import FunctionalModel, Layer, Signature, next_states
 from keras_dl.checks import check_choice, check_positive, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.layers.embedding import TokenEmbedding
 from keras_dl.layers.recurrent import unrolled
-from keras_dl.layers.transformer import TokenEmbedding
 from keras_dl.models.sequence.recurrent import CELLS, state_shapes, step_through, zero_states
 from keras_dl.tokens import PADDING, check_ids, check_token, check_tokens
 

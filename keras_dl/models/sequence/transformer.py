@@ -23,8 +23,9 @@ from keras import layers, ops
 from keras_dl.base import Model, Signature
 from keras_dl.checks import check_shapes, check_size
 from keras_dl.compat import inner_layers
+from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
-from keras_dl.layers.transformer import Positions, TokenEmbedding, TransformerBlock, check_stack, step_through
+from keras_dl.layers.transformer import TransformerBlock, check_stack, step_through
 from keras_dl.ops import decoding
 from keras_dl.tokens import check_ids, check_rank, check_token, check_tokens, key_mask, known_tokens
 

@@ -20,11 +20,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_dl.base import Layer, Model, Signature
+from keras_dl.base import Model, Signature
 from keras_dl.checks import check_size
 from keras_dl.compat import inner_layers
+from keras_dl.layers.embedding import Positions, SegmentEmbedding, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
-from keras_dl.layers.transformer import Positions, TokenEmbedding, TransformerBlock, check_stack
+from keras_dl.layers.transformer import TransformerBlock, check_stack
 from keras_dl.tokens import PADDING, check_rank, check_tokens, key_mask, known_tokens
 from keras_dl.weights import Entry, load_entries, read_safetensors, torch_entries
 
@@ -43,36 +44,6 @@ _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_p
 
 # Entries of published checkpoints that are no weights of the encoder: a count from 0 on, and the heads of pre-training.
 _PASSED_OVER = ("embeddings.position_ids", "cls.")
-
-
-@keras.saving.register_keras_serializable(package="keras_dl")
-class SegmentEmbedding(Layer):
-    """Adds one learned vector to each token of a segment.
-
-    Args:
-        num_segments: int.
-
-    Call arguments:
-        states: float, `(batch, n, width)`.
-        segments: int, `(batch, n)`; one that there is not counts as the nearest. None for segment 0 throughout.
-    """
-
-    def __init__(self, num_segments, **kwargs):
-        super().__init__(**kwargs)
-        self.num_segments = num_segments
-
-    def build(self, states_shape):
-        self.table = self.add_weight(
-            shape=(self.num_segments, states_shape[-1]),
-            initializer=keras.initializers.RandomNormal(stddev=0.02),
-            name="table",
-        )
-
-    def call(self, states, segments=None):
-        table = ops.cast(self.table, self.compute_dtype)
-        if segments is None:
-            return states + table[0]
-        return states + ops.take(table, ops.clip(ops.cast(segments, "int32"), 0, self.num_segments - 1), axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

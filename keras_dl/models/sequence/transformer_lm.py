@@ -19,8 +19,9 @@ from keras import layers, ops
 from keras_dl.base import Signature
 from keras_dl.checks import check_shapes, check_size
 from keras_dl.compat import inner_layers
+from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
-from keras_dl.layers.transformer import Positions, TokenEmbedding, TransformerBlock, check_stack, step_through
+from keras_dl.layers.transformer import TransformerBlock, check_stack, step_through
 from keras_dl.models.sequence.transformer import SearchingModel
 from keras_dl.tokens import PADDING, check_ids, check_rank, check_token, check_tokens, known_tokens
 
