@@ -57,7 +57,7 @@ _KERAS_LAYER = ("name", "trainable", "dtype", "activity_regularizer", "autocast"
 _KERAS_MODEL = ("name", "trainable", "dtype")
 
 
-def arguments(init: Callable) -> Callable:
+def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] = ()) -> Callable:
     """Decorates a constructor: checks each argument before it runs, and stores each under its own name after it.
 
     An attribute that the constructor sets itself stays, and so does a property of the class. So an argument can be
@@ -65,6 +65,12 @@ def arguments(init: Callable) -> Callable:
 
     If the constructor has an argument `dtype`, it is the dtype policy of every layer made inside it that is not given
     another one.
+
+    Args:
+        like: class, or a tuple of them. The constructor takes their arguments too, first and in their order, and gets
+            them in its `**kwargs`, defaults included. `inspect.signature` and `help` show all. Only the arguments that
+            the constructor names itself are stored.
+        hidden: names that the constructor takes by keyword although no signature shows them.
 
     Raises:
         TypeError: by the decorated constructor, if it gets a keyword that neither it nor a constructor above it takes.
@@ -86,23 +92,39 @@ def arguments(init: Callable) -> Callable:
     Traceback (most recent call last):
     ...
     TypeError: Doubling() got an unexpected keyword argument 'facto'. Did you mean 'factor'?
+
+    A layer that takes all arguments of Keras's own:
+
+    >>> class Wide(keras.layers.Dropout):
+    ...     @arguments(like=keras.layers.Dropout)
+    ...     def __init__(self, width: Size = 2, **kwargs):
+    ...         super().__init__(**kwargs)
+    >>> inspect.signature(Wide)
+    <Signature (rate, noise_shape=None, seed=None, width: int = 2, **kwargs)>
     """
-    signature = inspect.signature(init)
+    if init is None:
+        return functools.partial(arguments, like=like, hidden=hidden)
+    own = inspect.signature(init).parameters
+    signature = _merged(own, like if isinstance(like, tuple) else (like,)) if like else inspect.signature(init)
     checkers = {name: _checks(parameter.annotation) for name, parameter in signature.parameters.items()}
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
 
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
-        _check_keywords(self, wrapper, kwargs)
+        _check_keywords(self, wrapper, kwargs, hidden)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             for check in checkers[name]:
                 bound.arguments[name] = value = check(name, value)
         with _dtype_policy(bound.arguments.get("dtype")):
-            init(*bound.args, **bound.kwargs)
+            if like:
+                named = {name: value for name, value in bound.arguments.items() if name not in ("self", rest)}
+                init(self, **named, **bound.arguments[rest])
+            else:
+                init(*bound.args, **bound.kwargs)
         for name, value in bound.arguments.items():
-            if name not in ("self", "dtype", rest) and not _is_set(self, name):
+            if name in own and name not in ("self", "dtype", rest) and not _is_set(self, name):
                 setattr(self, name, value)
         passed_on = [name for name in bound.arguments.get(rest, ()) if name not in _KERAS_LAYER]
         if type(self).__init__ is wrapper and passed_on:
@@ -118,6 +140,16 @@ def config_names(instance) -> list[str]:
     parameters = inspect.signature(type(instance).__init__).parameters.values()
     names = [p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     return [name for name in [*names, *getattr(instance, "_passed_on", ())] if name not in _KERAS_MODEL]
+
+
+def _merged(own, classes):
+    """The signature of a constructor with the parameters `own` and those of `classes`, theirs first."""
+    theirs = {}
+    for cls in classes:
+        theirs |= {name: p for name, p in inspect.signature(cls).parameters.items() if name not in theirs}
+    first, *others = own.values()  # self
+    parameters = [p for p in theirs.values() if p.name not in own and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return inspect.Signature([first, *parameters, *others])
 
 
 def _checks(annotation):
@@ -150,7 +182,7 @@ def _is_set(instance, name):
     return name in vars(instance) or isinstance(getattr(type(instance), name, None), property)
 
 
-def _check_keywords(instance, wrapper, keywords):
+def _check_keywords(instance, wrapper, keywords, hidden=()):
     """Raises a TypeError for a keyword that no constructor from this one up takes."""
     classes = type(instance).__mro__
     owner = next((i for i, cls in enumerate(classes) if vars(cls).get("__init__") is wrapper), 0)
@@ -164,7 +196,7 @@ def _check_keywords(instance, wrapper, keywords):
         known |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    known = [name for name in known if name not in ("self", "inputs", "outputs")]
+    known = [name for name in (*known, *hidden) if name not in ("self", "inputs", "outputs")]
     for name in keywords:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)

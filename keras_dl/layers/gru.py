@@ -17,6 +17,7 @@ Deviations: biases, which the paper leaves out of its equations.
 import keras
 from keras import ops
 
+from keras_dl.arguments import Size, arguments
 from keras_dl.layers.recurrent import Cell, Recurrent
 
 
@@ -48,6 +49,10 @@ class GRUCell(Cell, keras.layers.GRUCell):
     """
 
     additive = False
+
+    @arguments(like=keras.layers.GRUCell, hidden=("implementation",))
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
 
     @property
     def elementwise(self):
@@ -126,69 +131,9 @@ class GRU(Recurrent, keras.layers.GRU):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        reset_after=True,
-        use_cudnn="auto",
-        bptt_steps=None,
-        **kwargs,
-    ):
-        cell = GRUCell(
-            units,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            seed=seed,
-            reset_after=reset_after,
-            dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True),
-            name="gru_cell",
-            implementation=kwargs.pop("implementation", 2),
-        )
-        super(keras.layers.GRU, self).__init__(
-            cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
-        self._set_up(bptt_steps, use_cudnn)
+    @arguments(like=keras.layers.GRU, hidden=("implementation",))
+    def __init__(self, bptt_steps: Size | None = None, **kwargs):
+        self._set_up(GRUCell, "gru_cell", bptt_steps, kwargs)
 
     def get_config(self):
         return super().get_config() | {"use_cudnn": self.use_cudnn}

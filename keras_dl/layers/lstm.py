@@ -33,7 +33,7 @@ import keras
 import tensorflow as tf
 from keras import activations, ops
 
-from keras_dl.checks import check_size
+from keras_dl.arguments import Size, arguments
 from keras_dl.layers.recurrent import Cell, Recurrent
 from keras_dl.ops.recurrence import scan
 
@@ -68,18 +68,18 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
     TensorShape([2, 4])
     """
 
-    def __init__(self, units, *arguments, peephole=False, projection_units=None, layer_norm=False, **options):
-        super().__init__(units, *arguments, **options)
-        self.peephole = bool(peephole)
-        self.projection_units = None if projection_units is None else check_size("projection_units", projection_units)
-        self.layer_norm = bool(layer_norm)
-        self.elementwise = not (self.peephole or self.projection_units or self.layer_norm)
+    @arguments(like=keras.layers.LSTMCell, hidden=("implementation",))
+    def __init__(
+        self, peephole: bool = False, projection_units: Size | None = None, layer_norm: bool = False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.elementwise = not (peephole or projection_units or layer_norm)
         if not self.elementwise and self.implementation == 1:
             raise ValueError(
                 f"recurrent_dropout={self.recurrent_dropout} goes with neither peephole, projection_units nor "
                 "layer_norm; and implementation=1 neither."
             )
-        self.output_size = self.projection_units or self.units
+        self.output_size = projection_units or self.units
         self.state_size = [self.output_size, self.units]
 
     def get_config(self):
@@ -189,75 +189,9 @@ class LSTM(Recurrent, keras.layers.LSTM):
     (TensorShape([2, 2]), TensorShape([2, 2]), TensorShape([2, 4]))
     """
 
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        unit_forget_bias=True,
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        use_cudnn="auto",
-        peephole=False,
-        projection_units=None,
-        layer_norm=False,
-        bptt_steps=None,
-        **kwargs,
-    ):
-        cell = LSTMCell(
-            units,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            unit_forget_bias=unit_forget_bias,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            seed=seed,
-            peephole=peephole,
-            projection_units=projection_units,
-            layer_norm=layer_norm,
-            dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True),
-            name="lstm_cell",
-            implementation=kwargs.pop("implementation", 2),
-        )
-        super(keras.layers.LSTM, self).__init__(
-            cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
-        self._set_up(bptt_steps, use_cudnn)
+    @arguments(like=(keras.layers.LSTM, LSTMCell), hidden=("implementation",))
+    def __init__(self, bptt_steps: Size | None = None, **kwargs):
+        self._set_up(LSTMCell, "lstm_cell", bptt_steps, kwargs)
 
     @property
     def peephole(self):

@@ -18,12 +18,13 @@ the state; `product(h)`, that of one step with the recurrent kernel; and `advanc
 
 import contextlib
 import contextvars
+import inspect
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.checks import asserted, check_size, shapes_agree
+from keras_dl.checks import asserted, shapes_agree
 from keras_dl.compat import in_xla
 from keras_dl.ops.recurrence import product_scan, scan
 
@@ -108,12 +109,17 @@ class Recurrent:
 
     use_cudnn = False
 
-    def _set_up(self, bptt_steps, use_cudnn=False):
-        """The end of a constructor, after that of `keras.layers.RNN`."""
+    def _set_up(self, cell_class, cell_name, bptt_steps, options):
+        """The constructor. Each option goes to the cell or to `keras.layers.RNN`, by the signature of the cell."""
+        use_cudnn = options.pop("use_cudnn", False)
         if use_cudnn not in ("auto", True, False):
             raise ValueError(f"use_cudnn={use_cudnn!r} must be 'auto', True or False.")
+        names = [*inspect.signature(cell_class).parameters, "implementation"]
+        of_cell = {name: options.pop(name) for name in names if name in options}
+        of_both = {name: options[name] for name in ("dtype", "trainable") if name in options}
+        keras.layers.RNN.__init__(self, cell_class(**of_cell, **of_both, name=cell_name), **options)
         self.input_spec = keras.layers.InputSpec(ndim=3)
-        self.bptt_steps = None if bptt_steps is None else check_size("bptt_steps", bptt_steps)
+        self.bptt_steps = bptt_steps
         self.use_cudnn = use_cudnn
         self.supports_jit = not self._leaves_it_to_keras()  # XLA does not compile cuDNN's kernels
 

@@ -21,6 +21,7 @@ Deviations: Elman's network has its output layer inside and copies the state as 
 import keras
 from keras import initializers
 
+from keras_dl.arguments import Size, arguments
 from keras_dl.layers.recurrent import Cell, Recurrent
 
 
@@ -50,6 +51,10 @@ class SimpleRNNCell(Cell, keras.layers.SimpleRNNCell):
     >>> layer(keras.ops.ones((2, 3, 5))).shape
     TensorShape([2, 3, 4])
     """
+
+    @arguments(like=keras.layers.SimpleRNNCell)
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
 
     def advance(self, gates, hidden):
         return (self.activation(gates),)
@@ -94,63 +99,9 @@ class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        seed=None,
-        bptt_steps=None,
-        **kwargs,
-    ):
-        cell = SimpleRNNCell(
-            units,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            seed=seed,
-            dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True),
-            name="simple_rnn_cell",
-        )
-        super(keras.layers.SimpleRNN, self).__init__(
-            cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
-        self._set_up(bptt_steps)
+    @arguments(like=keras.layers.SimpleRNN)
+    def __init__(self, bptt_steps: Size | None = None, **kwargs):
+        self._set_up(SimpleRNNCell, "simple_rnn_cell", bptt_steps, kwargs)
 
     @classmethod
     def irnn(cls, units, **options):

@@ -20,7 +20,7 @@ import typing
 import tensorflow as tf
 
 from keras_dl.ops.attention import masked_softmax
-from keras_dl.ops.recurrence import affine_gradient, empty, loop, rows_of, size_of, stacked
+from keras_dl.ops.loops import affine_gradient, backward_loop, empty, forward_loop, rows_of, size_of, stacked
 
 
 class Memory(typing.NamedTuple):
@@ -60,44 +60,57 @@ def attentive_scan(step, rows, memory, state_weights, states, additive):
     """
     steps = size_of(rows)
     keep, widths = memory.keep, (memory.query_kernel.shape[1], state_weights[0].shape[1])
+    wide = tf.float64 if rows.dtype == tf.float64 else tf.float32  # of a softmax, as in `masked_softmax`
 
-    def look(query, keys, vector):
-        """Weights, in float32 at least, and the hidden layer `(batch, places, units)`."""
-        hidden = tf.tanh(tf.expand_dims(query, 1) + keys)
-        return masked_softmax(tf.squeeze(tf.matmul(hidden, vector), -1), keep), hidden
+    def hidden_layer(query, keys):
+        """That of the scores: `(batch, units)` and `(batch, places, units)` to `(batch, places, units)`."""
+        return tf.tanh(tf.expand_dims(query, 1) + keys)
 
     @tf.custom_gradient
     def run(rows, values, keys, query_kernel, vector, context_kernel, state_weights, states):
         x_rows = rows_of(rows, steps)
         both = tf.concat([query_kernel, state_weights[0]], 1)  # one product with the state is faster than two
 
-        def body(t, now, arrays):
-            query, product = tf.split(tf.matmul(now[0], both), widths, 1)
+        def see(t, hidden):
+            query, product = tf.split(tf.matmul(hidden, both), widths, 1)
             if len(state_weights) > 1:
                 product += state_weights[1]
-            weights = tf.cast(look(query, keys, vector)[0], values.dtype)
-            context = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), values), 1)
+            scores = tf.squeeze(tf.matmul(hidden_layer(query, keys), vector), -1)  # (batch, places)
+            weights = tf.cast(masked_softmax(scores, keep), values.dtype)
+            context = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), values), 1)  # (batch, width)
             projected = x_rows.read(t) + tf.matmul(context, context_kernel)
-            parts = (projected + product,) if additive else (projected, product)
-            new = tuple(step(*parts, *now))
-            seen, paths = arrays
-            seen = tuple(a.write(t, x) for a, x in zip(seen, (*parts, query, context, weights), strict=True))
-            return t + 1, new, (seen, tuple(a.write(t + 1, x) for a, x in zip(paths, new, strict=True)))
+            return (projected + product,) if additive else (projected, product), (query, context, weights)
 
-        batch = rows.shape[1]
         sizes = [widths[1]] * (1 if additive else 2) + [widths[0], values.shape[2], values.shape[1]]
-        seen = tuple(tf.TensorArray(rows.dtype, steps, element_shape=(batch, size)) for size in sizes)
-        paths = tuple(empty(s, steps + 1).write(0, s) for s in states)
-        _, _, (seen, paths) = loop(body, steps, (tuple(states), (seen, paths)))
-        *parts, queries, contexts, weights = (stacked(array, rows) for array in seen)
-        paths = [array.stack() for array in paths]
+        kept, paths, _ = forward_loop(see, step, rows, tuple(states), sizes)
+        *parts, queries, contexts, weights = kept
 
         def gradient(d_hidden, d_contexts, d_weights):
-            d_parts, d_queries, d_contexts, d_keys, d_vector, d_first = backward(
-                (both, context_kernel, values, keys, vector),
-                (parts, queries, weights, paths),
-                (d_hidden, d_contexts, d_weights),
+            both_t, context_kernel_t = tf.transpose(both), tf.transpose(context_kernel)
+            query_rows, weight_rows, d_context_rows, d_weight_rows = (
+                rows_of(x, steps) for x in (queries, weights, d_contexts, d_weights)
             )
+
+            def back(t, d_parts, carried):
+                (d_keys, d_vector), (d_query_array, d_context_array) = carried
+                d_context = d_context_rows.read(t) + tf.matmul(d_parts[0], context_kernel_t)
+                d_weights = d_weight_rows.read(t) + tf.squeeze(tf.matmul(values, tf.expand_dims(d_context, 2)), 2)
+                a, d_a = (tf.cast(x, wide) for x in (weight_rows.read(t), d_weights))  # (batch, places)
+                d_scores = tf.cast(a * (d_a - tf.reduce_sum(a * d_a, 1, keepdims=True)), values.dtype)
+                hidden = hidden_layer(query_rows.read(t), keys)
+                d_inner = tf.expand_dims(d_scores, 2) * tf.squeeze(vector, 1) * (1 - hidden * hidden)
+                d_query = tf.reduce_sum(d_inner, 1)  # (batch, units)
+                d_vector += affine_gradient(hidden, tf.expand_dims(d_scores, 2), (vector,))[0]
+                arrays = d_query_array.write(t, d_query), d_context_array.write(t, d_context)
+                return tf.matmul(tf.concat([d_query, d_parts[-1]], 1), both_t), ((d_keys + d_inner, d_vector), arrays)
+
+            sums = tf.zeros_like(keys), tf.zeros_like(vector)
+            arrays = empty(queries[0], steps), empty(contexts[0], steps)
+            d_last = [tf.zeros_like(path[0]) for path in paths]
+            d_parts, d_first, ((d_keys, d_vector), arrays) = backward_loop(
+                step, back, parts, paths, d_hidden, d_last, (sums, arrays)
+            )
+            d_queries, d_contexts = (stacked(array, rows) for array in arrays)
             d_values = tf.matmul(tf.transpose(weights, (1, 2, 0)), tf.transpose(d_contexts, (1, 0, 2)))
             (d_context_kernel,) = affine_gradient(contexts, d_parts[0], (context_kernel,))
             d_query_kernel, *d_state_weights = _split(
@@ -112,48 +125,6 @@ def attentive_scan(step, rows, memory, state_weights, states, additive):
 
         hidden = tf.ensure_shape(paths[0][1:], (rows.shape[0], *paths[0].shape[1:]))
         return (hidden, contexts, weights), gradient
-
-    def backward(shared, kept, d_results):
-        both, context_kernel, values, keys, vector = shared
-        parts, queries, weights, paths = kept
-        both, context_kernel = tf.transpose(both), tf.transpose(context_kernel)
-        wide = tf.float64 if values.dtype == tf.float64 else tf.float32  # of a softmax, as in `masked_softmax`
-        query_rows, weight_rows, *state_rows = (rows_of(x, steps) for x in (queries, weights))
-        state_rows = [rows_of(x, steps + 1) for x in paths]
-        d_rows = [rows_of(x, steps) for x in d_results]
-
-        def body(i, d_states, sums, arrays):
-            t = steps - 1 - i
-            d_hidden, d_context, d_weights = (x.read(t) for x in d_rows)
-            part_arrays, (query_array, context_array) = arrays
-            seen, now = (tuple(x.read(t) for x in group) for group in (part_arrays, state_rows))
-            with tf.GradientTape() as tape:
-                tape.watch((seen, now))
-                new = tuple(step(*seen, *now))
-            d_new = (d_states[0] + d_hidden, *d_states[1:])
-            d_parts, d_now = tape.gradient(new, (seen, now), d_new, tf.UnconnectedGradients.ZERO)
-
-            d_context += tf.matmul(d_parts[0], context_kernel)
-            d_weights += tf.squeeze(tf.matmul(values, tf.expand_dims(d_context, 2)), 2)
-            a, d_a = (tf.cast(x, wide) for x in (weight_rows.read(t), d_weights))
-            d_scores = tf.cast(a * (d_a - tf.reduce_sum(a * d_a, 1, keepdims=True)), values.dtype)
-            hidden = tf.tanh(tf.expand_dims(query_rows.read(t), 1) + keys)
-            d_inner = tf.expand_dims(d_scores, 2) * tf.squeeze(vector, 1) * (1 - hidden * hidden)
-            d_query = tf.reduce_sum(d_inner, 1)
-            sums = (sums[0] + d_inner, sums[1] + affine_gradient(hidden, tf.expand_dims(d_scores, 2), (vector,))[0])
-
-            d_state = tf.matmul(tf.concat([d_query, d_parts[-1]], 1), both)
-            part_arrays = tuple(a.write(t, d) for a, d in zip(part_arrays, d_parts, strict=True))
-            arrays = part_arrays, (query_array.write(t, d_query), context_array.write(t, d_context))
-            return i + 1, (d_now[0] + d_state, *d_now[1:]), sums, arrays
-
-        # As in `product_scan`, the gradient by what a step saw takes its place.
-        arrays = tuple(rows_of(x, steps) for x in parts), tuple(empty(x[0], steps) for x in (queries, d_results[1]))
-        d_last = tuple(tf.zeros_like(path[0]) for path in paths)
-        sums = tf.zeros_like(keys), tf.zeros_like(vector)
-        _, d_first, (d_keys, d_vector), (d_parts, others) = loop(body, steps, (d_last, sums, arrays))
-        d_queries, d_contexts = (stacked(array, queries) for array in others)
-        return [stacked(array, queries) for array in d_parts], d_queries, d_contexts, d_keys, d_vector, d_first
 
     *tensors, context_kernel = memory.values, memory.keys, memory.query_kernel, memory.vector, memory.context_kernel
     weights = tuple(w for w in state_weights if w is not None)
