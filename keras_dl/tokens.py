@@ -1,4 +1,9 @@
-"""Token ids: the id of padding, and the checks of every model that reads tokens."""
+"""Token ids: the id of padding, and the checks of every model that reads tokens.
+
+Of a model's input, `check_tokens` checks all that can be checked; the others are its parts. A graph (`fit`, XLA, a file
+on a device) has shapes and dtypes only, so that an id which is not in the vocabulary is an error in eager calls, and
+counts as padding in a graph.
+"""
 
 import tensorflow as tf
 from keras import ops
@@ -14,8 +19,31 @@ def key_mask(tokens):
     return ops.expand_dims(ops.not_equal(tokens, PADDING), 1)
 
 
-def check_ids(name, tokens):
-    """`tokens` as a tensor, which must be of an int dtype: floats would be cut down to other tokens.
+def check_tokens(name: str, tokens, vocabulary_size: int, max_length: int | None = None):
+    """`tokens` as an int32 tensor `(batch, n)`, in which an id outside the vocabulary counts as padding.
+
+    Raises:
+        ValueError: if `tokens` are not int or have another shape, if there is no row, or if n is 0 or more than
+            `max_length`. If called eagerly, also if an id is not in the vocabulary.
+
+    Example:
+
+    >>> check_tokens("source", [[1, 2, 3]], vocabulary_size=9, max_length=2)
+    Traceback (most recent call last):
+    ...
+    ValueError: source of shape (1, 3) must have a row, and 1 to 2 tokens in it.
+    """
+    tokens = check_ids(name, tokens)
+    check_rank(name, tokens)
+    rows, length = tokens.shape
+    if rows == 0 or length == 0 or (None not in (length, max_length) and length > max_length):
+        many = "at least one token" if max_length is None else f"1 to {max_length} tokens"
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and {many} in it.")
+    return known_tokens(name, tokens, vocabulary_size)
+
+
+def check_ids(name: str, tokens):
+    """`tokens` as a tensor, which must have an int dtype. Floats would be cut down to other tokens.
 
     Example:
 
@@ -30,25 +58,23 @@ def check_ids(name, tokens):
     return tokens
 
 
-def check_rank(name, tokens):
+def check_rank(name: str, tokens) -> None:
     """Refuses tokens that are not `(batch, n)`: a single row, for example."""
     if len(tokens.shape) != 2:
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} must be (batch, n).")
 
 
-def check_places(name, tokens):
+def check_places(name: str, tokens) -> None:
     """Refuses sequences of length 0."""
     if 0 in tokens.shape[1:]:
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} has no place for a token. It needs at least one.")
 
 
-def known_tokens(name, tokens, vocabulary_size):
-    """`tokens` as int32, in which an id outside of the vocabulary counts as padding.
-
-    A graph (`fit`, XLA, a file on a device) cannot raise an error for a value; called eagerly, this does.
+def known_tokens(name: str, tokens, vocabulary_size: int):
+    """`tokens` as int32, in which an id outside the vocabulary counts as padding.
 
     Raises:
-        ValueError: eagerly, if an id is not one of `0 ... vocabulary_size - 1`.
+        ValueError: if called eagerly, and an id is not one of `0 ... vocabulary_size - 1`.
 
     Example:
 
@@ -65,7 +91,7 @@ def known_tokens(name, tokens, vocabulary_size):
     return ops.where(known, tokens, PADDING)
 
 
-def check_token(name, value, vocabulary_size):
+def check_token(name: str, value: int, vocabulary_size: int) -> int:
     """`value` as an int, which must be a token of the vocabulary other than padding."""
     value = check_size(name, value)
     if value >= vocabulary_size:
@@ -73,16 +99,20 @@ def check_token(name, value, vocabulary_size):
     return value
 
 
-def check_tokens(name, tokens, vocabulary_size, max_length=None):
-    """`tokens` as an int32 tensor, `(batch, n)`, checked by value.
+def lengths(tokens):
+    """int32, `(batch,)`: tokens of each row up to its padding at the end. A row of padding counts as one token.
 
-    Raises:
-        ValueError: if tokens are not int or have another shape, if n is 0 or more than `max_length`, or if an id is not
-            in the vocabulary.
+    Example:
+
+    >>> lengths(ops.array([[5, 9, 0], [4, 0, 0]])).numpy()
+    array([2, 1], dtype=int32)
     """
-    tokens = check_ids(name, tokens)
-    check_rank(name, tokens)
-    if 0 in tokens.shape or (max_length is not None and tokens.shape[1] > max_length):
-        many = "at least one token" if max_length is None else f"1 to {max_length} tokens"
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and {many} in it.")
-    return known_tokens(name, tokens, vocabulary_size)
+    places = ops.arange(1, tokens.shape[1] + 1, dtype="int32")  # (n,)
+    return ops.maximum(ops.max(ops.where(ops.not_equal(tokens, PADDING), places, 0), axis=1), 1)
+
+
+def last_tokens(tokens):
+    """int32, `(batch,)`: the token in front of each row's padding."""
+    places = ops.arange(1, tokens.shape[1] + 1, dtype="int32")  # (n,)
+    last = ops.equal(places, ops.expand_dims(lengths(tokens), 1))  # (batch, n)
+    return ops.sum(ops.where(last, ops.cast(tokens, "int32"), 0), axis=1)

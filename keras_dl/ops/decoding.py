@@ -26,6 +26,7 @@ only limit.
 
 import math
 import numbers
+import random
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -72,23 +73,23 @@ def repeat(structure, times):
     return tf.nest.map_structure(lambda x: tf.repeat(x, times, axis=0), structure)
 
 
-def greedy(step, state, start, end, max_length):
+def greedy(step, state, start, end: int, max_length: int) -> Hypotheses:
     """The most probable token at each step, until the end token.
 
     Args:
-        step: `step(tokens, position, state) -> (log_probabilities, state)`: int32 `(batch,)`, the tokens before; int32
-            `(batch,)`, the number of tokens written so far, the same in all rows; and the state. Returns float
-            `(batch, vocabulary)`, and the state in the same structure, shapes and dtypes.
+        step: `step(tokens, position, state) -> (log_probabilities, state)`. It gets int32 `(batch,)`, the tokens
+            before; int32 `(batch,)`, the number of tokens written so far, the same in all rows; and the state. It
+            returns float `(batch, vocabulary)`, and the state in the same structure, shapes and dtypes.
         state: nested structure of tensors `(batch, ...)`, at least one.
-        start: int. The token before the first.
+        start: int, or int `(batch,)`. The token before the first.
         end: int.
-        max_length: int. Tokens at most, that of the end included.
+        max_length: int. Number of tokens at most, the end token included.
 
     Returns:
-        `Hypotheses`, without an axis for beams; scores are log-probabilities.
+        `Hypotheses` without an axis for beams. Scores are log-probabilities.
 
     Raises:
-        ValueError: if `max_length` is no positive integer, or `state` has no tensor.
+        ValueError: if `max_length` is not a positive integer, or `state` has no tensor.
 
     Example:
 
@@ -97,6 +98,58 @@ def greedy(step, state, start, end, max_length):
     >>> found.tokens.numpy().tolist(), round(math.exp(found.log_probabilities[0]), 2)
     ([[3, 2, 0, 0]], 0.72)
     """
+
+    def most_probable(log_p, position):
+        return tf.argmax(log_p, axis=-1, output_type=tf.int32), tf.reduce_max(log_p, axis=-1)
+
+    return _write(step, state, start, end, max_length, most_probable)
+
+
+def sample(step, state, start, end: int, max_length: int, temperature=1.0, seed=(0, 0)) -> Hypotheses:
+    """Tokens drawn from `p(token) ** (1 / temperature)`, normalized, at each step, until the end token.
+
+    The draw is the token of the largest `log p + temperature * g`, where g is noise of Gumbel's distribution, drawn for
+    each token (Gumbel 1954). So there is no division by the temperature, and 0 is the greedy search.
+
+    Args:
+        step, state, start, end, max_length: as for `greedy`.
+        temperature: float, or a scalar tensor, at least 0.
+        seed: int `(2,)`, as `tf.random.stateless_uniform` takes it. Equal seeds give equal draws.
+
+    Returns:
+        `Hypotheses` without an axis for beams. Log-probabilities are the model's own, whatever the temperature.
+
+    Raises:
+        ValueError: if `max_length` is not a positive integer, or `state` has no tensor.
+
+    Example:
+
+    >>> table = tf.math.log([[0.0, 0.5, 0.1, 0.4]] * 4)
+    >>> drawn = sample(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((2, 1)), 1, 2, 3)
+    >>> drawn.tokens.shape
+    TensorShape([2, 3])
+    """
+
+    def draw(log_p, position):
+        # Above 0, where the logarithm is finite.
+        uniform = tf.random.stateless_uniform(tf.shape(log_p), tf.random.fold_in(seed, position), 1e-20, 1.0)
+        tokens = tf.argmax(log_p - temperature * tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32)
+        return tokens, tf.gather(log_p, tokens, batch_dims=1)
+
+    return _write(step, state, start, end, max_length, draw)
+
+
+def seed_pair(seed: int | None):
+    """A seed of `sample`, int64 `(2,)`, from an int of at least 0; None for a new one.
+
+    A new one follows `keras.utils.set_random_seed`.
+    """
+    seed = random.randint(0, 2**31 - 1) if seed is None else check_size("seed", seed, 0)
+    return tf.constant([seed, 0], "int64")
+
+
+def _write(step, state, start, end, max_length, choose):
+    """One token per row and step, until all rows have ended: `choose(log_p, position) -> (tokens, their log_p)`."""
     max_length = check_size("max_length", max_length)
     batch = _rows(state)
     columns = tf.range(max_length)
@@ -105,11 +158,11 @@ def greedy(step, state, start, end, max_length):
         return tf.logical_and(position < max_length, tf.reduce_any(tf.logical_not(finished)))
 
     def body(position, last, tokens, total, finished, state):
-        log_p, state = step(last, tf.fill([batch], position), state)
-        log_p = _without_padding(log_p)
-        last = tf.where(finished, PADDING, tf.argmax(log_p, axis=-1, output_type=tf.int32))
-        total += tf.where(finished, 0.0, tf.reduce_max(log_p, axis=-1))
-        tokens = tf.where(tf.equal(columns, position), tf.expand_dims(last, -1), tokens)
+        log_p, state = step(last, tf.fill([batch], position), state)  # (batch, vocabulary)
+        chosen, gained = choose(_without_padding(log_p), position)
+        last = tf.where(finished, PADDING, chosen)
+        total += tf.where(finished, 0.0, gained)
+        tokens = tf.where(tf.equal(columns, position), tf.expand_dims(last, -1), tokens)  # (batch, max_length)
         return position + 1, last, tokens, total, tf.logical_or(finished, tf.equal(last, end)), state
 
     _, _, tokens, total, _, _ = tf.while_loop(
@@ -117,7 +170,7 @@ def greedy(step, state, start, end, max_length):
         body,
         (
             tf.constant(0),
-            tf.fill([batch], int(start)),
+            _first(start, batch),
             tf.fill([batch, max_length], PADDING),
             tf.fill([batch], 0.0),
             tf.fill([batch], False),
@@ -199,7 +252,7 @@ def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0
         body,
         (
             tf.constant(0),
-            tf.fill([batch * beam_size], int(start)),
+            _first(start, batch, beam_size),
             _Set(no_tokens, one, one),
             _Set(no_tokens, nothing, nothing),
             repeat(state, beam_size),
@@ -263,6 +316,14 @@ def _without_padding(log_p):
 
 def _lengths(tokens):
     return tf.reduce_sum(tf.cast(tf.not_equal(tokens, PADDING), "int32"), axis=-1)
+
+
+def _first(start, batch, beam_size=1):
+    """The tokens before the first ones: int32, `(batch * beam_size,)`."""
+    if isinstance(start, numbers.Integral):
+        return tf.fill([batch * beam_size], int(start))
+    start = tf.cast(start, "int32")
+    return start if beam_size == 1 else tf.repeat(start, beam_size)
 
 
 def _rows(state):
