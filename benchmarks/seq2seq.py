@@ -35,7 +35,7 @@ def theirs(attention):
         import keras
         from keras import layers, ops
 
-        sources, targets = (keras.Input((LENGTH,), dtype="int32", name=name) for name in ("sources", "targets"))
+        sources, targets = (keras.Input((LENGTH,), dtype="int32", name=name) for name in ("source", "target"))
         begun = ops.pad(targets[:, :-1], [[0, 0], [1, 0]], constant_values=1)
         x = layers.Embedding(VOCABULARY, EMBEDDING)(sources)
         y = layers.Embedding(VOCABULARY, EMBEDDING)(begun)
@@ -52,7 +52,7 @@ def theirs(attention):
             _, *states = layers.LSTM(UNITS, return_state=True)(x, mask=mask)
             hidden = layers.LSTM(UNITS, return_sequences=True)(y, initial_state=states)
         logits = layers.Dense(VOCABULARY)(hidden)
-        return keras.Model({"sources": sources, "targets": targets}, logits)
+        return keras.Model({"source": sources, "target": targets}, logits)
 
     return create
 
@@ -99,7 +99,7 @@ def keras_step(create, jit):
         model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit)
         model.optimizer.build(model.trainable_variables)
         sources, targets = map(tf.constant, _tokens())
-        data = {"sources": sources, "targets": targets}, targets, tf.cast(targets != 0, tf.float32)
+        data = {"source": sources, "target": targets}, targets, tf.cast(targets != 0, tf.float32)
         function = tf.function(model.train_step, jit_compile=jit, reduce_retracing=True)
         return lambda: float(function(data)["loss"])
 

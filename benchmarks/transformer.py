@@ -123,15 +123,14 @@ def _decode(model, source, length):
     """All tokens, whichever they are: no end token stops it."""
     import tensorflow as tf
 
-    state = model.begin(source)
-    keys, values = state.pop("keys"), state.pop("values")
-    rows = source.shape[0]
+    state = model.encode(source)
+    memory = {name: state.pop(name) for name in model.constant_states}
 
-    def body(place, last, keys, values):
-        log_p, keys, values = model.decode_step(last, tf.fill([rows], place), keys, values, **state)
-        return place + 1, tf.argmax(log_p, -1, tf.int32), keys, values
+    def body(place, last, state):
+        log_p, after = model.decode_step(last, memory | state)
+        return place + 1, tf.argmax(log_p, -1, tf.int32), {name: after[name] for name in state}
 
-    start = (tf.constant(0), tf.ones([rows], tf.int32), keys, values)
+    start = (tf.constant(0), tf.ones([source.shape[0]], tf.int32), state)
     return tf.while_loop(lambda place, *_: place < length, body, start)[1]
 
 
@@ -144,7 +143,7 @@ def uncached(length, rows):
 
     @tf.function
     def function(source):
-        memory, mask = model.encode(source)
+        memory, mask = model._memory(source)
         tokens = tf.ones([rows, 1], tf.int32)
         for _ in range(length):
             states = model._target_states(tokens)
@@ -163,10 +162,10 @@ def one_step(length, place):
     import tensorflow as tf
 
     model = _model(length)
-    state = model.begin(tf.constant(_tokens(8)))
-    function = tf.function(lambda last, at, state: model.decode_step(last, at, **state))
-    last, at = tf.ones([8], tf.int32), tf.fill([8], place)
-    return lambda: function(last, at, state)[0].numpy()
+    state = model.encode(tf.constant(_tokens(8))) | {"position": tf.fill([8], place)}
+    function = tf.function(model.decode_step)
+    last = tf.ones([8], tf.int32)
+    return lambda: function(last, state)[0].numpy()
 
 
 SIZES = f"{LAYERS}+{LAYERS} layers of width {WIDTH}, {VOCABULARY:,} tokens"

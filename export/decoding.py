@@ -1,18 +1,18 @@
 """Beam search over the signatures of a model or file: what a Python program on a device runs beside the interpreter.
 
-NumPy alone, and no word of an architecture: whatever serves these two signatures can be searched.
+It needs only NumPy, and knows no architecture. It searches any model that serves these two signatures:
 
     encode(tokens: int32, (batch, source_length)) -> {state: tensor (batch, ...)}
     decode_step(tokens: int32, (batch,); position: int32, (batch,); states) -> {"log_probabilities": float,
                                                                      (batch, vocabulary); new states}
 
-`tokens` of `decode_step` are those before the next ones, `position` is how many have been written so far; a signature
+`tokens` of `decode_step` are those before the next ones. `position` is how many have been written so far; a signature
 that needs no `position` leaves it out. Every tensor that `encode` returns and `decode_step` takes is fed under its
-name. An output of `decode_step` that has the name of an input is its next value; inputs that do not come back keep
-theirs. Where a step takes the `position` and a cache of `keys`, the last axis but one of those are the places that it
-has, and there is no step beyond them.
+name. An output of `decode_step` that has the name of an input is its next value. Inputs that do not come back keep
+their values. Where a step takes the `position` and a cache of `keys`, the last axis but one of `keys` is the number of
+places, and there is no step beyond them.
 
-The search is that of `keras_dl.ops.decoding`, where its rules and the length penalty stand.
+The search is that of `keras_dl.ops.decoding`, whose docstring has its rules and the length penalty.
 """
 
 import math
@@ -25,15 +25,15 @@ from keras_dl.tokens import PADDING
 
 
 class Hypotheses(NamedTuple):
-    """What the search found, the best hypothesis of each row first.
+    """The sequences that the search has written, the best one of each row first.
 
     Attributes:
         tokens: int32, `(batch, beam_size, max_length)`. The end token is part of it; 0 follows.
-        lengths: int32, `(batch, beam_size)`. Tokens, that of the end included.
+        lengths: int32, `(batch, beam_size)`. Number of tokens, the end token included.
         log_probabilities: float32, `(batch, beam_size)`: the sum over the tokens.
-        scores: float32, `(batch, beam_size)`: `log_probabilities` over the length penalty. Where there are fewer
-            sequences than `beam_size`, the rest have the score minus infinity, and no tokens. A token whose
-            log-probability is NaN is never taken.
+        scores: float32, `(batch, beam_size)`: `log_probabilities` divided by the length penalty. Where there are fewer
+            sequences than `beam_size`, the rest have the score minus infinity and no tokens. A token whose
+            log-probability is NaN is never chosen.
     """
 
     tokens: np.ndarray
@@ -45,22 +45,21 @@ class Hypotheses(NamedTuple):
 def beam_search(
     runner,
     tokens,
-    beam_size,
-    max_length,
-    start=1,
-    end=2,
-    length_penalty=0.0,
-    encode="encode",
-    decode_step="decode_step",
-):
+    beam_size: int,
+    max_length: int,
+    start: int = 1,
+    end: int = 2,
+    length_penalty: float = 0.0,
+    encode: str = "encode",
+    decode_step: str = "decode_step",
+) -> Hypotheses:
     """Finds the best sequences for source tokens.
 
     Args:
-        runner: `keras_dl.export.Runner` of a model or file, or anything with its `signatures`, the shapes in them, and
-            `serve`.
+        runner: `keras_dl.export.Runner` of a model or file, or any object with its `signatures` and `serve`.
         tokens: int, `(batch, source_length)`, as `encode` takes them; any number of rows.
         beam_size: int. May be larger than the vocabulary. 1 is the greedy search.
-        max_length: int. Tokens at most, that of the end included; no more than a cache of static size has places.
+        max_length: int. Number of tokens at most, the end token included. Not more than the places of a static cache.
         start: int, in [0, vocabulary). The token before the first.
         end: int, in [1, vocabulary).
         length_penalty: float, at least 0.
@@ -68,11 +67,11 @@ def beam_search(
         decode_step: str. Name of the second.
 
     Returns:
-        `Hypotheses`, those that have ended first, each kind by falling score.
+        `Hypotheses`. Those that have ended come first; each kind is ordered by falling score.
 
     Raises:
-        ValueError: if an argument has a wrong value; if the signatures do not fit together; or if the first one goes on
-            from a prompt (`TransformerLM`'s `prefill`), which this search does not: it begins at position 0.
+        ValueError: if an argument has a wrong value, or the signatures do not fit together. Also if the first signature
+            reads a prompt (`TransformerLM`'s `prefill`): this search begins at position 0.
     """
     for name, value in (("beam_size", beam_size), ("max_length", max_length)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
@@ -92,7 +91,7 @@ def beam_search(
     last = np.full(batch * beam_size, start, "int32")
     live_tokens = np.full((batch, beam_size, max_length), PADDING, "int32")
     live = np.full((batch, beam_size), -math.inf, "float32")
-    live[:, 0] = 0.0  # all beams begin alike: one of them is enough
+    live[:, 0] = 0.0  # all beams are the same at first: one is enough
     ended_tokens, ended = live_tokens.copy(), np.full_like(live, -math.inf)
     ended_scores = ended.copy()
 
@@ -106,11 +105,11 @@ def beam_search(
         vocabulary = log_p.shape[-1]
         log_p[np.isnan(log_p)] = -math.inf
         log_p[..., PADDING] = -math.inf
-        sums = (live[..., None] + log_p).reshape(batch, -1)
-        chosen = _top(sums, 2 * beam_size)
+        sums = (live[..., None] + log_p).reshape(batch, -1)  # (batch, beam_size * vocabulary)
+        chosen = _top(sums, 2 * beam_size)  # (batch, 2 * beam_size)
         sums = np.take_along_axis(sums, chosen, 1)
         parent, token = chosen // vocabulary, (chosen % vocabulary).astype("int32")
-        sequences = np.take_along_axis(live_tokens, parent[..., None], 1)
+        sequences = np.take_along_axis(live_tokens, parent[..., None], 1)  # (batch, 2 * beam_size, max_length)
         sequences[:, :, position] = token
 
         ends = token == end
@@ -131,14 +130,14 @@ def beam_search(
     scores = np.concatenate([ended_scores, cut_off], 1)
     kind = np.where(np.isinf(scores), 0, np.repeat([2, 1], beam_size))
     order = _top(kind, beam_size)
-    found = np.take_along_axis(np.concatenate([ended_tokens, live_tokens], 1), order[..., None], 1)
+    tokens = np.take_along_axis(np.concatenate([ended_tokens, live_tokens], 1), order[..., None], 1)
     sums = np.take_along_axis(np.concatenate([ended, live], 1), order, 1)
-    lengths = (found != PADDING).sum(-1).astype("int32")
-    return Hypotheses(found, lengths, sums.astype("float32"), np.take_along_axis(scores, order, 1))
+    lengths = (tokens != PADDING).sum(-1).astype("int32")
+    return Hypotheses(tokens, lengths, sums.astype("float32"), np.take_along_axis(scores, order, 1))
 
 
 def _check(runner, encode, decode_step, max_length, start, end):
-    """Whether the signatures are those of a search, and have room for it."""
+    """Refuses signatures that cannot be searched, or have no room for it."""
     for name in (encode, decode_step):
         if name not in runner.signatures:
             raise ValueError(f"There is no signature {name!r}. Choose one of: {', '.join(runner.signatures)}.")
@@ -146,10 +145,10 @@ def _check(runner, encode, decode_step, max_length, start, end):
     if "log_probabilities" not in outputs:
         raise ValueError(f"The signature {decode_step!r} has no output 'log_probabilities'.")
     vocabulary = outputs["log_probabilities"]["shape"][-1]
-    for name, token, least in (("start", start, 0), ("end", end, 1)):
+    for name, token, minimum in (("start", start, 0), ("end", end, 1)):
         whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
-        if not whole or not least <= token < vocabulary:
-            raise ValueError(f"{name}={token!r} must be an id in [{least}, {vocabulary}), the vocabulary.")
+        if not whole or not minimum <= token < vocabulary:
+            raise ValueError(f"{name}={token!r} must be an id in [{minimum}, {vocabulary}), the vocabulary.")
     if "position" in inputs and "keys" in inputs:
         places = inputs["keys"]["shape"][-2]
         if max_length > places:
@@ -157,7 +156,7 @@ def _check(runner, encode, decode_step, max_length, start, end):
         if "length" in runner.signatures[encode]["outputs"]:
             raise ValueError(
                 f"encode={encode!r} goes on from the prompt that it reads, and this search begins at position 0. "
-                "Take a signature 'generate', or the model's own search."
+                "Use a signature 'generate', or the model's own beam_search."
             )
 
 

@@ -1,8 +1,8 @@
 """Token ids: the id of padding, and the checks of every model that reads tokens.
 
-Of a model's input, `check_tokens` checks all that can be checked; the others are its parts. A graph (`fit`, XLA, a file
-on a device) has shapes and dtypes only, so that an id which is not in the vocabulary is an error in eager calls, and
-counts as padding in a graph.
+`check_tokens` checks all of a model's input. The checks after it are its parts. A graph (`fit`, XLA, a device's file)
+cannot raise an error for a value. So an id outside the vocabulary is an error if called eagerly, and counts as padding
+in a graph.
 """
 
 import tensorflow as tf
@@ -31,14 +31,15 @@ def check_tokens(name: str, tokens, vocabulary_size: int, max_length: int | None
     >>> check_tokens("source", [[1, 2, 3]], vocabulary_size=9, max_length=2)
     Traceback (most recent call last):
     ...
-    ValueError: source of shape (1, 3) must have a row, and 1 to 2 tokens in it.
+    ValueError: source of shape (1, 3) must have 1 to 2 tokens in each row.
     """
     tokens = check_ids(name, tokens)
-    check_rank(name, tokens)
+    check_sequences(name, tokens)
     rows, length = tokens.shape
-    if rows == 0 or length == 0 or (None not in (length, max_length) and length > max_length):
-        many = "at least one token" if max_length is None else f"1 to {max_length} tokens"
-        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have a row, and {many} in it.")
+    if rows == 0:
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have at least one row.")
+    if length is not None and max_length is not None and length > max_length:
+        raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have 1 to {max_length} tokens in each row.")
     return known_tokens(name, tokens, vocabulary_size)
 
 
@@ -58,15 +59,19 @@ def check_ids(name: str, tokens):
     return tokens
 
 
-def check_rank(name: str, tokens) -> None:
-    """Refuses tokens that are not `(batch, n)`: a single row, for example."""
+def check_sequences(name: str, tokens) -> None:
+    """Refuses tokens that are not `(batch, n)`, a single row for example, and sequences of length 0.
+
+    Example:
+
+    >>> check_sequences("source", ops.zeros((2, 0)))
+    Traceback (most recent call last):
+    ...
+    ValueError: source of shape (2, 0) has no place for a token. It needs at least one.
+    """
     if len(tokens.shape) != 2:
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} must be (batch, n).")
-
-
-def check_places(name: str, tokens) -> None:
-    """Refuses sequences of length 0."""
-    if 0 in tokens.shape[1:]:
+    if tokens.shape[1] == 0:
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} has no place for a token. It needs at least one.")
 
 

@@ -46,10 +46,10 @@ def load_data(options, variant):
         sources = np.stack([row["source"] for row in dataset.as_numpy_iterator()])
         texts = ["".join(map(str, row)) for row in sources]
         arrays[split] = {
-            "sources": symbols.encode(texts, sources.shape[1] + 1),
-            "targets": symbols.encode([text[::-1] for text in texts], sources.shape[1] + 1),
+            "source": symbols.encode(texts, sources.shape[1] + 1),
+            "target": symbols.encode([text[::-1] for text in texts], sources.shape[1] + 1),
         }
-    count = len(arrays["train"]["sources"])
+    count = len(arrays["train"]["source"])
 
     def epoch(number):
         order = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(options.seed, number))
@@ -60,15 +60,15 @@ def load_data(options, variant):
         train=epoch,
         test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(TEST_BATCH),
         num_train=count,
-        num_test=len(arrays["test"]["sources"]),
+        num_test=len(arrays["test"]["source"]),
         dataset=builder.name,
         version=str(builder.version),
         licence=builder.LICENCE,
         calibration=None,
         labels=(),
-        input_shape=arrays["train"]["sources"].shape[1:],
+        input_shape=arrays["train"]["source"].shape[1:],
         input_range="int32 tokens; 2 at the end",
-        arrays=dict(**arrays["train"], tested=arrays["test"]["sources"], answers=arrays["test"]["targets"]),
+        arrays=dict(**arrays["train"], tested=arrays["test"]["source"], answers=arrays["test"]["target"]),
         vocabularies={side: symbols.to_json() for side in ("source", "target")},
     )
 
@@ -111,8 +111,8 @@ def picture(outcome):
     *alignments, right = figure.subplots(1, 3)
     for i, axis in enumerate(alignments):
         source = arrays["tested"][i]
-        written = np.asarray(model.translate(source[None]).tokens)[0]
-        weights = np.asarray(model.align(source[None], written[None]))[0]
+        written = np.asarray(model.greedy(source[None]).tokens)[0]
+        weights = np.asarray(model.alignment(source[None], written[None]))[0]
         shown = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
         for places, tokens in ((axis.set_xticks, source), (axis.set_yticks, written)):
             names = [symbols.decode([[token]])[0] or "end" for token in tokens]

@@ -73,13 +73,13 @@ def _pronunciations(builder, options):
         key = fold_in(options.seed, number)
         return translation.batches_of_like_lengths(sources, targets, options.batch_size, key)
 
-    test = {"sources": letters.encode(tested, LENGTH), "targets": phonemes.encode([a[0] for a in answers], LENGTH)}
+    test = {"source": letters.encode(tested, LENGTH), "target": phonemes.encode([a[0] for a in answers], LENGTH)}
     return dict(
         train=epoch,
         test=tf.data.Dataset.from_tensor_slices(test).batch(BATCH),
         num_train=len(pairs),
         num_test=len(tested),
-        **_shared(letters, phonemes, sources, targets, test["sources"], [phonemes.encode(a) for a in answers]),
+        **_shared(letters, phonemes, sources, targets, test["source"], [phonemes.encode(a) for a in answers]),
     )
 
 
@@ -103,7 +103,7 @@ def _translations(builder, options):
             numbers = lambda texts: vocabulary.encode([text.decode() for text in texts], SENTENCE)  # noqa: E731
             return tf.ensure_shape(tf.numpy_function(numbers, [texts], tf.int32), (None, SENTENCE))
 
-        return dataset.map(lambda a, b: {"sources": encode(english, a), "targets": encode(foreign, b)})
+        return dataset.map(lambda a, b: {"source": encode(english, a), "target": encode(foreign, b)})
 
     def epoch(number):
         mixed = shuffled(train, fold_in(options.seed, number))
@@ -128,7 +128,7 @@ def _shared(source, target, sources, targets, tested, answers):
         calibration=lambda samples: {"encode": [{"tokens": row[None]} for row in sources[:samples]]},
         input_shape=sources.shape[1:],
         input_range="int32 tokens; 2 at the end, 0 after it",
-        arrays=dict(sources=sources, targets=targets, tested=tested, answers=[written(rows) for rows in answers]),
+        arrays=dict(source=sources, target=targets, tested=tested, answers=[written(rows) for rows in answers]),
         vocabularies={"source": source.to_json(), "target": target.to_json()},
     )
 
@@ -164,14 +164,14 @@ def evaluate(serve, data):
 
 
 def calibrate(serve, data, samples):
-    return translation.calibration_of_translator(serve, data.arrays["sources"][:samples])
+    return translation.calibration_of_translator(serve, data.arrays["source"][:samples])
 
 
 def baseline(outcome):
     """Each token of the source as what it most often stands for, by an alignment of counts."""
     arrays = outcome.data.arrays
     count = 2_000_000 // outcome.data.input_shape[0] ** 2
-    pairs = zip(written(arrays["sources"][:count]), written(arrays["targets"][:count]), strict=True)
+    pairs = zip(written(arrays["source"][:count]), written(arrays["target"][:count]), strict=True)
     table = translation.letter_baseline(list(pairs))
     found = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
     rate, wrong = translation.error_rates(found, arrays["answers"])
@@ -189,7 +189,7 @@ def picture(outcome):
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     for axis, row in zip(above.subplots(1, 3), rows, strict=False):
         tokens, words = (ids[row][ids[row] > 0] for ids in (arrays["tested"], found))
-        axis.imshow(model.align(tokens[None], words[None])[0], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.imshow(model.alignment(tokens[None], words[None])[0], cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for places, vocabulary, ids in ((axis.set_xticks, source, tokens), (axis.set_yticks, target, words)):
             names = [vocabulary.decode([[token]])[0] or "end" for token in ids]
             places(range(len(names)), names, fontsize=8)
@@ -222,7 +222,7 @@ def translated_by(model, sources):
     starts = [min(i, len(sources) - size) for i in range(0, len(sources), size)]
     found = np.zeros_like(sources, shape=(len(sources), model.target_length))
     for start in starts:
-        found[start : start + size] = model.translate(sources[start : start + size]).tokens
+        found[start : start + size] = model.greedy(sources[start : start + size]).tokens
     return found
 
 

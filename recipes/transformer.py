@@ -77,7 +77,7 @@ def load_data(options, variant):
     def epoch(number):
         key = fold_in(options.seed, number)
         batches = translation.batches_of_like_lengths(*tokens["train"], options.batch_size, key, multiple=8)
-        return batches.map(lambda batch: pairs(batch["sources"], batch["targets"]))
+        return batches.map(lambda batch: pairs(batch["source"], batch["target"]))
 
     licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
     return Data(
@@ -144,7 +144,7 @@ def picture(outcome):
     """The loss over the epochs, where the decoder looks while it writes a verse, and translations beside references."""
     data, model, words = outcome.data, outcome.model, vocabulary(outcome.data)
     source = data.arrays["source"]
-    found = np.asarray(model.translate(source[:6]))
+    found = np.asarray(model.beam_search(source[:6], 4, length_penalty=0.6).tokens)[:, 0]
     figure = pictures.figure(13, 9.5)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     left, right = top.subplots(1, 2, width_ratios=(1, 1.5))

@@ -462,9 +462,9 @@ def test_recipe_reverses(tmp_path):
     options = RECIPE.options(smoke=True, batch_size=16, data_dir=str(tmp_path))
     data = RECIPE.load_data(options, "attention")
     batch, again = (next(iter(data.train(tf.constant(3)))) for _ in range(2))
-    np.testing.assert_array_equal(batch["sources"], again["sources"])
-    assert batch["sources"].shape == (16, 31)
-    np.testing.assert_array_equal(batch["sources"][:, 29::-1], batch["targets"][:, :30])
+    np.testing.assert_array_equal(batch["source"], again["source"])
+    assert batch["source"].shape == (16, 31)
+    np.testing.assert_array_equal(batch["source"][:, 29::-1], batch["target"][:, :30])
     model = RECIPE.build_model(data, options, "attention")
     assert np.isfinite(model.train_on_batch(batch)).all()
     right = data.arrays["answers"]

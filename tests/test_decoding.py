@@ -112,6 +112,89 @@ def test_beam_of_one_is_greedy(table, alpha):
     assert len(set(np.asarray(greedy.lengths))) > 3
 
 
+def probability_of(table, context, sequence, temperature):
+    """Of a sequence that is drawn at a temperature; padding is never drawn."""
+    p = 1.0
+    for token in sequence:
+        weights = np.exp(table[context, 1:].astype("float64") / temperature)
+        p *= weights[token - 1] / weights.sum()
+        context = following(context, token)
+    return p
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_have_the_probabilities_of_the_model(table, temperature):
+    """All sequences of at most 2 tokens. Of n draws, a frequency has the standard deviation sqrt(p (1 - p) / n); chance
+    passes 5 of them once in 1.7 million times. Another temperature is beyond that."""
+    rows, context = 40_000, 3
+    state = {"context": tf.fill([rows], context)}
+    drawn = decoding.sample(step_of(table), state, 0, END, 2, temperature, decoding.seed_pair(7))
+    tokens = np.asarray(drawn.tokens)
+    every = [(END,), *itertools.product(range(2, VOCABULARY), range(1, VOCABULARY))]
+    frequencies = np.array([(tokens == [*s, 0][:2]).all(1).mean() for s in every])
+    assert frequencies.sum() == pytest.approx(1)
+
+    def deviations(temperature):
+        p = np.array([probability_of(table, context, s, temperature) for s in every])
+        assert p.sum() == pytest.approx(1)
+        return np.abs(frequencies - p) / np.sqrt(p * (1 - p) / rows)
+
+    assert deviations(temperature).max() < 5
+    assert deviations(0.9 * temperature).max() > 5
+    by_hand, place = np.zeros(rows), np.full(rows, context)  # of the model itself, whatever the temperature
+    for token in tokens.T:
+        by_hand += np.where(token > 0, table[place, token], 0.0)
+        place = following(place, token)
+    np.testing.assert_allclose(drawn.log_probabilities, by_hand, atol=1e-5)
+
+
+def test_samples_of_temperature_0_are_the_greedy_search(table):
+    """So are those of one so small that noise, between -4 and 17, cannot make up for the smallest difference."""
+    ordered = np.sort(table[:, 1:], axis=1)
+    smallest = (ordered[:, -1] - ordered[:, -2]).min()
+    state = {"context": tf.range(CONTEXTS)}
+    greedy = decoding.greedy(step_of(table), state, 0, END, 7)
+    for temperature in (0.0, smallest / 25):
+        drawn = decoding.sample(step_of(table), state, 0, END, 7, temperature, (5, 6))
+        for a, b in zip(drawn, greedy, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_equal_seeds_give_equal_samples(table):
+    state = {"context": tf.range(CONTEXTS)}
+
+    @tf.function(jit_compile=True)
+    def compiled(seed):
+        return decoding.sample(step_of(table), state, 0, END, 7, 1.0, seed)
+
+    for sample in (lambda seed: decoding.sample(step_of(table), state, 0, END, 7, 1.0, seed), compiled):
+        one, again, other = (np.asarray(sample(decoding.seed_pair(seed)).tokens) for seed in (1, 1, 2))
+        np.testing.assert_array_equal(one, again)
+        assert (one != other).any(axis=1).mean() > 0.5
+        assert len({tuple(row) for row in one}) > CONTEXTS / 2  # rows do not share their noise
+    keras.utils.set_random_seed(4)
+    new = [decoding.seed_pair(None) for _ in range(2)]
+    keras.utils.set_random_seed(4)
+    np.testing.assert_array_equal(decoding.seed_pair(None), new[0])
+    assert (new[0] != new[1]).numpy().any()
+
+
+def test_a_token_before_the_first_may_differ_by_row(table):
+    def step(tokens, position, state):  # the next token depends on the one before
+        return tf.gather(table, tokens + 10), state
+
+    rows = tf.constant([2, 4, 3])
+    for search in (
+        lambda state, start: decoding.greedy(step, state, start, END, 4),
+        lambda state, start: decoding.beam_search(step, state, start, END, 3, 4),
+    ):
+        together = search(tf.zeros((3, 1)), rows)
+        assert len({tuple(row) for row in np.asarray(together.tokens).reshape(3, -1)}) > 1
+        for i, start in enumerate(rows.numpy()):
+            for found, expected in zip(search(tf.zeros((1, 1)), int(start)), together, strict=True):
+                np.testing.assert_allclose(found[0], expected[i], rtol=1e-6)
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_scores_are_sums_of_log_probabilities_over_the_penalty(table, alpha):
     found = decoding.beam_search(step_of(table), {"context": tf.range(CONTEXTS)}, 0, END, 4, 7, alpha)

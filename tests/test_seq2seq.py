@@ -139,7 +139,7 @@ def test_equals_torch_in_outputs_loss_gradients_and_search(net, oracle):
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
-    inputs = {name: tf.constant(oracle[name]) for name in ("sources", "targets")}
+    inputs = {name: tf.constant(oracle[f"{name}s"]) for name in ("source", "target")}
     there = oracle["targets"] > 0
     inputs, targets, weights = model._scored((inputs,))
     with tf.GradientTape() as tape:
@@ -207,7 +207,7 @@ def sources():
 
 
 def _log_probabilities(model, sources, targets):
-    logits = model({"sources": sources, "targets": targets})
+    logits = model({"source": sources, "target": targets})
     return np.asarray(keras.ops.log_softmax(logits))
 
 
@@ -238,7 +238,7 @@ def test_padding_changes_nothing(model, sources):
     np.testing.assert_allclose(_log_probabilities(model, more, longer)[:, :3], log_p, atol=1e-5)
     model.compile("sgd", LOSS, weighted_metrics=["accuracy"], jit_compile=False)
     scores = [
-        model.evaluate({"sources": s, "targets": t}, verbose=0, return_dict=True)
+        model.evaluate({"source": s, "target": t}, verbose=0, return_dict=True)
         for s, t in ((sources, targets), (more, longer))
     ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
@@ -253,7 +253,7 @@ def test_loss_is_a_mean_over_tokens_and_weights_count(sources):
     model.compile("sgd", LOSS, jit_compile=False)
     weights = np.arange(12.0)
     # Keras leaves weights out where there are no targets beside the inputs.
-    found = model.evaluate({"sources": sources, "targets": targets}, targets, sample_weight=weights, verbose=0)
+    found = model.evaluate({"source": sources, "target": targets}, targets, sample_weight=weights, verbose=0)
     log_p = np.take_along_axis(_log_probabilities(model, sources, targets), targets[..., None], -1)[..., 0]
     each = (targets > 0) * weights[:, None]
     assert found == pytest.approx(-(log_p * each).sum() / each.sum(), rel=1e-5)
@@ -261,7 +261,7 @@ def test_loss_is_a_mean_over_tokens_and_weights_count(sources):
 
 def test_beam_of_one_is_greedy_and_scores_are_log_probabilities(attentive, sources):
     model = attentive
-    greedy, one = model.translate(sources), model.beam_search(sources, 1, length_penalty=0.6)
+    greedy, one = model.greedy(sources), model.beam_search(sources, 1, length_penalty=0.6)
     np.testing.assert_array_equal(one.tokens[:, 0], greedy.tokens)
     found = model.beam_search(sources, 5, length_penalty=0.6)
     for beam in range(5):
@@ -304,23 +304,32 @@ def test_searches_beside_the_interpreter_are_those_of_the_model(attentive, sourc
         found = beam_search(runner, sources, 4, 7, length_penalty=1.0)
         np.testing.assert_array_equal(found.tokens, expected.tokens)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
-        np.testing.assert_array_equal(
-            runner.serve("translate", tokens=sources)["tokens"], model.translate(sources).tokens
-        )
+        np.testing.assert_array_equal(runner.serve("translate", tokens=sources)["tokens"], model.greedy(sources).tokens)
+
+
+def test_samples_are_scored_by_the_model(attentive, sources):
+    drawn = attentive.sample(sources, max_length=5, temperature=1.5, seed=3)
+    tokens = np.asarray(drawn.tokens)
+    assert tokens.shape == (12, 5)
+    log_p = np.take_along_axis(_log_probabilities(attentive, sources, tokens), tokens[..., None], -1)[..., 0]
+    np.testing.assert_allclose(drawn.log_probabilities, (log_p * (tokens > 0)).sum(1), atol=1e-4)
+    np.testing.assert_array_equal(attentive.sample(sources, 5, 1.5, seed=3).tokens, tokens)
+    assert (np.asarray(attentive.sample(sources, 5, 1.5, seed=4).tokens) != tokens).any()
+    np.testing.assert_array_equal(attentive.sample(sources, temperature=0).tokens, attentive.greedy(sources).tokens)
 
 
 def test_what_an_alignment_is(sources):
     keras.utils.set_random_seed(2)
     model = Seq2Seq(**SIZES, **NETS["bahdanau"])
     targets = np.array([[3, 4, 2]] * 12)
-    weights = np.asarray(model.align(sources, targets))
+    weights = np.asarray(model.alignment(sources, targets))
     assert weights.shape == (12, 3, 6)
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
     assert not weights[np.broadcast_to((sources == 0)[:, None], weights.shape)].any()
     step = KerasRunner(model).signatures["decode_step"]["outputs"]
     assert step["alignment"]["shape"] == [1, 32]
     with pytest.raises(ValueError, match="attention=None"):
-        Seq2Seq(**SIZES).align(sources, targets)
+        Seq2Seq(**SIZES).alignment(sources, targets)
 
 
 def test_an_empty_source_is_defined(model):
@@ -332,10 +341,10 @@ def test_an_empty_source_is_defined(model):
     log_p, _ = model.decode_step(np.array([1, 1]), state)
     assert np.isfinite(log_p).all()
     model.compile("adam", LOSS, jit_compile=False)
-    data = {"sources": empty, "targets": np.array([[3, 2], [0, 0]])}
+    data = {"source": empty, "target": np.array([[3, 2], [0, 0]])}
     assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
     assert all(np.isfinite(v).all() for v in model.get_weights())
-    nothing = {"sources": empty, "targets": np.zeros((2, 2), "int32")}
+    nothing = {"source": empty, "target": np.zeros((2, 2), "int32")}
     assert model.evaluate(nothing, verbose=0, return_dict=True)["loss"] == 0.0  # no token, no loss
 
 
@@ -345,14 +354,14 @@ def test_ids_outside_of_the_vocabulary(wrong, attentive, sources):
     bad = sources.copy()
     bad[3, 0] = wrong
     for call in (
-        lambda: attentive({"sources": bad, "targets": targets}),
-        lambda: attentive.translate(bad),
+        lambda: attentive({"source": bad, "target": targets}),
+        lambda: attentive.greedy(bad),
         lambda: attentive.beam_search(bad, 2),
     ):
-        with pytest.raises(ValueError, match=f"sources holds the id {wrong}; the vocabulary has the ids 0 to 8"):
+        with pytest.raises(ValueError, match=f"source holds the id {wrong}; the vocabulary has the ids 0 to 8"):
             call()
-    with pytest.raises(ValueError, match="targets holds the id 8"):
-        attentive({"sources": sources, "targets": targets + 5})
+    with pytest.raises(ValueError, match="target holds the id 8"):
+        attentive({"source": sources, "target": targets + 5})
     # In a graph they are padding.
     serve = KerasRunner(attentive, 12, ["encode"]).serve
     clean = serve("encode", tokens=np.where(bad == wrong, 0, bad))
@@ -361,7 +370,7 @@ def test_ids_outside_of_the_vocabulary(wrong, attentive, sources):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_a_step_takes_what_encode_gives_alone(net):
+def test_a_step_takes_only_what_encode_returns(net):
     model = Seq2Seq(**SIZES, **NETS[net])
     tokens, state = np.array([1, 1]), model.encode(np.array([[3, 4], [5, 0]]))
     assert model.decode_step(tokens, state)[0].shape == (2, 8)
@@ -376,24 +385,31 @@ def test_a_step_takes_what_encode_gives_alone(net):
         model.decode_step(tokens[:, None], state)
 
 
+def test_predicting_without_a_target_says_how_to_translate(attentive, sources):
+    for inputs in (sources, {"source": sources}, {"sources": sources, "targets": sources}):
+        for call in (attentive, lambda x: attentive.predict(x, verbose=0), lambda x: attentive.fit(x, verbose=0)):
+            with pytest.raises(ValueError, match=r"must be a dict of 'source' and 'target'.*call greedy\(source\)"):
+                call(inputs)
+
+
 def test_what_has_no_place_for_a_token_is_refused(attentive):
-    with pytest.raises(ValueError, match=r"sources of shape \(2, 0\)"):
-        attentive.translate(np.zeros((2, 0), "int32"))
-    with pytest.raises(ValueError, match=r"sources has the shape \(2,\)"):
-        attentive.translate(np.zeros((2,), "int32"))
-    for call in (attentive.translate, attentive.beam_search, lambda x: attentive.align(x, np.ones((2, 3), "int32"))):
-        with pytest.raises(ValueError, match="sources has the dtype float32; it must be int"):
+    with pytest.raises(ValueError, match=r"source of shape \(2, 0\)"):
+        attentive.greedy(np.zeros((2, 0), "int32"))
+    with pytest.raises(ValueError, match=r"source of shape \(2,\) must be"):
+        attentive.greedy(np.zeros((2,), "int32"))
+    for call in (attentive.greedy, attentive.beam_search, lambda x: attentive.alignment(x, np.ones((2, 3), "int32"))):
+        with pytest.raises(ValueError, match="source has the dtype float32; it must be int"):
             call(np.full((2, 3), 5.5, "float32"))
     state = attentive.encode(np.ones((2, 3), "int32"))
     for name, call in (
-        ("sources", attentive.encode),
-        ("targets", lambda x: attentive.align(np.ones((2, 3), "int32"), x)),
+        ("source", attentive.encode),
+        ("target", lambda x: attentive.alignment(np.ones((2, 3), "int32"), x)),
         ("tokens", lambda x: attentive.decode_step(x[:, 0], state)),
     ):
         with pytest.raises(ValueError, match=f"{name} has the dtype float32; it must be int"):
             call(np.full((2, 3), 5.5, "float32"))
     with pytest.raises(ValueError, match="max_length=0"):
-        attentive.translate(np.ones((2, 3), "int32"), max_length=0)
+        attentive.greedy(np.ones((2, 3), "int32"), max_length=0)
     with pytest.raises(ValueError, match="beam_size=0"):
         attentive.beam_search(np.ones((2, 3), "int32"), beam_size=0)
 
@@ -402,10 +418,10 @@ def test_what_has_no_place_for_a_token_is_refused(attentive):
 def test_targets_without_a_place_are_refused(net):
     model = Seq2Seq(**SIZES, **NETS[net])
     sources, targets = np.array([[3, 4], [5, 0]], "int32"), np.zeros((2, 0), "int32")
-    calls = [lambda: model({"sources": sources, "targets": targets})]
-    calls += [lambda: model.align(sources, targets)] * bool(model.attention)
+    calls = [lambda: model({"source": sources, "target": targets})]
+    calls += [lambda: model.alignment(sources, targets)] * bool(model.attention)
     for call in calls:
-        with pytest.raises(ValueError, match=r"targets of shape \(2, 0\) has no place for a token"):
+        with pytest.raises(ValueError, match=r"target of shape \(2, 0\) has no place for a token"):
             call()
 
 
@@ -416,14 +432,14 @@ def test_trains_equally_under_xla(sources):
         keras.utils.set_random_seed(5)
         model = Seq2Seq(**SIZES, **NETS["bahdanau"])
         model.compile(keras.optimizers.Adam(1e-2), LOSS, jit_compile=jit)
-        data = {"sources": sources, "targets": np.where(sources > 0, sources % 5 + 3, 0)}
+        data = {"source": sources, "target": np.where(sources > 0, sources % 5 + 3, 0)}
         losses.append(model.fit(data, batch_size=6, epochs=3, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
 def _copies(rng, n, length=8, symbols=5):
     tokens = rng.integers(3, 3 + symbols, (n, length))
-    return {"sources": tokens, "targets": np.concatenate([tokens, np.full((n, 1), 2)], axis=1)}
+    return {"source": tokens, "target": np.concatenate([tokens, np.full((n, 1), 2)], axis=1)}
 
 
 @pytest.mark.slow
@@ -446,7 +462,7 @@ def test_scheduled_sampling_mixes_in_what_the_model_writes(sources):
     model.compile("sgd", LOSS)
     rng = np.random.default_rng(0)
     targets = np.where(rng.random((12, 400)) < 0.9, rng.integers(3, 8, (12, 400)), 0).astype("int32")
-    inputs = {"sources": tf.constant(sources), "targets": tf.constant(targets)}
+    inputs = {"source": tf.constant(sources), "target": tf.constant(targets)}
     np.testing.assert_array_equal(model._sampled(inputs), targets)  # the share begins at 0
     model.optimizer.iterations.assign(20)
     mixed = np.asarray(model._sampled(inputs))

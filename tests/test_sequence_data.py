@@ -97,25 +97,23 @@ def test_batches_are_of_like_lengths_and_an_epoch_has_every_pair_once():
 
     batches = epoch((1, 2))
     assert len(batches) == 2000 // 32
-    seen = [n for batch in batches for n in batch["sources"][:, 0]]
+    seen = [n for batch in batches for n in batch["source"][:, 0]]
     assert len(set(seen)) == len(seen) == 62 * 32
     places = 0
     for batch in batches:
-        length = batch["sources"].shape[1]
-        assert batch["targets"].shape == batch["sources"].shape
+        length = batch["source"].shape[1]
+        assert batch["target"].shape == batch["source"].shape
         assert length % 4 == 0
-        rows = batch["sources"][:, 0] - 1
-        for key, whole in (("sources", sources), ("targets", targets)):
+        rows = batch["source"][:, 0] - 1
+        for key, whole in (("source", sources), ("target", targets)):
             np.testing.assert_array_equal(batch[key], whole[rows, :length])
             assert not whole[rows, length:].any()
         places += length
     assert places < 0.85 * 20 * len(batches)
-    assert len({batch["sources"].shape[1] for batch in batches[:10]}) > 1  # not the short ones first
+    assert len({batch["source"].shape[1] for batch in batches[:10]}) > 1  # not the short ones first
     again, other = epoch((1, 2)), epoch((1, 3))
-    np.testing.assert_array_equal(batches[0]["sources"], again[0]["sources"])
-    assert (
-        batches[0]["sources"].shape != other[0]["sources"].shape or (batches[0]["sources"] != other[0]["sources"]).any()
-    )
+    np.testing.assert_array_equal(batches[0]["source"], again[0]["source"])
+    assert batches[0]["source"].shape != other[0]["source"].shape or (batches[0]["source"] != other[0]["source"]).any()
 
 
 @settings(deadline=None, max_examples=60)
@@ -144,13 +142,13 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path):
         data = found.load_data(options, "attention")
         (batch, again, later) = (next(iter(data.train(tf.constant(epoch)))) for epoch in (0, 0, 1))
         test = next(iter(data.test))
-    assert batch["sources"].shape == batch["targets"].shape == (2, 50)
-    assert test["sources"].shape == (8, 50)
+    assert batch["source"].shape == batch["target"].shape == (2, 50)
+    assert test["source"].shape == (8, 50)
     assert (data.num_train, data.num_test, len(data.arrays["answers"])) == (8, 8, 8)
-    np.testing.assert_array_equal(batch["sources"], again["sources"])
-    assert not np.array_equal(batch["sources"], later["sources"])
+    np.testing.assert_array_equal(batch["source"], again["source"])
+    assert not np.array_equal(batch["source"], later["source"])
     english = Symbols.from_json(data.vocabularies["source"])
-    assert all(english.decode(batch["sources"]))
+    assert all(english.decode(batch["source"]))
     assert json.dumps(data.vocabularies)
     model = found.build_model(data, options, "fixed")
     model.compile("adam", model.loss, jit_compile=False)

@@ -138,7 +138,7 @@ def test_equals_bert():
 
 def test_equals_gpt2():
     want = oracle("gpt2")
-    model = TransformerLM(17, 8, prompt_length=4, **PLAIN)
+    model = TransformerLM(17, 8, serving_length=4, **PLAIN)
     entries, weights = {}, {}
     for name, x in want.items():
         if not name.startswith("weights/"):
@@ -207,12 +207,12 @@ def test_padding_changes_no_embedding():
 
 def test_decoding_with_the_cache_is_decoding_without(model):
     full = ops.log_softmax(model({"source": SOURCE, "target": TARGET}))
-    state = model.begin(SOURCE)
+    state = model.encode(SOURCE)
     garbage = dict(state, keys=state["keys"] + 1e3, values=state["values"] - 1e3)  # of places that are still to come
     for start in (state, garbage):
-        now = dict(start)
+        now = start
         for place in range(6):
-            log_p, now["keys"], now["values"] = model.decode_step(TARGET[:, place], np.full(3, place, "int32"), **now)
+            log_p, now = model.decode_step(TARGET[:, place], now)
             np.testing.assert_allclose(log_p, full[:, place], rtol=1e-4, atol=2e-5)
 
 
@@ -220,14 +220,14 @@ def test_language_model_with_the_cache_is_that_without(language_model):
     """Prompts of several lengths in one batch: each row goes on from its own place."""
     full = np.asarray(ops.log_softmax(language_model(TARGET)))
     prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
-    state = language_model.begin(prompts)
-    np.testing.assert_array_equal(state["length"], [4, 2, 3])
-    np.testing.assert_allclose(state["log_probabilities"], full[range(3), [3, 1, 2]], rtol=1e-4, atol=2e-5)
-    keys, values = state["keys"], state["values"]
-    for i in range(2):
-        place = np.asarray(state["length"]) + i
-        tokens = TARGET[range(3), np.minimum(place, 5)]
-        log_p, keys, values = language_model.decode_step(tokens, place, keys, values)
+    served = KerasRunner(language_model, 3).serve("prefill", tokens=prompts)
+    np.testing.assert_array_equal(served["length"], [4, 2, 3])
+    np.testing.assert_allclose(served["log_probabilities"], full[range(3), [3, 1, 2]], rtol=1e-4, atol=2e-5)
+    state = language_model.encode(prompts)
+    for i in range(3):  # the first step takes the last token of each prompt
+        place = np.array([3, 1, 2]) + i
+        np.testing.assert_array_equal(state["position"], place)
+        log_p, state = language_model.decode_step(TARGET[range(3), place], state)
         np.testing.assert_allclose(log_p, full[range(3), place], rtol=1e-4, atol=2e-5)
 
 
@@ -240,7 +240,7 @@ def _greedy_without_cache(logits_of, end, length):
 
 
 def test_greedy_search_is_the_argmax_step_by_step(model):
-    found = np.asarray(model.translate(SOURCE, beam_size=1))
+    found = np.asarray(model.greedy(SOURCE).tokens)
     served = KerasRunner(model, 3).serve("translate", tokens=SOURCE)["tokens"]
     np.testing.assert_array_equal(served, found)
     for row in range(3):
@@ -254,7 +254,7 @@ def test_greedy_search_is_the_argmax_step_by_step(model):
 
 def test_generation_goes_on_from_each_prompt(language_model):
     prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
-    found = np.asarray(language_model.generate(prompts))
+    found = np.asarray(language_model.greedy(prompts).tokens)
     served = KerasRunner(language_model, 3).serve("generate", tokens=prompts)["tokens"]
     np.testing.assert_array_equal(served, found)
     for row, length in enumerate((4, 2, 3)):
@@ -265,12 +265,35 @@ def test_generation_goes_on_from_each_prompt(language_model):
         np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 5))
 
 
+def test_samples_are_scored_by_the_model(model, language_model):
+    drawn = model.sample(SOURCE, temperature=0.7, seed=1)
+    tokens = np.asarray(drawn.tokens)
+    target = np.concatenate([np.ones((3, 1), "int32"), tokens[:, :-1]], 1)
+    log_p = np.asarray(ops.log_softmax(model({"source": SOURCE, "target": target})))
+    expected = (np.take_along_axis(log_p, tokens[..., None], -1)[..., 0] * (tokens > 0)).sum(1)
+    np.testing.assert_allclose(drawn.log_probabilities, expected, rtol=1e-4, atol=1e-4)
+
+    prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
+    drawn = language_model.sample(prompts, max_length=3, seed=1)
+    assert drawn.tokens.shape == (3, 3)
+    for row, length in enumerate((4, 2, 3)):
+        tokens = np.asarray(drawn.tokens)[row][: int(drawn.lengths[row])]
+        text = np.array([[*prompts[row, :length], *tokens]], "int32")
+        log_p = np.asarray(ops.log_softmax(language_model(text)))[0, length - 1 : -1]
+        expected = log_p[range(len(tokens)), tokens].sum()
+        np.testing.assert_allclose(drawn.log_probabilities[row], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(language_model.sample(prompts, 3, seed=1).tokens, drawn.tokens)
+    np.testing.assert_array_equal(
+        language_model.sample(prompts, temperature=0).tokens, language_model.greedy(prompts).tokens
+    )
+
+
 def test_beam_search_finds_the_best_of_all_sequences():
     """A beam as wide as there are sequences, against the scores of every one of them by the full model."""
     keras.utils.set_random_seed(1)
     model = shaken(Transformer(5, source_length=3, target_length=3, **PLAIN), scale=0.3)
     source = np.array([[3, 4, 2]], "int32")
-    found = model.search(source, beam_size=40, length_penalty=0.6)
+    found = model.beam_search(source, beam_size=40, length_penalty=0.6)
     scores = {}
     for length in (1, 2, 3):
         for body in itertools.product((1, 3, 4), repeat=length - 1):
@@ -289,9 +312,9 @@ def test_artifact_decodes_as_the_model_does(one_model, tmp_path):
     assert (report.flex_ops, report.custom_ops) == (0, 0)
     assert "WHILE" in report.ops
     file = load(tmp_path / "m.tflite")
-    np.testing.assert_array_equal(file.serve("translate", tokens=SOURCE)["tokens"], one_model.translate(SOURCE, 1))
+    np.testing.assert_array_equal(file.serve("translate", tokens=SOURCE)["tokens"], one_model.greedy(SOURCE).tokens)
     options = dict(beam_size=4, max_length=6, length_penalty=0.6)
-    by_file, by_model = beam_search(file, SOURCE, **options), one_model.search(SOURCE, 4, 0.6)
+    by_file, by_model = beam_search(file, SOURCE, **options), one_model.beam_search(SOURCE, 4, length_penalty=0.6)
     np.testing.assert_array_equal(by_file.tokens, by_model.tokens)
     np.testing.assert_allclose(by_file.scores, by_model.scores, rtol=1e-4)
     with pytest.raises(ValueError, match="max_length=7 must be at most 6"):
@@ -299,20 +322,20 @@ def test_artifact_decodes_as_the_model_does(one_model, tmp_path):
 
 
 def test_a_prompt_is_no_source_of_a_beam_search():
-    model = TransformerLM(11, num_layers=1, hidden_dim=8, mlp_dim=8, num_heads=2, max_length=6, prompt_length=3)
+    model = TransformerLM(11, num_layers=1, hidden_dim=8, mlp_dim=8, num_heads=2, max_length=6, serving_length=3)
     with pytest.raises(ValueError, match="encode='prefill' goes on from the prompt"):
         beam_search(KerasRunner(model), SOURCE[:, :3], 2, 3, encode="prefill")
 
 
 def test_searches_compile_under_xla(one_model):
-    compiled = tf.function(lambda x: one_model.search(x, 3).tokens, jit_compile=True)
-    np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_model.search(SOURCE, 3).tokens)
+    compiled = tf.function(lambda x: one_model.beam_search(x, 3).tokens, jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_model.beam_search(SOURCE, 3).tokens)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_decodes_in_mixed_precision(policy):
     model = Transformer(11, source_length=7, target_length=6, dtype=policy, **PLAIN)
-    found = model.search(SOURCE, 2)
+    found = model.beam_search(SOURCE, 2)
     assert np.isfinite(found.scores).all()
     assert found.log_probabilities.dtype == tf.float32
 
@@ -411,5 +434,5 @@ def test_learns_to_reverse():
     )
     model.fit(inputs, labels, batch_size=64, epochs=14, verbose=0)
     fresh = rng.integers(4, 14, (100, 6))
-    found = np.asarray(model.translate(fresh))
+    found = np.asarray(model.greedy(fresh).tokens)
     assert np.mean((found[:, :6] == fresh[:, ::-1]).all(1)) > 0.9

@@ -26,4 +26,4 @@ def tiny_transformer(norm_first):
 
 
 def tiny_language_model(norm_first):
-    return shaken(TransformerLM(11, 9, norm_first=norm_first, prompt_length=4, **PLAIN))
+    return shaken(TransformerLM(11, 9, norm_first=norm_first, serving_length=4, **PLAIN))

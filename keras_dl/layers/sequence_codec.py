@@ -15,7 +15,7 @@ from keras_dl.layers.alignment import AdditiveAttention
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.ops.attentive_recurrence import Memory, attentive_scan
-from keras_dl.tokens import PADDING, check_places, known_tokens
+from keras_dl.tokens import PADDING, check_sequences, known_tokens
 
 CELLS = {"lstm": LSTM, "gru": GRU}
 # Names of the states of a layer: `hidden_0`, `cell_0`, `hidden_1`, ...
@@ -90,7 +90,7 @@ class SequenceEncoder(Layer):
             self.summary.build((None, directions * self.hidden_dim))
 
     def call(self, source, training=False):
-        check_places("source", source)
+        check_sequences("source", source)
         tokens = known_tokens("source", source, self.vocabulary_size)
         mask = ops.not_equal(tokens, PADDING)  # (batch, n)
         if self.reverse_source:  # padding then stands in front, where the mask keeps the state at zero
@@ -189,11 +189,10 @@ class SequenceDecoder(Layer):
         return state | {"keys": self.attention.project(state["memory"])} if self.attention else state
 
     def call(self, tokens, state, alignment=False, training=False):
-        name = "target" if len(tokens.shape) == 2 else "tokens"
-        check_places(name, tokens)
-        tokens = known_tokens(name, tokens, self.vocabulary_size)
         if len(tokens.shape) == 1:
-            return self._step(tokens, state)
+            return self._step(known_tokens("tokens", tokens, self.vocabulary_size), state)
+        check_sequences("target", tokens)
+        tokens = known_tokens("target", tokens, self.vocabulary_size)
         start = ops.full_like(tokens[:, :1], self.start_token)
         embedded = self.embedding(ops.concatenate([start, tokens[:, :-1]], axis=1))  # (batch, m, embedding_dim)
         embedded = self.dropout(embedded, training=training)

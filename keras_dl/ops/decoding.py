@@ -1,26 +1,25 @@
-"""Decoding: whole sequences from a model that gives one token at a time, greedily or by beam search.
+"""Decoding: whole sequences from a model that gives one token at a time, by greedy search, beam search or sampling.
 
-A model is a function `step(tokens, position, state) -> (log_probabilities, state)` on rows. Shapes are static and the
-loop is inside the graph, so that XLA compiles both searches, and LiteRT has the greedy one as a builtin WHILE: tokens
-go into a buffer of fixed size, by a comparison with the position.
+A model is a function `step(tokens, position, state) -> (log_probabilities, state)` on rows. Shapes are static, and the
+loop is inside the graph. So XLA compiles all three, and the greedy one is a builtin WHILE in LiteRT. Tokens go into a
+buffer of fixed size, by a comparison with the position.
 
     log P(y | x) = sum_t log P(y_t | y_<t, x)
     score(y) = log P(y | x) / lp(y),   lp(y) = ((5 + |y|) / 6)^alpha        (Wu et al., eq. 14, without coverage)
 
-`|y|` counts the end token. Token 0 is padding: it is never chosen and never scored. Nor is a token whose
-log-probability is NaN: it counts as impossible. Where that leaves none to choose, the score is minus infinity and no
-token follows.
+`|y|` counts the end token. Token 0 is padding: it is never chosen and never scored. A token whose log-probability is
+NaN counts as impossible. Where no token is left to choose, the score is minus infinity and no token follows.
 
 Beam search keeps `beam_size` live hypotheses of each sequence. Of all their continuations, those among the first
 `beam_size` that end are put aside, and the best `beam_size` that do not end live on. A sequence is complete when
-`beam_size` hypotheses have ended (so that a beam of 1 is the greedy search, whatever the penalty), and then changes no
-more, whatever its neighbours in the batch do. Hypotheses that reach `max_length` without an end come behind those that
+`beam_size` hypotheses have ended. (So a beam of 1 is the greedy search, whatever the penalty.) After that it does not
+change, whatever its neighbors in the batch do. Hypotheses that reach `max_length` without an end come after those that
 have ended.
 
 References: Wu et al. 2016, "Google's Neural Machine Translation System", arXiv:1609.08144, section 7. Sutskever,
-Vinyals, Le 2014, arXiv:1409.3215, section 3.2.
+Vinyals, Le 2014, arXiv:1409.3215, section 3.2. Gumbel 1954, "Statistical Theory of Extreme Values", for `sample`.
 
-Deviation: Wu et al. prune by the scores of single tokens and of what has ended. Here the number of hypotheses is the
+Deviation: Wu et al. prune by the scores of single tokens and of hypotheses that have ended. Here their number is the
 only limit.
 """
 
@@ -36,15 +35,15 @@ from keras_dl.tokens import PADDING
 
 
 class Hypotheses(NamedTuple):
-    """What a search found.
+    """The sequences that a search has written.
 
     Attributes:
         tokens: int32, `(batch, max_length)`, or `(batch, beam_size, max_length)` with the best hypothesis first. The
             end token is part of it; 0 follows.
-        lengths: int32, `(batch,)` or `(batch, beam_size)`. Tokens, that of the end included.
-        log_probabilities: float32, as `lengths`: the sum over the tokens.
-        scores: float32, as `lengths`: `log_probabilities` over the length penalty. Where there are fewer sequences than
-            `beam_size`, the rest have the score minus infinity, and no tokens.
+        lengths: int32, `(batch,)` or `(batch, beam_size)`. Number of tokens, the end token included.
+        log_probabilities: float32, in the shape of `lengths`: the sum over the tokens.
+        scores: float32, in the shape of `lengths`: `log_probabilities` divided by the length penalty. Where there are
+            fewer sequences than `beam_size`, the rest have the score minus infinity and no tokens.
     """
 
     tokens: Any
@@ -53,11 +52,11 @@ class Hypotheses(NamedTuple):
     scores: Any
 
 
-def length_penalty_of(length, alpha):
+def length_penalty_of(length, alpha: float):
     """`((5 + length) / 6) ** alpha`: float32, 1 for one token.
 
     Args:
-        length: number of tokens, the end included: a number or a tensor.
+        length: int, or an int tensor. Number of tokens, the end token included.
         alpha: float.
 
     Example:
@@ -68,8 +67,8 @@ def length_penalty_of(length, alpha):
     return tf.pow((5.0 + tf.cast(length, "float32")) / 6.0, alpha)
 
 
-def repeat(structure, times):
-    """Each row of each tensor `times` times in a row: what a step of a beam search captures has to be repeated so."""
+def repeat(structure, times: int):
+    """Repeats each row of each tensor `times` times. Tensors that a step of a beam search captures need this."""
     return tf.nest.map_structure(lambda x: tf.repeat(x, times, axis=0), structure)
 
 
@@ -180,26 +179,28 @@ def _write(step, state, start, end, max_length, choose):
     return Hypotheses(tokens, _lengths(tokens), total, total)
 
 
-def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0.0):
+def beam_search(
+    step, state, start, end: int, beam_size: int, max_length: int, length_penalty: float = 0.0
+) -> Hypotheses:
     """The `beam_size` best sequences that a beam of that size finds.
 
     Args:
         step: as for `greedy`, on `batch * beam_size` rows: the beams of a sequence stand together. The state is
-            gathered anew after each step. What never changes, such as an encoder's output, is better captured by
-            `step`, as `repeat` gives it.
+            gathered anew after each step. So a tensor that never changes, such as an encoder's output, should not be in
+            the state: let `step` capture it, repeated by `repeat`.
         state: nested structure of tensors `(batch, ...)`, at least one.
-        start: int. The token before the first.
+        start: int, or int `(batch,)`. The token before the first.
         end: int.
         beam_size: int. May be larger than the vocabulary.
-        max_length: int. Tokens at most, that of the end included.
+        max_length: int. Number of tokens at most, the end token included.
         length_penalty: float, alpha, at least 0. 0 compares log-probabilities; larger values prefer longer sequences.
 
     Returns:
-        `Hypotheses`, those that have ended first, each kind by falling score.
+        `Hypotheses`. Those that have ended come first; each kind is ordered by falling score.
 
     Raises:
-        ValueError: if `beam_size` or `max_length` is no positive integer, `length_penalty` no number of at least 0,
-            `state` has no tensor, or the vocabulary holds nothing but padding.
+        ValueError: if `beam_size` or `max_length` is not a positive integer, `length_penalty` is not a number of at
+            least 0, `state` has no tensor, or the vocabulary holds nothing but padding.
 
     Example:
 
@@ -223,13 +224,13 @@ def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0
         log_p, state = step(last, tf.fill([batch * beam_size], position), state)
         vocabulary = log_p.shape[-1]
         if vocabulary < 2:
-            raise ValueError(f"step gives log-probabilities of {vocabulary} token; padding and another are the least.")
+            raise ValueError(f"step gives log-probabilities of {vocabulary} token. It needs padding and another one.")
         log_p = tf.reshape(_without_padding(log_p), [batch, beam_size, vocabulary])
         sums = tf.reshape(tf.expand_dims(live.log_probabilities, -1) + log_p, [batch, beam_size * vocabulary])
         # As each live hypothesis ends in one way, at least `beam_size` of twice as many do not end.
-        sums, chosen = tf.math.top_k(sums, 2 * beam_size)
+        sums, chosen = tf.math.top_k(sums, 2 * beam_size)  # (batch, 2 * beam_size)
         parent, token = chosen // vocabulary, chosen % vocabulary
-        tokens = tf.where(
+        tokens = tf.where(  # (batch, 2 * beam_size, max_length)
             tf.equal(columns, position), tf.expand_dims(token, -1), tf.gather(live.tokens, parent, batch_dims=1)
         )
         ends = tf.equal(token, end)
@@ -239,14 +240,14 @@ def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0
         scores = tf.where(ending, sums / length_penalty_of(position + 1, length_penalty), -math.inf)
         ended = _best(ended, _Set(tokens, sums, scores), beam_size)
 
-        sums, order = tf.math.top_k(tf.where(ends, -math.inf, sums), beam_size)
+        sums, order = tf.math.top_k(tf.where(ends, -math.inf, sums), beam_size)  # (batch, beam_size)
         live = _Set(tf.gather(tokens, order, batch_dims=1), sums, sums)
         last = tf.reshape(tf.gather(token, order, batch_dims=1), [batch * beam_size])
         rows = tf.reshape(first_rows + tf.gather(parent, order, batch_dims=1), [batch * beam_size])
         state = tf.nest.map_structure(lambda x: tf.gather(x, rows), state)
         return position + 1, last, live, ended, state
 
-    one = tf.where(tf.equal(tf.range(beam_size), 0), 0.0, nothing)  # all beams begin alike: one of them is enough
+    one = tf.where(tf.equal(tf.range(beam_size), 0), 0.0, nothing)  # all beams are the same at first: one is enough
     _, _, live, ended, _ = tf.while_loop(
         unfinished,
         body,
@@ -258,7 +259,7 @@ def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0
             repeat(state, beam_size),
         ),
     )
-    # Here a sequence that is not complete has live hypotheses of `max_length` tokens. Those that ended stand in front.
+    # Now a sequence that is not complete has live hypotheses of `max_length` tokens. Those that ended come first.
     cut_off = live.log_probabilities / length_penalty_of(max_length, length_penalty)
     scores = tf.concat([ended.scores, cut_off], axis=1)
     kind = tf.where(
@@ -276,7 +277,7 @@ def beam_search(step, state, start, end, beam_size, max_length, length_penalty=0
     return Hypotheses(tokens, _lengths(tokens), sums, scores)
 
 
-def check_length_penalty(value):
+def check_length_penalty(value) -> float:
     """`value` as a float, which must be finite and at least 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
         raise ValueError(f"length_penalty={value!r} must be a number of at least 0.")
@@ -303,12 +304,12 @@ def _best(ended, others, beam_size):
 
 
 def _complete(ended):
-    """bool, `(batch,)`: whether as many hypotheses have ended as are wanted."""
+    """bool, `(batch,)`: whether `beam_size` hypotheses have ended."""
     return tf.reduce_all(tf.math.is_finite(ended.scores), axis=-1)
 
 
 def _without_padding(log_p):
-    """float32 log-probabilities, minus infinity at padding and at what is no number."""
+    """float32 log-probabilities, minus infinity at padding and where they are NaN."""
     log_p = tf.cast(log_p, "float32")
     is_token = tf.not_equal(tf.range(log_p.shape[-1]), PADDING)
     return tf.where(tf.logical_and(is_token, log_p >= -math.inf), log_p, -math.inf)  # NaN compares as False

@@ -50,7 +50,7 @@ def load_data(options, variant):
             batches = translation.batches_of_like_lengths(
                 shifted(counted), counted, options.batch_size, key, multiple=64
             )
-            return batches.map(lambda batch: (batch["sources"], batch["targets"]))
+            return batches.map(lambda batch: (batch["source"], batch["target"]))
 
     else:
         train = builder.as_dataset(split="train", shuffle_files=False).map(

@@ -27,7 +27,7 @@ def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
         multiple: int. Lengths of batches are multiples of it.
 
     Returns:
-        `tf.data.Dataset` of dicts of `sources` and `targets`, both `(batch_size, length)`.
+        `tf.data.Dataset` of dicts of `source` and `target`, both `(batch_size, length)`.
     """
     lengths = np.maximum((sources > 0).sum(1), (targets > 0).sum(1)).astype("int32")
     limit = max(sources.shape[1], targets.shape[1])
@@ -40,7 +40,7 @@ def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
     def cut(rows):
         longest = tf.reduce_max(tf.gather(lengths, rows))
         length = (longest + multiple - 1) // multiple * multiple
-        return {"sources": tf.gather(sources, rows)[:, :length], "targets": tf.gather(targets, rows)[:, :length]}
+        return {"source": tf.gather(sources, rows)[:, :length], "target": tf.gather(targets, rows)[:, :length]}
 
     return tf.data.Dataset.from_tensor_slices(order).map(cut, tf.data.AUTOTUNE)
 

@@ -19,15 +19,15 @@ def pairs(rng, n):
         source[:length] = rng.integers(1, SOURCES, length)
         target[:length] = 5 + source[:length] % 4
         target[length] = 4
-    return {"sources": sources, "targets": targets}
+    return {"source": sources, "target": targets}
 
 
 def more_padding(inputs):
-    return inputs | {"sources": np.pad(inputs["sources"], [(0, 0), (0, 2)])}
+    return inputs | {"source": np.pad(inputs["source"], [(0, 0), (0, 2)])}
 
 
 def tokens(rng, n):
-    return {"tokens": pairs(rng, n)["sources"]}
+    return {"tokens": pairs(rng, n)["source"]}
 
 
 def a_step(**states):

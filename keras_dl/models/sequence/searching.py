@@ -200,9 +200,9 @@ def check_pair(model, inputs):
     """Refuses inputs of a translator that are not a dict of `source` and `target`."""
     if isinstance(inputs, Mapping) and {"source", "target"} <= inputs.keys():
         return
-    given = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+    given = f"a dict of {sorted(inputs)}" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
     raise ValueError(
-        f"inputs={given} must be a dict of 'source' and 'target': {type(model).__name__} predicts each token of a "
+        f"inputs must be a dict of 'source' and 'target', not {given}: {type(model).__name__} predicts each token of a "
         "target from those before it. To translate, call greedy(source), beam_search(source) or sample(source)."
     )
 

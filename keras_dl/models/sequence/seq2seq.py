@@ -37,7 +37,7 @@ from keras_dl.base import FunctionalModel, Signature
 from keras_dl.layers.recurrent import unrolled
 from keras_dl.layers.sequence_codec import STATES, Cell, SequenceDecoder, SequenceEncoder
 from keras_dl.models.sequence.searching import SearchingModel, check_pair
-from keras_dl.tokens import PADDING, check_places, check_tokens, known_tokens
+from keras_dl.tokens import PADDING, check_sequences, check_tokens, known_tokens
 
 # In a file, an encoder of up to this many steps, in all layers and directions, is written without a loop. An integer
 # file cannot have a loop, and each step of one costs more than what it computes.
@@ -222,7 +222,7 @@ class Seq2Seq(SearchingModel, FunctionalModel):
         inputs, target, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         check_pair(self, inputs)
         target = inputs["target"] if target is None else target
-        check_places("target", target)
+        check_sequences("target", target)
         target = known_tokens("target", target, self.target_vocabulary_size)
         weights = ops.cast(target != PADDING, "float32")  # (batch, m)
         if sample_weight is not None:

@@ -29,7 +29,7 @@ from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock, step_through
 from keras_dl.models.sequence.searching import SearchingModel, check_pair
-from keras_dl.tokens import check_rank, check_token, check_tokens, key_mask, known_tokens
+from keras_dl.tokens import check_sequences, check_token, check_tokens, key_mask, known_tokens
 
 # Table 3, with the shared vocabulary of "about 37000 tokens" of section 5.1: 63,045,632 and 214,171,648 parameters by
 # the paper's equations, in which attention has no biases. The table rounds to 65 and 213 million. No single vocabulary
@@ -170,7 +170,7 @@ class Transformer(SearchingModel, Model):
     def _memory(self, source, training=False):
         """The encoder's result, float `(batch, n, hidden_dim)`, and its mask, bool `(batch, 1, n)`."""
         source = known_tokens("source", source, self.source_embedding.vocabulary_size)
-        check_rank("source", source)
+        check_sequences("source", source)
         mask = key_mask(source)  # (batch, 1, n)
         states = self.dropout(self.source_positions(self.source_embedding(source)), training=training)
         for block in self.encoder:
@@ -180,7 +180,7 @@ class Transformer(SearchingModel, Model):
     def _target_states(self, target, training=False):
         """What goes into the decoder's first block: float, `(batch, m, hidden_dim)`."""
         target = known_tokens("target", target, self.vocabulary_size)
-        check_rank("target", target)
+        check_sequences("target", target)
         return self.dropout(self.positions(self.embedding(target)), training=training)
 
     def _logits(self, states):

@@ -24,7 +24,7 @@ from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock, step_through
 from keras_dl.models.sequence.searching import SearchingModel
-from keras_dl.tokens import check_rank, check_token, check_tokens, last_tokens, lengths
+from keras_dl.tokens import check_sequences, check_token, check_tokens, last_tokens, lengths
 
 # Parameters as those of the published checkpoints. The paper's table 2 rounds otherwise (117 and 345 million).
 PRESETS = {
@@ -145,7 +145,7 @@ class TransformerLM(SearchingModel, Model):
         return (*tokens_shape, self.vocabulary_size)
 
     def call(self, tokens, training=False):
-        check_rank("tokens", tokens)
+        check_sequences("tokens", tokens)
         states = self.dropout(self.positions(self.embedding(tokens)), training=training)  # (batch, n, hidden_dim)
         for block in self.blocks:
             states = block(states, causal=True, training=training)
