@@ -14,7 +14,7 @@ VOCABULARY = 12
 
 @pytest.fixture
 def model():
-    return RecurrentLM(VOCABULARY, embedding_dim=8, hidden_dims=(16,), num_steps=6)
+    return RecurrentLM(VOCABULARY, embedding_dim=8, hidden_dims=(16,), serving_length=6)
 
 
 def some_tokens(rows=3, length=6):
@@ -56,10 +56,10 @@ def test_presets_begin_and_drop_as_published():
         assert values.std() == pytest.approx(0.05 / 3**0.5, rel=0.15)
     drawn = [weight.numpy().ravel()[:60] for weight in model.weights]
     assert len({tuple(values) for values in drawn}) == len(drawn), "two weights began with the same numbers"
-    names = ["tokens", "embedding", "dropout_0", "lstm_1", "dropout_1", "lstm_2", "dropout_2", "head"]
+    names = ["tokens", "embedding", "dropout_0", "lstm_0", "dropout_1", "lstm_1", "dropout_2", "head"]
     assert [layer.name for layer in model.layers] == names
     assert {layer.rate for layer in model.layers if "dropout" in layer.name} == {0.5}
-    identity = RecurrentLM(VOCABULARY, 8, "irnn", (8,), initial_range=0.05).get_layer("irnn_1").cell.recurrent_kernel
+    identity = RecurrentLM(VOCABULARY, 8, "irnn", (8,), initial_range=0.05).get_layer("irnn_0").cell.recurrent_kernel
     np.testing.assert_array_equal(identity, np.eye(8))
 
 
@@ -82,7 +82,7 @@ def test_a_file_streams_what_it_computes_at_once(model, tmp_path):
     np.testing.assert_allclose(whole, keras.ops.log_softmax(model(tokens)), atol=1e-5)
     np.testing.assert_allclose(np.exp(whole).sum(-1), 1.0, rtol=1e-5)
     states = {name: np.asarray(state) for name, state in model.initial_states(3).items()}
-    assert set(states) == {"hidden_1", "memory_1"}
+    assert set(states) == {"hidden_0", "cell_0"}
     for t in range(tokens.shape[1]):
         after = runner.serve("step", tokens=tokens[:, t], **states)
         np.testing.assert_allclose(after.pop("log_probabilities"), whole[:, t], atol=1e-5)
@@ -164,18 +164,18 @@ def test_other_batches_than_those_of_the_states(model):
 
 def test_a_file_holds_one_table_and_no_carried_states(tmp_path):
     """Tied, a float file has the embedding's table once; its fused op begins with zeros, where the model does not."""
-    options = dict(embedding_dim=8, hidden_dims=(8,), tied=True, num_steps=6)
+    options = dict(embedding_dim=8, hidden_dims=(8,), tied=True, serving_length=6)
     model = RecurrentLM(4000, stateful_batch_size=3, **options)
     plain = RecurrentLM(4000, **options)
     plain.set_weights(model.get_weights())
     model(some_tokens())
-    before = [state.numpy() for state in model.get_layer("lstm_1").states]
+    before = [state.numpy() for state in model.get_layer("lstm_0").states]
     report = export(model, tmp_path / "lm.tflite", signatures=["sequence"])
     assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
     assert report.bytes < 1.5 * 4 * 4000 * 8
     found = load(report.path).serve("sequence", tokens=some_tokens())["log_probabilities"]
     np.testing.assert_allclose(found, keras.ops.log_softmax(plain(some_tokens())), atol=1e-5)
-    np.testing.assert_array_equal(model.get_layer("lstm_1").states, before)
+    np.testing.assert_array_equal(model.get_layer("lstm_0").states, before)
     assert np.abs(before).max() > 0
 
 

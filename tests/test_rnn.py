@@ -197,9 +197,9 @@ def test_network_steps_from_its_own_states_alone():
     x, states = np.zeros((2, 4), "float32"), model.initial_states(2)
     assert model.step(x, states)[0].shape == (2, 3)
     for wrong, message in (
-        ({"h": 1}, r"states.*'h': \(\).*'hidden_1': \(2, 5\).*initial_states"),
-        ({"hidden_1": states["hidden_1"]}, r"states.*'memory_1': \(2, 5\)"),
-        (model.initial_states(1), r"'hidden_1': \(1, 5\).*'hidden_1': \(2, 5\)"),
+        ({"h": 1}, r"states.*'h': \(\).*'hidden_0': \(2, 5\).*initial_states"),
+        ({"hidden_0": states["hidden_0"]}, r"states.*'cell_0': \(2, 5\)"),
+        (model.initial_states(1), r"'hidden_0': \(1, 5\).*'hidden_0': \(2, 5\)"),
         ({name: np.zeros((2, 7), "float32") for name in states}, r"\(2, 7\).*\(2, 5\)"),
         ([], r"states.*list"),
     ):

@@ -101,7 +101,7 @@ def _longest(texts, count):
 def build_model(data, options, variant):
     """One layer of 256 units; Adam with clipped gradients."""
     model = keras_dl.RecurrentLM(
-        len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, num_steps=data.input_shape[0]
+        len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, serving_length=data.input_shape[0]
     )
     rate = keras.optimizers.schedules.CosineDecay(4e-3, options.epochs * (data.num_train // options.batch_size))
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), SmoothedCrossentropy(0.0))

@@ -32,11 +32,12 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
+from keras_dl.arguments import AtLeast, Positive, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel, Layer, Signature, next_states
-from keras_dl.checks import check_choice, check_positive, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.checks import check_shapes, check_size
 from keras_dl.layers.embedding import TokenEmbedding
 from keras_dl.layers.recurrent import unrolled
-from keras_dl.models.sequence.recurrent import CELLS, state_shapes, step_through, zero_states
+from keras_dl.models.sequence.recurrent import CELLS, CellName, state_shapes, step_through, zero_states
 from keras_dl.tokens import PADDING, check_ids, check_token, check_tokens
 
 # Zaremba et al., section 4.1, on the Penn Treebank: 4,651,600, 19,775,200 and 66,022,000 parameters. All 10,000 ids are
@@ -72,9 +73,9 @@ class TiedHead(Layer):
         float32, `(..., vocabulary_size)`.
     """
 
+    @arguments
     def __init__(self, bias_initializer="zeros", **kwargs):
         super().__init__(**kwargs)
-        self.bias_initializer = bias_initializer
 
     def build(self, logits_shape):
         self.bias = self.add_weight(shape=logits_shape[-1:], initializer=self.bias_initializer, name="bias")
@@ -107,7 +108,7 @@ class RecurrentLM(FunctionalModel):
             that the same row of the batch before ended with, in training, evaluation and prediction, until
             `reset_states`. `step`, `generate` and what is saved or exported know nothing of them. None: each begins
             with zeros.
-        num_steps: int. Tokens of the text that a device takes. Training takes any number.
+        serving_length: int. Tokens of the text that a device takes. Training takes any number.
         start_token: int. The token before a text's first.
         end_token: int. A text's last token.
 
@@ -146,98 +147,77 @@ class RecurrentLM(FunctionalModel):
 
     presets = PRESETS
 
+    renamed_arguments = {"num_steps": "serving_length"}
+
+    @arguments
     def __init__(
         self,
-        vocabulary_size,
-        embedding_dim=64,
-        cell="lstm",
-        hidden_dims=(256,),
-        tied=False,
-        dropout_rate=0.0,
-        initial_range=None,
-        bptt_steps=None,
-        stateful_batch_size=None,
-        num_steps=128,
-        start_token=1,
-        end_token=2,
+        vocabulary_size: AtLeast(3),
+        embedding_dim: Size = 64,
+        cell: CellName = "lstm",
+        hidden_dims: Sizes = (256,),
+        tied: bool = False,
+        dropout_rate: Rate = 0.0,
+        initial_range: Positive | None = None,
+        bptt_steps: Size | None = None,
+        stateful_batch_size: Size | None = None,
+        serving_length: Size = 128,
+        start_token: Size = 1,
+        end_token: Size = 2,
         dtype=None,
         **kwargs,
     ):
-        vocabulary_size = check_size("vocabulary_size", vocabulary_size, 3)
-        embedding_dim = check_size("embedding_dim", embedding_dim)
-        check_choice("cell", cell, tuple(CELLS))
-        hidden_dims = check_sizes("hidden_dims", hidden_dims)
         if tied and hidden_dims[-1] != embedding_dim:
             raise ValueError(
                 f"tied={tied} makes the embedding the softmax's kernel: the last of hidden_dims={hidden_dims} must be "
                 f"embedding_dim={embedding_dim}."
             )
-        dropout_rate = check_rate("dropout_rate", dropout_rate)
-        initial_range = None if initial_range is None else check_positive("initial_range", initial_range)
-        bptt_steps = None if bptt_steps is None else check_size("bptt_steps", bptt_steps)
-        if stateful_batch_size is not None:
-            stateful_batch_size = check_size("stateful_batch_size", stateful_batch_size)
-        num_steps = check_size("num_steps", num_steps)
-        start_token = check_token("start_token", start_token, vocabulary_size)
-        end_token = check_token("end_token", end_token, vocabulary_size)
+        check_token("start_token", start_token, vocabulary_size)
+        check_token("end_token", end_token, vocabulary_size)
 
         def dropped(hidden, i):
-            return layers.Dropout(dropout_rate, dtype=dtype, name=f"dropout_{i}")(hidden) if dropout_rate else hidden
+            return layers.Dropout(dropout_rate, name=f"dropout_{i}")(hidden) if dropout_rate else hidden
 
-        def begun(*names):
+        def initializers(*names):
             # One each: an initializer draws the same numbers again.
             uniform = keras.initializers.RandomUniform
             return {} if initial_range is None else {name: uniform(-initial_range, initial_range) for name in names}
 
-        tokens = keras.Input((None,), stateful_batch_size, dtype="int32", name="tokens")
+        tokens = keras.Input((None,), stateful_batch_size, dtype="int32", name="tokens")  # (batch, time)
         embedding = TokenEmbedding(
-            *(vocabulary_size, embedding_dim, initial_range is None, initial_range), dtype=dtype, name="embedding"
+            vocabulary_size, embedding_dim, scaled=initial_range is None, initial_range=initial_range, name="embedding"
         )
         options = dict(return_sequences=True, bptt_steps=bptt_steps, stateful=stateful_batch_size is not None)
         if cell == "lstm":
             options["unit_forget_bias"] = initial_range is None
-        recurrent = () if cell == "irnn" else ("recurrent_initializer",)
-        hidden = embedding(tokens)
-        for i, units in enumerate(hidden_dims, start=1):
-            drawn = begun("kernel_initializer", "bias_initializer", *recurrent)
-            layer = CELLS[cell](units, **options, **drawn, dtype=dtype, name=f"{cell}_{i}")
-            hidden = layer(dropped(hidden, i - 1))
+        # An IRNN's recurrent kernel starts as the identity.
+        drawn = ("kernel_initializer", "bias_initializer") + (("recurrent_initializer",) if cell != "irnn" else ())
+        hidden = embedding(tokens)  # (batch, time, embedding_dim)
+        for i, units in enumerate(hidden_dims):
+            layer = CELLS[cell](units, **options, **initializers(*drawn), name=f"{cell}_{i}")
+            hidden = layer(dropped(hidden, i))  # (batch, time, units)
         hidden = dropped(hidden, len(hidden_dims))
         # Logits are float32.
         if tied:
             hidden = embedding(hidden, reverse=True)
-            head = TiedHead(**begun("bias_initializer"), dtype="float32", name="head")
+            head = TiedHead(**initializers("bias_initializer"), dtype="float32", name="head")
         else:
-            drawn = begun("kernel_initializer", "bias_initializer")
+            drawn = initializers("kernel_initializer", "bias_initializer")
             head = layers.Dense(vocabulary_size, **drawn, dtype="float32", name="head")
-        outputs = head(hidden)
-        super().__init__(inputs=tokens, outputs=outputs, dtype=dtype, **kwargs)
-
-        self.vocabulary_size = vocabulary_size
-        self.embedding_dim = embedding_dim
-        self.cell = cell
-        self.hidden_dims = hidden_dims
-        self.tied = tied
-        self.dropout_rate = dropout_rate
-        self.initial_range = initial_range
-        self.bptt_steps = bptt_steps
-        self.stateful_batch_size = stateful_batch_size
-        self.num_steps = num_steps
-        self.start_token = start_token
-        self.end_token = end_token
+        super().__init__(inputs=tokens, outputs=head(hidden), **kwargs)  # (batch, time, vocabulary_size)
 
     @property
     def _recurrent(self):
-        return [self.get_layer(f"{self.cell}_{i}") for i in range(1, len(self.hidden_dims) + 1)]
+        return [self.get_layer(f"{self.cell}_{i}") for i in range(len(self.hidden_dims))]
 
-    def reset_states(self):
+    def reset_states(self) -> None:
         """Has the next batch begin with zeros.
 
         Raises:
             ValueError: if the model carries no states on.
         """
         if self.stateful_batch_size is None:
-            raise ValueError("stateful_batch_size=None: each batch begins with zeros, and there is nothing to reset.")
+            raise ValueError("stateful_batch_size=None: each batch begins with zeros, so there is nothing to reset.")
         for layer in self._recurrent:
             layer.reset_state()
 
@@ -252,11 +232,11 @@ class RecurrentLM(FunctionalModel):
             for layer in self._recurrent:
                 layer.stateful = self.stateful_batch_size is not None
 
-    def initial_states(self, batch_size=1):
+    def initial_states(self, batch_size: int = 1) -> dict:
         """The states before a text: as `RecurrentNetwork.initial_states`."""
         return zero_states(self.cell, self.hidden_dims, batch_size)
 
-    def step(self, tokens, states):
+    def step(self, tokens, states: dict) -> tuple:
         """One token of a text.
 
         Args:
@@ -329,16 +309,16 @@ class RecurrentLM(FunctionalModel):
         last = given + length - 1
         return tf.while_loop(lambda t, *_: t < last, body, start, maximum_iterations=last)[1][:, given:]
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """What a device runs: dict of `Signature`.
 
-        - `sequence(tokens: int32, (batch_size, num_steps))` returns `{"log_probabilities": float32, (batch_size,
-          num_steps, vocabulary_size)}` of the token after each.
+        - `sequence(tokens: int32, (batch_size, serving_length))` returns `{"log_probabilities": float32, (batch_size,
+          serving_length, vocabulary_size)}` of the token after each.
         - `step(tokens: int32, (batch_size,); states)` returns `log_probabilities`, float32 `(batch_size,
-          vocabulary_size)`, and the states after it. States are as in `RecurrentNetwork`: `hidden_1`, of an LSTM also
-          `memory_1`, and so on; zeros at first, and `next_hidden_1` and so on come back.
+          vocabulary_size)`, and the states after it. States are as in `RecurrentNetwork`: `hidden_0`, of an LSTM also
+          `cell_0`, and so on; zeros at first. `next_hidden_0` and so on are returned.
 
-        Both begin with what they are given, whatever states the model itself carries on.
+        Both start from the states that they are given, not from those that the model itself carries on.
         """
 
         def sequence(tokens):
@@ -354,7 +334,7 @@ class RecurrentLM(FunctionalModel):
         }
         return {
             "sequence": Signature(
-                sequence, {"tokens": KerasTensor((batch_size, self.num_steps), "int32", name="tokens")}
+                sequence, {"tokens": KerasTensor((batch_size, self.serving_length), "int32", name="tokens")}
             ),
             "step": Signature(step, {"tokens": KerasTensor((batch_size,), "int32", name="tokens")} | states),
         }

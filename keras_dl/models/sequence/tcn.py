@@ -22,8 +22,9 @@ default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), whic
 import keras
 from keras import layers, ops
 
+from keras_dl.arguments import AtLeast, OneOf, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel, Layer, Signature, next_states
-from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.checks import check_shapes
 from keras_dl.ops.convolution import dilated_convolution
 
 
@@ -44,15 +45,19 @@ class CausalConv1D(Layer):
         float, `(batch, length, filters)`.
     """
 
-    def __init__(self, filters, kernel_size, dilation_rate=1, weight_normalization=True, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        filters: Size,
+        kernel_size: Size,
+        dilation_rate: Size = 1,
+        weight_normalization: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.dilation_rate = dilation_rate
-        self.weight_normalization = weight_normalization
 
     @property
-    def reach(self):
+    def reach(self) -> int:
         """int. How many inputs before the present one an output depends on."""
         return (self.kernel_size - 1) * self.dilation_rate
 
@@ -118,13 +123,17 @@ class TemporalBlock(Layer):
         float, `(batch, length, filters)`.
     """
 
-    def __init__(self, filters, kernel_size, dilation_rate=1, dropout_rate=0.0, weight_normalization=True, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        filters: Size,
+        kernel_size: Size,
+        dilation_rate: Size = 1,
+        dropout_rate: Rate = 0.0,
+        weight_normalization: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.dilation_rate = dilation_rate
-        self.dropout_rate = dropout_rate
-        self.weight_normalization = weight_normalization
 
     def build(self, x_shape):
         shared = dict(dtype=self.dtype_policy)
@@ -181,7 +190,7 @@ class TCN(FunctionalModel):
         weight_normalization: bool.
         pooling: "last" for an output at the end of the sequence, None for one at every step.
         task: "regression" or "classification": what is served are the values, or the probabilities of the logits.
-        num_steps: int. Steps of the sequence that a device takes. Training takes any number.
+        serving_length: int. Steps of the sequence that a device takes. Training takes any number.
 
     Call arguments:
         features: float, `(batch, time, num_features)`, at least one step.
@@ -203,66 +212,46 @@ class TCN(FunctionalModel):
 
     presets = PRESETS
 
+    renamed_arguments = {"num_steps": "serving_length"}
+
+    @arguments
     def __init__(
         self,
-        num_features,
-        num_outputs,
-        hidden_dims=(25,) * 8,
-        kernel_size=7,
-        dilation_base=2,
-        dropout_rate=0.0,
-        weight_normalization=True,
-        pooling="last",
-        task="regression",
-        num_steps=32,
+        num_features: Size,
+        num_outputs: Size,
+        hidden_dims: Sizes = (25,) * 8,
+        kernel_size: AtLeast(2) = 7,
+        dilation_base: Size = 2,
+        dropout_rate: Rate = 0.0,
+        weight_normalization: bool = True,
+        pooling: OneOf("last", None) = "last",
+        task: OneOf("regression", "classification") = "regression",
+        serving_length: Size = 32,
         dtype=None,
         **kwargs,
     ):
-        num_features = check_size("num_features", num_features)
-        num_outputs = check_size("num_outputs", num_outputs)
-        hidden_dims = check_sizes("hidden_dims", hidden_dims)
-        kernel_size = check_size("kernel_size", kernel_size, minimum=2)
-        dilation_base = check_size("dilation_base", dilation_base)
-        dropout_rate = check_rate("dropout_rate", dropout_rate)
-        check_choice("pooling", pooling, ("last", None))
-        check_choice("task", task, ("regression", "classification"))
-        num_steps = check_size("num_steps", num_steps)
-
-        features = keras.Input((None, num_features), name="features")
+        features = keras.Input((None, num_features), name="features")  # (batch, time, num_features)
         hidden = features
-        for i, dim in enumerate(hidden_dims):
-            hidden = TemporalBlock(
-                *(dim, kernel_size, dilation_base**i, dropout_rate, weight_normalization),
-                name=f"block_{i}",
-                dtype=dtype,
+        for i, filters in enumerate(hidden_dims):
+            hidden = TemporalBlock(  # (batch, time, filters)
+                filters, kernel_size, dilation_base**i, dropout_rate, weight_normalization, name=f"block_{i}"
             )(hidden)
         if pooling:
-            hidden = hidden[:, -1]
-        outputs = layers.Dense(num_outputs, name="head", dtype=dtype)(hidden)
-        super().__init__(inputs=features, outputs=outputs, dtype=dtype, **kwargs)
-
-        self.num_features = num_features
-        self.num_outputs = num_outputs
-        self.hidden_dims = hidden_dims
-        self.kernel_size = kernel_size
-        self.dilation_base = dilation_base
-        self.dropout_rate = dropout_rate
-        self.weight_normalization = weight_normalization
-        self.pooling = pooling
-        self.task = task
-        self.num_steps = num_steps
+            hidden = hidden[:, -1]  # (batch, filters)
+        outputs = layers.Dense(num_outputs, name="head")(hidden)  # (batch, [time,] num_outputs)
+        super().__init__(inputs=features, outputs=outputs, **kwargs)
 
     @property
-    def blocks(self):
+    def blocks(self) -> list[TemporalBlock]:
         """list of the `TemporalBlock`, in order."""
         return [self.get_layer(f"block_{i}") for i in range(len(self.hidden_dims))]
 
     @property
-    def receptive_field(self):
+    def receptive_field(self) -> int:
         """int. How many inputs, the present one included, an output depends on."""
         return 1 + sum(block.first.reach + block.second.reach for block in self.blocks)
 
-    def initial_states(self, batch_size=1):
+    def initial_states(self, batch_size: int = 1) -> dict:
         """The states before a sequence, for `step`: dict of zeros, float32 `(batch_size, reach, channels)`.
 
         There are two entries a block, the last inputs of its convolutions, the oldest first. They are queues and not
@@ -277,7 +266,7 @@ class TCN(FunctionalModel):
             for name, convolution in (("first", block.first), ("second", block.second))
         }
 
-    def step(self, features, states):
+    def step(self, features, states: dict) -> tuple:
         """One step of a sequence.
 
         Args:
@@ -301,11 +290,11 @@ class TCN(FunctionalModel):
             after |= {f"first_{i}": memories[0], f"second_{i}": memories[1]}
         return self.get_layer("head")(hidden), after
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """What a device runs, with plain convolutions: dict of `Signature`.
 
-        - `sequence` takes the model's input at `num_steps` steps, and returns `{"values": ...}` or, for classification,
-          `{"probabilities": ...}`, float32 in the model's output shape.
+        - `sequence` takes the model's input at `serving_length` steps, and returns `{"values": ...}` or, for
+          classification, `{"probabilities": ...}`, float32 in the model's output shape.
         - `step` takes `features`, float32 `(batch_size, num_features)`, and the states of `initial_states`, zeros at
           first. Returns the same as `sequence` for the sequence so far, and the states after it: `next_first_0`,
           `next_second_0` and so on.
@@ -327,7 +316,7 @@ class TCN(FunctionalModel):
         states = {name: tensor(name, *shape) for name, shape in self._state_shapes(batch_size).items()}
         return {
             "sequence": Signature(
-                sequence, {"features": tensor("features", batch_size, self.num_steps, self.num_features)}
+                sequence, {"features": tensor("features", batch_size, self.serving_length, self.num_features)}
             ),
             "step": Signature(step, {"features": tensor("features", batch_size, self.num_features)} | states),
         }
