@@ -2,19 +2,19 @@
 
     h^0_t = (x_t - mean) / std
     h^l_t = cell^l(dropout(h^{l-1}_t), h^l_{t-1})                     l = 1 .. n, t = 1 .. T
-    y_t   = W h^n_t + b              `pooling=None`: an answer at every step
+    y_t   = W h^n_t + b              `pooling=None`: an output at every step
     y     = W h^n_T + b              `pooling="last"`
     y     = W mean_t(h^n_t) + b      `pooling="mean"`
 
 Dropout is between the layers, not in time (Zaremba, Sutskever, Vinyals 2014, arXiv:1409.2329, fig. 2). A bidirectional
-layer runs a second cell from the end, and both outputs side by side go on; its last output is that of the forward cell
-at T beside that of the backward cell at 1.
+layer runs a second cell from the end, and concatenates the outputs of both. Its last output is that of the forward cell
+at T and that of the backward cell at 1.
 
-Sequences of different lengths are padded behind their end, and come with a mask. A net in one direction needs no mask
-inside: what comes after a step does not touch it, so that it is enough to read the output at each row's own last step.
-That lets LiteRT fuse the LSTM for padded sequences too. Bidirectional layers get the mask.
+Sequences of different lengths are padded at the end, and come with a mask. A net in one direction needs no mask inside:
+later steps do not change earlier outputs, so it reads the output at the last step of each row. That lets LiteRT fuse
+the LSTM for padded sequences too. Bidirectional layers get the mask.
 
-The cells are in `keras_dl.layers`: `rnn`, `lstm` and `gru` have their equations and references.
+The equations and references of the cells are in `keras_dl.layers`: `rnn`, `lstm` and `gru`.
 """
 
 import keras
@@ -171,7 +171,8 @@ class RecurrentNetwork(FunctionalModel):
         padding have no meaning: give them the sample weight 0. A row without any step gets the head's output for zeros.
 
     Raises:
-        ValueError: if an argument is out of its range, a sequence has no step, or, called eagerly, a mask has holes.
+        ValueError: if an argument is out of its range, or a sequence has no step. Called eagerly, also if a mask has
+            holes.
 
     Example:
 
@@ -203,7 +204,7 @@ class RecurrentNetwork(FunctionalModel):
         **kwargs,
     ):
         features = keras.Input((None, num_features), name="features")  # (batch, time, num_features)
-        # Keras makes it of bool. An NPU takes numbers, and no bool.
+        # Keras casts a bool mask. An NPU takes numbers, not bool.
         mask = keras.Input((None,), dtype="float32", name="mask") if masked else None  # (batch, time)
         hidden = features
         if standardize:
@@ -213,7 +214,7 @@ class RecurrentNetwork(FunctionalModel):
         for i, units in enumerate(hidden_dims):
             if dropout_rate and i > 0:
                 hidden = layers.Dropout(dropout_rate, name=f"dropout_{i - 1}")(hidden)
-            # In one direction, the last output of a padded row is read after the loop, at a step of its own.
+            # In one direction, `Pool` reads the output of a padded row at the last step of that row.
             whole = i < len(hidden_dims) - 1 or pooling != "last" or (masked and not bidirectional)
             layer = CELLS[cell](units, return_sequences=whole, bptt_steps=bptt_steps, name=f"{cell}_{i}")
             if bidirectional:
@@ -228,7 +229,7 @@ class RecurrentNetwork(FunctionalModel):
         super().__init__(inputs={"features": features, "mask": mask} if masked else features, outputs=outputs, **kwargs)
 
     def adapt(self, features, mask=None) -> None:
-        """Measures the mean and variance of each feature, by which the model standardizes. Call it before `fit`.
+        """Measures the mean and variance of each feature, for standardization. Call it before `fit`.
 
         Args:
             features: array `(n, time, num_features)`.
@@ -252,15 +253,15 @@ class RecurrentNetwork(FunctionalModel):
 
         Args:
             features: float, `(batch, num_features)`, raw.
-            states: dict as `initial_states` gives it, or as this returned it for the step before.
+            states: dict, as `initial_states` or the step before returned it.
 
         Returns:
             outputs: float32, `(batch, num_outputs)`: logits or values, as the model gives them for the sequence so far.
             states: dict.
 
         Raises:
-            ValueError: if the model cannot go step by step: it is bidirectional, or takes the mean over all steps; or
-                if features or states have other names or shapes; it says which.
+            ValueError: if features or states have other names or shapes, or if the model cannot go step by step,
+                because it is bidirectional or takes the mean over all steps.
         """
         if not self._streams:
             raise ValueError(
@@ -286,13 +287,13 @@ class RecurrentNetwork(FunctionalModel):
 
         - `sequence` takes the model's inputs at `serving_length` steps, the mask as float32, 1 and 0, and returns
           `{"probabilities": ...}` or, for regression, `{"values": ...}`, float32 in the model's output shape.
-        - `step`, of a model in one direction that does not take the mean: takes `features`, float32
+        - `step` exists for models in one direction that do not take the mean. It takes `features`, float32
           `(batch_size, num_features)`, and the states after the step before, zeros at first: `hidden_0`, of an LSTM
-          also `cell_0`, and so on, float32 `(batch_size, units)`. Returns the same as `sequence` for the sequence so
-          far, and the states after it: `next_hidden_0` and so on.
+          also `cell_0`, and so on, float32 `(batch_size, units)`. It returns the same as `sequence` for the sequence
+          so far, and the states after it: `next_hidden_0` and so on.
 
-        A fused LSTM is one op; other cells are written step by step, which LiteRT runs faster than a loop, and which
-        int8 files need.
+        A fused LSTM is one op. Other cells are written step by step: LiteRT runs that faster than a loop, and int8
+        files need it.
         """
         answer = "values" if self.task == "regression" else "probabilities"
 
