@@ -1,4 +1,4 @@
-"""The LSTM equals Keras's, PyTorch's and TensorFlow's with peepholes; and it leaves as one fused op."""
+"""The LSTM equals Keras's, PyTorch's, and TensorFlow's with peepholes. It exports to one fused op."""
 
 import keras
 import numpy as np

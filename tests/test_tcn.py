@@ -1,4 +1,4 @@
-"""Temporal convolutions: causality, the receptive field, weight normalisation, streams, and equality with torch."""
+"""Temporal convolutions: causality, the receptive field, weight normalization, streams, and equality with torch."""
 
 import pathlib
 import types
@@ -157,7 +157,7 @@ def test_stream_equals_the_whole_sequence(task):
 
 
 def test_stream_of_a_file_equals_the_whole_sequence_of_the_file(tmp_path):
-    """And both hold plain convolutions: no op of weight normalisation is left, and one kernel for each convolution."""
+    """And both hold plain convolutions: no op of weight normalization is left, and one kernel for each convolution."""
     from keras_dl.export import export, load
 
     model = _tcn(serving_length=40)

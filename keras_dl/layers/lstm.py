@@ -76,10 +76,8 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
         super().__init__(**kwargs)
         self.elementwise = not (peephole or projection_units or layer_norm)
         if not self.elementwise and self.implementation == 1:
-            raise ValueError(
-                f"recurrent_dropout={self.recurrent_dropout} does not work with peephole, projection_units or "
-                "layer_norm. Nor does implementation=1."
-            )
+            cause = f"recurrent_dropout={self.recurrent_dropout}" if self.recurrent_dropout else "implementation=1"
+            raise ValueError(f"{cause} does not work with peephole, projection_units or layer_norm.")
         self.output_size = projection_units or self.units
         self.state_size = [self.output_size, self.units]
 

@@ -159,7 +159,7 @@ def picture(outcome):
     pictures.style(axis, f"{BEGINNING} characters of a test text | what follows there; and what the net goes on with")
     ways = {"most probable": 0.0, "drawn at 0.7": 0.7}
     drawn = {
-        way: symbols.decode(model.generate(begun, 130, temperature=temperature, seed=outcome.options.seed))
+        way: symbols.decode(model.sample(begun, 130, temperature, outcome.options.seed).tokens)
         for way, temperature in ways.items()
     }
     for i, row in enumerate(chosen):

@@ -27,11 +27,11 @@ CASES = [
         projection_units=4,
         layer_norm=True,
         recurrent_dropout=0.0,
-        tolerances={"int8": 3e-1},  # normalised twice a step in 8 bits: 0.24 measured
+        tolerances={"int8": 3e-1},  # normalized twice per step in 8 bits: 0.24 measured
     )._replace(
         forced={
             "stateful": "keeps the batch of its first call; test_lstm.py has it",
-            "recurrent_dropout": "goes with neither peephole, projection nor layer norm; test_lstm.py has it",
+            "recurrent_dropout": "does not work with peephole, projection and layer norm; test_lstm.py has it",
         }
     ),
     network_case(
