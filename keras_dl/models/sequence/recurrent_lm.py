@@ -139,6 +139,7 @@ class RecurrentLM(SearchingModel, FunctionalModel):
     A long text, learned in windows of 5 tokens with the states carried on: 4 rows, each a part of the text. The states
     are reset before each epoch and each evaluation.
 
+    >>> import tensorflow as tf
     >>> text = keras.random.randint((401,), 3, 50, seed=0)
     >>> x, y = (tf.unstack(tf.reshape(part, (4, 20, 5)), axis=1) for part in (text[:-1], text[1:]))
     >>> windows = tf.data.Dataset.from_tensor_slices((x, y))
