@@ -31,14 +31,14 @@ ROUNDS, CALLS, WARMUP = 7, 30, 5
 TOLERANCE = 1e-4  # between the answers of both files, as between a file and its model
 
 
-def create(net, width, num_steps, reach):
-    """The network `net`, with the same weights at every `num_steps`; a TCN has the blocks to see `reach` samples."""
+def create(net, width, serving_length, reach):
+    """The network `net`, with the same weights at any `serving_length`; a TCN has blocks enough for `reach` samples."""
     import keras
 
     import keras_dl
 
     keras.utils.set_random_seed(0)
-    ends = dict(num_features=FEATURES, num_outputs=1, task="regression", num_steps=num_steps)
+    ends = dict(num_features=FEATURES, num_outputs=1, task="regression", serving_length=serving_length)
     if net == "tcn":
         blocks = next(n for n in range(1, 20) if 2 * (KERNEL - 1) * (2**n - 1) >= reach - 1)
         return keras_dl.TCN(hidden_dims=(width,) * blocks, kernel_size=KERNEL, **ends)
@@ -55,9 +55,9 @@ def _files(net, width, lengths, folder):
     """`(parameters, runner of step, {length: runner of sequence})`."""
     from keras_dl.export import export
 
-    def runner(signature, num_steps):
-        model = create(net, width, num_steps, max(lengths))
-        path = str(pathlib.Path(folder) / f"{net}-{signature}-{num_steps}.tflite")
+    def runner(signature, serving_length):
+        model = create(net, width, serving_length, max(lengths))
+        path = str(pathlib.Path(folder) / f"{net}-{signature}-{serving_length}.tflite")
         export(model, path, signatures=[signature], verify=False)
         return model.count_params(), litert_runner(path, threads=1, signature=signature)
 

@@ -20,6 +20,17 @@ def in_xla() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
+class NoDropoutMasksInInference:
+    """Mixin of recurrent layers, before Keras's class. The layer itself draws dropout masks, and only in training.
+
+    Keras draws them in each call of its layer, and a file that draws random numbers cannot be exported. There is no
+    public switch for this.
+    """
+
+    def _maybe_config_dropout_masks(self, cell, inputs, states):
+        pass
+
+
 def inner_layers(layer) -> list:
     """The layers that a layer holds in its attributes, lists and dicts. Only `Model.layers` is public."""
     return layer._layers

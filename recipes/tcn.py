@@ -131,7 +131,7 @@ def _ends(data):
         num_outputs=len(data.labels) or 1,
         task="classification" if data.labels else "regression",
         pooling=None if data.dataset == "copy_memory" else "last",
-        num_steps=data.input_shape[0],
+        serving_length=data.input_shape[0],
     )
 
 

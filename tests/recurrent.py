@@ -1,4 +1,4 @@
-"""What the tests of the recurrent layers share."""
+"""Shared parts of the tests of recurrent layers."""
 
 import contextlib
 from unittest import mock

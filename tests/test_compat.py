@@ -31,6 +31,16 @@ def test_in_xla(compiled):
     assert set(seen) == {compiled}, VERSIONS
 
 
+@pytest.mark.parametrize("mixins", [(), (compat.NoDropoutMasksInInference,)])
+def test_dropout_masks_in_inference(mixins):
+    """Keras draws them, and advances the state of its generator; with the mixin nothing is drawn."""
+    layer = type("Layer", (*mixins, keras.layers.LSTM), {})(2, dropout=0.5, seed=1)
+    layer.build((1, 3, 2))
+    before = layer.cell.seed_generator.state.numpy()
+    layer(tf.ones((1, 3, 2)), training=False)
+    assert (before == layer.cell.seed_generator.state.numpy()).all() == bool(mixins), VERSIONS
+
+
 def test_layers_inside_a_layer():
     class Outer(keras.layers.Layer):
         def __init__(self):

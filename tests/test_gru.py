@@ -89,7 +89,7 @@ def test_bad_input():
 
 def test_streams_from_a_file(tmp_path):
     """The signature `step`, called step after step, gives what `sequence` gives at once."""
-    model = RecurrentNetwork(4, 3, cell="gru", hidden_dims=(5, 6), num_steps=7)
+    model = RecurrentNetwork(4, 3, cell="gru", hidden_dims=(5, 6), serving_length=7)
     report = export(model, tmp_path / "gru.tflite")
     assert "WHILE" not in report.ops
     x, runner = recurrent.sequences(1), load(report.path)

@@ -1,4 +1,4 @@
-"""The LSTM equals Keras's, PyTorch's and TensorFlow's with peepholes; and it leaves as one fused op."""
+"""The LSTM equals Keras's, PyTorch's, and TensorFlow's with peepholes. It exports to one fused op."""
 
 import keras
 import numpy as np
@@ -126,7 +126,7 @@ def test_bad_input():
 def stacked(steps=12):
     """Two layers and an answer at every step."""
     keras.utils.set_random_seed(0)
-    model = RecurrentNetwork(32, 3, hidden_dims=(32, 32), pooling=None, num_steps=steps)
+    model = RecurrentNetwork(32, 3, hidden_dims=(32, 32), pooling=None, serving_length=steps)
     x = recurrent.sequences(16, steps, 32)
     model.adapt(x)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -166,7 +166,9 @@ def test_fused_in_int8(tmp_path):
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_large_cell_states_are_not_clipped(quantization, tmp_path):
     """The converter has LiteRT clip them at 10. Here one counts up to 20 and down again, to 0 and not to -10."""
-    model = RecurrentNetwork(1, 1, hidden_dims=(1,), task="regression", pooling=None, standardize=False, num_steps=40)
+    model = RecurrentNetwork(
+        1, 1, hidden_dims=(1,), task="regression", pooling=None, standardize=False, serving_length=40
+    )
     opened = 20.0  # of the gates: input, forget, cell, output
     kernel, bias = np.array([[0.01, 0.01, 10.0, 0.01]]), np.array([opened, opened, 0, opened])
     model.set_weights([kernel, np.full((1, 4), 0.01), bias, np.ones((1, 1)), np.zeros(1)])
@@ -191,7 +193,7 @@ def test_a_file_says_which_layer_keeps_its_state(tmp_path):
 def test_small_cell_states_in_int8(tmp_path):
     """Left as the converter makes it, their scale is one that LiteRT's kernel computes wrongly: 0.03 off."""
     keras.utils.set_random_seed(3)
-    model = RecurrentNetwork(12, 9, hidden_dims=(64,), standardize=False, num_steps=29)
+    model = RecurrentNetwork(12, 9, hidden_dims=(64,), standardize=False, serving_length=29)
     x = np.random.default_rng(0).normal(0, 0.5, (8, 29, 12)).astype("float32")
     cells = keras.layers.RNN(model.layers[1].cell, return_state=True)(x)[2]
     assert np.abs(cells).max() < 0.5
@@ -215,7 +217,7 @@ def test_side_by_side_in_int8(tmp_path):
 
 
 def test_padded_sequences_run_on_an_npu(tmp_path):
-    model = RecurrentNetwork(4, 3, hidden_dims=(8,), masked=True, num_steps=7)
+    model = RecurrentNetwork(4, 3, hidden_dims=(8,), masked=True, serving_length=7)
     rng = np.random.default_rng(0)
     x, lengths = rng.normal(size=(8, 7, 4)).astype("float32"), rng.integers(1, 8, 8)
     mask = np.arange(7) < lengths[:, None]

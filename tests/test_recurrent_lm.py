@@ -8,13 +8,14 @@ import tensorflow as tf
 from keras_dl import RecurrentLM
 from keras_dl.export import export, load
 from keras_dl.losses import SmoothedCrossentropy
+from keras_dl.ops import decoding
 
 VOCABULARY = 12
 
 
 @pytest.fixture
 def model():
-    return RecurrentLM(VOCABULARY, embedding_dim=8, hidden_dims=(16,), num_steps=6)
+    return RecurrentLM(VOCABULARY, embedding_dim=8, hidden_dims=(16,), serving_length=6)
 
 
 def some_tokens(rows=3, length=6):
@@ -56,10 +57,10 @@ def test_presets_begin_and_drop_as_published():
         assert values.std() == pytest.approx(0.05 / 3**0.5, rel=0.15)
     drawn = [weight.numpy().ravel()[:60] for weight in model.weights]
     assert len({tuple(values) for values in drawn}) == len(drawn), "two weights began with the same numbers"
-    names = ["tokens", "embedding", "dropout_0", "lstm_1", "dropout_1", "lstm_2", "dropout_2", "head"]
+    names = ["tokens", "embedding", "dropout_0", "lstm_0", "dropout_1", "lstm_1", "dropout_2", "head"]
     assert [layer.name for layer in model.layers] == names
     assert {layer.rate for layer in model.layers if "dropout" in layer.name} == {0.5}
-    identity = RecurrentLM(VOCABULARY, 8, "irnn", (8,), initial_range=0.05).get_layer("irnn_1").cell.recurrent_kernel
+    identity = RecurrentLM(VOCABULARY, 8, "irnn", (8,), initial_range=0.05).get_layer("irnn_0").cell.recurrent_kernel
     np.testing.assert_array_equal(identity, np.eye(8))
 
 
@@ -82,7 +83,7 @@ def test_a_file_streams_what_it_computes_at_once(model, tmp_path):
     np.testing.assert_allclose(whole, keras.ops.log_softmax(model(tokens)), atol=1e-5)
     np.testing.assert_allclose(np.exp(whole).sum(-1), 1.0, rtol=1e-5)
     states = {name: np.asarray(state) for name, state in model.initial_states(3).items()}
-    assert set(states) == {"hidden_1", "memory_1"}
+    assert set(states) == {"hidden_0", "cell_0"}
     for t in range(tokens.shape[1]):
         after = runner.serve("step", tokens=tokens[:, t], **states)
         np.testing.assert_allclose(after.pop("log_probabilities"), whole[:, t], atol=1e-5)
@@ -164,18 +165,18 @@ def test_other_batches_than_those_of_the_states(model):
 
 def test_a_file_holds_one_table_and_no_carried_states(tmp_path):
     """Tied, a float file has the embedding's table once; its fused op begins with zeros, where the model does not."""
-    options = dict(embedding_dim=8, hidden_dims=(8,), tied=True, num_steps=6)
+    options = dict(embedding_dim=8, hidden_dims=(8,), tied=True, serving_length=6)
     model = RecurrentLM(4000, stateful_batch_size=3, **options)
     plain = RecurrentLM(4000, **options)
     plain.set_weights(model.get_weights())
     model(some_tokens())
-    before = [state.numpy() for state in model.get_layer("lstm_1").states]
+    before = [state.numpy() for state in model.get_layer("lstm_0").states]
     report = export(model, tmp_path / "lm.tflite", signatures=["sequence"])
     assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
     assert report.bytes < 1.5 * 4 * 4000 * 8
     found = load(report.path).serve("sequence", tokens=some_tokens())["log_probabilities"]
     np.testing.assert_allclose(found, keras.ops.log_softmax(plain(some_tokens())), atol=1e-5)
-    np.testing.assert_array_equal(model.get_layer("lstm_1").states, before)
+    np.testing.assert_array_equal(model.get_layer("lstm_0").states, before)
     assert np.abs(before).max() > 0
 
 
@@ -207,7 +208,9 @@ def test_what_keras_makes_of_a_tied_model_has_one_table_of_its_own(tmp_path, dty
 
 def test_at_temperature_0_the_most_probable_token_follows(model):
     begun = some_tokens(2, 3)
-    found = model.generate(begun, length=5, temperature=0.0, seed=1).numpy()
+    found = model.sample(begun, max_length=5, temperature=0.0, seed=1).tokens.numpy()
+    np.testing.assert_array_equal(model.greedy(begun, max_length=5).tokens, found)
+    np.testing.assert_array_equal(model.beam_search(begun, beam_size=1, max_length=5).tokens[:, 0], found)
     texts = begun
     for _ in range(5):
         logits = np.array(model(texts)[:, -1])
@@ -223,7 +226,7 @@ def test_tokens_are_drawn_as_often_as_the_model_says(model):
     logits = np.array(model(begun[:1])[0, -1], "float64")
     logits[[0, model.start_token]] = -np.inf
     for temperature in (1.0, 0.25):
-        found = model.generate(begun, length=1, temperature=temperature, seed=2).numpy()[:, 0]
+        found = model.sample(begun, max_length=1, temperature=temperature, seed=2).tokens.numpy()[:, 0]
         expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
         shares = np.bincount(found, minlength=VOCABULARY) / len(found)
         deviations = np.sqrt(expected * (1 - expected) / len(found))
@@ -232,7 +235,7 @@ def test_tokens_are_drawn_as_often_as_the_model_says(model):
 
 def test_seeds_repeat_and_nothing_follows_an_end(model):
     begun = np.full((64, 1), model.start_token, "int32")
-    first, again, other = (model.generate(begun, length=20, seed=seed).numpy() for seed in (1, 1, 2))
+    first, again, other = (model.sample(begun, max_length=20, seed=seed).tokens.numpy() for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     ended = np.cumsum(first == model.end_token, axis=1) - (first == model.end_token) > 0
@@ -241,10 +244,66 @@ def test_seeds_repeat_and_nothing_follows_an_end(model):
     assert (first[~ended] > 1).all()
 
 
-def test_drawing_compiles_under_xla(model):
-    draw = tf.function(model._draw, jit_compile=True, autograph=False)
-    found = draw(some_tokens(), 4, tf.constant(0.0), tf.constant([1, 0]))
-    np.testing.assert_array_equal(found, model.generate(some_tokens(), 4, temperature=0.0))
+@pytest.mark.parametrize("name", ["greedy", "beam_search", "sample"])
+def test_searches_compile_under_xla(model, name):
+    search, options = getattr(decoding, name), dict(beam_size=3) if name == "beam_search" else {}
+
+    @tf.function(jit_compile=True, autograph=False)
+    def compiled(source):
+        return model._search(search, source, max_length=4, **options).tokens
+
+    options |= dict(temperature=0.0) if name == "sample" else {}
+    np.testing.assert_array_equal(
+        compiled(some_tokens()), getattr(model, name)(some_tokens(), max_length=4, **options).tokens
+    )
+
+
+def test_beams_have_the_log_probabilities_of_their_tokens():
+    """Each with the state of its own text, in the order of the scores."""
+    model = RecurrentLM(VOCABULARY, embedding_dim=8, hidden_dims=(16, 8), initial_range=1.0)
+    begun = some_tokens(2, 3)
+    found = model.beam_search(begun, beam_size=4, max_length=5)
+    for row in range(2):
+        assert len({tuple(tokens) for tokens in found.tokens[row].numpy()}) == 4
+        for tokens, length, total in zip(
+            found.tokens[row], found.lengths[row], found.log_probabilities[row], strict=True
+        ):
+            written = tokens.numpy()[: int(length)]
+            assert not {0, model.start_token} & set(written.tolist())
+            text = np.concatenate([begun[row], written])[None]
+            log_probabilities = keras.ops.log_softmax(model(text))[0, 2:-1].numpy()
+            assert float(total) == pytest.approx(log_probabilities[np.arange(len(written)), written].sum(), abs=1e-4)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_prompts_of_several_lengths_are_continued_as_alone(cell):
+    model = RecurrentLM(VOCABULARY, embedding_dim=8, cell=cell, hidden_dims=(16, 8), initial_range=0.5)
+    prompts = some_tokens(3, 5)
+    prompts[1, 2:] = 0
+    prompts[2, 1:] = 0
+    together = model.greedy(prompts, max_length=6)
+    for row, length in enumerate((5, 2, 1)):
+        alone = model.greedy(prompts[row : row + 1, :length], max_length=6)
+        np.testing.assert_array_equal(together.tokens[row], alone.tokens[0])
+        np.testing.assert_allclose(together.log_probabilities[row], alone.log_probabilities[0], rtol=1e-5)
+
+
+def test_decoding_step_by_step_is_the_model(model):
+    tokens = some_tokens()
+    expected = keras.ops.log_softmax(model(tokens))
+    state = model.initial_states(3)
+    for t in range(tokens.shape[1]):
+        log_probabilities, state = model.decode_step(tokens[:, t], state)
+        np.testing.assert_allclose(log_probabilities, expected[:, t], atol=1e-5)
+    log_probabilities, _ = model.decode_step(tokens[:, -1], model.encode(tokens))
+    np.testing.assert_allclose(log_probabilities, expected[:, -1], atol=1e-5)
+
+
+def test_carried_states_do_not_touch_searches():
+    carrying, plain = stateful_pair()
+    carrying(some_tokens())
+    found, expected = (m.greedy(some_tokens(2, 3), max_length=5) for m in (carrying, plain))
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
 
 
 def test_it_learns_what_follows_what():
@@ -256,24 +315,23 @@ def test_it_learns_what_follows_what():
     logits = model(texts[:, :-1])[:, 1:]
     losses = keras.losses.sparse_categorical_crossentropy(texts[:, 2:], logits, from_logits=True)
     assert float(keras.ops.max(losses)) < 0.2
-    np.testing.assert_array_equal(model.generate(texts[:3, :3], 6, temperature=0.0), texts[:3, 3:9])
+    np.testing.assert_array_equal(model.greedy(texts[:3, :3], max_length=6).tokens, texts[:3, 3:9])
 
 
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [
-        ([[1, VOCABULARY]], {}, "tokens holds the id 12; the vocabulary has the ids 0 to 11"),
-        ([[1, 0]], {}, "tokens holds 0, which is padding"),
-        ([[]], {}, "tokens of shape"),
-        ([1, 2], {}, "tokens of shape"),
-        ([[1, 2]], dict(length=0), "length"),
+        ([[1, VOCABULARY]], {}, "source holds the id 12; the vocabulary has the ids 0 to 11"),
+        ([[]], {}, "source of shape"),
+        ([1, 2], {}, "source of shape"),
+        ([[1, 2]], dict(max_length=0), "max_length=0"),
         ([[1, 2]], dict(temperature=-1.0), "temperature=-1.0"),
         ([[1, 2]], dict(temperature=float("nan")), "temperature=nan"),
     ],
 )
-def test_bad_input_of_generate(model, tokens, options, message):
+def test_bad_input_of_sample(model, tokens, options, message):
     with pytest.raises(ValueError, match=message):
-        model.generate(np.array(tokens, "int32"), **(dict(length=3) | options))
+        model.sample(np.array(tokens, "int32"), **(dict(max_length=3) | options))
 
 
 def test_ids_that_are_no_tokens(model):
@@ -282,5 +340,7 @@ def test_ids_that_are_no_tokens(model):
     with pytest.raises(ValueError, match="tokens holds the id -1"):
         model(bad)
     with pytest.raises(ValueError, match="tokens has the dtype float32; it must be int"):
-        model.step(np.array([1.5, 4.0], "float32"), model.initial_states(2))
+        model.decode_step(np.array([1.5, 4.0], "float32"), model.initial_states(2))
+    with pytest.raises(ValueError, match=r"state.*'hidden_0': \(1, 16\).*'hidden_0': \(2, 16\)"):
+        model.decode_step(np.array([1, 4]), model.initial_states(1))
     np.testing.assert_array_equal(tf.function(model)(tf.constant(bad)), tf.function(model)(tf.maximum(bad, 0)))

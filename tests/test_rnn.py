@@ -1,12 +1,15 @@
 """Elman's network equals Keras's and PyTorch's, carries its state past masked steps, and starts as a sum if asked."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 import recurrent
 import tensorflow as tf
 
-from keras_dl import GRUCell, LSTMCell, RecurrentNetwork, SimpleRNN, SimpleRNNCell
+import keras_dl
+from keras_dl import LSTM, GRUCell, LSTMCell, RecurrentNetwork, SimpleRNN, SimpleRNNCell
 from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.recipes.training import recipe, runner
 
@@ -14,6 +17,39 @@ from keras_dl.recipes.training import recipe, runner
 @pytest.mark.parametrize("call", recurrent.CALLS)
 def test_equals_keras(call):
     recurrent.check_equals_keras(SimpleRNN, keras.layers.SimpleRNN, 1, call)
+
+
+@pytest.mark.parametrize("kind", ["", "Cell"])
+@pytest.mark.parametrize("name", ["SimpleRNN", "LSTM", "GRU"])
+def test_takes_the_arguments_of_keras(name, kind):
+    """By name and by place, with its defaults and configs; its own come after them; and no others."""
+    ours, theirs = getattr(keras_dl, name + kind), getattr(keras.layers, name + kind)
+    known, expected = (list(inspect.signature(cls).parameters.values()) for cls in (ours, theirs))
+    assert known[: len(expected) - 1] == expected[:-1]
+    own = {"peephole", "projection_units", "layer_norm"} if name == "LSTM" else set()
+    assert {p.name for p in known[len(expected) - 1 : -1]} == own | (set() if kind else {"bptt_steps"})
+
+    config = theirs(3, "relu", dropout=0.25, recurrent_regularizer="l2", dtype="mixed_bfloat16", name="a").get_config()
+    layer = ours.from_config(config)
+    assert {key: layer.get_config()[key] for key in config} == config
+    assert ours.from_config(layer.get_config()).get_config() == layer.get_config()
+    cell = layer if kind else layer.cell
+    assert (cell.activation, cell.dropout) == (keras.activations.relu, 0.25)
+    assert cell.dtype_policy.name == layer.dtype_policy.name == "mixed_bfloat16"
+    with pytest.raises(TypeError, match=r"'recurent_dropout'\. Did you mean 'recurrent_dropout'\?"):
+        ours(3, recurent_dropout=0.1)
+    with pytest.raises(ValueError, match="units"):
+        ours(0)
+
+
+def test_options_reach_the_cell_and_the_layer():
+    layer = LSTM(3, implementation=1, zero_output_for_mask=True, trainable=False, activity_regularizer="l2", seed=7)
+    assert (layer.cell.implementation, layer.zero_output_for_mask, layer.cell.seed) == (1, True, 7)
+    assert not layer.trainable
+    assert not layer.cell.trainable
+    assert layer.activity_regularizer is not None
+    with pytest.raises(ValueError, match="implementation=1 does not work with peephole"):
+        LSTM(3, implementation=1, peephole=True)
 
 
 def test_equals_torch():
@@ -197,9 +233,9 @@ def test_network_steps_from_its_own_states_alone():
     x, states = np.zeros((2, 4), "float32"), model.initial_states(2)
     assert model.step(x, states)[0].shape == (2, 3)
     for wrong, message in (
-        ({"h": 1}, r"states.*'h': \(\).*'hidden_1': \(2, 5\).*initial_states"),
-        ({"hidden_1": states["hidden_1"]}, r"states.*'memory_1': \(2, 5\)"),
-        (model.initial_states(1), r"'hidden_1': \(1, 5\).*'hidden_1': \(2, 5\)"),
+        ({"h": 1}, r"states.*'h': \(\).*'hidden_0': \(2, 5\).*initial_states"),
+        ({"hidden_0": states["hidden_0"]}, r"states.*'cell_0': \(2, 5\)"),
+        (model.initial_states(1), r"'hidden_0': \(1, 5\).*'hidden_0': \(2, 5\)"),
         ({name: np.zeros((2, 7), "float32") for name in states}, r"\(2, 7\).*\(2, 5\)"),
         ([], r"states.*list"),
     ):

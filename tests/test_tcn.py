@@ -1,4 +1,4 @@
-"""Temporal convolutions: causality, the receptive field, weight normalisation, streams, and equality with torch."""
+"""Temporal convolutions: causality, the receptive field, weight normalization, streams, and equality with torch."""
 
 import pathlib
 import types
@@ -135,7 +135,7 @@ def test_shortcut_is_there_only_where_widths_differ():
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_stream_equals_the_whole_sequence(task):
-    model = _tcn(pooling=None, task=task, num_steps=40)
+    model = _tcn(pooling=None, task=task, serving_length=40)
     x = _normal(2, 40, 3)
     served, answer = model.serving_signatures(2), "values" if task == "regression" else "probabilities"
     whole = served["sequence"].function(x)[answer]
@@ -157,10 +157,10 @@ def test_stream_equals_the_whole_sequence(task):
 
 
 def test_stream_of_a_file_equals_the_whole_sequence_of_the_file(tmp_path):
-    """And both hold plain convolutions: no op of weight normalisation is left, and one kernel for each convolution."""
+    """And both hold plain convolutions: no op of weight normalization is left, and one kernel for each convolution."""
     from keras_dl.export import export, load
 
-    model = _tcn(num_steps=40)
+    model = _tcn(serving_length=40)
     path = tmp_path / "tcn.tflite"
     report = export(model, path)
     assert not {"DIV", "SQRT", "RSQRT", "SUM", "WHILE", "SPACE_TO_BATCH_ND"} & set(report.ops), report.ops
@@ -177,7 +177,7 @@ def test_integer_file_runs_on_the_npu_and_on_a_microcontroller(tmp_path):
     """All of its ops: dilated convolutions of one pixel's height are what both take."""
     from keras_dl.export import export
 
-    model = _tcn(num_steps=20)
+    model = _tcn(serving_length=20)
     calibration = {"sequence": [{"features": row[None]} for row in _normal(16, 20, 3)]}
     options = dict(quantization="int8", calibration=calibration, signatures=["sequence"])
     report = export(model, tmp_path / "npu.tflite", target="ethos-u55-128", **options)

@@ -5,8 +5,7 @@
     g_t = tanh(W_g x_t + b_g + r_t * (U_g h_{t-1} + a_g))           `reset_after=True`: cuDNN, Keras's default, torch
     h_t = z_t * h_{t-1} + (1 - z_t) * g_t
 
-With `reset_after` each gate has two biases, of which those of z and r could be one. They are kept apart, as in Keras
-and cuDNN.
+With `reset_after` each gate has two biases. Those of z and r could be one each; they are two, as in Keras and cuDNN.
 
 Reference: Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder for statistical machine
 translation", arXiv:1406.1078, eq. 5 to 8. The other convention is eq. 9 and 10 of its version 1, and that of cuDNN.
@@ -27,12 +26,12 @@ class GRUCell(Cell, keras.layers.GRUCell):
 
     Args:
         units: int.
-        others: as in `keras.layers.GRUCell`.
+        The other arguments are those of `keras.layers.GRUCell`, in its order.
 
     Call arguments:
         inputs: float, `(batch, features)`: one step.
         states: list of h, `(batch, units)`, before the step.
-        training: bool. Dropout is for training alone: one mask for all steps of a sequence.
+        training: bool. Whether dropout is on: one mask for all steps of a sequence.
 
     Returns:
         output: float, `(batch, units)`: the first of the new states.
@@ -40,6 +39,7 @@ class GRUCell(Cell, keras.layers.GRUCell):
 
     Raises:
         ValueError: if `units` is not positive.
+        TypeError: if a keyword is unknown. The message names the nearest one.
 
     Example:
 
@@ -72,7 +72,7 @@ class GRUCell(Cell, keras.layers.GRUCell):
         return self.recurrent_kernel, None if self.bias is None else self.bias[1]
 
     def advance(self, projected, product, hidden):
-        x_update, x_reset, x_new = ops.split(projected, 3, axis=-1)
+        x_update, x_reset, x_new = ops.split(projected, 3, axis=-1)  # (batch, units) each
         if self.reset_after:
             p_update, p_reset, p_new = ops.split(product, 3, axis=-1)
         else:
@@ -89,31 +89,28 @@ class GRUCell(Cell, keras.layers.GRUCell):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class GRU(Recurrent, keras.layers.GRU):
-    """Gated recurrent unit, in the place of `keras.layers.GRU`: same arguments, weights, states and values.
+    """Gated recurrent unit. It replaces `keras.layers.GRU`: same arguments, weights, states and values.
 
-    LiteRT has no fused op for it: its steps are one builtin WHILE; with `unroll=True` they are written one after the
+    LiteRT has no fused op for it: its steps are one builtin WHILE. With `unroll=True` they are written one after the
     other, which the calibration of an int8 file needs.
 
-    An int8 file from zero states may differ from run to run by three ops a direction. At the first step the reset gate
-    has nothing to reset with `reset_after=False`, without biases or with those of a layer not trained yet; so the
-    converter drops the gate, and the SPLIT that it is an output of runs in int8 or, by chance, in float32. Biases that
-    are not zero, with `reset_after`, keep the gate.
+    Int8 files of one layer from zero states may differ by three ops per direction. At the first step the reset gate has
+    nothing to reset with `reset_after=False`, without biases, or with the zero biases of an untrained layer. The
+    converter then drops the gate, and the SPLIT before it runs in int8 or, by chance, in float32. With `reset_after`
+    and nonzero biases the gate stays.
 
     Args:
         units: int. Width of the state, which is the output.
-        activation, recurrent_activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer,
-            kernel_regularizer, recurrent_regularizer, bias_regularizer, activity_regularizer, kernel_constraint,
-            recurrent_constraint, bias_constraint, dropout, recurrent_dropout, seed, return_sequences, return_state,
-            go_backwards, stateful, unroll, reset_after, use_cudnn: as in `keras.layers.GRU`.
-        bptt_steps: int, or None. The gradient goes back to the last step whose number, from 0, is a multiple of it, and
-            no further. The values do not change.
+        The next arguments are those of `keras.layers.GRU`, in its order.
+        bptt_steps: int, or None. The gradient stops where the number of the step, from 0, is a multiple of it. The
+            values do not change.
 
     Call arguments:
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: float, `(batch, units)`, or a list of one; zeros by default.
-        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
-            not matter, be it NaN. Of a row without any, the state stays the initial one and the outputs are 0.
-        training: bool. Dropout is for training alone.
+        mask: bool, `(batch, time)`. True = the step counts. Other steps keep the state, and their values do not matter,
+            not even NaN. A row without any step that counts keeps its initial state, and its outputs are 0.
+        training: bool. Whether dropout is on.
 
     Returns:
         float, `(batch, units)`, or `(batch, time, units)` with `return_sequences`; with `return_state` a tuple of it
@@ -121,8 +118,9 @@ class GRU(Recurrent, keras.layers.GRU):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
-        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
-            these words.
+        TypeError: if a keyword is unknown. The message names the nearest one.
+        tf.errors.InvalidArgumentError: the same for sizes that a graph does not know before it runs. Under XLA the
+            message is XLA's own.
 
     Example:
 

@@ -8,22 +8,22 @@
     h_t = V (o_t * tanh(c_t))
 
 The peepholes p (`peephole`) and the projection V (`projection_units`) are options; without them p = 0 and V = 1. With
-`layer_norm`, what the gates see is LN(W x_t) + LN(U h_{t-1}) + b, normalised over all four gates together, and the last
-tanh sees LN(c_t). The bias of the forget gate starts at 1, so that at first the cell remembers.
+`layer_norm`, the gates get LN(W x_t) + LN(U h_{t-1}) + b, normalized over all four gates together, and the last tanh
+gets LN(c_t). The bias of the forget gate starts at 1, so that the cell remembers at first.
 
 References: Hochreiter and Schmidhuber 1997, "Long short-term memory", Neural Computation 9. Gers, Schmidhuber, Cummins
 2000, "Learning to forget", Neural Computation 12 (forget gate). Gers and Schmidhuber 2000, "Recurrent nets that time
 and count", IJCNN (peepholes). Sak, Senior, Beaufays 2014, arXiv:1402.1128, eq. 1 to 6 (projection; their second,
 non-recurrent one is a Dense layer after this). Ba, Kiros, Hinton 2016, arXiv:1607.06450, eq. 20 to 22 (layer
-normalisation). Jozefowicz, Zaremba, Sutskever 2015 (the forget gate's bias).
+normalization). Jozefowicz, Zaremba, Sutskever 2015 (the forget gate's bias).
 
 Deviations: the paper of 1997 has no forget gate and truncates the gradient inside the cell; this has the full gradient,
 or `bptt_steps`. Peepholes connect a cell with its own gates only, as in Gers and Schmidhuber. The gain of each
-normalisation starts at 1, its shift at 0.
+normalization starts at 1, its shift at 0.
 
 In a LiteRT file, inference from the zero state over a static shape is one fused UNIDIRECTIONAL_SEQUENCE_LSTM, in
-float32 or int8. What that op cannot do becomes a builtin WHILE, or steps one after the other with `unroll=True`:
-peepholes, projection, layer normalisation, masks, an initial or a returned state, other activations. The fused op
+float32 or int8. That op has no peepholes, projection, layer normalization, masks, initial or returned state, or other
+activations. With any of them the file has a builtin WHILE, or with `unroll=True` one step after the other. The fused op
 keeps its state between calls: reset the interpreter's variables before each sequence, as `keras_dl.export.load` does.
 """
 
@@ -37,7 +37,7 @@ from keras_dl.arguments import Size, arguments
 from keras_dl.layers.recurrent import Cell, Recurrent
 from keras_dl.ops.recurrence import scan
 
-EPSILON = 1e-5  # of layer normalisation
+EPSILON = 1e-5  # of layer normalization
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -46,20 +46,21 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
 
     Args:
         units: int.
-        peephole, projection_units, layer_norm: as in `LSTM`; none goes with `recurrent_dropout`.
-        others: as in `keras.layers.LSTMCell`.
+        The next arguments are those of `keras.layers.LSTMCell`, in its order.
+        peephole, projection_units, layer_norm: as in `LSTM`. None of them works with `recurrent_dropout`.
 
     Call arguments:
         inputs: float, `(batch, features)`: one step.
         states: list of h, `(batch, units)` or `(batch, projection_units)`, and c, `(batch, units)`, before the step.
-        training: bool. Dropout is for training alone: one mask for all steps of a sequence.
+        training: bool. Whether dropout is on: one mask for all steps of a sequence.
 
     Returns:
         output: float, `(batch, units)` or `(batch, projection_units)`: the first of the new states.
         states: as given, after the step.
 
     Raises:
-        ValueError: if an argument is out of its range, or does not go with another.
+        ValueError: if an argument is out of its range, or does not work with another.
+        TypeError: if a keyword is unknown. The message names the nearest one.
 
     Example:
 
@@ -75,10 +76,8 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
         super().__init__(**kwargs)
         self.elementwise = not (peephole or projection_units or layer_norm)
         if not self.elementwise and self.implementation == 1:
-            raise ValueError(
-                f"recurrent_dropout={self.recurrent_dropout} goes with neither peephole, projection_units nor "
-                "layer_norm; and implementation=1 neither."
-            )
+            cause = f"recurrent_dropout={self.recurrent_dropout}" if self.recurrent_dropout else "implementation=1"
+            raise ValueError(f"{cause} does not work with peephole, projection_units or layer_norm.")
         self.output_size = projection_units or self.units
         self.state_size = [self.output_size, self.units]
 
@@ -121,8 +120,8 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
         if not self.layer_norm:
             return x
         wide = ops.cast(x, "float32")
-        centred = wide - ops.mean(wide, axis=-1, keepdims=True)
-        scaled = centred * ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + EPSILON)
+        centered = wide - ops.mean(wide, axis=-1, keepdims=True)
+        scaled = centered * ops.rsqrt(ops.mean(ops.square(centered), axis=-1, keepdims=True) + EPSILON)
         gain, shift = (ops.cast(getattr(self, f"{name}_{kind}"), x.dtype) for kind in ("gain", "shift"))
         return ops.cast(scaled, x.dtype) * gain + shift
 
@@ -133,44 +132,39 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
     def product(self, hidden):
         return self._normalized(super().product(hidden), "recurrent")
 
-    def advance(self, gates, hidden, memory):
-        input_gate, forget_gate, new, output_gate = ops.split(gates, 4, axis=-1)
+    def advance(self, gates, hidden, cell):
+        input_gate, forget_gate, new, output_gate = ops.split(gates, 4, axis=-1)  # (batch, units) each
         if self.peephole:
-            peepholes = ops.split(ops.cast(self.peephole_kernel, gates.dtype), 3)
-            input_gate, forget_gate = (
-                g + p * memory for g, p in zip((input_gate, forget_gate), peepholes, strict=False)
-            )
+            to_input, to_forget, to_output = ops.split(ops.cast(self.peephole_kernel, gates.dtype), 3)  # (1, units)
+            input_gate, forget_gate = input_gate + to_input * cell, forget_gate + to_forget * cell
         gate = self.recurrent_activation
-        memory = gate(forget_gate) * memory + gate(input_gate) * self.activation(new)
+        cell = gate(forget_gate) * cell + gate(input_gate) * self.activation(new)
         if self.peephole:
-            output_gate = output_gate + peepholes[2] * memory
-        hidden = gate(output_gate) * self.activation(self._normalized(memory, "cell"))
-        return (ops.matmul(hidden, self.projection_kernel) if self.projection_units else hidden), memory
+            output_gate = output_gate + to_output * cell
+        hidden = gate(output_gate) * self.activation(self._normalized(cell, "cell"))
+        return (ops.matmul(hidden, self.projection_kernel) if self.projection_units else hidden), cell
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class LSTM(Recurrent, keras.layers.LSTM):
-    """Long short-term memory, in the place of `keras.layers.LSTM`: same arguments, weights, states and values.
+    """Long short-term memory. It replaces `keras.layers.LSTM`: same arguments, weights, states and values.
 
     Args:
-        units: int. Width of the memory, and of the output where it is not projected.
-        activation, recurrent_activation, use_bias, kernel_initializer, recurrent_initializer, bias_initializer,
-            unit_forget_bias, kernel_regularizer, recurrent_regularizer, bias_regularizer, activity_regularizer,
-            kernel_constraint, recurrent_constraint, bias_constraint, dropout, recurrent_dropout, seed,
-            return_sequences, return_state, go_backwards, stateful, unroll, use_cudnn: as in `keras.layers.LSTM`.
-        peephole: bool. The gates see the memory.
-        projection_units: int, or None. Width of the output, projected from the memory's.
-        layer_norm: bool. Normalises the gates' inputs and the memory that the output sees.
-        bptt_steps: int, or None. The gradient goes back to the last step whose number, from 0, is a multiple of it, and
-            no further. The values do not change.
+        units: int. Width of the cell state, and of the output where it is not projected.
+        The next arguments are those of `keras.layers.LSTM`, in its order.
+        peephole: bool. Whether the gates also get the cell state.
+        projection_units: int, or None. Width of the output, which is projected from `units`.
+        layer_norm: bool. Whether the inputs of the gates, and the cell state on its way to the output, are normalized.
+        bptt_steps: int, or None. The gradient stops where the number of the step, from 0, is a multiple of it. The
+            values do not change.
 
     Call arguments:
         sequences: float, `(batch, time, features)`, at least one step.
         initial_state: list of h, `(batch, units)`, or `(batch, projection_units)`, and c, `(batch, units)`; zeros by
             default.
-        mask: bool, `(batch, time)`. True = the step counts; another carries the state on, and what stands there does
-            not matter, be it NaN. Of a row without any, the states stay the initial ones and the outputs are 0.
-        training: bool. Dropout is for training alone.
+        mask: bool, `(batch, time)`. True = the step counts. Other steps keep the states, and their values do not
+            matter, not even NaN. A row without any step that counts keeps its initial states, and its outputs are 0.
+        training: bool. Whether dropout is on.
 
     Returns:
         float, `(batch, units)`, or `(batch, time, units)` with `return_sequences`; with `return_state` a tuple of it, h
@@ -178,8 +172,9 @@ class LSTM(Recurrent, keras.layers.LSTM):
 
     Raises:
         ValueError: if an argument is out of its range, the sequences have no step, or a state has a wrong shape.
-        tf.errors.InvalidArgumentError: the same of sizes that a graph does not know before it runs; under XLA without
-            these words.
+        TypeError: if a keyword is unknown. The message names the nearest one.
+        tf.errors.InvalidArgumentError: the same for sizes that a graph does not know before it runs. Under XLA the
+            message is XLA's own.
 
     Example:
 
@@ -216,7 +211,7 @@ class LSTM(Recurrent, keras.layers.LSTM):
         return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
 
     def _fuses(self, sequences):
-        """Whether this call is traced for a device, and is what LiteRT's fused op computes."""
+        """Whether this call is traced for a device, and LiteRT's fused op can compute it."""
         if tf.executing_eagerly() or self.return_state or self.stateful or self.unroll or not self.cell.elementwise:
             return False
         gates = (self.cell.activation, self.cell.recurrent_activation)
@@ -224,7 +219,7 @@ class LSTM(Recurrent, keras.layers.LSTM):
         return static and self.compute_dtype == "float32" and gates == (activations.tanh, activations.sigmoid)
 
     def _fused(self, sequences):
-        """`(last output, outputs)` by a function that LiteRT's converter knows by its attributes and replaces."""
+        """`(last output, outputs)` of a function that LiteRT's converter recognizes by its attributes and replaces."""
         batch, steps, _ = sequences.shape
         units = self.units
 
@@ -232,12 +227,12 @@ class LSTM(Recurrent, keras.layers.LSTM):
             def step(projected, states):
                 return self.cell.advance(projected + tf.matmul(states[0], recurrent_kernel), *states)
 
-            rows = tf.transpose(tf.matmul(inputs, kernel) + bias, (1, 0, 2))
+            rows = tf.transpose(tf.matmul(inputs, kernel) + bias, (1, 0, 2))  # (time, batch, 4 units)
             outputs, (h, c) = scan(step, rows, (init_h, init_c), truncate=self.bptt_steps)
             return h, tf.transpose(outputs, (1, 0, 2)), h, c, tf.constant(1.0)
 
-        # With fewer attributes the converter returns an empty file; with a name that is not new, TensorFlow looks for
-        # another implementation of the same function.
+        # With fewer attributes the converter returns an empty file. Under a name that exists already, TensorFlow looks
+        # for another implementation of the same function.
         attributes = {
             "api_implements": f"lstm_{uuid.uuid4()}",
             "api_preferred_device": "CPU",

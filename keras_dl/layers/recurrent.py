@@ -1,19 +1,19 @@
-"""What the recurrent layers share: a Keras layer's interface around the loops of `keras_dl.ops.recurrence`.
+"""Shared parts of the recurrent layers: a Keras layer's interface around the loops of `keras_dl.ops.recurrence`.
 
-A layer is a subclass of Keras's own, and so takes its place: arguments, weights, masks, states, `Bidirectional`. What
-differs is how its steps are run:
+A layer is a subclass of Keras's own, and replaces it: arguments, weights, masks, states, `Bidirectional`. It runs its
+steps in another way:
 
-- in training under XLA, in a loop with a backward pass of its own (`product_scan`), where the step's only weights are
-  in its products with input and state;
-- in training without XLA, in `scan`, the product with the input inside of it: TensorFlow computes the gradients of the
-  weights beside the steps, on another thread;
-- in training with dropout of the state, or with a mask of its own for each gate, in `scan` around Keras's own step;
-- otherwise, and in inference, in `scan`, one product of all steps with the input kernel before it; unrolled with
-  `unroll=True`;
-- on a GPU, whatever Keras would do there (cuDNN): not measured.
+- In training under XLA, in a loop with a backward pass of its own (`product_scan`), if the only weights of a step are
+  in its products with input and state.
+- In training without XLA, in `scan`, with the product with the input inside it: TensorFlow computes the gradients of
+  the weights beside the steps, on another thread.
+- In training with dropout of the state, or with a dropout mask for each gate, in `scan` around Keras's own step.
+- Otherwise, and in inference, in `scan`, after one product of all steps with the input kernel; unrolled with
+  `unroll=True`.
+- On a GPU, as Keras does it (cuDNN). Not measured.
 
-Its cell is a subclass of Keras's with three methods: `project(inputs)`, the part of all steps that does not wait for
-the state; `product(h)`, that of one step with the recurrent kernel; and `advance(*parts, *states)`, the rest.
+Its cell is a subclass of Keras's with three methods: `project(inputs)`, the part of all steps that does not need the
+state; `product(h)`, that of one step with the recurrent kernel; and `advance(*parts, *states)`, the rest.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.checks import asserted, shapes_agree
-from keras_dl.compat import in_xla
+from keras_dl.compat import NoDropoutMasksInInference, in_xla
 from keras_dl.ops.recurrence import product_scan, scan
 
 _UNROLLED = contextvars.ContextVar("unrolled", default=False)
@@ -35,7 +35,7 @@ _UNROLLED = contextvars.ContextVar("unrolled", default=False)
 def unrolled():
     """Within it, the loops of recurrent layers of known length are traced step by step, as with `unroll=True`.
 
-    The calibration of an int8 file, and some devices, take no loop.
+    The calibration of an int8 file, and some devices, do not support loops.
     """
     token = _UNROLLED.set(True)
     try:
@@ -44,8 +44,8 @@ def unrolled():
         _UNROLLED.reset(token)
 
 
-def is_unrolled():
-    """Whether this is within `unrolled()`: whether what is traced is for a device."""
+def is_unrolled() -> bool:
+    """Whether this is within `unrolled()`, which is where a model is traced for a device."""
     return _UNROLLED.get()
 
 
@@ -53,9 +53,9 @@ class Cell:
     """Mixin of the cells, before Keras's class.
 
     Attributes that a cell sets:
-        additive: bool. Whether a step looks at the sum of its input and product parts alone.
-        elementwise: bool. Whether `advance` has no weights, so that `product_scan` will do.
-        implementation: int, as in Keras: 1 has a dropout mask of its own for each gate. Elman's cell has no gates.
+        additive: bool. Whether a step needs only the sum of its products with input and state.
+        elementwise: bool. Whether `advance` has no weights, so that `product_scan` can run it.
+        implementation: int, as in Keras: 1 has a dropout mask for each gate. Elman's cell has no gates.
     """
 
     additive = True
@@ -73,7 +73,7 @@ class Cell:
         return ops.matmul(hidden, self.recurrent_kernel)
 
     def parts(self, projected, hidden):
-        """What `advance` takes before the states."""
+        """The arguments of `advance` before the states."""
         product = self.product(hidden)
         return (projected + product,) if self.additive else (projected, product)
 
@@ -91,7 +91,7 @@ class Cell:
 
     @property
     def drops_in_the_step(self):
-        """Whether dropout in training is left to Keras's own step: masks of the state, or one for each gate."""
+        """Whether Keras's own step does the dropout in training: masks of the state, or one for each gate."""
         return bool(self.recurrent_dropout or (self.dropout and self.implementation == 1))
 
     def call(self, inputs, states, training=False):
@@ -104,7 +104,7 @@ class Cell:
         return new[0], (new if isinstance(states, list | tuple) else new[0])
 
 
-class Recurrent:
+class Recurrent(NoDropoutMasksInInference):
     """Mixin of the layers, before Keras's class. A layer's `cell` is a `Cell`."""
 
     use_cudnn = False
@@ -145,15 +145,15 @@ class Recurrent:
     def _check(self, sequences_shape, states_shapes=None):
         if sequences_shape[1] == 0:
             raise ValueError(
-                f"sequences of shape {tuple(sequences_shape)} have no step; {self.name} needs one at least."
+                f"sequences of shape {tuple(sequences_shape)} have no step; {self.name} needs at least one."
             )
         if states_shapes is None:
             return
         wanted = [(sequences_shape[0], size) for size in self.state_size]
-        found = [tuple(shape) for shape in states_shapes]
-        if len(found) != len(wanted) or not all(map(shapes_agree, found, wanted)):
+        given = [tuple(shape) for shape in states_shapes]
+        if len(given) != len(wanted) or not all(map(shapes_agree, given, wanted)):
             raise ValueError(
-                f"initial_state of {self.name} has the shapes {found}; it must have {wanted}, (batch, units) each."
+                f"initial_state of {self.name} has the shapes {given}; it must have {wanted}, (batch, units) each."
             )
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
@@ -165,37 +165,37 @@ class Recurrent:
             initial_state = [self._of_as_many_rows(s, sequences) for s in states]
         if sequences.shape[1] is None:
             sequences = asserted(
-                sequences, tf.shape(sequences)[1] > 0, f"sequences have no step; {self.name} needs one at least."
+                sequences, tf.shape(sequences)[1] > 0, f"sequences have no step; {self.name} needs at least one."
             )
         if self.stateful and sequences.shape[0] is None:
-            # Else a batch of one row would be taken for as many as the states have.
+            # Otherwise a batch of one row would be broadcast to as many as the states have.
             sequences = tf.ensure_shape(sequences, (self.states[0].shape[0], None, None))
         if isinstance(mask, list | tuple):
             mask = mask[0]
         return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
 
     def _of_as_many_rows(self, state, sequences):
-        """The state, of as many rows as the sequences: where that is not known before, it is looked at in the graph."""
+        """The state, which must have as many rows as the sequences. Unknown sizes are checked when the graph runs."""
         if None not in (state.shape[0], sequences.shape[0]):
             return state
         same = tf.equal(tf.shape(state)[0], tf.shape(sequences)[0])
-        return asserted(state, same, f"initial_state of {self.name} has not as many rows as the sequences.")
+        return asserted(state, same, f"initial_state of {self.name} must have as many rows as the sequences.")
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
         if self._leaves_it_to_keras():
-            super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
+            self._draw_dropout_masks(sequences, states)
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        # A stateful layer's are variables, which hold the last states when the gradient is computed.
+        # Those of a stateful layer are variables, which hold the last states when the gradient is computed.
         states = [tf.convert_to_tensor(s) for s in states]
         if mask is not None:
             mask = ops.cast(mask, "bool")
             mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
             if not is_unrolled():  # a device has no gradients, and NPUs do not select
-                # Of what is no number, the gradient by the kernel would be none either: 0 times it.
+                # NaN at a masked step would make the gradient by the kernel NaN: 0 times NaN.
                 sequences = ops.where(ops.expand_dims(mask, -1), sequences, ops.zeros((), sequences.dtype))
         if training:
-            super()._maybe_config_dropout_masks(self.cell, sequences[:, 0], states)
+            self._draw_dropout_masks(sequences, states)
         if self.go_backwards:
             sequences = ops.flip(sequences, axis=1)
             mask = None if mask is None else ops.flip(mask, axis=1)
@@ -205,14 +205,16 @@ class Recurrent:
         if not self.return_sequences:
             last = states[0] if mask is None else outputs
             return last, last, list(states)
-        outputs = ops.transpose(outputs, (1, 0, 2)) if mask is None else outputs
+        outputs = ops.transpose(outputs, (1, 0, 2)) if mask is None else outputs  # (batch, time, units)
         return outputs[:, -1], outputs, list(states)
 
-    def _maybe_config_dropout_masks(self, cell, inputs, states):
-        """Nothing, where Keras draws masks in inference too, and a file that draws random numbers cannot be."""
+    def _draw_dropout_masks(self, sequences, states):
+        """Before the loop, so that all steps have the same ones."""
+        self.cell.get_dropout_mask(sequences[:, 0])
+        self.cell.get_recurrent_dropout_mask(states[0])
 
     def _steps(self, sequences, states, mask, training):
-        """Runs the loop: outputs `(time, batch, units)`, or None where nobody wants them, and the last states."""
+        """Runs the loop: outputs `(time, batch, units)`, or None without `return_sequences`, and the last states."""
         cell = self.cell
         mask = None if mask is None else ops.transpose(mask)
         unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
@@ -222,11 +224,11 @@ class Recurrent:
             def step(x, states):
                 return cell(x, list(states), training=True)[1]
 
-            rows = ops.transpose(sequences, (1, 0, 2))
+            rows = ops.transpose(sequences, (1, 0, 2))  # (time, batch, features)
             return scan(step, rows, states, unroll=unroll, **options)
         if training and cell.dropout:
             sequences = sequences * ops.expand_dims(cell.get_dropout_mask(sequences[:, 0]), 1)
-        rows = ops.transpose(sequences, (1, 0, 2))
+        rows = ops.transpose(sequences, (1, 0, 2))  # (time, batch, features)
         if training and cell.elementwise and not unroll:
             if not in_xla():
                 return scan(lambda x, states: cell.step(cell.project(x), states), rows, states, **options)
@@ -235,11 +237,13 @@ class Recurrent:
                 for pair in (cell.input_weights(), cell.recurrent_weights())
             )
             return product_scan(cell.advance, rows, *weights, states, cell.additive, **options)
-        rows = cell.project(rows)
+        rows = cell.project(rows)  # (time, batch, width)
         return scan(cell.step, rows, states, unroll=unroll, **options)
 
     def _masked(self, outputs, last, mask):
-        """Outputs as Keras defines them at masked steps: those of the step before, zeros before the first; or zeros.
+        """Outputs as Keras defines them at masked steps: those of the step before, or zeros.
+
+        They are zeros before the first step that counts, and at all masked steps with `zero_output_for_mask`.
 
         Returns:
             `(batch, time, units)`, or `(batch, units)` without `return_sequences`.
@@ -253,7 +257,7 @@ class Recurrent:
         return ops.where(ops.expand_dims(begun, -1), outputs, ops.zeros((), outputs.dtype))
 
     def _leaves_it_to_keras(self):
-        """Whether Keras would take cuDNN here; `use_cudnn=True` without it is an error that Keras raises."""
+        """Whether Keras uses cuDNN here. `use_cudnn=True` without cuDNN is an error that Keras raises."""
         plain = self.bptt_steps is None and self.cell.elementwise
         on_gpu = plain and self.use_cudnn == "auto" and bool(tf.config.list_physical_devices("GPU"))
         return self.use_cudnn is True or on_gpu

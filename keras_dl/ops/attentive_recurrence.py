@@ -4,13 +4,13 @@
     c_t = sum_s a_ts m_s                                       context
     s_t = step(x_t + c_t K, h_{t-1} R + b, s_{t-1})            h the first of s
 
-The gradient is its own, as in `keras_dl.ops.recurrence.product_scan`: what all steps share gets its gradient as one
-product of all steps after the backward loop,
+It has a gradient of its own, in the two loops of `keras_dl.ops.loops`. Values and weights that all steps share get
+their gradients as one product of all steps after the backward loop:
 
     dm_s = sum_t a_ts dc_t        dK = sum_t c_t^T dx_t        d[Q R] = sum_t h_{t-1}^T [dq_t dp_t]
 
-but for the keys k and the vector v, whose part of a step is a sum over `(batch, places, units)` that would be too large
-to keep: the hidden layer of the scores is computed again, and its gradients are added up as the loop goes.
+The keys k and the vector v are the exception. Their part of a step is `(batch, places, units)`, too large to keep for
+all steps. So the backward loop computes the hidden layer of the scores again, and adds up its gradients.
 
 Reference: Bahdanau, Cho, Bengio 2014, arXiv:1409.0473, appendix A.1.2 and A.2.2.
 """
@@ -24,7 +24,7 @@ from keras_dl.ops.loops import affine_gradient, backward_loop, empty, forward_lo
 
 
 class Memory(typing.NamedTuple):
-    """What the steps look at.
+    """The memory that the steps look at, and the weights of the attention.
 
     Attributes:
         values: m, float `(batch, places, width)`.
@@ -53,7 +53,7 @@ def attentive_scan(step, rows, memory, state_weights, states, additive):
         memory: `Memory`.
         state_weights: R, `(hidden, gates)`, and b, `(gates,)` or None.
         states: sequence of tensors `(batch, hidden)`: those before the first step.
-        additive: bool. Whether the step looks at the sum of both parts alone.
+        additive: bool. Whether the step needs only the sum of both parts.
 
     Returns:
         float `(time, batch, ...)` each: hidden states, contexts, and weights.

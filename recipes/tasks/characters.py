@@ -101,7 +101,7 @@ def _longest(texts, count):
 def build_model(data, options, variant):
     """One layer of 256 units; Adam with clipped gradients."""
     model = keras_dl.RecurrentLM(
-        len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, num_steps=data.input_shape[0]
+        len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, serving_length=data.input_shape[0]
     )
     rate = keras.optimizers.schedules.CosineDecay(4e-3, options.epochs * (data.num_train // options.batch_size))
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), SmoothedCrossentropy(0.0))
@@ -159,7 +159,7 @@ def picture(outcome):
     pictures.style(axis, f"{BEGINNING} characters of a test text | what follows there; and what the net goes on with")
     ways = {"most probable": 0.0, "drawn at 0.7": 0.7}
     drawn = {
-        way: symbols.decode(model.generate(begun, 130, temperature=temperature, seed=outcome.options.seed))
+        way: symbols.decode(model.sample(begun, 130, temperature, outcome.options.seed).tokens)
         for way, temperature in ways.items()
     }
     for i, row in enumerate(chosen):

@@ -99,7 +99,7 @@ def build_model(data, options, variant):
         task="regression" if regression else "classification",
         masked=not regression,
         standardize=not regression,
-        num_steps=data.input_shape[0],
+        serving_length=data.input_shape[0],
     )
     if not regression:
         rows, _ = data.arrays["train"]

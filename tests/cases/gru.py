@@ -37,7 +37,7 @@ CASES = [
         inputs=sequences(),
         targets=lambda rng, n: rng.integers(0, 3, (n, STEPS)),
         prepare=adapt,
-        served={"step": states("hidden_1", "hidden_2")},
+        served={"step": states("hidden_0", "hidden_1")},
         skips=NO_MASK,
     ),
 ]

@@ -27,11 +27,11 @@ CASES = [
         projection_units=4,
         layer_norm=True,
         recurrent_dropout=0.0,
-        tolerances={"int8": 3e-1},  # normalised twice a step in 8 bits: 0.24 measured
+        tolerances={"int8": 3e-1},  # normalized twice per step in 8 bits: 0.24 measured
     )._replace(
         forced={
             "stateful": "keeps the batch of its first call; test_lstm.py has it",
-            "recurrent_dropout": "goes with neither peephole, projection nor layer norm; test_lstm.py has it",
+            "recurrent_dropout": "does not work with peephole, projection and layer norm; test_lstm.py has it",
         }
     ),
     network_case(
@@ -56,7 +56,7 @@ CASES = [
         targets=lambda rng, n: rng.integers(0, 3, (n, STEPS)),
         padded=other_padding,
         prepare=adapt,
-        served={"step": states("hidden_1", "memory_1", features=WIDE, units=WIDE)},
+        served={"step": states("hidden_0", "cell_0", features=WIDE, units=WIDE)},
     ),
     Case(
         name="recurrent_lm",
@@ -72,7 +72,7 @@ CASES = [
             initial_range=0.2,
             bptt_steps=4,
             stateful_batch_size=None,
-            num_steps=STEPS,
+            serving_length=STEPS,
             start_token=4,
             end_token=3,
         ),
@@ -94,13 +94,13 @@ CASES = [
             (dict(initial_range=0.0), "initial_range"),
             (dict(bptt_steps=0), "bptt_steps"),
             (dict(stateful_batch_size=0), "stateful_batch_size"),
-            (dict(num_steps=0), "num_steps"),
+            (dict(serving_length=0), "serving_length"),
             (dict(end_token=WIDE + 1), "end_token"),
         ),
         served={
             "step": joined(
                 named("tokens", lambda rng, n: rng.integers(3, WIDE + 1, n).astype("int32")),
-                lambda rng, n: {f"hidden_{i}": rng.uniform(0, 1, (n, WIDE)).astype("float32") for i in (1, 2)},
+                lambda rng, n: {f"hidden_{i}": rng.uniform(0, 1, (n, WIDE)).astype("float32") for i in (0, 1)},
             )
         },
         skips=PADDING_IS_A_TOKEN,

@@ -111,7 +111,7 @@ def network_case(name, skips=None, **others):
         num_outputs=3,
         dropout_rate=0.05,
         bptt_steps=3,
-        num_steps=STEPS,
+        serving_length=STEPS,
     )
     arguments = defaults | others.pop("arguments")
     options = dict(
@@ -121,7 +121,7 @@ def network_case(name, skips=None, **others):
             (dict(pooling="max"), "pooling"),
             (dict(dropout_rate=1.0), "dropout_rate"),
             (dict(bptt_steps=-1), "bptt_steps"),
-            (dict(num_steps=0), "num_steps"),
+            (dict(serving_length=0), "serving_length"),
         ),
         targets=labels(3),
         compile=classification(),

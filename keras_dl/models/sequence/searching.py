@@ -27,10 +27,12 @@ class SearchingModel:
     Attributes:
         constant_states: tuple of str. Entries of the state that a step does not change. A search keeps them out of its
             loop.
+        unwritten_tokens: tuple of int. Tokens that a search never writes, besides padding.
         compiles_searches: bool. Whether XLA compiles the searches.
     """
 
     constant_states: tuple[str, ...] = ()
+    unwritten_tokens: tuple[int, ...] = ()
     compiles_searches = False
 
     def encode(self, source) -> dict:
@@ -186,6 +188,9 @@ class SearchingModel:
 
         def step(tokens, position, changing):
             log_probabilities, after = self.decode_step(tokens, constant | changing)
+            for token in self.unwritten_tokens:
+                unwritten = tf.equal(tf.range(log_probabilities.shape[-1]), token)  # (vocabulary,)
+                log_probabilities = tf.where(unwritten, -math.inf, log_probabilities)
             return log_probabilities, {name: after[name] for name in changing}
 
         return search(step, state, self._first_tokens(source), self.end_token, **options)

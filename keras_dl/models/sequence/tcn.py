@@ -2,7 +2,7 @@
 
     F(s)   = sum_{i=0}^{k-1} f(i) x_{s - d i}                                  eq. 2: a causal convolution of dilation d
     block  = relu(x + drop(relu(conv(drop(relu(conv(x)))))))                   fig. 1b; both have the same dilation
-    kernel = g v / ||v||, a g for each channel of the output                   Salimans and Kingma, eq. 2
+    kernel = g v / ||v||, one g per output channel                             Salimans and Kingma, eq. 2
 
 Block i has dilation `dilation_base ** i`, so that an output depends on the last `receptive_field` inputs and no others:
 
@@ -13,23 +13,24 @@ References:
   Modeling", arXiv:1803.01271: section 3 and tables 1 and 2.
 - Salimans, Kingma 2016, "Weight Normalization", arXiv:1602.07868.
 
-Deviations: none from the paper, which the authors' code leaves in one place: dropout is spatial here, as the text has
-it, so that whole channels of a sequence are dropped together. Convolutions start as they do in that code, with torch's
-default for v and g = ||v||: it also sets the derived kernel to N(0, 0.01), which the next forward pass overwrites. The
-1x1 residual and the head start as Keras's Dense does; that code draws them from N(0, 0.01).
+Deviations: none from the paper. The authors' code differs from it in one place: dropout is spatial here, as in the
+text, so that whole channels of a sequence are dropped together. Convolutions are initialized as in that code, with
+torch's default for v and g = ||v||. (It also sets the derived kernel to N(0, 0.01), which the next forward pass
+overwrites.) The 1x1 residual and the head are initialized as Keras's Dense. That code draws them from N(0, 0.01).
 """
 
 import keras
 from keras import layers, ops
 
+from keras_dl.arguments import AtLeast, OneOf, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel, Layer, Signature, next_states
-from keras_dl.checks import check_choice, check_rate, check_shapes, check_size, check_sizes
+from keras_dl.checks import check_shapes
 from keras_dl.ops.convolution import dilated_convolution
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class CausalConv1D(Layer):
-    """A dilated causal convolution, its kernel normalised into a length `g` and a direction `v`.
+    """A dilated causal convolution whose kernel is split into a length `g` and a direction `v`.
 
     Args:
         filters: int.
@@ -38,22 +39,29 @@ class CausalConv1D(Layer):
         weight_normalization: bool. False makes it a plain convolution.
 
     Call arguments:
-        x: float, `(batch, length, channels)`. Zeros stand for what was before it.
+        x: float, `(batch, length, channels)`. It is padded with zeros in front.
 
     Returns:
         float, `(batch, length, filters)`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `x` has no step.
     """
 
-    def __init__(self, filters, kernel_size, dilation_rate=1, weight_normalization=True, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        filters: Size,
+        kernel_size: Size,
+        dilation_rate: Size = 1,
+        weight_normalization: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.dilation_rate = dilation_rate
-        self.weight_normalization = weight_normalization
 
     @property
-    def reach(self):
-        """int. How many inputs before the present one an output depends on."""
+    def reach(self) -> int:
+        """Number of inputs before the present one that an output depends on."""
         return (self.kernel_size - 1) * self.dilation_rate
 
     def build(self, x_shape):
@@ -61,7 +69,7 @@ class CausalConv1D(Layer):
         # Uniform in +-1/sqrt(fan_in), as torch draws kernels and biases.
         initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         bound = (self.kernel_size * x_shape[-1]) ** -0.5
-        # Not cast when read: a norm in float16 has few digits.
+        # Not cast when read: a norm in float16 is not accurate.
         self.direction = self.add_weight(shape=shape, initializer=initializer, autocast=False, name="direction")
         if self.weight_normalization:
             self.length = self.add_weight(shape=(self.filters,), initializer="ones", autocast=False, name="length")
@@ -73,7 +81,7 @@ class CausalConv1D(Layer):
         return ops.sqrt(ops.sum(ops.square(self.direction), axis=(0, 1)))
 
     def folded(self):
-        """The kernel `(kernel_size, channels, filters)` of the plain convolution that this is."""
+        """The kernel of the equivalent plain convolution, `(kernel_size, channels, filters)`."""
         kernel = ops.convert_to_tensor(self.direction)
         if self.weight_normalization:
             kernel = kernel * (self.length / ops.maximum(self._norm(), 1e-12))
@@ -94,8 +102,8 @@ class CausalConv1D(Layer):
         Returns:
             The output `(batch, filters)` and the next `memory`.
         """
-        window = ops.concatenate([memory, ops.expand_dims(x, 1)], axis=1)
-        return ops.squeeze(self._convolve(window), 1), window[:, 1:]
+        window = ops.concatenate([memory, ops.expand_dims(x, 1)], axis=1)  # (batch, reach + 1, channels)
+        return ops.squeeze(self._convolve(window), 1), window[:, 1:]  # (batch, filters), (batch, reach, channels)
 
     def _convolve(self, x):
         """`(batch, length, channels)` to `(batch, length - reach, filters)`."""
@@ -104,7 +112,7 @@ class CausalConv1D(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TemporalBlock(Layer):
-    """Two causal convolutions with ReLU and spatial dropout, and a residual, 1x1 where the widths differ.
+    """Two causal convolutions with ReLU and spatial dropout, and a residual, which is 1x1 if the widths differ.
 
     Args:
         filters, kernel_size, dilation_rate, weight_normalization: of both convolutions.
@@ -116,15 +124,22 @@ class TemporalBlock(Layer):
 
     Returns:
         float, `(batch, length, filters)`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `x` has no step.
     """
 
-    def __init__(self, filters, kernel_size, dilation_rate=1, dropout_rate=0.0, weight_normalization=True, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        filters: Size,
+        kernel_size: Size,
+        dilation_rate: Size = 1,
+        dropout_rate: Rate = 0.0,
+        weight_normalization: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.dilation_rate = dilation_rate
-        self.dropout_rate = dropout_rate
-        self.weight_normalization = weight_normalization
 
     def build(self, x_shape):
         shared = dict(dtype=self.dtype_policy)
@@ -140,7 +155,7 @@ class TemporalBlock(Layer):
             self.shortcut.build(x_shape)
 
     def call(self, x, training=False):
-        hidden = self.dropout(ops.relu(self.first(x)), training=training)
+        hidden = self.dropout(ops.relu(self.first(x)), training=training)  # (batch, length, filters)
         hidden = self.dropout(ops.relu(self.second(hidden)), training=training)
         return ops.relu(hidden + (x if self.shortcut is None else self.shortcut(x)))
 
@@ -152,8 +167,8 @@ class TemporalBlock(Layer):
 
 
 PRESETS = {
-    # Table 1 gives the first two 70K weights; here they have 70,369 and 66,910. The sizes of the second, and those of
-    # copy memory (12,530; table 1: 16K), are the defaults of the authors' code.
+    # Table 1 says 70K weights for the first two. Here they have 70,369 and 66,910. The sizes of the second, and of copy
+    # memory (12,530 weights; table 1: 16K), are the defaults of the authors' code.
     "adding_600": dict(num_features=2, num_outputs=1, hidden_dims=(24,) * 8, kernel_size=8),
     "sequential_mnist": dict(
         num_features=1, num_outputs=10, hidden_dims=(25,) * 8, kernel_size=7, task="classification"
@@ -166,22 +181,22 @@ PRESETS = {
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TCN(FunctionalModel):
-    """Temporal convolutional network: reads a sequence, and answers at its end or at every step.
+    """Temporal convolutional network: classifies sequences or steps, or predicts values of them.
 
-    It is trained on sequences of any length, by `fit` with a loss of values or of logits. It serves the whole sequence
-    at once, and one step at a time, under the names that `RecurrentNetwork` has.
+    Train it on sequences of any length, by `fit` with a loss of values or of logits. It serves the whole sequence at
+    once and one step at a time, under the names of `RecurrentNetwork`.
 
     Args:
         num_features: int. Width of one step of the input.
         num_outputs: int. Width of the output: values, or logits of classes.
-        hidden_dims: widths of the blocks. Block i has the dilation `dilation_base ** i`.
+        hidden_dims: sequence of int. Widths of the blocks. Block i has the dilation `dilation_base ** i`.
         kernel_size: int, at least 2.
         dilation_base: int.
         dropout_rate: float in [0, 1). The share of channels dropped after each convolution.
         weight_normalization: bool.
         pooling: "last" for an output at the end of the sequence, None for one at every step.
-        task: "regression" or "classification": what is served are the values, or the probabilities of the logits.
-        num_steps: int. Steps of the sequence that a device takes. Training takes any number.
+        task: "regression" or "classification". A device gets values, or probabilities.
+        serving_length: int. Steps of the sequence that a device takes. Training takes any number.
 
     Call arguments:
         features: float, `(batch, time, num_features)`, at least one step.
@@ -190,7 +205,7 @@ class TCN(FunctionalModel):
         float, `(batch, num_outputs)`, or `(batch, time, num_outputs)` without pooling: values or logits.
 
     Raises:
-        ValueError: if an argument is none of the above, or the input has no step; it says which and what it was.
+        ValueError: if an argument is out of its range, or the input has no step.
 
     Example:
 
@@ -203,70 +218,50 @@ class TCN(FunctionalModel):
 
     presets = PRESETS
 
+    renamed_arguments = {"num_steps": "serving_length"}
+
+    @arguments
     def __init__(
         self,
-        num_features,
-        num_outputs,
-        hidden_dims=(25,) * 8,
-        kernel_size=7,
-        dilation_base=2,
-        dropout_rate=0.0,
-        weight_normalization=True,
-        pooling="last",
-        task="regression",
-        num_steps=32,
+        num_features: Size,
+        num_outputs: Size,
+        hidden_dims: Sizes = (25,) * 8,
+        kernel_size: AtLeast(2) = 7,
+        dilation_base: Size = 2,
+        dropout_rate: Rate = 0.0,
+        weight_normalization: bool = True,
+        pooling: OneOf("last", None) = "last",
+        task: OneOf("regression", "classification") = "regression",
+        serving_length: Size = 32,
         dtype=None,
         **kwargs,
     ):
-        num_features = check_size("num_features", num_features)
-        num_outputs = check_size("num_outputs", num_outputs)
-        hidden_dims = check_sizes("hidden_dims", hidden_dims)
-        kernel_size = check_size("kernel_size", kernel_size, minimum=2)
-        dilation_base = check_size("dilation_base", dilation_base)
-        dropout_rate = check_rate("dropout_rate", dropout_rate)
-        check_choice("pooling", pooling, ("last", None))
-        check_choice("task", task, ("regression", "classification"))
-        num_steps = check_size("num_steps", num_steps)
-
-        features = keras.Input((None, num_features), name="features")
+        features = keras.Input((None, num_features), name="features")  # (batch, time, num_features)
         hidden = features
-        for i, dim in enumerate(hidden_dims):
-            hidden = TemporalBlock(
-                *(dim, kernel_size, dilation_base**i, dropout_rate, weight_normalization),
-                name=f"block_{i}",
-                dtype=dtype,
+        for i, filters in enumerate(hidden_dims):
+            hidden = TemporalBlock(  # (batch, time, filters)
+                filters, kernel_size, dilation_base**i, dropout_rate, weight_normalization, name=f"block_{i}"
             )(hidden)
         if pooling:
-            hidden = hidden[:, -1]
-        outputs = layers.Dense(num_outputs, name="head", dtype=dtype)(hidden)
-        super().__init__(inputs=features, outputs=outputs, dtype=dtype, **kwargs)
-
-        self.num_features = num_features
-        self.num_outputs = num_outputs
-        self.hidden_dims = hidden_dims
-        self.kernel_size = kernel_size
-        self.dilation_base = dilation_base
-        self.dropout_rate = dropout_rate
-        self.weight_normalization = weight_normalization
-        self.pooling = pooling
-        self.task = task
-        self.num_steps = num_steps
+            hidden = hidden[:, -1]  # (batch, filters)
+        outputs = layers.Dense(num_outputs, name="head")(hidden)  # (batch, [time,] num_outputs)
+        super().__init__(inputs=features, outputs=outputs, **kwargs)
 
     @property
-    def blocks(self):
-        """list of the `TemporalBlock`, in order."""
+    def blocks(self) -> list[TemporalBlock]:
+        """The blocks, in order."""
         return [self.get_layer(f"block_{i}") for i in range(len(self.hidden_dims))]
 
     @property
-    def receptive_field(self):
-        """int. How many inputs, the present one included, an output depends on."""
+    def receptive_field(self) -> int:
+        """Number of inputs, the present one included, that an output depends on."""
         return 1 + sum(block.first.reach + block.second.reach for block in self.blocks)
 
-    def initial_states(self, batch_size=1):
+    def initial_states(self, batch_size: int = 1) -> dict:
         """The states before a sequence, for `step`: dict of zeros, float32 `(batch_size, reach, channels)`.
 
-        There are two entries a block, the last inputs of its convolutions, the oldest first. They are queues and not
-        rings: a signature returns its states, and so copies them in any case.
+        There are two entries per block, the last inputs of its convolutions, the oldest first. They are queues, not
+        ring buffers, because a signature returns its states and so copies them anyway.
         """
         return {name: ops.zeros(shape) for name, shape in self._state_shapes(batch_size).items()}
 
@@ -277,19 +272,19 @@ class TCN(FunctionalModel):
             for name, convolution in (("first", block.first), ("second", block.second))
         }
 
-    def step(self, features, states):
+    def step(self, features, states: dict) -> tuple:
         """One step of a sequence.
 
         Args:
             features: float, `(batch, num_features)`.
-            states: dict as `initial_states` gives it, or as this returned it for the step before.
+            states: dict, as `initial_states` or the step before returned it.
 
         Returns:
             outputs: float, `(batch, num_outputs)`: values or logits, as the model gives them for the sequence so far.
             states: dict.
 
         Raises:
-            ValueError: if features or states have other names or shapes; it says which.
+            ValueError: if features or states have other names or shapes.
         """
         features = ops.convert_to_tensor(features)
         known = f"take (batch, num_features={self.num_features})"
@@ -301,14 +296,14 @@ class TCN(FunctionalModel):
             after |= {f"first_{i}": memories[0], f"second_{i}": memories[1]}
         return self.get_layer("head")(hidden), after
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """What a device runs, with plain convolutions: dict of `Signature`.
 
-        - `sequence` takes the model's input at `num_steps` steps, and returns `{"values": ...}` or, for classification,
-          `{"probabilities": ...}`, float32 in the model's output shape.
+        - `sequence` takes the model's input at `serving_length` steps, and returns `{"values": ...}` or, for
+          classification, `{"probabilities": ...}`, float32 in the model's output shape.
         - `step` takes `features`, float32 `(batch_size, num_features)`, and the states of `initial_states`, zeros at
-          first. Returns the same as `sequence` for the sequence so far, and the states after it: `next_first_0`,
-          `next_second_0` and so on.
+          first. It returns the same as `sequence` for the sequence so far, and the states after it:
+          `next_first_0`, `next_second_0` and so on.
         """
 
         def answers(outputs):
@@ -327,7 +322,7 @@ class TCN(FunctionalModel):
         states = {name: tensor(name, *shape) for name, shape in self._state_shapes(batch_size).items()}
         return {
             "sequence": Signature(
-                sequence, {"features": tensor("features", batch_size, self.num_steps, self.num_features)}
+                sequence, {"features": tensor("features", batch_size, self.serving_length, self.num_features)}
             ),
             "step": Signature(step, {"features": tensor("features", batch_size, self.num_features)} | states),
         }
