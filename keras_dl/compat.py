@@ -39,3 +39,11 @@ def inner_layers(layer) -> list:
 def all_layers(layer) -> list:
     """A layer and all layers inside it, at any depth. Keras has no public walk through the layers of layers."""
     return list(layer._flatten_layers())
+
+
+def saved_path(store) -> str | None:
+    """The path in a `.keras` or `.weights.h5` file that `load_own_variables(store)` reads; None if there is none.
+
+    Layers whose variables stood elsewhere in earlier versions need it. Keras does not tell a layer its path.
+    """
+    return getattr(store, "_h5_entry_path", None)

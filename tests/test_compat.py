@@ -52,3 +52,18 @@ def test_layers_inside_a_layer():
     assert compat.inner_layers(outer) == [outer.first, *outer.rest], VERSIONS
     assert compat.all_layers(outer)[0] is outer, VERSIONS
     assert set(compat.all_layers(outer)) >= {outer.first, *outer.rest, outer.rest[1].layers[0]}, VERSIONS
+
+
+def test_path_of_a_layer_in_a_file(tmp_path):
+    paths = []
+
+    class Dense(keras.layers.Dense):
+        def load_own_variables(self, store):
+            paths.append((compat.saved_path(store), store.has_path("layers/dense")))
+            super().load_own_variables(store)
+
+    model = keras.Sequential([keras.Input((2,)), Dense(1)])
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.load_weights(tmp_path / "model.weights.h5")
+    assert paths == [("layers/dense", True)], VERSIONS
+    assert compat.saved_path({}) is None

@@ -85,6 +85,24 @@ def test_public_class_is_whole(value):
     assert keras.saving.get_registered_name(value) == f"keras_dl>{value.__name__}"
 
 
+@pytest.mark.parametrize("module", [keras_dl.layers, keras_dl.ops], ids=lambda module: module.__name__)
+def test_building_blocks_are_documented_and_registered(module):
+    """All that `keras_dl.layers` and `keras_dl.ops` export. (test_docs.py runs the examples.)"""
+    assert module.__all__
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isclass(value) and issubclass(value, Exception):
+            assert value.__doc__, f"{name} has no docstring"
+            continue
+        parts = ["Args:", "Returns:", "Example:", ">>>"]
+        if inspect.isclass(value):
+            assert issubclass(value, keras.Layer)
+            assert keras.saving.get_registered_name(value) == f"keras_dl>{name}"
+            parts.append("Call arguments:")
+        for part in parts:
+            assert part in value.__doc__, f"the docstring of {name} has no part {part}"
+
+
 def test_cases_have_names_of_their_own():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names) > 0

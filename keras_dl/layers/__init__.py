@@ -1,6 +1,10 @@
-"""Layers: building blocks of several architectures, and architectures that are layers."""
+"""Layers: architectures that are layers, and building blocks for others.
+
+Blocks of one architecture are in its module: `keras_dl.models.vision.resnet.ResidualBlock`, for example.
+"""
 
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
+from keras_dl.layers.embedding import Positions, SegmentEmbedding, TokenEmbedding
 from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
 from keras_dl.layers.group_convolution import (
     AlignedPooling2D,
@@ -12,10 +16,12 @@ from keras_dl.layers.group_convolution import (
 from keras_dl.layers.gru import GRU, GRUCell
 from keras_dl.layers.lstm import LSTM, LSTMCell
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
-from keras_dl.layers.norm import BatchNormalization
+from keras_dl.layers.norm import BatchNormalization, LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.layers.standardization import Standardization
+from keras_dl.layers.transformer import TransformerBlock
 
 __all__ = [
     "GRU",
@@ -31,15 +37,22 @@ __all__ = [
     "GroupConv2D",
     "GroupPooling",
     "LSTMCell",
+    "LayerNormalization",
+    "LayerScale",
     "LiftingConv2D",
     "LuongAttention",
     "MPNNConv",
     "MultiHeadAttention",
     "PixelNormalization",
+    "Positions",
     "SAGEConv",
+    "SegmentEmbedding",
     "Set2Set",
     "SimpleRNN",
     "SimpleRNNCell",
     "Standardization",
+    "StochasticDepth",
     "SumReadout",
+    "TokenEmbedding",
+    "TransformerBlock",
 ]

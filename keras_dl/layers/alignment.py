@@ -1,7 +1,7 @@
 """Attention that aligns a decoder with what an encoder has read: additive, and Luong's global and local forms.
 
-A query q looks at the vectors m_1 to m_S of a memory. Each has a score, a softmax over those that the mask keeps makes
-weights of the scores, and the context is the weighted mean of the memory:
+A query q attends to the vectors m_1 to m_S of a memory. Each vector has a score. A softmax over the vectors that the
+mask keeps turns scores into weights. The context is the weighted mean of the memory:
 
     a_s = softmax_s(score(q, m_s)),   context = sum_s a_s m_s
 
@@ -10,7 +10,7 @@ weights of the scores, and the context is the weighted mean of the memory:
     general    q^T W m
     concat     v^T tanh(W [q; m])
 
-Luong's local forms look at a window of D places on both sides of p_t, and at nothing else:
+Luong's local forms attend only to a window of D places on both sides of p_t:
 
     monotonic    p_t = t                                                            local-m
     predictive   p_t = S sigmoid(v_p^T tanh(W_p q)),                                local-p, eq. 9
@@ -20,23 +20,23 @@ References:
 - Bahdanau, Cho, Bengio 2014, "Neural Machine Translation by Jointly Learning to Align and Translate", arXiv:1409.0473.
 - Luong, Pham, Manning 2015, "Effective Approaches to Attention-based Neural Machine Translation", arXiv:1508.04025.
 
-Deviations: places are counted from 0, not from 1. Where the window ends at a place that is masked or not there, the
-softmax is over what is left of it.
+Deviations: places are counted from 0, not from 1. The softmax is over the places of the window that exist and are not
+masked.
 """
 
 import keras
 from keras import initializers, ops
 
+from keras_dl.arguments import OneOf, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_choice, check_size
 from keras_dl.ops.attention import masked_softmax
 
-SCORES = ("dot", "general", "concat")
-LOCALITIES = ("global", "monotonic", "predictive")
+Score = OneOf("dot", "general", "concat")
+Locality = OneOf("global", "monotonic", "predictive")
 
 
 class _Alignment(Layer):
-    """What both share: queries of rank 2 and 3, the checks of shapes, the mask, the mean of the memory."""
+    """Shared parts of both: queries of rank 2 and 3, checks of shapes, weights."""
 
     def _check_shapes(self, query_shape, memory_shape):
         if len(query_shape) not in (2, 3) or query_shape[-1] is None:
@@ -47,25 +47,25 @@ class _Alignment(Layer):
             raise ValueError(f"memory of shape {tuple(memory_shape)} must be (batch, length, width), width known.")
 
     def compute_mask(self, query, previous_mask=None):
-        """None: the mask that came in is of the memory, and the outputs are of the query."""
+        """None: the mask of the inputs belongs to the memory, and the outputs belong to the query."""
 
     def _matrix(self, name, *shape):
         return self.add_weight(shape=shape, initializer=initializers.get(self.kernel_initializer), name=name)
 
     def _vector(self, name, size):
-        """A weight `(size, 1)`, so that the product with it is one of matrices."""
+        """A weight `(size, 1)`, for a product of matrices."""
         return self.add_weight(shape=(size, 1), initializer=initializers.get(self.kernel_initializer), name=name)
 
 
 def _additive_scores(query, memory, vector):
     """`v^T tanh(q + m)` for each query and place: `(batch, queries, length)`."""
-    hidden = ops.tanh(ops.expand_dims(query, 2) + ops.expand_dims(memory, 1))
-    return ops.squeeze(ops.matmul(hidden, vector), -1)
+    hidden = ops.tanh(ops.expand_dims(query, 2) + ops.expand_dims(memory, 1))  # (batch, queries, length, units)
+    return ops.squeeze(ops.matmul(hidden, vector), -1)  # (batch, queries, length)
 
 
 def _keep(mask, memory_mask, memory):
     """Both masks as one of shape `(batch, queries or 1, length)`; None for none."""
-    found = None
+    keep = None
     for name, x in (("mask", mask), ("memory_mask", memory_mask)):
         if x is None:
             continue
@@ -77,15 +77,15 @@ def _keep(mask, memory_mask, memory):
                 f"{name} of shape {tuple(x.shape)} must be (batch, length) or (batch, queries, length), the length "
                 f"{memory.shape[1]} of the memory."
             )
-        x = ops.expand_dims(x, 1) if len(x.shape) == 2 else x
-        found = x if found is None else ops.logical_and(found, x)
-    return found
+        x = ops.expand_dims(x, 1) if len(x.shape) == 2 else x  # (batch, queries or 1, length)
+        keep = x if keep is None else ops.logical_and(keep, x)
+    return keep
 
 
 def _context(weights, memory, single):
-    """The weighted mean of the memory, and the weights, without the axis of queries if there was none."""
-    weights = ops.cast(weights, memory.dtype)
-    context = ops.matmul(weights, memory)
+    """The weighted mean of the memory, and the weights; without the axis of queries for a `single` query."""
+    weights = ops.cast(weights, memory.dtype)  # (batch, queries, length)
+    context = ops.matmul(weights, memory)  # (batch, queries, memory width)
     return (ops.squeeze(context, 1), ops.squeeze(weights, 1)) if single else (context, weights)
 
 
@@ -93,12 +93,12 @@ def _context(weights, memory, single):
 class AdditiveAttention(_Alignment):
     """Bahdanau's attention: a small network scores each place of the memory.
 
-    A decoder that looks at one memory many times computes the memory's part of the score once, with `project`, and
-    gives it to `attend` at each step.
+    A decoder attends to one memory many times. It computes the memory's part of the score once, with `project`, and
+    passes it to `attend` at each step.
 
     Args:
         units: int. Width of the network's hidden layer.
-        use_bias: bool. Of the hidden layer.
+        use_bias: bool. Whether the hidden layer has a bias.
         kernel_initializer: as Keras takes it.
 
     Call arguments:
@@ -112,7 +112,7 @@ class AdditiveAttention(_Alignment):
         if the query has one. Weights sum to 1; where nothing is kept, both are zeros.
 
     Raises:
-        ValueError: if `units` is less than 1, or a shape is another; it says which and what it was.
+        ValueError: if `units` is less than 1, or a shape does not fit; it names the shape.
 
     Example:
 
@@ -121,11 +121,9 @@ class AdditiveAttention(_Alignment):
     (TensorShape([2, 4]), TensorShape([2, 5]))
     """
 
-    def __init__(self, units, use_bias=True, kernel_initializer="glorot_uniform", **kwargs):
+    @arguments
+    def __init__(self, units: Size, use_bias: bool = True, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
-        self.units = check_size("units", units)
-        self.use_bias = use_bias
-        self.kernel_initializer = kernel_initializer
 
     def build(self, query_shape, memory_shape):
         self._check_shapes(query_shape, memory_shape)
@@ -140,9 +138,10 @@ class AdditiveAttention(_Alignment):
         return projected if self.bias is None else projected + self.bias
 
     def attend(self, query, memory, projected, mask=None):
-        """As `call`, with what `project` made of the memory."""
+        """As `call`, with the result of `project(memory)`."""
         single = len(query.shape) == 2
-        query = ops.matmul(ops.expand_dims(query, 1) if single else query, self.query_kernel)
+        query = ops.expand_dims(query, 1) if single else query  # (batch, queries, width)
+        query = ops.matmul(query, self.query_kernel)  # (batch, queries, units)
         scores = _additive_scores(query, projected, self.vector)
         return _context(masked_softmax(scores, _keep(mask, None, memory)), memory, single)
 
@@ -152,12 +151,12 @@ class AdditiveAttention(_Alignment):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class LuongAttention(_Alignment):
-    """Luong's attention, global or local, with each of his scores.
+    """Luong's attention, global or local, with the paper's three scores.
 
     Args:
         score: "dot", for which the query has the memory's width; "general"; or "concat".
         locality: "global"; "monotonic" (local-m); or "predictive" (local-p).
-        window: int, D. The local forms look at the places from p_t - D to p_t + D.
+        window: int, D. The local forms attend to the places from p_t - D to p_t + D.
         units: int. Width of the hidden layers of "concat" and "predictive"; None for the query's.
         kernel_initializer: as Keras takes it.
 
@@ -165,8 +164,8 @@ class LuongAttention(_Alignment):
         query: float, `(batch, width)` or `(batch, queries, width)`.
         memory: float, `(batch, length, memory width)`.
         mask: bool, `(batch, length)` or `(batch, queries, length)`, True = keep; None for all.
-        position: int, `()` or `(batch,)`: the step t of a query without an axis of queries, for "monotonic". The others
-            are at 0, 1, 2, ...
+        position: int, `()` or `(batch,)`: the step t of a query without an axis of queries, for "monotonic". Queries
+            with an axis are at 0, 1, 2, ...
         memory_mask: bool, `(batch, length)`, True = keep. Keras gives it where a layer before made one. Both hold.
 
     Returns:
@@ -174,8 +173,8 @@ class LuongAttention(_Alignment):
         if the query has one. Weights sum to 1 (less in "predictive", by eq. 10); where nothing is kept, both are zeros.
 
     Raises:
-        ValueError: if an argument is none of the above, "dot" gets a query of another width than the memory's, a shape
-            is another, or "monotonic" lacks the position; it says which and what it was.
+        ValueError: if an argument is not one of those named, a shape does not fit, the query and the memory of "dot"
+            have different widths, or a single query of "monotonic" has no position.
 
     Example:
 
@@ -185,15 +184,17 @@ class LuongAttention(_Alignment):
     [[0.5, 0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.5, 0.5]]
     """
 
+    @arguments
     def __init__(
-        self, score="general", locality="global", window=10, units=None, kernel_initializer="glorot_uniform", **kwargs
+        self,
+        score: Score = "general",
+        locality: Locality = "global",
+        window: Size = 10,
+        units: Size | None = None,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
     ):
         super().__init__(**kwargs)
-        self.score = check_choice("score", score, SCORES)
-        self.locality = check_choice("locality", locality, LOCALITIES)
-        self.window = check_size("window", window)
-        self.units = None if units is None else check_size("units", units)
-        self.kernel_initializer = kernel_initializer
 
     def build(self, query_shape, memory_shape):
         self._check_shapes(query_shape, memory_shape)
@@ -214,6 +215,7 @@ class LuongAttention(_Alignment):
             self.position_vector = self._vector("position_vector", units)
 
     def _scores(self, query, memory):
+        """float, `(batch, queries, length)`."""
         if self.score == "concat":
             parts = ops.matmul(query, self.query_kernel), ops.matmul(memory, self.memory_kernel)
             return _additive_scores(*parts, self.vector)
@@ -221,7 +223,7 @@ class LuongAttention(_Alignment):
             query = ops.matmul(query, self.kernel)
         return ops.matmul(query, ops.swapaxes(memory, 1, 2))
 
-    def _centre(self, query, keep, length, position, single):
+    def _center(self, query, keep, length, position, single):
         """p_t: float32, `(batch or 1, queries, 1)`."""
         if self.locality == "predictive":
             hidden = ops.tanh(ops.matmul(query, self.position_kernel))
@@ -238,13 +240,13 @@ class LuongAttention(_Alignment):
     def call(self, query, memory, mask=None, position=None, memory_mask=None):
         keep = _keep(mask, memory_mask, memory)
         single = len(query.shape) == 2
-        query = ops.expand_dims(query, 1) if single else query
-        scores = self._scores(query, memory)
+        query = ops.expand_dims(query, 1) if single else query  # (batch, queries, width)
+        scores = self._scores(query, memory)  # (batch, queries, length)
         if self.locality == "global":
             return _context(masked_softmax(scores, keep), memory, single)
         length = ops.shape(memory)[1]
         places = ops.reshape(ops.arange(length, dtype="float32"), (1, 1, -1))
-        offset = places - self._centre(query, keep, length, position, single)
+        offset = places - self._center(query, keep, length, position, single)  # (batch or 1, queries, length)
         near = ops.abs(offset) <= float(self.window)
         weights = masked_softmax(scores, near if keep is None else ops.logical_and(near, keep))
         if self.locality == "predictive":

@@ -1,27 +1,30 @@
-"""Attention layers: several heads of scaled dot products, and the additive and multiplicative forms of alignment.
+"""Multi-head attention, and the public attention layers together.
 
     head_h = attention(Q W_q^h + b_q^h, K W_k^h + b_k^h, V W_v^h + b_v^h)
     multi_head(Q, K, V) = [head_1; ...; head_n] W_o + b_o                    Vaswani et al. 2017, section 3.2.2
 
-`attention` and its form of linear memory stand in `keras_dl.ops.attention`; `AdditiveAttention` and `LuongAttention`,
-with their equations, in `keras_dl.layers.alignment`. In all of them a mask is bool, True = keep, and a query that may
-look at nothing gets zeros.
+`attention` and its form of linear memory are in `keras_dl.ops.attention`. `AdditiveAttention` and `LuongAttention` are
+in `keras_dl.layers.alignment`, with their equations. All of them take masks of bool, True = keep. A query whose keys
+are all masked gets zeros.
 
 Reference: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
 
-Deviations: the paper has no biases; `use_bias=False` gives its layer. A kernel's initial values are those of the matrix
-`(width, heads x dim)` that it is; `keras.layers.MultiHeadAttention`, whose weights this layer takes, draws them as for
-a convolution of `width` taps, which makes them smaller with more heads.
+Deviations:
+- The paper has no biases; `use_bias=False` gives its layer.
+- A kernel is initialized as the matrix `(width, heads * dim)` that it is. `keras.layers.MultiHeadAttention`, whose
+  weights this layer takes, initializes it as a convolution of `width` taps, so its values get smaller with more heads.
 """
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import keras
 from keras import initializers, ops
 
+from keras_dl.arguments import Rate, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_rate, check_size, shapes_agree
+from keras_dl.checks import check_size, shapes_agree
 from keras_dl.layers.alignment import AdditiveAttention, LuongAttention
 from keras_dl.ops.attention import chunked_attention, dot_product_attention
 from keras_dl.weights import Entry, load_entries, read_safetensors
@@ -29,51 +32,80 @@ from keras_dl.weights import Entry, load_entries, read_safetensors
 __all__ = ["AdditiveAttention", "LuongAttention", "MultiHeadAttention"]
 
 
+def _check_output_shape(name, value):
+    sizes = value if isinstance(value, list | tuple) else [value]
+    if len(sizes) != 1:
+        raise ValueError(f"{name}={value!r} must be one size: the output is of rank 3.")
+    check_size(name, sizes[0])
+    return value
+
+
+def _check_axes(name, value):
+    if value not in (1, (1,), [1]):
+        raise ValueError(f"{name}={value!r} must be None or 1, the axis of a sequence.")
+    return value
+
+
+def _check_unsupported(name, value):
+    if value:
+        raise ValueError(f"{name}={value!r} is not supported here. keras.layers.MultiHeadAttention supports it.")
+    return value
+
+
+OutputShape = Annotated[int | tuple[int], _check_output_shape]
+Axes = Annotated[int | tuple[int], _check_axes]
+Unsupported = Annotated[object, _check_unsupported]
+
+
 @keras.saving.register_keras_serializable(package="keras_dl")
 class MultiHeadAttention(Layer):
-    """Multi-head attention on sequences, in the place of `keras.layers.MultiHeadAttention`; and `chunk_size`.
+    """Multi-head attention on sequences, a substitute for `keras.layers.MultiHeadAttention` that adds `chunk_size`.
 
     `set_weights(keras_layer.get_weights())` makes the two equal, and `from_config(keras_layer.get_config())` makes this
-    of that; `load_torch` takes the weights of `torch.nn.MultiheadAttention`. For decoding with a cache, `call` is made
-    of two steps: `project` gives the keys and values of a source, which can be kept and appended to, and `attend` looks
-    at them. A model of this layer alone leaves as a file: see the README, "Sequences and text".
+    layer of that one. `load_torch` takes the weights of `torch.nn.MultiheadAttention`.
+
+    For decoding with a cache, `call` has two steps. `project` returns the keys and values of a source, which can be
+    kept and appended to. `attend` takes them. A model of only this layer can be exported: see the README, "Sequences
+    and text".
 
     Args:
         num_heads: int.
         key_dim: int. Width of one head's queries and keys.
         value_dim: int. Width of one head's values; None for `key_dim`.
-        dropout: float in [0, 1). Of the attention weights, in training.
-        use_bias: bool. Of all four projections.
+        dropout: float in [0, 1). Dropout of the attention weights, in training.
+        use_bias: bool. Whether the four projections have biases.
         output_shape: int, or a sequence of one. Width of the output; None for that of the query.
+        attention_axes: None, 1 or (1,): the axis of a sequence. Keras's layer also takes others.
+        sliding_window, flash_attention, activity_regularizer, use_gate: arguments of Keras's layer that must keep their
+            defaults here.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
-            as Keras takes them; of all four projections.
-        seed: int or None. Of the dropout.
-        attention_axes, sliding_window, flash_attention, activity_regularizer, use_gate: arguments of Keras's layer that
-            have to stay at its defaults (1 and (1,), the axis of a sequence, will do for the first).
-        chunk_size: int. Looks at so many keys at a time, in memory that grows linearly with the length; None for all at
-            once. No attention weights are then to be had, and a file has a loop, which int8 refuses.
+            as Keras takes them; for all four projections.
+        seed: int or None. Seed of the dropout.
+        chunk_size: int. Number of keys that are computed together, in memory that grows linearly with the length; None
+            for all of them at once. With chunks there are no attention weights to return, and an exported file has a
+            loop, which int8 does not support.
 
     Call arguments:
         query: float, `(batch, queries, width)`.
-        value: float, `(batch, keys, width)`: the query itself for self-attention. What the keys are made of, too,
-            unless `key` is given.
+        value: float, `(batch, keys, width)`: the query itself for self-attention. The keys are made of it too, unless
+            `key` is given.
         key: float, `(batch, keys, width)`.
-        query_mask, value_mask, key_mask: bool, `(batch, length)`, True = keep. Keras gives them where a layer before
-            made them, such as `Embedding(mask_zero=True)`. A query that is not kept looks at nothing.
+        query_mask, value_mask, key_mask: bool, `(batch, length)`, True = keep. Keras passes them where an earlier layer
+            made them, such as `Embedding(mask_zero=True)`. A query that is not kept gets zeros from its heads.
         attention_mask: bool, `(queries, keys)`, `(batch, queries, keys)` or `(batch, heads, queries, keys)`, any of
-            them 1 for all; True = keep. All masks hold together. Where nothing is kept the heads give zeros, and
-            Keras's layer the mean of all values.
+            them 1 for all; True = keep. A key is kept where all masks keep it. Where nothing is kept the heads give
+            zeros, and Keras's layer the mean of all values.
         return_attention_scores: bool.
         training: bool. Whether dropout is on.
-        use_causal_mask: bool. Whether query i may look at the keys 0 to i alone.
+        use_causal_mask: bool. Whether query i may attend only to the keys 0 to i.
 
     Returns:
         float, `(batch, queries, output width)`; with `return_attention_scores` also the attention weights before
         dropout, `(batch, heads, queries, keys)`, whose rows sum to 1, or to 0 where nothing is kept.
 
     Raises:
-        ValueError: if an argument is out of its range, keys are not as many as values, a mask has another shape, or
-            weights are asked of the chunked form; it says which and what it was.
+        ValueError: if an argument is out of its range, the number of keys is not that of values, a mask has another
+            shape, or weights are asked of the chunked form.
 
     Example:
 
@@ -84,68 +116,39 @@ class MultiHeadAttention(Layer):
     (TensorShape([3, 5, 8]), TensorShape([3, 2, 5, 5]))
     """
 
+    @arguments
     def __init__(
         self,
-        num_heads,
-        key_dim,
-        value_dim=None,
-        dropout=0.0,
-        use_bias=True,
-        output_shape=None,
-        attention_axes=None,
-        sliding_window=None,
-        flash_attention=None,
+        num_heads: Size,
+        key_dim: Size,
+        value_dim: Size | None = None,
+        dropout: Rate = 0.0,
+        use_bias: bool = True,
+        output_shape: OutputShape | None = None,
+        attention_axes: Axes | None = None,
+        sliding_window: Unsupported = None,
+        flash_attention: Unsupported = None,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         kernel_regularizer=None,
         bias_regularizer=None,
-        activity_regularizer=None,
+        activity_regularizer: Unsupported = None,
         kernel_constraint=None,
         bias_constraint=None,
-        use_gate=False,
-        seed=None,
-        chunk_size=None,
+        use_gate: Unsupported = False,
+        seed: int | None = None,
+        chunk_size: Size | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.supports_masking = True  # the query's mask goes on with the output
-        self.num_heads = check_size("num_heads", num_heads)
-        self.key_dim = check_size("key_dim", key_dim)
-        self.value_dim = None if value_dim is None else check_size("value_dim", value_dim)
-        self.dropout = check_rate("dropout", dropout)
-        self.use_bias = use_bias
-        self.output_shape = output_shape
-        if output_shape is not None:
-            sizes = output_shape if isinstance(output_shape, list | tuple) else [output_shape]
-            if len(sizes) != 1:
-                raise ValueError(f"output_shape={output_shape!r} must be one size: the output is of rank 3.")
-            check_size("output_shape", sizes[0])
-        self.attention_axes = attention_axes
-        if attention_axes not in (None, 1, (1,), [1]):
-            raise ValueError(f"attention_axes={attention_axes!r} must be None or 1, the axis of a sequence.")
-        unknown = dict(sliding_window=sliding_window, activity_regularizer=activity_regularizer)
-        for name, value in (unknown | dict(flash_attention=flash_attention, use_gate=use_gate)).items():
-            if value:
-                raise ValueError(f"{name}={value!r} is not to be had here: keras.layers.MultiHeadAttention has it.")
-        self.sliding_window = sliding_window
-        self.flash_attention = flash_attention
-        self.kernel_initializer = kernel_initializer
-        self.bias_initializer = bias_initializer
-        self.kernel_regularizer = kernel_regularizer
-        self.bias_regularizer = bias_regularizer
-        self.activity_regularizer = None
-        self.kernel_constraint = kernel_constraint
-        self.bias_constraint = bias_constraint
-        self.use_gate = use_gate
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if self.dropout else None
-        self.chunk_size = None if chunk_size is None else check_size("chunk_size", chunk_size)
+        self.seed_generator = keras.random.SeedGenerator(seed) if dropout else None
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = key_shape or value_shape
         output_dim = self.compute_output_shape(query_shape, value_shape, key_shape)[-1]
         value_dim = self.value_dim or self.key_dim
-        # In the order in which keras.layers.MultiHeadAttention has them.
+        # In the order of keras.layers.MultiHeadAttention.
         self.query_kernel, self.query_bias = self._projection("query", query_shape[-1], self.key_dim)
         self.key_kernel, self.key_bias = self._projection("key", key_shape[-1], self.key_dim)
         self.value_kernel, self.value_bias = self._projection("value", value_shape[-1], value_dim)
@@ -167,8 +170,8 @@ class MultiHeadAttention(Layer):
 
     def compute_output_spec(self, query, value, key=None, *args, **kwargs):
         self.compute_output_shape(query.shape, value.shape, None if key is None else key.shape)
-        # Not that of Keras's Layer, which would now go by the output's shape alone: there may be weights beside it, and
-        # tracing the call finds a mask of another shape.
+        # Keras's Layer would go only by the shape of the output. But there may be weights beside it, and a trace of the
+        # call checks the shape of a mask.
         return super(keras.layers.Layer, self).compute_output_spec(query, value, key, *args, **kwargs)
 
     def _projection(self, name, width, dim):
@@ -198,21 +201,23 @@ class MultiHeadAttention(Layer):
     def _heads(self, x, kernel, bias):
         """`(batch, length, width)` to `(batch, heads, length, dim)`, by one product of matrices."""
         width, heads, dim = kernel.shape
-        x = ops.matmul(x, ops.reshape(kernel, (width, heads * dim)))
+        x = ops.matmul(x, ops.reshape(kernel, (width, heads * dim)))  # (batch, length, heads * dim)
         if bias is not None:
             x = x + ops.reshape(bias, (heads * dim,))
-        return ops.transpose(ops.reshape(x, (*_lead(x), heads, dim)), (0, 2, 1, 3))
+        x = ops.reshape(x, (*_lead(x), heads, dim))  # (batch, length, heads, dim)
+        return ops.transpose(x, (0, 2, 1, 3))  # (batch, heads, length, dim)
 
     def project(self, source, value_source=None):
-        """The keys and values of what is looked at, to be given to `attend`, now or later.
+        """The keys and values of a source, for `attend` now or later.
 
         Args:
             source: float, `(batch, length, width)`.
-            value_source: float, `(batch, length, width)`, if the values are made of something else than the keys.
+            value_source: float, `(batch, length, width)`, if the values are made of another tensor than the keys.
 
         Returns:
-            Keys `(batch, heads, length, key_dim)` and values `(batch, heads, length, value_dim)`. Those of several
-            sources joined on the axis `length` are those of the joined source.
+            Keys `(batch, heads, length, key_dim)` and values `(batch, heads, length, value_dim)`. Keys of several
+            sources can be concatenated on the axis `length`: they equal the keys of the concatenated sources. So can
+            values.
         """
         value_source = source if value_source is None else value_source
         keys = self._heads(source, self.key_kernel, self.key_bias)
@@ -221,19 +226,19 @@ class MultiHeadAttention(Layer):
     def attend(
         self, query, keys, values, mask=None, use_causal_mask=False, return_attention_scores=False, training=False
     ):
-        """Looks at keys and values that `project` gave.
+        """Attention to keys and values that `project` returned.
 
         Args:
             query: float, `(batch, queries, width)`, not projected.
             keys, values: float, `(batch, heads, length, dim)`.
-            mask: bool, True = keep, of any shape that `attention_mask` may have in `call`. A cache of fixed size masks
-                with it what was not written yet.
+            mask: bool, True = keep, of any shape that `attention_mask` may have in `call`. With a cache of fixed size,
+                it masks the entries that are not written yet.
             use_causal_mask, return_attention_scores, training: as in `call`.
 
         Returns:
             As `call`.
         """
-        query = self._heads(query, self.query_kernel, self.query_bias)
+        query = self._heads(query, self.query_kernel, self.query_bias)  # (batch, heads, queries, key_dim)
         options = dict(mask=_rank_4(mask), causal=use_causal_mask)
         if training and self.dropout:
             options.update(dropout_rate=self.dropout, seed=self.seed_generator)
@@ -246,9 +251,9 @@ class MultiHeadAttention(Layer):
         else:
             output = chunked_attention(query, keys, values, chunk_size=self.chunk_size, **options)
         heads, dim, width = self.output_kernel.shape
-        output = ops.transpose(output, (0, 2, 1, 3))
-        output = ops.reshape(output, (*_lead(output), heads * dim))
-        output = ops.matmul(output, ops.reshape(self.output_kernel, (heads * dim, width)))
+        output = ops.transpose(output, (0, 2, 1, 3))  # (batch, queries, heads, value_dim)
+        output = ops.reshape(output, (*_lead(output), heads * dim))  # (batch, queries, heads * value_dim)
+        output = ops.matmul(output, ops.reshape(self.output_kernel, (heads * dim, width)))  # (batch, queries, width)
         if self.output_bias is not None:
             output = output + self.output_bias
         return (output, weights) if return_attention_scores else output
@@ -268,9 +273,10 @@ class MultiHeadAttention(Layer):
     ):
         keys, values = self.project(value if key is None else key, value)
         mask = _rank_4(attention_mask)
-        for padding, axis in ((query_mask, 2), (value_mask, 1), (key_mask, 1)):
+        # (batch, 1, queries, 1) of a mask of queries, (batch, 1, 1, keys) of one of keys
+        for padding, axis in ((query_mask, 3), (value_mask, 2), (key_mask, 2)):
             if padding is not None:
-                padding = ops.expand_dims(ops.expand_dims(ops.cast(padding, "bool"), 1), axis + 1)
+                padding = ops.expand_dims(ops.expand_dims(ops.cast(padding, "bool"), 1), axis)
                 mask = padding if mask is None else ops.logical_and(mask, padding)
         return self.attend(query, keys, values, mask, use_causal_mask, return_attention_scores, training)
 
@@ -288,7 +294,7 @@ class MultiHeadAttention(Layer):
             weights: mapping from name to array, as `state_dict()` gives it, or the path of a `.safetensors` file.
 
         Raises:
-            ValueError: if the layer is not built, or names or shapes differ; the layer is then left as it was.
+            ValueError: if the layer is not built, or names or shapes differ. The layer then keeps its weights.
         """
         if not self.built:
             raise ValueError(f"layer={self.name!r} must be built before it takes weights: call it once.")
@@ -298,25 +304,39 @@ class MultiHeadAttention(Layer):
                 rows = weights.pop(whole)
                 third = len(rows) // 3
                 weights |= {part.format(x): rows[i * third : (i + 1) * third] for i, x in enumerate("qkv")}
+        entries = self.torch_entries({"query": "q_proj", "key": "k_proj", "value": "v_proj"})
+        entries = {name.replace(".", "_"): entry for name, entry in entries.items()}
+        load_entries(entries | self.torch_entries({"output": "out_proj"}), weights)
+
+    def torch_entries(self, names: Mapping[str, str]) -> dict[str, Entry]:
+        """The checkpoint entries of projections that are linear layers in torch, for `keras_dl.weights.load_entries`.
+
+        Args:
+            names: mapping from "query", "key", "value" or "output" to the name of the module in torch.
+
+        Returns:
+            dict of `Entry` by name in the checkpoint. The layer must be built.
+
+        Example:
+
+        >>> layer = MultiHeadAttention(num_heads=2, key_dim=4, use_bias=False)
+        >>> layer.build((None, 3, 6), (None, 3, 6))
+        >>> {name: entry.shape for name, entry in layer.torch_entries({"query": "attention.q"}).items()}
+        {'attention.q.weight': (8, 6)}
+        """
         entries = {}
-        names = {"q": "query", "k": "key", "v": "value"} | {"out": "output"}
-        for prefix, name in names.items():
-            kernel, bias = getattr(self, f"{name}_kernel"), getattr(self, f"{name}_bias")
-            rows = math.prod(kernel.shape[:-1]) if prefix == "out" else kernel.shape[0]
-            dot = "." if prefix == "out" else "_"
-            shape = (math.prod(kernel.shape) // rows, rows)
-            entries[f"{prefix}_proj{dot}weight"] = Entry(kernel, shape, _transposed(kernel.shape))
+        for projection, name in names.items():
+            kernel, bias = getattr(self, f"{projection}_kernel"), getattr(self, f"{projection}_bias")
+            inputs = math.prod(kernel.shape[:-1] if projection == "output" else kernel.shape[:1])
+            shape = (math.prod(kernel.shape) // inputs, inputs)
+            entries[f"{name}.weight"] = Entry(kernel, shape, _from_torch(kernel.shape))
             if bias is not None:
-                entries[f"{prefix}_proj{dot}bias"] = Entry(bias, (math.prod(bias.shape),), _reshaped(bias.shape))
-        load_entries(entries, weights)
+                entries[f"{name}.bias"] = Entry(bias, (math.prod(bias.shape),), _from_torch(bias.shape))
+        return entries
 
 
-def _transposed(shape):
+def _from_torch(shape):
     return lambda array: array.T.reshape(shape)
-
-
-def _reshaped(shape):
-    return lambda array: array.reshape(shape)
 
 
 def _lead(x):

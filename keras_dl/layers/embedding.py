@@ -11,24 +11,28 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_dl.arguments import Positive, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import asserted
 from keras_dl.tokens import known_tokens
 
 
-def sinusoids(length, dim):
-    """The positions of section 3.5: NumPy float32, `(length, dim)`; even columns are sines, odd ones cosines.
+def sinusoids(length: int, dim: int) -> np.ndarray:
+    """The positions of section 3.5: even columns are sines, odd columns are cosines.
 
     Args:
         length: int.
-        dim: int. For an odd one, the last column is a sine.
+        dim: int. If it is odd, the last column is a sine.
+
+    Returns:
+        NumPy float32, `(length, dim)`, in [-1, 1].
 
     Example:
 
     >>> [[round(float(x), 3) for x in row] for row in sinusoids(2, 4)]
     [[0.0, 1.0, 0.0, 1.0], [0.841, 0.54, 0.01, 1.0]]
     """
-    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, dim, 2) / dim)
+    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, dim, 2) / dim)  # (length, ceil(dim / 2))
     table = np.empty((length, dim))
     table[:, 0::2], table[:, 1::2] = np.sin(angles), np.cos(angles)[:, : dim // 2]
     return table.astype("float32")
@@ -36,31 +40,46 @@ def sinusoids(length, dim):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TokenEmbedding(Layer):
-    """A table of one vector a token, which also turns vectors into logits of tokens.
+    """A table with one vector per token, which also turns vectors into logits of tokens.
 
     Args:
         vocabulary_size: int.
         dim: int. Width of a vector.
-        scaled: bool. True multiplies vectors by `sqrt(dim)`, and begins with a standard deviation of `dim ** -0.5`;
-            False leaves them, and begins with 0.02.
-        initial_range: float, or None. The table begins uniform in plus and minus this, in the place of normal.
+        scaled: bool. True multiplies vectors by `sqrt(dim)`, and initializes the table with a standard deviation of
+            `dim ** -0.5`. False does not scale, and initializes with 0.02.
+        initial_range: float or None. If given, the table is initialized uniformly in `[-initial_range, initial_range]`
+            instead.
 
     Call arguments:
-        tokens: int, `(batch, n)`. An id outside of the vocabulary counts as padding, and eagerly raises an error. In
-            reverse: float, `(batch, n, dim)`.
-        reverse: bool. Whether vectors are turned into logits, as by `logits`: as a call, for models of Keras's inputs
-            and outputs, where a clone then has one table for both.
+        tokens: int, `(batch, n)`. An id outside of the vocabulary raises an error eagerly, and counts as padding in a
+            graph. With `reverse`: float, `(batch, n, dim)`.
+        reverse: bool. Whether to turn vectors into logits, as `logits` does. A functional model needs it as a call: a
+            clone then has one table for both directions.
 
     Returns:
-        float, `(batch, n, dim)`; in reverse float32, `(batch, n, vocabulary_size)`.
+        float, `(batch, n, dim)`; with `reverse` float32, `(batch, n, vocabulary_size)`.
+
+    Raises:
+        ValueError: if an argument is out of its range; eagerly also if an id is not in the vocabulary.
+
+    Example:
+
+    >>> embedding = TokenEmbedding(vocabulary_size=10, dim=4)
+    >>> vectors = embedding(ops.array([[1, 9, 0]]))
+    >>> vectors.shape, embedding.logits(vectors).shape
+    (TensorShape([1, 3, 4]), TensorShape([1, 3, 10]))
     """
 
-    def __init__(self, vocabulary_size, dim, scaled=True, initial_range=None, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        vocabulary_size: Size,
+        dim: Size,
+        scaled: bool = True,
+        initial_range: Positive | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.vocabulary_size = vocabulary_size
-        self.dim = dim
-        self.scaled = scaled
-        self.initial_range = initial_range
 
     def build(self, tokens_shape):
         initializer = keras.initializers.RandomNormal(stddev=self.dim**-0.5 if self.scaled else 0.02)
@@ -74,48 +93,52 @@ class TokenEmbedding(Layer):
         if reverse:
             return self.logits(tokens)
         tokens = known_tokens("tokens", tokens, self.vocabulary_size)
-        vectors = ops.take(ops.cast(self.embeddings, self.compute_dtype), tokens, axis=0)
+        vectors = ops.take(ops.cast(self.embeddings, self.compute_dtype), tokens, axis=0)  # (batch, n, dim)
         return vectors * self.dim**0.5 if self.scaled else vectors
 
     def compute_output_shape(self, tokens_shape, reverse=False):
         return (*tokens_shape[:-1], self.vocabulary_size) if reverse else (*tokens_shape, self.dim)
 
     def compute_output_spec(self, tokens, reverse=False):
-        # Of the shape alone, Keras would not see that logits are float32.
+        # From only the shape, Keras would not see that logits are float32.
         dtype = "float32" if reverse else self.compute_dtype
         return keras.KerasTensor(self.compute_output_shape(tokens.shape, reverse), dtype)
 
     def logits(self, states):
-        """The tied softmax's input: float32, `(..., vocabulary_size)`, of `(..., dim)`."""
+        """Logits of the tied softmax: from `(..., dim)` to float32, `(..., vocabulary_size)`."""
         table = ops.cast(self.embeddings, self.compute_dtype)
         return ops.cast(ops.matmul(states, ops.transpose(table)), "float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class Positions(Layer):
-    """Adds to each vector that of its place: sinusoids by formula, or learned.
+    """Adds to each vector the embedding of its position: sinusoids, or learned.
 
     Args:
-        max_length: int. Places that there are.
-        learned: bool.
+        max_length: int. Number of positions.
+        learned: bool. False for sinusoids.
 
     Call arguments:
         states: float, `(batch, n, width)`.
-        position: None, for the places 0 to n - 1; or int, `(batch,)`: the one place of each row, where n is 1. A place
-            that there is not counts as the nearest.
+        position: None, for the positions 0 to n - 1; or int, `(batch,)`: the position of each row, where n is 1. A
+            position out of range counts as the nearest in range.
 
     Returns:
         float, the shape of `states`.
 
     Raises:
         ValueError: if n is known to be 0, or more than `max_length`.
-        tf.errors.InvalidArgumentError: if a graph finds it to be when it runs; under XLA without words of its own.
+        tf.errors.InvalidArgumentError: if a graph sees such an n only when it runs. Under XLA the message is another.
+
+    Example:
+
+    >>> Positions(max_length=16)(ops.zeros((1, 1, 4))).numpy().tolist()
+    [[[0.0, 1.0, 0.0, 1.0]]]
     """
 
-    def __init__(self, max_length, learned=False, **kwargs):
+    @arguments
+    def __init__(self, max_length: Size, learned: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.max_length = max_length
-        self.learned = learned
 
     def build(self, states_shape):
         width = states_shape[-1]
@@ -127,17 +150,17 @@ class Positions(Layer):
             self.table = sinusoids(self.max_length, width)
 
     def call(self, states, position=None):
-        table = ops.cast(self.table, self.compute_dtype)
+        table = ops.cast(self.table, self.compute_dtype)  # (max_length, width)
         if position is not None:
-            place = ops.clip(position, 0, self.max_length - 1)
-            return states + ops.expand_dims(ops.take(table, place, axis=0), 1)
+            position = ops.clip(position, 0, self.max_length - 1)
+            return states + ops.expand_dims(ops.take(table, position, axis=0), 1)  # (batch, 1, width)
         length = states.shape[1]
         too_long = f"longer than the {self.max_length} positions of {self.name}."
         if length is None:
-            found = tf.shape(states)[1]
-            fits = tf.logical_and(found > 0, found <= self.max_length)
+            length = tf.shape(states)[1]
+            fits = tf.logical_and(length > 0, length <= self.max_length)
             states = asserted(states, fits, f"a sequence has no token, or is {too_long}")
-        elif length == 0:  # nothing to attend to, and no cache to begin
+        elif length == 0:  # there is nothing to attend to, or to begin a cache with
             raise ValueError(f"a sequence has no place for a token; {self.name} needs one at least.")
         elif length > self.max_length:
             raise ValueError(f"a sequence of {length} tokens is {too_long}")
@@ -149,16 +172,28 @@ class SegmentEmbedding(Layer):
     """Adds one learned vector to each token of a segment.
 
     Args:
-        num_segments: int.
+        num_segments: int. Kinds of tokens, such as those of a first and of a second sentence.
 
     Call arguments:
         states: float, `(batch, n, width)`.
-        segments: int, `(batch, n)`; one that there is not counts as the nearest. None for segment 0 throughout.
+        segments: int, `(batch, n)`. A segment out of range counts as the nearest in range. None for segment 0
+            everywhere.
+
+    Returns:
+        float, `(batch, n, width)`.
+
+    Raises:
+        ValueError: if `num_segments` is less than 1.
+
+    Example:
+
+    >>> SegmentEmbedding(2)(ops.ones((1, 3, 4)), ops.array([[0, 0, 1]])).shape
+    TensorShape([1, 3, 4])
     """
 
-    def __init__(self, num_segments, **kwargs):
+    @arguments
+    def __init__(self, num_segments: Size, **kwargs):
         super().__init__(**kwargs)
-        self.num_segments = num_segments
 
     def build(self, states_shape):
         self.table = self.add_weight(
@@ -168,7 +203,8 @@ class SegmentEmbedding(Layer):
         )
 
     def call(self, states, segments=None):
-        table = ops.cast(self.table, self.compute_dtype)
+        table = ops.cast(self.table, self.compute_dtype)  # (num_segments, width)
         if segments is None:
             return states + table[0]
-        return states + ops.take(table, ops.clip(ops.cast(segments, "int32"), 0, self.num_segments - 1), axis=0)
+        segments = ops.clip(ops.cast(segments, "int32"), 0, self.num_segments - 1)
+        return states + ops.take(table, segments, axis=0)  # (batch, n, width)

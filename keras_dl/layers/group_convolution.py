@@ -61,6 +61,12 @@ class GroupConv2D(Layer):
     Raises:
         ValueError: if the kernel is not square, is even with padding "same", or larger than the maps; if the
             strides break the symmetry; or if the channels do not divide by the group's order.
+
+    Example:
+
+    >>> maps = LiftingConv2D(8, 3, "p4")(ops.ones((2, 9, 9, 3)))
+    >>> maps.shape, GroupConv2D(16, 3, "p4")(maps).shape
+    (TensorShape([2, 7, 7, 32]), TensorShape([2, 5, 5, 64]))
     """
 
     lifting = False
@@ -140,10 +146,21 @@ class GroupConv2D(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class LiftingConv2D(GroupConv2D):
-    """Convolution from an image to a feature map on a group: as `GroupConv2D`, but for its input.
+    """Convolution from an image to a feature map on a group. Only its input differs from that of `GroupConv2D`.
+
+    Args:
+        As of `GroupConv2D`.
 
     Call arguments:
         maps: float, `(batch, height, width, channels)`.
+
+    Returns:
+        float, `(batch, new_height, new_width, order * filters)`.
+
+    Example:
+
+    >>> LiftingConv2D(8, 3, "p4")(ops.ones((2, 9, 9, 3))).shape
+    TensorShape([2, 7, 7, 32])
     """
 
     lifting = True
@@ -162,6 +179,13 @@ class GroupBatchNormalization(Layer):
 
     Returns:
         float, same shape.
+
+    Example:
+
+    >>> maps = ops.ones((2, 5, 5, 4 * 3))
+    >>> layer = GroupBatchNormalization("p4")
+    >>> layer(maps).shape, layer.norm.gamma.shape
+    (TensorShape([2, 5, 5, 12]), TensorShape([3]))
     """
 
     def __init__(self, group="p4", **kwargs):
@@ -208,6 +232,11 @@ class GroupPooling(Layer):
 
     Returns:
         float, `(..., channels)`.
+
+    Example:
+
+    >>> GroupPooling("p4", "mean")(ops.array([[1.0, 2.0, 3.0, 6.0]])).numpy().tolist()
+    [[3.0]]
     """
 
     def __init__(self, group="p4", mode="max", **kwargs):
@@ -244,6 +273,11 @@ class AlignedPooling2D(Layer):
 
     Raises:
         ValueError: if the strides break the symmetry.
+
+    Example:
+
+    >>> AlignedPooling2D(2)(ops.reshape(ops.arange(4.0), (1, 2, 2, 1))).numpy().item()
+    3.0
     """
 
     def __init__(self, pool_size=2, strides=None, mode="max", **kwargs):

@@ -35,6 +35,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Returns:
         The layer's compute dtype, same shape.
+
+    Example:
+
+    >>> images = ops.reshape(ops.array([-1.0, 1.0]), (2, 1, 1, 1))
+    >>> BatchNormalization()(images, training=True).numpy().round(3).ravel()
+    array([-1.,  1.], dtype=float32)
     """
 
     def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -82,6 +88,11 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     Returns:
         The layer's compute dtype, same shape. Half precision is computed in float32.
+
+    Example:
+
+    >>> LayerNormalization()(ops.array([[1.0, 3.0]])).numpy().round(3)
+    array([[-1.,  1.]], dtype=float32)
     """
 
     def call(self, inputs):

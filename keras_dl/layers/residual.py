@@ -24,6 +24,11 @@ class LayerScale(Layer):
     Returns:
         float32, same shape.
 
+    Example:
+
+    >>> LayerScale(initial_scale=0.5)(ops.array([[2.0, 4.0]])).numpy()
+    array([[1., 2.]], dtype=float32)
+
     Reference: Touvron et al. 2021, "Going deeper with Image Transformers", arXiv:2103.17239, eq. 4.
     """
 
@@ -98,6 +103,12 @@ class StochasticDepth(Layer):
 
     Raises:
         ValueError: if `rate` is not in [0, 1).
+
+    Example:
+
+    >>> branch = ops.ones((1000, 1))
+    >>> sorted(set(StochasticDepth(0.5, seed=1)(branch, training=True).numpy().ravel().tolist()))
+    [0.0, 2.0]
 
     Reference: Huang et al. 2016, "Deep Networks with Stochastic Depth", arXiv:1603.09382, eq. 2. The paper
     multiplies by `1 - rate` in inference; dividing in training has the same mean.

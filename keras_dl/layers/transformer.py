@@ -1,11 +1,11 @@
 """The block of all transformers.
 
-    y             = norm(x + sublayer(x))                               post-norm (section 3.1)
-    y             = x + sublayer(norm(x))                               pre-norm
-    mlp(x)        = act(x W1 + b1) W2 + b2                              (eq. 2)
+    y      = norm(x + sublayer(x))              post-norm (Vaswani et al., section 3.1)
+    y      = x + sublayer(norm(x))              pre-norm (Xiong et al.)
+    mlp(x) = activation(x W1 + b1) W2 + b2      (Vaswani et al., eq. 2)
 
-A block is self-attention, attention to a memory (in decoders that have one), and an MLP, each such a sublayer. In
-decoding, a block takes one position a call, and the keys and values of the earlier ones from a cache of static size.
+A block has two sublayers, self-attention and an MLP. A decoder's block has attention to a memory between them. A
+decoder takes one position per call. It keeps the keys and values of earlier positions in a cache of static size.
 
 References: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762;
 Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745, for pre-norm.
@@ -14,16 +14,19 @@ Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arX
 import keras
 from keras import layers, ops
 
-from keras_dl.arguments import OneOf
+from keras_dl.arguments import OneOf, Positive, Rate, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_choice, check_heads, check_rate, check_size
-from keras_dl.layers import attention as attentions
+from keras_dl.compat import inner_layers
+from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
+from keras_dl.ops.activations import gelu
 
+# Functions of the hidden states and of whether it is training.
 ACTIVATIONS = {
-    "relu": ops.relu,
-    "gelu": lambda x: ops.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: ops.gelu(x, approximate=True),  # GPT-2's
+    "relu": lambda hidden, training: ops.relu(hidden),
+    "gelu": gelu,
+    "gelu_tanh": lambda hidden, training: ops.gelu(hidden, approximate=True),  # GPT-2's
 }
 Activation = OneOf(*ACTIVATIONS)
 
@@ -35,94 +38,90 @@ class TransformerBlock(Layer):
     Args:
         num_heads: int. Must divide the width.
         mlp_dim: int. Width of the MLP's hidden layer.
-        cross_attention: bool. Whether it attends to a memory.
-        dropout_rate: float in [0, 1). Of each sublayer's result.
-        attention_dropout_rate: float in [0, 1). Of the attention weights.
+        cross_attention: bool. Whether the block attends to a memory.
+        dropout_rate: float in [0, 1). Dropout of each sublayer's result.
+        attention_dropout_rate: float in [0, 1). Dropout of the attention weights.
         activation: "relu", "gelu" (exact) or "gelu_tanh".
         norm_first: bool. True for pre-norm, False for the paper's post-norm.
         norm_epsilon: float. Added to variances.
         attention_bias: bool. Whether queries, keys, values and outputs of attention have biases.
+        mlp_dropout: bool. Whether the MLP's hidden layer has dropout of `dropout_rate` too.
 
     Call arguments:
         states: float, `(batch, n, width)`.
         mask: bool, `(batch or 1, n or 1, n)`: True = may be attended to. None for all.
-        memory: float, `(batch, m, width)`; only with `cross_attention`.
-        memory_mask: bool, `(batch or 1, n or 1, m)`.
-        causal: bool. Whether a position may attend to itself and earlier ones alone.
+        memory: float, `(batch, m, width)`. Only with `cross_attention`.
+        memory_mask: bool, `(batch or 1, n or 1, m)`: True = may be attended to. None for all.
+        causal: bool. Whether a position may attend only to itself and to earlier ones.
         training: bool. Whether dropout is on.
 
     Returns:
         float, `(batch, n, width)`.
 
     Raises:
-        ValueError: if `num_heads` does not divide the width.
+        ValueError: if an argument is out of its range, or `num_heads` does not divide the width.
+
+    Example:
+
+    >>> block = TransformerBlock(num_heads=2, mlp_dim=16, norm_first=True)
+    >>> block(keras.ops.ones((3, 5, 8)), causal=True).shape
+    TensorShape([3, 5, 8])
     """
 
+    attention_class = MultiHeadAttention
+
+    @arguments
     def __init__(
         self,
-        num_heads,
-        mlp_dim,
-        cross_attention=False,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        activation="relu",
-        norm_first=False,
-        norm_epsilon=1e-6,
-        attention_bias=True,
+        num_heads: Size,
+        mlp_dim: Size,
+        cross_attention: bool = False,
+        dropout_rate: Rate = 0.0,
+        attention_dropout_rate: Rate = 0.0,
+        activation: Activation = "relu",
+        norm_first: bool = False,
+        norm_epsilon: Positive = 1e-6,
+        attention_bias: bool = True,
+        mlp_dropout: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.mlp_dim = mlp_dim
-        self.cross_attention = cross_attention
-        self.dropout_rate = dropout_rate
-        self.attention_dropout_rate = attention_dropout_rate
-        self.activation = activation
-        self.norm_first = norm_first
-        self.norm_epsilon = norm_epsilon
-        self.attention_bias = attention_bias
 
     def build(self, states_shape):
         width = states_shape[-1]
+        check_heads(self.num_heads, width)
         shared = dict(dtype=self.dtype_policy)
+        attention = dict(dropout=self.attention_dropout_rate, use_bias=self.attention_bias, **shared)
+        attention |= dict(num_heads=self.num_heads, key_dim=width // self.num_heads)
+        norm = dict(epsilon=self.norm_epsilon, **shared)
 
-        def norm(name):
-            layer = LayerNormalization(epsilon=self.norm_epsilon, name=name, **shared)
-            layer.build((None, None, width))
-            return layer
-
-        def attention(name):
-            layer = attentions.MultiHeadAttention(
-                self.num_heads,
-                width // self.num_heads,
-                dropout=self.attention_dropout_rate,
-                use_bias=self.attention_bias,
-                name=name,
-                **shared,
-            )
-            layer.build((None, None, width), (None, None, width))
-            return layer
-
-        self.attention, self.attention_norm = attention("attention"), norm("attention_norm")
+        self.attention = self.attention_class(**attention, name="attention")
+        self.attention_norm = LayerNormalization(**norm, name="attention_norm")
         if self.cross_attention:
-            self.memory_attention, self.memory_norm = attention("memory_attention"), norm("memory_norm")
-        self.expand = layers.Dense(self.mlp_dim, name="expand", **shared)
-        self.expand.build((None, None, width))
-        self.project = layers.Dense(width, name="project", **shared)
-        self.project.build((None, None, self.mlp_dim))
-        self.mlp_norm = norm("mlp_norm")
-        self.dropout = layers.Dropout(self.dropout_rate, name="dropout", **shared)
+            self.memory_attention = self.attention_class(**attention, name="memory_attention")
+            self.memory_norm = LayerNormalization(**norm, name="memory_norm")
+        self.expand = layers.Dense(self.mlp_dim, **shared, name="expand")
+        self.project = layers.Dense(width, **shared, name="project")
+        self.mlp_norm = LayerNormalization(**norm, name="mlp_norm")
+        self.dropout = layers.Dropout(self.dropout_rate, **shared, name="dropout")
+
+        states_shape = (None, None, width)
+        for layer in inner_layers(self):
+            if isinstance(layer, MultiHeadAttention):
+                layer.build(states_shape, states_shape)
+            else:
+                layer.build((None, None, self.mlp_dim) if layer is self.project else states_shape)
 
     def call(self, states, mask=None, memory=None, memory_mask=None, causal=False, training=False):
         def attend(x):
             return self.attention.attend(x, *self.attention.project(x), mask, causal, training=training)
 
         states = self._residual(states, self.attention_norm, attend, training)
-        pairs = self.memory_attention.project(memory) if self.cross_attention else None
-        return self._rest(states, pairs, memory_mask, training)
+        pair = self.memory_attention.project(memory) if self.cross_attention else None
+        return self._rest(states, pair, memory_mask, training)
 
     def prefill(self, states):
-        """A causal call in inference, and what it leaves in a cache.
+        """A causal call in inference, and the keys and values of each position for a cache.
 
         Args:
             states: float, `(batch, n, width)`.
@@ -144,28 +143,34 @@ class TransformerBlock(Layer):
 
         Args:
             states: float, `(batch, 1, width)`.
-            keys, values: float, `(batch, heads, length, head_dim)`: those of earlier positions; what stands at this
-                one or later does not matter.
-            position: int32, `(batch,)`. Where each row is: `0 ... length - 1`.
-            memory: None, or the pair of keys and values, `(batch, heads, m, head_dim)`, of the memory.
+            keys, values: float, `(batch, heads, length, head_dim)`: those of earlier positions. Entries at this
+                position and later ones are ignored.
+            position: int32, `(batch,)`, in `0 ... length - 1`: the position of each row.
+            memory: None, or the keys and values of the memory, a pair of `(batch, heads, m, head_dim)`.
             memory_mask: bool, `(batch, 1, m)`, or None for all.
 
         Returns:
             `(states, keys, values)`, each in its shape, the keys and values with those of this position.
         """
-        places = ops.expand_dims(ops.arange(keys.shape[2], dtype="int32"), 0)
-        position = ops.expand_dims(position, 1)
+        places = ops.expand_dims(ops.arange(keys.shape[2], dtype="int32"), 0)  # (1, length)
+        position = ops.expand_dims(position, 1)  # (batch, 1)
         here = ops.expand_dims(ops.expand_dims(ops.equal(places, position), 1), 3)  # (batch, 1, length, 1)
+        written = ops.expand_dims(places <= position, 1)  # (batch, 1, length)
         cache = []
 
         def attend(x):
-            cache.extend(
-                ops.where(here, new, old) for new, old in zip(self.attention.project(x), (keys, values), strict=True)
-            )
-            return self.attention.attend(x, *cache, ops.expand_dims(places <= position, 1))
+            new = self.attention.project(x)  # a pair of (batch, heads, 1, head_dim)
+            cache.extend(ops.where(here, one, old) for one, old in zip(new, (keys, values), strict=True))
+            return self.attention.attend(x, *cache, written)
 
         states = self._residual(states, self.attention_norm, attend, False)
         return self._rest(states, memory, memory_mask, False), *cache
+
+    def attention_weights(self, states, mask=None, causal=False):
+        """The weights of self-attention, in inference: float, `(batch, heads, n, n)`. Arguments as of the call."""
+        x = self.attention_norm(states) if self.norm_first else states
+        pair = self.attention.project(x)
+        return self.attention.attend(x, *pair, mask, causal, return_attention_scores=True)[1]
 
     def memory_weights(self, states, memory, memory_mask):
         """The weights of a causal block's attention to its memory: float, `(batch, heads, n, m)`."""
@@ -174,23 +179,25 @@ class TransformerBlock(Layer):
             return self.attention.attend(x, *self.attention.project(x), use_causal_mask=True)
 
         states = self._residual(states, self.attention_norm, attend, False)
-        if self.norm_first:
-            states = self.memory_norm(states)
+        x = self.memory_norm(states) if self.norm_first else states
         pair = self.memory_attention.project(memory)
-        return self.memory_attention.attend(states, *pair, memory_mask, return_attention_scores=True)[1]
+        return self.memory_attention.attend(x, *pair, memory_mask, return_attention_scores=True)[1]
 
     def _rest(self, states, memory, memory_mask, training):
-        if self.cross_attention:
-            states = self._residual(
-                states,
-                self.memory_norm,
-                lambda x: self.memory_attention.attend(x, *memory, memory_mask, training=training),
-                training,
-            )
-        return self._residual(states, self.mlp_norm, self._mlp, training)
+        """The sublayers after self-attention. `memory` is a pair of keys and values."""
 
-    def _mlp(self, states):
-        return self.project(ACTIVATIONS[self.activation](self.expand(states)))
+        def attend(x):
+            return self.memory_attention.attend(x, *memory, memory_mask, training=training)
+
+        def mlp(x):
+            hidden = ACTIVATIONS[self.activation](self.expand(x), training)  # (batch, n, mlp_dim)
+            if self.mlp_dropout:
+                hidden = self.dropout(hidden, training=training)
+            return self.project(hidden)  # (batch, n, width)
+
+        if self.cross_attention:
+            states = self._residual(states, self.memory_norm, attend, training)
+        return self._residual(states, self.mlp_norm, mlp, training)
 
     def _residual(self, states, norm, sublayer, training):
         if self.norm_first:
@@ -202,11 +209,11 @@ def step_through(blocks, states, keys, values, position, memory_keys=None, memor
     """One position of each row through all blocks, in inference.
 
     Args:
-        blocks: list of `TransformerBlock` of as many heads each.
+        blocks: list of `TransformerBlock`, each with the same number of heads.
         states: float, `(batch, 1, width)`.
         keys, values: float, `(batch, len(blocks) * heads, length, head_dim)`: the caches of all blocks in order.
         position, memory_mask: as of `TransformerBlock.step`.
-        memory_keys, memory_values: None, or the memory's, laid out as `keys`.
+        memory_keys, memory_values: None, or the memory's, in the layout of `keys`.
 
     Returns:
         `(states, keys, values)`, each in its shape.

@@ -1,0 +1,32 @@
+"""Pure functions of tensors: attention, recurrence, searches, segments of graphs, symmetries, ODE solvers."""
+
+from keras_dl.ops.activations import gelu
+from keras_dl.ops.attention import causal_mask, chunked_attention, dot_product_attention, masked_softmax
+from keras_dl.ops.convolution import dilated_convolution
+from keras_dl.ops.decoding import beam_search, greedy
+from keras_dl.ops.groups import act, find_group, turn_pixels
+from keras_dl.ops.odeint import SolverError, odeint
+from keras_dl.ops.recurrence import product_scan, scan
+from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_sum
+
+__all__ = [
+    "SolverError",
+    "act",
+    "beam_search",
+    "causal_mask",
+    "chunked_attention",
+    "dilated_convolution",
+    "dot_product_attention",
+    "find_group",
+    "gather",
+    "gelu",
+    "greedy",
+    "masked_softmax",
+    "odeint",
+    "product_scan",
+    "scan",
+    "segment_max",
+    "segment_softmax",
+    "segment_sum",
+    "turn_pixels",
+]

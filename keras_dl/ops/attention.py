@@ -2,41 +2,44 @@
 
     attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V                                        Vaswani et al., eq. 1
 
-A mask is bool, True = keep. **A query that may look at nothing gets zeros**, as output, weights and gradient, in every
-precision. Softmax is computed in float32 (float64 for float64).
+A mask is bool, True = keep. **A query whose keys are all masked gets zeros**: its output, weights and gradient are
+zero in every precision. Softmax is computed in float32 (float64 for float64).
 
-`chunked_attention` never holds the matrix of weights. It walks over the keys, a chunk at a time, and keeps of a query
-the largest score m so far, the sum l of exp(score - m), and the sum o of exp(score - m) V (the online softmax):
+`chunked_attention` never holds the matrix of weights. It goes through the keys in chunks. For each query it keeps the
+largest score m so far, the sum l of exp(score - m), and the sum o of exp(score - m) V (the online softmax):
 
     m' = max(m, max S),   l' = e^(m - m') l + sum e^(S - m'),   o' = e^(m - m') o + e^(S - m') V,   output = o / l
 
 Its gradient computes the scores of each chunk again, from log-sum-exp = m + log l. The memory of both directions grows
-with queries x chunk size, where that of the whole form grows with queries x keys; the arithmetic of the gradient is
-5/4 of the whole form's.
+with queries x chunk size; that of `dot_product_attention` grows with queries x keys. The gradient takes 5/4 of the
+arithmetic.
 
 References:
 - Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
 - Milakov, Gimelshein 2018, "Online normalizer calculation for softmax", arXiv:1805.02867.
-- Rabe, Staats 2021, "Self-attention Does Not Need O(n^2) Memory", arXiv:2112.05682: the walk over chunks.
+- Rabe, Staats 2021, "Self-attention Does Not Need O(n^2) Memory", arXiv:2112.05682: chunks.
 - Dao et al. 2022, "FlashAttention", arXiv:2205.14135, algorithm 4: the gradient.
 
-Deviation: the queries are not cut into chunks, for their cost is linear in any case.
+Deviation: the queries are not cut into chunks, because their cost is linear in any case.
 """
 
 import tensorflow as tf
 from keras import ops, random
 
-# A masked score is set this far below the least one that is kept. Its exponential is then at most e^-30 = 1e-13 of any
-# other, which float32 does not see; a number such as -1e9 instead would leave nothing of the scores in an int8 file.
+# A masked score is set this far below the lowest score that is kept. Its exponential is then at most e^-30 = 1e-13 of
+# any other, which float32 rounds away. A value such as -1e9 would take the whole range of an int8 file.
 _MARGIN = 30.0
-_LOWEST = -1e30  # below every score; finite, for the difference of two infinities is no number
+_LOWEST = -1e30  # below every score; finite, because the difference of two infinities is NaN
 
 
-def causal_mask(num_queries, num_keys):
-    """bool, `(num_queries, num_keys)`: query i may look at the keys 0 to i.
+def causal_mask(num_queries, num_keys) -> tf.Tensor:
+    """The mask with which query i may attend only to the keys 0 to i.
 
     Args:
         num_queries, num_keys: int, or int scalar tensors.
+
+    Returns:
+        bool, `(num_queries, num_keys)`: True = keep.
 
     Example:
 
@@ -46,11 +49,11 @@ def causal_mask(num_queries, num_keys):
     return tf.expand_dims(tf.range(num_queries), 1) >= tf.expand_dims(tf.range(num_keys), 0)
 
 
-def masked_softmax(scores, mask=None):
-    """Softmax over the last axis, of what the mask keeps; zeros in a row that keeps nothing.
+def masked_softmax(scores, mask=None) -> tf.Tensor:
+    """Softmax over the last axis, over the places that the mask keeps; zeros in a row that keeps nothing.
 
     Args:
-        scores: float, `(..., keys)`. What stands at masked places makes no difference.
+        scores: float, `(..., keys)`. Masked scores are ignored.
         mask: bool, broadcastable to `scores`, True = keep; or None for all.
 
     Returns:
@@ -62,15 +65,17 @@ def masked_softmax(scores, mask=None):
     [[0.5, 0.5, 0.0]]
     """
     scores = ops.cast(scores, _precise(scores))
-    if mask is None or 0 in scores.shape:  # of nothing there is no least score
+    if mask is None or 0 in scores.shape:  # without scores there is no minimum
         return ops.softmax(scores, axis=-1)
     mask = ops.cast(mask, "bool")
-    least = ops.min(ops.where(mask, scores, 0.0), axis=-1, keepdims=True)
-    weights = ops.softmax(ops.where(mask, scores, ops.stop_gradient(least) - _MARGIN), axis=-1)
+    lowest = ops.min(ops.where(mask, scores, 0.0), axis=-1, keepdims=True)
+    weights = ops.softmax(ops.where(mask, scores, ops.stop_gradient(lowest) - _MARGIN), axis=-1)
     return weights * ops.cast(mask, weights.dtype)
 
 
-def dot_product_attention(query, key, value, mask=None, causal=False, scale=None, dropout_rate=0.0, seed=None):
+def dot_product_attention(
+    query, key, value, mask=None, causal=False, scale=None, dropout_rate=0.0, seed=None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Each query's mean of the values, weighted by the softmax of its products with the keys.
 
     Args:
@@ -78,17 +83,17 @@ def dot_product_attention(query, key, value, mask=None, causal=False, scale=None
         key: float, `(..., keys, dim)`.
         value: float, `(..., keys, value_dim)`.
         mask: bool, broadcastable to `(..., queries, keys)`, True = keep; or None for all.
-        causal: bool. Whether query i may look at the keys 0 to i alone; holds beside `mask`.
-        scale: float. Of the products; None for `dim ** -0.5`.
-        dropout_rate: float in [0, 1). The share of the weights that is set to zero, the rest scaled up.
-        seed: int or `keras.random.SeedGenerator`, of the dropout.
+        causal: bool. Whether query i may attend only to the keys 0 to i, in addition to `mask`.
+        scale: float. Factor of the products; None for `dim ** -0.5`.
+        dropout_rate: float in [0, 1). Share of the weights that is set to zero; the rest is scaled up.
+        seed: int or `keras.random.SeedGenerator`. Seed of the dropout.
 
     Returns:
         The output `(..., queries, value_dim)` and the weights `(..., queries, keys)` before dropout, in the dtype of
         `value`. Without any key the output is zeros.
 
     Raises:
-        ValueError: if the shapes do not fit one another; it says which.
+        ValueError: if the shapes do not fit one another; it names them.
 
     Example:
 
@@ -98,34 +103,34 @@ def dot_product_attention(query, key, value, mask=None, causal=False, scale=None
     """
     query, key, value = (ops.convert_to_tensor(x) for x in (query, key, value))
     _check(query, key, value, mask)
-    # Scaled before the product, which could leave the range of float16.
-    scores = ops.matmul(query * _scale(key, scale), ops.swapaxes(key, -1, -2))
+    # Scaled before the product, which could overflow float16.
+    scores = ops.matmul(query * _scale(key, scale), ops.swapaxes(key, -1, -2))  # (..., queries, keys)
     if causal:
         allowed = causal_mask(ops.shape(query)[-2], ops.shape(key)[-2])
         mask = allowed if mask is None else ops.logical_and(allowed, ops.cast(mask, "bool"))
     weights = ops.cast(masked_softmax(scores, mask), value.dtype)
     used = random.dropout(weights, dropout_rate, seed=seed) if dropout_rate else weights
-    return ops.matmul(used, value), weights
+    return ops.matmul(used, value), weights  # (..., queries, value_dim) and (..., queries, keys)
 
 
 def chunked_attention(
     query, key, value, mask=None, causal=False, scale=None, chunk_size=512, dropout_rate=0.0, seed=None
-):
+) -> tf.Tensor:
     """The output of `dot_product_attention` in memory that grows linearly with the length.
 
-    Equal to it in outputs and gradients, to rounding; its dropout draws other numbers of the same distribution. A mask
-    `(..., queries, keys)` is itself quadratic: give a causal one by `causal`, a padding one as `(..., 1, keys)`.
+    Outputs and gradients are equal up to rounding. Dropout draws other numbers of the same distribution. A mask
+    `(..., queries, keys)` is itself quadratic: use `causal` for a causal mask, and `(..., 1, keys)` for padding.
 
     Args:
         query, key, value, mask, causal, scale, dropout_rate, seed: as in `dot_product_attention`; `query`, `key` and
             `value` have the same leading axes.
-        chunk_size: int. How many keys are looked at together.
+        chunk_size: int. Number of keys of a chunk.
 
     Returns:
         `(..., queries, value_dim)`, in the dtype of `value`. There are no weights to return.
 
     Raises:
-        ValueError: if the shapes do not fit one another, or `chunk_size` is less than 1; it says which.
+        ValueError: if the shapes do not fit one another, or `chunk_size` is less than 1.
 
     Example:
 
@@ -157,18 +162,18 @@ def chunked_attention(
 
 
 class _Walk:
-    """Both directions of chunked attention. Statistics and sums are in float32, products in the inputs' dtype."""
+    """The forward and backward loops. Statistics and sums are in float32, products in the dtype of the inputs."""
 
     def __init__(self, query, key, mask, causal, scale, chunk_size, dropout_rate, seed):
         self.scale, self.causal, self.dropout_rate, self.seed = scale, causal, dropout_rate, seed
         self.precise = tf.as_dtype(_precise(query))
         self.num_queries, self.num_keys = ops.shape(query)[-2], ops.shape(key)[-2]
-        if isinstance(self.num_keys, int):  # a short sequence is one chunk, and no longer for it
+        if isinstance(self.num_keys, int):  # a short sequence is one chunk, without padding
             chunk_size = max(1, min(chunk_size, self.num_keys))
         self.size = chunk_size
         self.count = (self.num_keys + chunk_size - 1) // chunk_size
         self.padding = self.count * chunk_size - self.num_keys
-        self.full = isinstance(self.padding, int) and self.padding == 0  # no place in any chunk is past the last key
+        self.full = isinstance(self.padding, int) and self.padding == 0  # no chunk extends past the last key
         self.mask = mask
         if mask is not None:
             mask = tf.cast(mask, tf.bool)
@@ -177,21 +182,21 @@ class _Walk:
             self.mask = self._padded(mask, axis=-1)
 
     def _padded(self, x, axis):
-        """`x` with the keys, on `axis`, filled up to whole chunks."""
+        """`x`, its keys on `axis` padded to whole chunks."""
         if self.full:
             return x
         return tf.pad(x, [[0, self.padding if i == x.shape.rank + axis else 0] for i in range(x.shape.rank)])
 
     def _chunk(self, x, i, axis):
-        """The keys of chunk `i`, which stand on `axis`."""
+        """The part of `x` for chunk `i`, its keys on `axis`."""
         place = x.shape.rank + axis
         begin = [i * self.size if j == place else 0 for j in range(x.shape.rank)]
         size = [self.size if j == place else n for j, n in enumerate(ops.shape(x))]
         return tf.slice(x, begin, size)
 
     def _scores(self, query, key, i):
-        """Scaled scores of chunk `i`, and what is kept of them (None for all)."""
-        scores = self.scale * tf.cast(tf.matmul(query, key, transpose_b=True), self.precise)
+        """Scaled scores of chunk `i`, and the mask of those that are kept (None for all)."""
+        scores = self.scale * tf.cast(tf.matmul(query, key, transpose_b=True), self.precise)  # (..., queries, size)
         places = i * self.size + tf.range(self.size)
         keep = None if self.full else places < self.num_keys
         if self.causal:
@@ -203,22 +208,22 @@ class _Walk:
         return scores, keep
 
     def _dropped(self, weights, i):
-        """Sets weights of chunk `i` to zero, the same ones each time."""
+        """Dropout of the weights of chunk `i`, the same each time."""
         if not self.dropout_rate:
             return weights
         noise = tf.random.stateless_uniform(tf.shape(weights), tf.random.fold_in(self.seed, i), dtype=weights.dtype)
         return tf.where(noise >= self.dropout_rate, weights / (1 - self.dropout_rate), 0.0)
 
     def _loop(self, body, *state):
-        # One step at a time: chunks that are computed ahead would all be in memory.
+        # One iteration at a time: parallel ones would hold several chunks in memory.
         limit = self.count if isinstance(self.count, int) else None
         condition = lambda i, *state: i < self.count  # noqa: E731
         return tf.while_loop(condition, body, (0, *state), parallel_iterations=1, maximum_iterations=limit)[1:]
 
     def forward(self, query, key, value):
-        """The output, and each query's log of the sum of exponentials, `(..., queries, 1)`."""
+        """The output `(..., queries, value_dim)`, and log-sum-exp `(..., queries, 1)`."""
         key, value = self._padded(key, -2), self._padded(value, -2)
-        zeros = tf.zeros_like(query[..., :1], self.precise)
+        zeros = tf.zeros_like(query[..., :1], self.precise)  # (..., queries, 1)
         total = tf.zeros((*ops.shape(query)[:-1], ops.shape(value)[-1]), self.precise)
 
         def body(i, largest, total, mean):
@@ -236,7 +241,7 @@ class _Walk:
             return i + 1, new, fade * total + tf.reduce_sum(weights, -1, keepdims=True), mean
 
         largest, sums, total = self._loop(body, zeros + _LOWEST, zeros, total)
-        sums = tf.where(sums > 0, sums, 1.0)  # of nothing: the output is zero, and the weights are masked
+        sums = tf.where(sums > 0, sums, 1.0)  # without keys the output is zero
         return tf.cast(total / sums, value.dtype), largest + tf.math.log(sums)
 
     def backward(self, query, key, value, output, log_sum, upstream):
@@ -271,12 +276,12 @@ class _Walk:
         return tf.cast(for_query, query.dtype), self._joined(for_keys, key), self._joined(for_values, value)
 
     def _joined(self, array, like):
-        """The chunks of a TensorArray as one tensor, without what pads the keys."""
+        """The chunks of a TensorArray as one tensor, without the padding of the keys."""
         chunks = array.stack()  # (chunks, ..., size, dim)
         rank = chunks.shape.rank
-        chunks = tf.transpose(chunks, [*range(1, rank - 2), 0, rank - 2, rank - 1])
+        chunks = tf.transpose(chunks, [*range(1, rank - 2), 0, rank - 2, rank - 1])  # (..., chunks, size, dim)
         shape = ops.shape(like)
-        joined = tf.reshape(chunks, (*shape[:-2], self.count * self.size, shape[-1]))
+        joined = tf.reshape(chunks, (*shape[:-2], self.count * self.size, shape[-1]))  # (..., chunks * size, dim)
         return joined if self.full else joined[..., : self.num_keys, :]
 
 
@@ -298,7 +303,7 @@ def _check(query, key, value, mask):
         raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} must have the same length.")
     if mask is not None:
         expected = (query.shape[-2], key.shape[-2])
-        found = tuple(ops.convert_to_tensor(mask).shape[-2:])
-        for n, size in zip(reversed(found), reversed(expected), strict=False):
+        given = tuple(ops.convert_to_tensor(mask).shape[-2:])
+        for n, size in zip(reversed(given), reversed(expected), strict=False):
             if None not in (n, size) and n not in (1, size):
                 raise ValueError(f"mask of shape {tuple(mask.shape)} must end with (queries, keys) = {expected}.")

@@ -40,10 +40,22 @@ GROUPS = {group.name: group for group in (_group("z2", 1, 1), _group("p4", 4, 1)
 
 
 def find_group(name):
-    """The `Group` called `name`.
+    """The group of a name.
+
+    Args:
+        name: str, "z2", "p4" or "p4m".
+
+    Returns:
+        `Group`.
 
     Raises:
-        ValueError: if there is none; the message lists those there are.
+        ValueError: if there is none. The message lists the names.
+
+    Example:
+
+    >>> group = find_group("p4")
+    >>> group.order, int(group.table[1, 3])  # a quarter turn after three of them is none
+    (4, 0)
     """
     if name not in GROUPS:
         raise ValueError(f"group={name!r} must be one of {', '.join(map(repr, GROUPS))}.")
@@ -60,6 +72,11 @@ def turn_pixels(images, element, axes=(1, 2)):
 
     Returns:
         The same kind, dtype and rank.
+
+    Example:
+
+    >>> turn_pixels(np.array([[[1, 2], [3, 4]]]), 1).tolist()
+    [[[2, 4], [1, 3]]]
     """
     library = np if isinstance(images, np.ndarray) else ops
     turns, mirrored = element % 4, element >= 4
@@ -85,6 +102,12 @@ def act(maps, element, group):
 
     Returns:
         float, same shape, or with height and width swapped.
+
+    Example:
+
+    >>> maps = np.array([[[[1.0, 2.0, 3.0, 4.0]]]])  # one pixel, one channel: a value for each turn
+    >>> np.asarray(act(maps, 1, "p4")).ravel().tolist()
+    [4.0, 1.0, 2.0, 3.0]
 
     Reference: Cohen and Welling 2016, arXiv:1602.07576, eq. 12 and fig. 2.
     """

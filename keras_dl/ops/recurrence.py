@@ -103,6 +103,15 @@ def product_scan(
     Returns:
         outputs: `(time, batch, units)`, the first state after each step; None without `keep_outputs`.
         states: tuple of tensors, after the last step.
+
+    Example:
+
+    >>> def step(total, state):
+    ...     return (tf.tanh(total),)
+    >>> x, weights = tf.ones((4, 1, 2)), (tf.ones((2, 3)), None)
+    >>> outputs, states = product_scan(step, x, weights, (tf.eye(3), None), [tf.zeros((1, 3))], additive=True)
+    >>> outputs.shape, states[0].shape
+    (TensorShape([4, 1, 3]), TensorShape([1, 3]))
     """
     steps = size_of(inputs)
     masks = rows_of(mask, steps)

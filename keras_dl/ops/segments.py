@@ -50,7 +50,19 @@ def segment_sum(values, index, num_segments):
 
 
 def segment_max(values, index, num_segments):
-    """The largest value of each segment; the lowest float32 for a segment that has none. Arguments as `segment_sum`."""
+    """The largest value of each segment.
+
+    Args:
+        values, index, num_segments: as of `segment_sum`.
+
+    Returns:
+        float32, `(batch, num_segments, ...)`; the lowest float32 for a segment without values.
+
+    Example:
+
+    >>> segment_max(ops.array([[1.0, 2.0, 4.0]]), ops.array([[0, 1, 1]]), 2).numpy()
+    array([[1., 4.]], dtype=float32)
+    """
     return _reduce(ops.segment_max, ops.cast(values, "float32"), index, num_segments)
 
 

@@ -7,12 +7,14 @@
 
     attention(z) = out([softmax(q_h k_h^T / sqrt(D_h)) v_h for each head h]),   [q, k, v] = z U     (eq. 5 to 8)
 
+The block is `keras_dl.layers.transformer.TransformerBlock`, pre-norm with exact GELU.
+
 References:
 - Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929: section 3 and appendix A; B.1 for dropout.
 - Abnar, Zuidema 2020, "Quantifying Attention Flow in Transformers", arXiv:2005.00928: eq. 1, attention roll-out.
 
 Deviations from the paper:
-- The head is one linear layer, as in fine-tuning; the hidden layer that pre-training puts before it is left out.
+- The head is one linear layer, as in fine-tuning. The hidden layer that pre-training adds is left out.
 """
 
 import math
@@ -23,20 +25,23 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_dl.arguments import ImageShape, PerChannel, Positive, PositivePerChannel, Rate, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_image_shape, check_rate, check_size
+from keras_dl.checks import check_heads
+from keras_dl.compat import saved_path
+from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.layers.transformer import TransformerBlock
 from keras_dl.models.vision.classifier import ImageClassifier
-from keras_dl.ops.activations import gelu
 from keras_dl.weights import Entry, load_entries, read_safetensors, torch_entries
 
 
-def attention_rollout(attentions):
-    """How much of each input token reaches each output token through all layers, residuals included.
+def attention_rollout(attentions: list):
+    """The share of each input token in each output token through all layers, residuals included.
 
-    The heads' mean of each layer is averaged with the identity, which stands for the residual, and the
-    layers are multiplied.
+    The mean over the heads of each layer is averaged with the identity, which represents the residual. Then the layers
+    are multiplied.
 
     Args:
         attentions: list from the first layer to the last of float, `(batch, heads, tokens, tokens)`,
@@ -50,20 +55,21 @@ def attention_rollout(attentions):
     identity = ops.eye(attentions[0].shape[-1])
     rollout = identity
     for attention in attentions:
-        rollout = ops.matmul((ops.mean(ops.cast(attention, "float32"), axis=1) + identity) / 2, rollout)
+        mean = ops.mean(ops.cast(attention, "float32"), axis=1)  # (batch, queries, keys)
+        rollout = ops.matmul((mean + identity) / 2, rollout)
     return rollout
 
 
-def resize_positions(positions, grid, align_corners):
-    """Learned positions for another grid of patches: the class token's as it is, the others by bicubic interpolation.
+def resize_positions(positions, grid: tuple[int, int], align_corners: bool) -> np.ndarray:
+    """Learned positions for another grid of patches, by bicubic interpolation. The class token's stay as they are.
 
-    It is the cubic convolution that torch uses (a = -0.75, values repeated past the border).
+    It is the cubic convolution of torch (a = -0.75, border values repeated).
 
     Args:
         positions: float, `(1, 1 + side * side, width)`: the class token, then a square grid row by row.
         grid: `(rows, columns)` of the result.
-        align_corners: bool. True keeps the outermost positions in place, as torchvision's `interpolate_embeddings`
-            does; False the outer edges of the outermost patches, as transformers does.
+        align_corners: bool. True keeps the centers of the outermost patches in place, as torchvision's
+            `interpolate_embeddings` does. False keeps their outer edges in place, as transformers does.
 
     Returns:
         NumPy float array, `(1, 1 + rows * columns, width)`.
@@ -79,7 +85,7 @@ def resize_positions(positions, grid, align_corners):
     if (side, side) == tuple(grid):
         return positions
     square = positions[0, 1:].reshape(side, side, -1).astype("float64")
-    down, across = (_cubic_weights(side, n, align_corners) for n in grid)
+    down, across = (_cubic_weights(side, n, align_corners) for n in grid)  # (rows, side) and (columns, side)
     resized = np.einsum("rh,cw,hwd->rcd", down, across, square).reshape(1, grid[0] * grid[1], -1)
     return np.concatenate([positions[:, :1], resized.astype(positions.dtype)], axis=1)
 
@@ -124,8 +130,26 @@ class LearnedPositions(Layer):
         return tokens + self.positions
 
 
+class _Attention(MultiHeadAttention):
+    """Multi-head attention that also reads `.keras` files of version 0.1.
+
+    There, the block held a dense layer `query_key_value` and a dense layer `out` in its place.
+    """
+
+    def load_own_variables(self, store):
+        block = (saved_path(store) or "").rpartition("/")[0]
+        if len(store) or not block or not store.has_path(f"{block}/query_key_value"):
+            super().load_own_variables(store)
+            return
+        variables = [np.split(store.get(f"{block}/query_key_value")[name], 3, axis=-1) for name in ("0", "1")]
+        values = [array for pair in zip(*variables, strict=True) for array in pair]  # kernel and bias of each
+        values += [store.get(f"{block}/out")[name] for name in ("0", "1")]
+        for variable, array in zip(self.weights, values, strict=True):
+            variable.assign(array.reshape(variable.shape))
+
+
 @keras.saving.register_keras_serializable(package="keras_dl")
-class ViTBlock(Layer):
+class ViTBlock(TransformerBlock):
     """Pre-norm self-attention and MLP, each with a residual (eq. 2 and 3).
 
     Args:
@@ -142,56 +166,22 @@ class ViTBlock(Layer):
         float, `(batch, tokens, width)`.
 
     Raises:
-        ValueError: if `num_heads` does not divide the width.
+        ValueError: if an argument is out of its range, or `num_heads` does not divide the width.
+
+    Example:
+
+    >>> ViTBlock(num_heads=2, mlp_dim=16)(ops.ones((1, 5, 8))).shape
+    TensorShape([1, 5, 8])
     """
 
-    def __init__(self, num_heads, mlp_dim, dropout_rate=0.0, norm_epsilon=1e-6, **kwargs):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.mlp_dim = mlp_dim
-        self.dropout_rate = dropout_rate
-        self.norm_epsilon = norm_epsilon
+    attention_class = _Attention
 
-    def build(self, tokens_shape):
-        width = tokens_shape[-1]
-        if width % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} must divide the token width {width}.")
-        shared = dict(dtype=self.dtype_policy)
-        self.attention_norm = LayerNormalization(epsilon=self.norm_epsilon, name="attention_norm", **shared)
-        self.query_key_value = layers.Dense(3 * width, name="query_key_value", **shared)
-        self.out = layers.Dense(width, name="out", **shared)
-        self.mlp_norm = LayerNormalization(epsilon=self.norm_epsilon, name="mlp_norm", **shared)
-        self.expand = layers.Dense(self.mlp_dim, name="expand", **shared)
-        self.project = layers.Dense(width, name="project", **shared)
-        self.dropout = layers.Dropout(self.dropout_rate, name="dropout", **shared)
-        for layer in (self.attention_norm, self.query_key_value, self.out, self.mlp_norm, self.expand):
-            layer.build(tokens_shape)
-        self.project.build((*tokens_shape[:-1], self.mlp_dim))
-
-    def attend(self, tokens):
-        """The attention of eq. 2.
-
-        Returns:
-            Two floats: what is added to the tokens, `(batch, tokens, width)`, and the attention
-            weights, `(batch, heads, queries, keys)`, whose rows sum to 1.
-        """
-        width = tokens.shape[-1]
-        head_dim = width // self.num_heads
-
-        def heads(x):  # (batch, heads, tokens, head_dim); no tensor of rank 5, for delegates refuse them
-            return ops.transpose(ops.reshape(x, (-1, x.shape[1], self.num_heads, head_dim)), (0, 2, 1, 3))
-
-        query, key, value = map(heads, ops.split(self.query_key_value(self.attention_norm(tokens)), 3, axis=-1))
-        scores = ops.matmul(query * head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))
-        weights = ops.cast(ops.softmax(ops.cast(scores, "float32")), tokens.dtype)
-        attended = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        return self.out(ops.reshape(attended, (-1, *tokens.shape[1:]))), weights
-
-    def call(self, tokens, training=False):
-        tokens = tokens + self.dropout(self.attend(tokens)[0], training=training)
-        hidden = gelu(self.expand(self.mlp_norm(tokens)), training)
-        hidden = self.project(self.dropout(hidden, training=training))
-        return tokens + self.dropout(hidden, training=training)
+    @arguments
+    def __init__(
+        self, num_heads: Size, mlp_dim: Size, dropout_rate: Rate = 0.0, norm_epsilon: Positive = 1e-6, **kwargs
+    ):
+        options = dict(activation="gelu", norm_first=True, mlp_dropout=True)
+        super().__init__(num_heads, mlp_dim, dropout_rate=dropout_rate, norm_epsilon=norm_epsilon, **options, **kwargs)
 
 
 # Table 1 of the paper. With 1,000 classes at 224x224: 86,567,656, 88,224,232 and 304,326,632 parameters.
@@ -212,13 +202,13 @@ class ViT(ImageClassifier):
         patch_size: int, pixels. Side of a square patch.
         hidden_dim: int. Width of a token.
         mlp_dim: int. Width of each MLP's hidden layer.
-        num_layers: int. Encoder blocks.
+        num_layers: int. Number of encoder blocks.
         num_heads: int. Must divide `hidden_dim`.
-        dropout_rate: float in [0, 1).
+        dropout_rate: float in [0, 1). Dropout of the tokens, of each sublayer's result and of the MLPs' hidden layers.
         norm_epsilon: float. Added to variances; transformers' checkpoints were trained with 1e-12.
-        mean: float, or one a channel, in [0, 255] pixels. With `std`, it puts pixels into [-1, 1], as the paper's
-            code does.
-        std: float, or one a channel, in [0, 255] pixels.
+        mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image.
+        std: float, or one per channel, in units of [0, 255] pixels. Divides it. The defaults put pixels into [-1, 1],
+            as the paper's code does.
 
     Call arguments:
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
@@ -227,7 +217,8 @@ class ViT(ImageClassifier):
         float, `(batch, num_classes)`: logits, at first all 0.
 
     Raises:
-        ValueError: if `patch_size` does not divide the image, or `num_heads` the width; it says both.
+        ValueError: if an argument is out of its range, `patch_size` does not divide the sides of the image, or
+            `num_heads` does not divide `hidden_dim`.
 
     Example:
 
@@ -240,64 +231,44 @@ class ViT(ImageClassifier):
 
     presets = PRESETS
 
+    @arguments
     def __init__(
         self,
-        image_shape=(224, 224, 3),
-        num_classes=1000,
-        patch_size=16,
-        hidden_dim=768,
-        mlp_dim=3072,
-        num_layers=12,
-        num_heads=12,
-        dropout_rate=0.0,
-        norm_epsilon=1e-6,
-        mean=127.5,
-        std=127.5,
+        image_shape: ImageShape = (224, 224, 3),
+        num_classes: Size = 1000,
+        patch_size: Size = 16,
+        hidden_dim: Size = 768,
+        mlp_dim: Size = 3072,
+        num_layers: Size = 12,
+        num_heads: Size = 12,
+        dropout_rate: Rate = 0.0,
+        norm_epsilon: Positive = 1e-6,
+        mean: PerChannel = 127.5,
+        std: PositivePerChannel = 127.5,
         dtype=None,
         **kwargs,
     ):
-        height, width, _ = image_shape = check_image_shape("image_shape", image_shape)
-        num_classes = check_size("num_classes", num_classes)
-        patch_size = check_size("patch_size", patch_size)
-        hidden_dim = check_size("hidden_dim", hidden_dim)
-        mlp_dim = check_size("mlp_dim", mlp_dim)
-        num_layers = check_size("num_layers", num_layers)
-        num_heads = check_size("num_heads", num_heads)
-        dropout_rate = check_rate("dropout_rate", dropout_rate)
-        if height % patch_size or width % patch_size:
+        if image_shape[0] % patch_size or image_shape[1] % patch_size:
             raise ValueError(f"patch_size={patch_size} must divide the sides of image_shape={image_shape}.")
-        if hidden_dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}.")
+        check_heads(num_heads, hidden_dim)
 
         images = keras.Input(image_shape, name="images")
-        pixels = PixelNormalization(mean, std, dtype=dtype, name="pixels")(images)
-        patches = layers.Conv2D(
-            hidden_dim, patch_size, patch_size, kernel_initializer="lecun_normal", dtype=dtype, name="patches"
+        pixels = PixelNormalization(mean, std, name="pixels")(images)
+        patches = layers.Conv2D(  # (batch, rows, columns, hidden_dim)
+            hidden_dim, patch_size, patch_size, kernel_initializer="lecun_normal", name="patches"
         )(pixels)
-        tokens = layers.Reshape((-1, hidden_dim), dtype=dtype)(patches)  # (batch, patches, hidden_dim)
-        tokens = ClassToken(dtype=dtype, name="class_token")(tokens)
-        tokens = LearnedPositions(dtype=dtype, name="positions")(tokens)
-        tokens = layers.Dropout(dropout_rate, dtype=dtype, name="dropout")(tokens)
+        tokens = layers.Reshape((-1, hidden_dim))(patches)  # (batch, patches, hidden_dim)
+        tokens = ClassToken(name="class_token")(tokens)  # (batch, 1 + patches, hidden_dim)
+        tokens = LearnedPositions(name="positions")(tokens)
+        tokens = layers.Dropout(dropout_rate, name="dropout")(tokens)
         for i in range(num_layers):
-            tokens = ViTBlock(num_heads, mlp_dim, dropout_rate, norm_epsilon, dtype=dtype, name=f"block_{i}")(tokens)
-        features = LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm")(tokens[:, 0])
-        logits = layers.Dense(num_classes, kernel_initializer="zeros", dtype=dtype, name="head")(features)
-        super().__init__(inputs=images, outputs=logits, dtype=dtype, **kwargs)
-
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.patch_size = patch_size
-        self.hidden_dim = hidden_dim
-        self.mlp_dim = mlp_dim
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.dropout_rate = dropout_rate
-        self.norm_epsilon = norm_epsilon
-        self.mean = self.get_layer("pixels").mean
-        self.std = self.get_layer("pixels").std
+            tokens = ViTBlock(num_heads, mlp_dim, dropout_rate, norm_epsilon, name=f"block_{i}")(tokens)
+        features = LayerNormalization(epsilon=norm_epsilon, name="norm")(tokens[:, 0])  # (batch, hidden_dim)
+        logits = layers.Dense(num_classes, kernel_initializer="zeros", name="head")(features)  # (batch, num_classes)
+        super().__init__(inputs=images, outputs=logits, **kwargs)
 
     @property
-    def grid(self):
+    def grid(self) -> tuple[int, int]:
         """`(rows, columns)` of patches."""
         return self.image_shape[0] // self.patch_size, self.image_shape[1] // self.patch_size
 
@@ -305,26 +276,28 @@ class ViT(ImageClassifier):
     def _blocks(self):
         return [self.get_layer(f"block_{i}") for i in range(self.num_layers)]
 
-    def attentions(self, images):
+    def attentions(self, images) -> list:
         """The attention weights of every block, in order: list of float, `(batch, heads, tokens, tokens)`."""
         blocks = self._blocks
         states = keras.Model(self.input, [block.input for block in blocks])(images, training=False)
-        return [block.attend(tokens)[1] for block, tokens in zip(blocks, keras.tree.flatten(states), strict=True)]
+        states = keras.tree.flatten(states)  # each (batch, tokens, hidden_dim)
+        return [block.attention_weights(tokens) for block, tokens in zip(blocks, states, strict=True)]
 
     def attention_map(self, images):
-        """Where the class token looks, by attention roll-out.
+        """Which patches the class token attends to, by attention roll-out.
 
         Args:
             images: as the model takes them.
 
         Returns:
-            float, `(batch, rows, columns)`: each patch's share in the last class token, at least 0. The sum is 1 less
+            float, `(batch, rows, columns)`: each patch's share in the last class token, at least 0. The sum is 1 minus
             the class token's share in itself.
         """
-        return ops.reshape(attention_rollout(self.attentions(images))[:, 0, 1:], (-1, *self.grid))
+        shares = attention_rollout(self.attentions(images))[:, 0, 1:]  # (batch, patches)
+        return ops.reshape(shares, (-1, *self.grid))
 
-    def resized(self, image_shape):
-        """A new model for images of another size, with this one's weights and its positions interpolated.
+    def resized(self, image_shape) -> "ViT":
+        """A new model for images of another size, with the weights of this one. Positions are interpolated.
 
         Args:
             image_shape: `(height, width, channels)`.
@@ -335,7 +308,7 @@ class ViT(ImageClassifier):
         Raises:
             ValueError: if `patch_size` does not divide the new sides, or this model's images are not square.
         """
-        model = type(self)(**(self.get_config() | dict(image_shape=image_shape)))
+        model = self.from_config(self.get_config() | dict(image_shape=image_shape))
         for old, new in zip(self.weights, model.weights, strict=True):
             if old is self.get_layer("positions").positions:
                 new.assign(resize_positions(old, model.grid, align_corners=False))
@@ -346,38 +319,39 @@ class ViT(ImageClassifier):
     def load_torchvision(self, weights):
         """Takes the weights of torchvision's VisionTransformer; positions for another size are interpolated.
 
-        torchvision's checkpoints want pixels normalised by `keras_dl.layers.pixels.IMAGENET_MEAN` and `IMAGENET_STD`.
+        torchvision's checkpoints need `mean=IMAGENET_MEAN` and `std=IMAGENET_STD`, of `keras_dl.layers.pixels`.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
 
         Raises:
-            ValueError: if entries are missing, unknown or of another shape; the message lists all of
-                them, and the model stays as it was.
+            ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
+                model keeps its weights.
         """
         modules = {"conv_proj": "patches", "encoder.ln": "norm", "heads.head": "head"}
-        block = {"ln_1": "attention_norm", "self_attention.out_proj": "out", "ln_2": "mlp_norm"}
-        block |= {"mlp.0": "expand", "mlp.3": "project"}
-        entries = self._torch_entries(modules, "encoder.layers.encoder_layer_{}", block)
+        block = {"ln_1": "attention_norm", "ln_2": "mlp_norm", "mlp.0": "expand", "mlp.3": "project"}
+        attention = {"output": "self_attention.out_proj"}
+        entries = self._torch_entries(modules, "encoder.layers.encoder_layer_{}", block, attention)
         for i, layer in enumerate(self._blocks):
-            kernel, bias = layer.query_key_value.weights
             prefix = f"encoder.layers.encoder_layer_{i}.self_attention.in_proj"
-            entries[f"{prefix}_weight"] = Entry(kernel, tuple(kernel.shape)[::-1], np.transpose)
-            entries[f"{prefix}_bias"] = Entry(bias, tuple(bias.shape), np.asarray)
+            parts = layer.attention.torch_entries({name: name for name in ("query", "key", "value")})
+            for kind in ("weight", "bias"):
+                rows = _Rows([entry for name, entry in parts.items() if name.endswith(kind)])
+                entries[f"{prefix}_{kind}"] = Entry(rows, rows.shape, np.asarray)
         self._load(entries, weights, "class_token", "encoder.pos_embedding", align_corners=True)
 
     def load_transformers(self, weights):
         """Takes the weights of transformers' ViTForImageClassification; positions for another size are interpolated.
 
-        Google's checkpoints want the default `mean` and `std`, and `norm_epsilon=1e-12`.
+        Google's checkpoints need the default `mean` and `std`, and `norm_epsilon=1e-12`.
 
         Args:
-            weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file. Names of
-                published files (`vit.encoder.layer.0.`) and of version 5's modules (`vit.layers.0.`) both will do.
+            weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file. Names may
+                be those of published files (`vit.encoder.layer.0.`) or of version 5's modules (`vit.layers.0.`).
 
         Raises:
-            ValueError: if entries are missing, unknown or of another shape; the message lists all of
-                them, and the model stays as it was.
+            ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
+                model keeps its weights.
         """
         weights = _as_mapping(weights)
         modules = {
@@ -387,33 +361,28 @@ class ViT(ImageClassifier):
         }
         block = {"layernorm_before": "attention_norm", "layernorm_after": "mlp_norm"}
         if any(name.startswith("vit.encoder.layer.") for name in weights):
-            prefix, attention = "vit.encoder.layer.{}", "attention.attention.{}"
-            block |= {"attention.output.dense": "out", "intermediate.dense": "expand", "output.dense": "project"}
-            projections = ("query", "key", "value")
+            prefix = "vit.encoder.layer.{}"
+            block |= {"intermediate.dense": "expand", "output.dense": "project"}
+            attention = {name: f"attention.attention.{name}" for name in ("query", "key", "value")}
+            attention["output"] = "attention.output.dense"
         else:
-            prefix, attention = "vit.layers.{}", "attention.{}"
-            block |= {"attention.o_proj": "out", "mlp.fc1": "expand", "mlp.fc2": "project"}
-            projections = ("q_proj", "k_proj", "v_proj")
-        entries = self._torch_entries(modules, prefix, block)
-        width = self.hidden_dim
-        for i, layer in enumerate(self._blocks):
-            kernel, bias = layer.query_key_value.weights
-            for j, projection in enumerate(projections):
-                name = f"{prefix.format(i)}.{attention.format(projection)}"
-                columns = slice(j * width, (j + 1) * width)
-                entries[f"{name}.weight"] = Entry(_Columns(kernel, columns), (width, width), np.transpose)
-                entries[f"{name}.bias"] = Entry(_Columns(bias, columns), (width,), np.asarray)
+            prefix = "vit.layers.{}"
+            block |= {"mlp.fc1": "expand", "mlp.fc2": "project"}
+            attention = {name: f"attention.{name[0]}_proj" for name in ("query", "key", "value", "output")}
+        entries = self._torch_entries(modules, prefix, block, attention)
         names = "vit.embeddings.cls_token", "vit.embeddings.position_embeddings"
         self._load(entries, weights, *names, align_corners=False)
 
-    def _torch_entries(self, modules, prefix, block):
-        """Entries of the layers that torch and this model cut in the same way."""
+    def _torch_entries(self, modules, prefix, block, attention):
+        """Entries of the layers that are also layers in torch: those of the model, of its blocks, and projections."""
         entries = {}
         for name, ours in modules.items():
             entries |= torch_entries(name, self.get_layer(ours))
         for i, layer in enumerate(self._blocks):
             for name, ours in block.items():
                 entries |= torch_entries(f"{prefix.format(i)}.{name}", getattr(layer, ours))
+            names = {ours: f"{prefix.format(i)}.{name}" for ours, name in attention.items()}
+            entries |= layer.attention.torch_entries(names)
         return entries
 
     def _load(self, entries, weights, token_name, positions_name, align_corners):
@@ -434,16 +403,19 @@ class ViT(ImageClassifier):
         load_entries(entries, weights)
 
 
-class _Columns(NamedTuple):
-    """Some columns of a variable, assigned as if they were one."""
+class _Rows(NamedTuple):
+    """Several entries whose arrays are joined in one array of a checkpoint, in equal numbers of rows."""
 
-    variable: keras.Variable
-    columns: slice
+    entries: list[Entry]
 
-    def assign(self, value):
-        array = self.variable.numpy()
-        array[..., self.columns] = value
-        self.variable.assign(array)
+    @property
+    def shape(self):
+        rows, *rest = self.entries[0].shape
+        return (len(self.entries) * rows, *rest)
+
+    def assign(self, array):
+        for entry, rows in zip(self.entries, np.split(array, len(self.entries)), strict=True):
+            entry.variable.assign(entry.convert(rows))
 
 
 def _as_mapping(weights):
