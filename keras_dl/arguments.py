@@ -1,4 +1,4 @@
-"""Constructor arguments, said once: checked before the constructor runs, and stored after it.
+"""Constructor arguments: checked before the constructor runs, and stored after it.
 
 A signature says everything about an argument: its name, what it may be, and its default.
 
@@ -7,7 +7,7 @@ A signature says everything about an argument: its name, what it may be, and its
 
 A validator is a function `check(name, value)`. It returns the value in the form that the config keeps, or raises a
 ValueError that names the argument. It stands in the signature as the metadata of `typing.Annotated`. `Size | None`
-also takes None. What checks two arguments against each other stands in the constructor.
+also takes None. Checks of two arguments against each other stand in the constructor.
 """
 
 import contextlib
@@ -69,9 +69,9 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
 
     Args:
         like: class, or a tuple of them. The constructor takes their arguments too, first and in their order, and gets
-            them in its `**kwargs`, defaults included. `inspect.signature` and `help` show all. Only the arguments that
-            the constructor names itself are stored.
-        hidden: names that the constructor takes by keyword although no signature shows them.
+            them in its `**kwargs`, defaults included. `inspect.signature` and `help` show all of them. Only the
+            arguments that the constructor names itself are stored.
+        hidden: names of keywords that the constructor takes although no signature shows them.
 
     Raises:
         TypeError: by the decorated constructor, for a keyword that neither it nor the constructors of its base classes
@@ -125,36 +125,39 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
                 init(self, **named, **bound.arguments[rest])
             else:
                 init(*bound.args, **bound.kwargs)
+        stored = vars(self).setdefault("_stored_arguments", {})  # past Keras, which would track a dict
         for name, value in bound.arguments.items():
             if name in own and name not in ("self", "dtype", rest) and not _is_set(self, name):
                 setattr(self, name, value)
+                stored[name] = wrapper
+        if type(self).__init__ is wrapper:
+            vars(self)["_given_arguments"] = (bound.args[1:], bound.kwargs)
 
     # Keras reads the signature by `inspect.getfullargspec`, which does not follow `__wrapped__`.
     wrapper.__signature__ = signature
     return wrapper
 
 
-def config_arguments(instance, args, kwargs) -> dict[str, Any]:
+def config_arguments(instance) -> dict[str, Any]:
     """The arguments that the config of `instance` holds, besides Keras's own.
 
-    They are the parameters of the constructor of its class, and the keywords that it hands on by `**kwargs`. Each value
-    is that of the attribute of the same name, which the decorator sets; without one, the value that was given.
-
-    Args:
-        instance: a layer or model.
-        args: tuple. The positional arguments with which it was made.
-        kwargs: dict. The keyword arguments with which it was made.
+    They are the parameters of the constructor of its class, and the keywords that it hands on by `**kwargs`. The value
+    is that of the attribute of the same name, which the decorator sets. It is the value that was given, if there is no
+    such attribute, or if it is the argument of a base class: that may have another value.
 
     Raises:
         TypeError: if the constructor took positional arguments by `*args`, whose names are not known.
     """
-    bound = inspect.signature(type(instance).__init__).bind(instance, *args, **kwargs)
+    init = type(instance).__init__
+    args, kwargs = vars(instance)["_given_arguments"]
+    bound = inspect.signature(init).bind(instance, *args, **kwargs)
     bound.apply_defaults()
-    values = {}
+    stored = vars(instance).get("_stored_arguments", {})
+    values, handed_on = {}, {}
     for parameter in bound.signature.parameters.values():
         value = bound.arguments[parameter.name]
         if parameter.kind is parameter.VAR_KEYWORD:
-            values |= value
+            handed_on = value
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             values[parameter.name] = value
         elif value:
@@ -162,8 +165,12 @@ def config_arguments(instance, args, kwargs) -> dict[str, Any]:
                 f"{type(instance).__name__}() got *{parameter.name}={value!r}. A config needs the names of arguments: "
                 "give them by keyword, or name them in the constructor's signature."
             )
-    names = [name for name in list(values)[1:] if name not in _KERAS_MODEL]  # without self
-    return {name: getattr(instance, name, values[name]) for name in names}
+    own = {
+        name: getattr(instance, name, value) if stored.get(name, init) is init else value
+        for name, value in values.items()
+    }
+    handed_on = {name: getattr(instance, name, value) for name, value in handed_on.items()}
+    return {name: value for name, value in (own | handed_on).items() if name not in ("self", *_KERAS_MODEL)}
 
 
 def renamed_arguments(cls) -> dict[str, str]:
@@ -196,7 +203,7 @@ def _unless_none(check):
 
 @contextlib.contextmanager
 def _dtype_policy(dtype):
-    """Makes `dtype` the policy of each layer made meanwhile that is not given one; None changes nothing."""
+    """Makes `dtype` the policy of the layers that are made in the block without one. None changes nothing."""
     if dtype is None:
         yield
         return

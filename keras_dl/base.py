@@ -21,8 +21,7 @@ class _Described:
 
     def __new__(cls, *args, **kwargs):
         instance = super().__new__(cls, *args, **kwargs)
-        # The arguments of its own class's constructor. Keras would track what is set as an attribute.
-        object.__setattr__(instance, "_given_arguments", (args, kwargs))
+        vars(instance)["_given_arguments"] = (args, kwargs)  # past Keras, which would track the layers among them
         return instance
 
     def get_config(self):
@@ -31,7 +30,7 @@ class _Described:
             "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
-        config |= config_arguments(self, *self._given_arguments)
+        config |= config_arguments(self)
         if self.activity_regularizer is not None:
             config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
         if inner_layers(self):
@@ -65,7 +64,7 @@ class _Described:
         return outputs
 
     def _restore_sublayers(self):
-        """Gives the layers inside what the config says of them, as soon as there are all of them."""
+        """Restores the state of the layers inside, as soon as all of them exist."""
         states = getattr(self, "_awaited_state", None)
         if states is not None and self.built:
             self._awaited_state = None

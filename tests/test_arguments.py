@@ -243,6 +243,46 @@ def test_an_undecorated_model_hands_arguments_on():
     assert copy.get_layer("head").dtype_policy.name == "mixed_bfloat16"
 
 
+class ThreeTimes(Doubling):
+    """Its argument has the name of one of its base class, and another value."""
+
+    @arguments
+    def __init__(self, factor: Size = 1, **kwargs):
+        super().__init__(factor=3 * factor, **kwargs)
+
+
+class UndecoratedThreeTimes(Doubling):
+    def __init__(self, factor=1, **kwargs):
+        super().__init__(factor=3 * factor, **kwargs)
+
+
+class Overwritten(ThreeTimes):
+    @arguments
+    def __init__(self, factor: Size = 1, **kwargs):
+        super().__init__(factor=factor, **kwargs)
+        self.factor = 100 * factor
+
+
+@pytest.mark.parametrize(
+    ("cls", "factor"), [(ThreeTimes, 15), (UndecoratedThreeTimes, 15), (Overwritten, 500)], ids=lambda x: str(x)[-20:]
+)
+def test_an_argument_may_have_the_name_of_another_of_the_base_class(cls, factor):
+    layer = cls(5)
+    assert (layer.factor, layer.get_config()["factor"]) == (factor, 5)
+    copy = cls.from_config(layer.get_config())
+    assert (copy.factor, copy.get_config()) == (factor, layer.get_config())
+
+
+def test_an_argument_that_is_not_stored_is_in_the_config():
+    class Unstored(Doubling):
+        def __init__(self, power=1, *, label="x", **kwargs):
+            super().__init__(factor=2**power, **kwargs)
+
+    config = Unstored(3, offset=1.0).get_config()
+    assert (config["power"], config["label"], config["offset"]) == (3, "x", 1.0)
+    assert Unstored.from_config(config).factor == 8
+
+
 def test_positional_arguments_without_a_name_are_refused_by_the_config():
     class Bare(Doubling):
         def __init__(self, *args, **kwargs):

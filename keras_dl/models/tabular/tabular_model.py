@@ -33,8 +33,8 @@ class TabularModel(FunctionalModel):
         """Measures the mean and variance with which the model standardizes. Call it before `fit`, on the training data.
 
         Args:
-            features: array, `(n, *feature_shape)`: raw columns, each measured alone, or images, measured by channel.
-                Or a `tf.data.Dataset` of batches `(features, targets)`. For classification `features` is enough.
+            features: array, `(n, *feature_shape)`: raw columns, each with its own statistics, or images, each channel
+                with its own. Or a `tf.data.Dataset` of batches `(features, targets)`. For classification `features` is enough.
             targets: array `(n,)` or `(n, num_outputs)`. Only used for regression.
 
         Raises:

@@ -29,7 +29,7 @@ from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.activations import gelu
 from keras_dl.weights import Entry, load_entries, torch_entries
 
-_EPSILON = 1e-6  # of every layer normalisation
+_EPSILON = 1e-6  # of every layer normalization
 
 
 def _initial_kernel():
@@ -41,7 +41,7 @@ class ConvNeXtBlock(Layer):
     """Depthwise convolution, normalization and an inverted bottleneck, on a scaled residual branch.
 
     Args:
-        kernel_size: int, pixels. Odd, so that the convolution has a centre.
+        kernel_size: int, pixels. Odd, so that the convolution has a center.
         initial_scale: float. Initial value of `LayerScale`.
         stochastic_depth_rate: float in [0, 1).
 
