@@ -100,8 +100,8 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
     ...     @arguments(like=keras.layers.Dropout)
     ...     def __init__(self, width: Size = 2, **kwargs):
     ...         super().__init__(**kwargs)
-    >>> inspect.signature(Wide)
-    <Signature (rate, noise_shape=None, seed=None, width: int = 2, **kwargs)>
+    >>> list(inspect.signature(Wide).parameters)
+    ['rate', 'noise_shape', 'seed', 'width', 'kwargs']
     """
     if init is None:
         return functools.partial(arguments, like=like, hidden=hidden)

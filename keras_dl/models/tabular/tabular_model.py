@@ -34,7 +34,8 @@ class TabularModel(FunctionalModel):
 
         Args:
             features: array, `(n, *feature_shape)`: raw columns, each with its own statistics, or images, each channel
-                with its own. Or a `tf.data.Dataset` of batches `(features, targets)`. For classification `features` is enough.
+                with its own. Or a `tf.data.Dataset` of batches `(features, targets)`; for classification `features`
+                is enough.
             targets: array `(n,)` or `(n, num_outputs)`. Only used for regression.
 
         Raises:
