@@ -183,7 +183,7 @@ def test_dtype_policies_of_layers_are_kept(name, way, tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["resnet_basic", "mlp_classifier", "vit", "transformer_encoder"])
+@pytest.mark.parametrize("name", MODELS)
 def test_quantized_layers_stay_quantized(name, way, tmp_path):
     model, x = _built(name)
     before = _outputs(model, x)
@@ -200,7 +200,7 @@ def test_quantized_layers_stay_quantized(name, way, tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["mlp_classifier", "vit", "transformer_encoder"])
+@pytest.mark.parametrize("name", MODELS)
 def test_low_rank_adapters_are_kept(name, way, tmp_path):
     model, x = _built(name)
     dense = [layer for layer in sublayers.walk(model).values() if isinstance(layer, keras.layers.Dense)]
