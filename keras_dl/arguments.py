@@ -1,4 +1,4 @@
-"""Constructor arguments, said once: checked before the constructor runs, and stored after it.
+"""Constructor arguments: checked before the constructor runs, and stored after it.
 
 A signature says everything about an argument: its name, what it may be, and its default.
 
@@ -7,7 +7,7 @@ A signature says everything about an argument: its name, what it may be, and its
 
 A validator is a function `check(name, value)`. It returns the value in the form that the config keeps, or raises a
 ValueError that names the argument. It stands in the signature as the metadata of `typing.Annotated`. `Size | None`
-also takes None. What checks two arguments against each other stands in the constructor.
+also takes None. Checks of two arguments against each other stand in the constructor.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ import keras
 from keras_dl import checks
 
 Size = Annotated[int, checks.check_size]
+OddSize = Annotated[int, checks.check_odd_size]
 Sizes = Annotated[tuple[int, ...], checks.check_sizes]
 Rate = Annotated[float, checks.check_rate]
 Positive = Annotated[float, checks.check_positive]
@@ -52,7 +53,7 @@ def ImageShapeAtLeast(min_side: int) -> Any:
     return Annotated[tuple, lambda name, value: checks.check_image_shape(name, value, min_side)]
 
 
-# What Keras's own constructors take by keyword, and what nobody gives: the tensors that a constructor makes.
+# Arguments of Keras's own constructors.
 _KERAS_LAYER = ("name", "trainable", "dtype", "activity_regularizer", "autocast")
 _KERAS_MODEL = ("name", "trainable", "dtype")
 
@@ -60,21 +61,21 @@ _KERAS_MODEL = ("name", "trainable", "dtype")
 def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] = ()) -> Callable:
     """Decorates a constructor: checks each argument before it runs, and stores each under its own name after it.
 
-    An attribute that the constructor sets itself stays, and so does a property of the class. So an argument can be
-    kept in another form than it came in. `name`, `trainable` and `dtype` belong to Keras.
+    An attribute that the constructor sets itself is not overwritten, nor is a property of the class. So the attribute
+    can have another form than the argument. `name`, `trainable` and `dtype` belong to Keras.
 
-    If the constructor has an argument `dtype`, it is the dtype policy of every layer made inside it that is not given
-    another one.
+    If the constructor has an argument `dtype`, it is the dtype policy of every layer made in the constructor without a
+    policy of its own.
 
     Args:
         like: class, or a tuple of them. The constructor takes their arguments too, first and in their order, and gets
-            them in its `**kwargs`, defaults included. `inspect.signature` and `help` show all. Only the arguments that
-            the constructor names itself are stored.
-        hidden: names that the constructor takes by keyword although no signature shows them.
+            them in its `**kwargs`, defaults included. `inspect.signature` and `help` show all of them. Only the
+            arguments that the constructor names itself are stored.
+        hidden: names of keywords that the constructor takes although no signature shows them.
 
     Raises:
-        TypeError: by the decorated constructor, if it gets a keyword that neither it nor a constructor above it takes.
-            The message names the nearest one.
+        TypeError: by the decorated constructor, for a keyword that neither it nor the constructors of its base classes
+            take. The message names the nearest one.
 
     Example:
 
@@ -104,8 +105,9 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
     """
     if init is None:
         return functools.partial(arguments, like=like, hidden=hidden)
-    own = inspect.signature(init).parameters
-    signature = _merged(own, like if isinstance(like, tuple) else (like,)) if like else inspect.signature(init)
+    own_signature = inspect.signature(init, eval_str=True)  # `from __future__ import annotations` makes them strings
+    own = own_signature.parameters
+    signature = _merged(own, like if isinstance(like, tuple) else (like,)) if like else own_signature
     checkers = {name: _checks(parameter.annotation) for name, parameter in signature.parameters.items()}
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
 
@@ -123,23 +125,58 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
                 init(self, **named, **bound.arguments[rest])
             else:
                 init(*bound.args, **bound.kwargs)
+        stored = vars(self).setdefault("_stored_arguments", {})  # past Keras, which would track a dict
         for name, value in bound.arguments.items():
             if name in own and name not in ("self", "dtype", rest) and not _is_set(self, name):
                 setattr(self, name, value)
-        passed_on = [name for name in bound.arguments.get(rest, ()) if name not in _KERAS_LAYER]
-        if type(self).__init__ is wrapper and passed_on:
-            self._passed_on = passed_on
+                stored[name] = wrapper
+        if type(self).__init__ is wrapper:
+            vars(self)["_given_arguments"] = (bound.args[1:], bound.kwargs)
 
     # Keras reads the signature by `inspect.getfullargspec`, which does not follow `__wrapped__`.
     wrapper.__signature__ = signature
     return wrapper
 
 
-def config_names(instance) -> list[str]:
-    """Names of the arguments that the config of `instance` holds, besides Keras's own."""
-    parameters = inspect.signature(type(instance).__init__).parameters.values()
-    names = [p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    return [name for name in [*names, *getattr(instance, "_passed_on", ())] if name not in _KERAS_MODEL]
+def config_arguments(instance) -> dict[str, Any]:
+    """The arguments that the config of `instance` holds, besides Keras's own.
+
+    They are the parameters of the constructor of its class, and the keywords that it hands on by `**kwargs`. The value
+    is that of the attribute of the same name, which the decorator sets. It is the value that was given, if there is no
+    such attribute, or if it is the argument of a base class: that may have another value.
+
+    Raises:
+        TypeError: if the constructor took positional arguments by `*args`, whose names are not known.
+    """
+    init = type(instance).__init__
+    args, kwargs = vars(instance)["_given_arguments"]
+    bound = inspect.signature(init).bind(instance, *args, **kwargs)
+    bound.apply_defaults()
+    stored = vars(instance).get("_stored_arguments", {})
+    values, handed_on = {}, {}
+    for parameter in bound.signature.parameters.values():
+        value = bound.arguments[parameter.name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            handed_on = value
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            values[parameter.name] = value
+        elif value:
+            raise TypeError(
+                f"{type(instance).__name__}() got *{parameter.name}={value!r}. A config needs the names of arguments: "
+                "give them by keyword, or name them in the constructor's signature."
+            )
+    own = {
+        name: getattr(instance, name, value) if stored.get(name, init) is init else value
+        for name, value in values.items()
+    }
+    handed_on = {name: getattr(instance, name, value) for name, value in handed_on.items()}
+    return {name: value for name, value in (own | handed_on).items() if name not in ("self", *_KERAS_MODEL)}
+
+
+def renamed_arguments(cls) -> dict[str, str]:
+    """The old names of arguments of `cls` and its base classes: {old name: new name}."""
+    classes = reversed(cls.__mro__)
+    return {old: new for base in classes for old, new in vars(base).get("renamed_arguments", {}).items()}
 
 
 def _merged(own, classes):
@@ -166,7 +203,7 @@ def _unless_none(check):
 
 @contextlib.contextmanager
 def _dtype_policy(dtype):
-    """Makes `dtype` the policy of each layer made meanwhile that is not given one; None changes nothing."""
+    """Makes `dtype` the policy of the layers that are made in the block without one. None changes nothing."""
     if dtype is None:
         yield
         return
@@ -183,22 +220,37 @@ def _is_set(instance, name):
 
 
 def _check_keywords(instance, wrapper, keywords, hidden=()):
-    """Raises a TypeError for a keyword that no constructor from this one up takes."""
+    """Raises a TypeError for a keyword that neither this constructor nor those of the base classes take."""
     classes = type(instance).__mro__
     owner = next((i for i, cls in enumerate(classes) if vars(cls).get("__init__") is wrapper), 0)
-    known = dict.fromkeys(_KERAS_MODEL if isinstance(instance, keras.Model) else _KERAS_LAYER)
-    for cls in classes[owner:]:
+    known = _keywords(classes[owner:])
+    if isinstance(instance, keras.Layer):
+        known += _KERAS_MODEL if isinstance(instance, keras.Model) else _KERAS_LAYER
+    unknown = [name for name in keywords if name not in (*known, *hidden)]
+    if not unknown:
+        return
+    name = unknown[0]
+    renamed = renamed_arguments(type(instance))
+    takes = list(dict.fromkeys([*_keywords(classes), *known])) if owner else known
+    nearest = difflib.get_close_matches(name, takes, n=1)
+    if name in renamed:
+        hint = f"It is called {renamed[name]!r} now."
+    else:
+        hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes: {', '.join(takes)}."
+    raise TypeError(f"{type(instance).__name__}() got an unexpected keyword argument {name!r}. {hint}")
+
+
+def _keywords(classes):
+    """Names that the constructors of `classes` take, each handing the rest on to the next, up to those of Keras."""
+    names = {}
+    for cls in classes:
         if issubclass(keras.layers.Layer, cls):
             break
         if "__init__" not in vars(cls):
             continue
         parameters = inspect.signature(cls.__init__).parameters.values()
-        known |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+        names |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    known = [name for name in (*known, *hidden) if name not in ("self", "inputs", "outputs")]
-    for name in keywords:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"It takes: {', '.join(known)}."
-            raise TypeError(f"{type(instance).__name__}() got an unexpected keyword argument {name!r}. {hint}")
+    # Nobody gives the tensors that a constructor makes.
+    return [name for name in names if name not in ("self", "inputs", "outputs")]

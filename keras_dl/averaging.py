@@ -1,4 +1,4 @@
-"""The mean of the weights of a training's last checkpoints, which often does better than the last of them.
+"""The mean of the weights of the last checkpoints of a training, which is often better than the last checkpoint.
 
 Vaswani et al. 2017, arXiv:1706.03762, section 6.1, take the mean of the last 5 (base) or 20 (big).
 """
@@ -8,21 +8,21 @@ import collections
 import keras
 import numpy as np
 
-from keras_dl.checks import check_size
+from keras_dl.arguments import Size, arguments
 
 
-def mean_weights(checkpoints):
+def mean_weights(checkpoints: list[list[np.ndarray]]) -> list[np.ndarray]:
     """The mean of several lists of weights.
 
     Args:
-        checkpoints: list of what `model.get_weights()` gives, at least one, all of one model.
+        checkpoints: list of results of `model.get_weights()`, at least one, all of the same model.
 
     Returns:
-        list of arrays, for `model.set_weights`. The mean is taken in float64; integers, such as counts, are the last
-        checkpoint's.
+        list of arrays, for `model.set_weights`. The mean is computed in float64. Integers, such as counts, are those of
+        the last checkpoint.
 
     Raises:
-        ValueError: if there is none, or they differ in number or shapes.
+        ValueError: if there is no checkpoint, or if they differ in number or shapes.
 
     Example:
 
@@ -42,13 +42,13 @@ def mean_weights(checkpoints):
 class CheckpointAverage(keras.callbacks.Callback):
     """Ends a training with the mean of the weights after its last epochs.
 
-    What is measured while it trains is measured on the weights of the moment.
+    Metrics during the training are those of the current weights, not of the mean.
 
     Args:
-        count: int. How many epochs; fewer where there were not so many.
+        count: int. Number of epochs. A shorter training uses all of its epochs.
 
     Raises:
-        ValueError: if `count` is no positive integer.
+        ValueError: if `count` is not a positive integer.
 
     Example:
 
@@ -57,9 +57,10 @@ class CheckpointAverage(keras.callbacks.Callback):
     >>> history = model.fit(np.ones((4, 1)), np.ones(4), epochs=3, callbacks=[CheckpointAverage(2)], verbose=0)
     """
 
-    def __init__(self, count=5):
+    @arguments
+    def __init__(self, count: Size = 5):
         super().__init__()
-        self.checkpoints = collections.deque(maxlen=check_size("count", count))
+        self.checkpoints = collections.deque(maxlen=count)
 
     def on_train_begin(self, logs=None):
         self.checkpoints.clear()

@@ -3,7 +3,7 @@
 import keras
 
 from keras_dl import sublayers
-from keras_dl.arguments import config_names
+from keras_dl.arguments import config_arguments, renamed_arguments
 from keras_dl.compat import inner_layers
 from keras_dl.signatures import Signature, default_signatures, next_states
 
@@ -19,22 +19,36 @@ class _Described:
     # Arguments that had another name in files of earlier versions: {old name: new name}.
     renamed_arguments: dict[str, str] = {}
 
+    def __new__(cls, *args, **kwargs):
+        instance = super().__new__(cls, *args, **kwargs)
+        vars(instance)["_given_arguments"] = (args, kwargs)  # past Keras, which would track the layers among them
+        return instance
+
     def get_config(self):
         config = {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
-        config |= {name: getattr(self, name) for name in config_names(self)}
-        if self.built and inner_layers(self):
-            config["sublayers"] = sublayers.state(self)
+        config |= config_arguments(self)
+        if self.activity_regularizer is not None:
+            config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
+        if inner_layers(self):
+            states = sublayers.state(self)
+            if self.built:
+                config["sublayers"] = states
+            elif states:
+                config["sublayers_before_build"] = states
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = {cls.renamed_arguments.get(name, name): value for name, value in config.items()}
-        states = config.pop("sublayers", None)
+        renamed = renamed_arguments(cls)
+        config = {renamed.get(name, name): value for name, value in config.items()}
+        states, states_before_build = config.pop("sublayers", None), config.pop("sublayers_before_build", None)
         instance = cls(**config)
+        if states_before_build is not None:
+            sublayers.restore(instance, states_before_build)
         if states is not None:
             instance._awaited_state = states
             instance._restore_sublayers()
@@ -50,7 +64,7 @@ class _Described:
         return outputs
 
     def _restore_sublayers(self):
-        """Gives the layers inside what the config says of them, as soon as there are all of them."""
+        """Restores the state of the layers inside, as soon as all of them exist."""
         states = getattr(self, "_awaited_state", None)
         if states is not None and self.built:
             self._awaited_state = None

@@ -1,4 +1,7 @@
-"""Checks of arguments, each a ValueError that names it. Those of constructors return the value as a config keeps it."""
+"""Checks of arguments. Each raises a ValueError that names the argument.
+
+Checks of constructor arguments return the value in the form that the config keeps.
+"""
 
 import numbers
 
@@ -26,6 +29,13 @@ def check_size(name, value, minimum=1):
     return int(value)
 
 
+def check_odd_size(name, value):
+    """`value` as an int, which must be an odd integer of at least 1, such as the side of a kernel with a center."""
+    if not _is_integer(value) or value < 1 or value % 2 == 0:
+        raise ValueError(f"{name}={value!r} must be an odd integer of at least 1.")
+    return int(value)
+
+
 def check_sizes(name, values, minimum=1, allow_empty=False):
     """`values` as a tuple of ints, each an integer of at least `minimum`."""
     valid = isinstance(values, list | tuple) and all(_is_integer(n) and n >= minimum for n in values)
@@ -35,7 +45,7 @@ def check_sizes(name, values, minimum=1, allow_empty=False):
 
 
 def check_rate(name, value):
-    """`value` as a float, which must be in [0, 1): the share of units that dropout sets to zero, say."""
+    """`value` as a float, which must be in [0, 1), such as the share of units that dropout sets to zero."""
     if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"{name}={value!r} must be a number in [0, 1).")
     return float(value)
@@ -88,21 +98,21 @@ def check_heads(num_heads, hidden_dim):
         raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}.")
 
 
-def shapes_agree(found, wanted):
-    """Whether two shapes can be one: sequences of int, or None for a size that is not known."""
-    return len(found) == len(wanted) and all(
-        a is None or b is None or a == b for a, b in zip(found, wanted, strict=True)
+def shapes_agree(shape, wanted) -> bool:
+    """Whether two shapes can be the same. They are sequences of int, or of None for a size that is not known."""
+    return len(shape) == len(wanted) and all(
+        a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
     )
 
 
 def check_shapes(name, tensors, shapes, remedy):
-    """Checks that `tensors`, the states of a step, say, have the names and shapes of `shapes`.
+    """Checks that `tensors`, such as the states of a step, have the names and shapes of `shapes`.
 
     Args:
-        name: str. What an error calls them.
+        name: str. The name of the tensors in an error.
         tensors: dict of arrays or tensors.
-        shapes: dict of tuples, in which None is any size, and a str one that is the same wherever it stands.
-        remedy: str. What an error says would do.
+        shapes: dict of tuples. None is any size. A str is a size that is the same in all shapes that have this str.
+        remedy: str. What the error tells the user to do.
 
     Example:
 
@@ -113,35 +123,36 @@ def check_shapes(name, tensors, shapes, remedy):
     """
     if not isinstance(tensors, dict):
         raise ValueError(f"{name}: found a {type(tensors).__name__} where a dict of {shapes} must be; {remedy}.")
-    found = {key: _shape(x) for key, x in tensors.items()}
-    sizes = {}  # those of each str
-    for key in found.keys() & shapes.keys():
-        for size, wanted in zip(found[key] or (), shapes[key], strict=False):
+    given = {key: _shape(x) for key, x in tensors.items()}
+    sizes = {}  # the sizes of each str
+    for key in given.keys() & shapes.keys():
+        for size, wanted in zip(given[key] or (), shapes[key], strict=False):
             sizes[wanted] = sizes.get(wanted, set()) | {size} - {None}
 
     def agrees(key):
-        if key not in found or key not in shapes:
+        if key not in given or key not in shapes:
             return False
         several = any(isinstance(n, str) and len(sizes.get(n, ())) > 1 for n in shapes[key])
         wanted = [None if isinstance(n, str) else n for n in shapes[key]]
-        return not several and (found[key] is None or shapes_agree(found[key], wanted))
+        return not several and (given[key] is None or shapes_agree(given[key], wanted))
 
-    wrong, right = ({key: x for key, x in side.items() if not agrees(key)} for side in (found, shapes))
+    wrong, right = ({key: x for key, x in side.items() if not agrees(key)} for side in (given, shapes))
     if wrong or right:
         raise ValueError(f"{name}: found {wrong} where {right} must be; {remedy}.")
 
 
 def asserted(x, condition, message):
-    """`x`, a tensor of a graph, which raises an `InvalidArgumentError` of this message where the condition is False.
+    """`x`, a tensor of a graph. The graph raises an `InvalidArgumentError` with this message if the condition is False.
 
-    For what is known when the graph runs alone: a size that was None when it was traced. XLA leaves assertions out.
+    It is for values that are only known when the graph runs, such as a size that was None when it was traced. XLA
+    leaves assertions out.
     """
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(x)
 
 
 def _shape(x):
-    """The shape as a tuple, or None of a tensor in a graph whose rank is not known."""
+    """The shape as a tuple, or None if the rank is not known, which only happens in a graph."""
     shape = x.shape if hasattr(x, "shape") else np.shape(x)
     return None if getattr(shape, "rank", 0) is None else tuple(shape)
 

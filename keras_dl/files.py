@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves either the old file or the new one, never half of one."""
+"""Writing files so that an interruption leaves either the old file or the new one, never a partial file."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ import tempfile
 def replacing(path):
     """Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error.
 
-    The block may write a file or a folder there. If it raises, or the process
-    dies, whatever stood at `path` stays as it was.
+    The block may write a file or a folder there. If it raises, or if the process dies, the file or folder at `path`
+    stays as it was.
 
     Args:
-        path: str or path. Where the result goes. Its folder is created.
+        path: str or path. The destination. Its parent folder is created.
 
     Yields:
-        `pathlib.Path`: a name, ending like `path`, at which nothing exists yet.
+        `pathlib.Path`: a path with the same ending as `path`, at which nothing exists yet.
 
     Example:
 
@@ -44,7 +44,7 @@ def replacing(path):
 
 
 def _replace_folder(new, path, old):
-    """A folder cannot be renamed onto a full one: moves the full one aside first, and back if that was in vain."""
+    """Moves the old folder aside, since a rename cannot replace a full folder. Moves it back if the rename fails."""
     os.replace(path, old)
     try:
         os.replace(new, path)

@@ -3,28 +3,30 @@
 import keras
 from keras import ops
 
-from keras_dl.checks import check_rate
+from keras_dl.arguments import Rate, arguments
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class RejectionCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy over the classes and one more, a rubbish class whose logit is constant.
+    """Softmax cross-entropy over the classes and a rubbish class whose logit is constant.
 
         loss = penalty_t + log(exp(-j) + sum_i exp(-penalty_i)),    logit_i = -penalty_i
 
-    Where every class has a penalty far above `j`, the loss is the penalty of the right class less `j`, and draws it
-    down by itself; where others are below `j`, it pushes them up. LeNet-5 needs both, for its last layer holds no
-    weights.
+    If the penalties of all classes are far above `j`, the loss is the penalty of the right class minus `j`, and
+    decreases only that penalty. If penalties of wrong classes are below `j`, the loss also increases those. LeNet-5
+    needs both, because its last layer has no weights.
 
     Args:
         penalty: float, `j`. The penalty of the rubbish class.
+        reduction: str or None, as of Keras's losses.
+        name: str.
 
     Call arguments:
         y_true: int, `(batch,)`: classes.
         y_pred: float, `(batch, num_classes)`: logits.
 
     Returns:
-        float, scalar: the mean of the batch, unless `reduction` says otherwise.
+        float, scalar: the mean over the batch. Another `reduction` gives another shape.
 
     Reference: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition", eq. 9.
 
@@ -35,13 +37,13 @@ class RejectionCrossentropy(keras.losses.Loss):
     3.0
     """
 
-    def __init__(self, penalty=10.0, reduction="sum_over_batch_size", name="rejection_crossentropy", **kwargs):
+    @arguments
+    def __init__(self, penalty: float = 10.0, reduction="sum_over_batch_size", name="rejection_crossentropy", **kwargs):
         super().__init__(reduction=reduction, name=name, **kwargs)
-        self.penalty = penalty
 
     def call(self, y_true, y_pred):
-        rubbish = ops.zeros_like(y_pred[..., :1]) - self.penalty
-        logits = ops.concatenate([y_pred, rubbish], axis=-1)
+        rubbish = ops.zeros_like(y_pred[..., :1]) - self.penalty  # (batch, 1)
+        logits = ops.concatenate([y_pred, rubbish], axis=-1)  # (batch, num_classes + 1)
         return keras.losses.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
 
     def get_config(self):
@@ -50,26 +52,28 @@ class RejectionCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class SmoothedCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy of tokens with smoothed labels, in which padding is never scored.
+    """Softmax cross-entropy of tokens with smoothed labels. Padding is not scored.
 
-        loss = (1 - s) (-log p_y) + s / V sum_i (-log p_i),   the mean over the tokens that are no padding
+        loss = (1 - s) (-log p_y) + s / V sum_i (-log p_i),   the mean over the tokens that are not padding
 
-    Each token counts alike, whatever sequence of the batch it is of. A batch of nothing but padding has the loss 0.
+    Each token has the same weight, in sequences of any length. A batch that holds only padding has the loss 0.
 
     Args:
         smoothing: float in [0, 1). The share of the label that is spread over all tokens.
-        padding: int. The token that is not scored. One that is not in the vocabulary is not scored either.
+        padding: int. The token that is not scored. A token outside of the vocabulary is not scored either.
+        reduction: str or None, as of Keras's losses.
+        name: str.
 
     Call arguments:
         y_true: int, `(batch, n)`: tokens.
         y_pred: float, `(batch, n, vocabulary)`: logits.
 
     Returns:
-        float, scalar, in nats a token; with another `reduction`, of what each token adds to it, times the number of
-        tokens.
+        float, scalar, in nats per token. With another `reduction`, the part that each token adds to the loss, times the
+        number of tokens.
 
     Raises:
-        ValueError: if `smoothing` is none of the above.
+        ValueError: if `smoothing` is not in [0, 1).
 
     Reference: Szegedy et al. 2015, "Rethinking the Inception Architecture", arXiv:1512.00567, section 7; Vaswani et
     al. 2017, arXiv:1706.03762, section 5.4, with 0.1.
@@ -81,12 +85,16 @@ class SmoothedCrossentropy(keras.losses.Loss):
     4.0
     """
 
+    @arguments
     def __init__(
-        self, smoothing=0.1, padding=0, reduction="sum_over_batch_size", name="smoothed_crossentropy", **kwargs
+        self,
+        smoothing: Rate = 0.1,
+        padding: int = 0,
+        reduction="sum_over_batch_size",
+        name="smoothed_crossentropy",
+        **kwargs,
     ):
         super().__init__(reduction=reduction, name=name, **kwargs)
-        self.smoothing = check_rate("smoothing", smoothing)
-        self.padding = padding
 
     def call(self, y_true, y_pred):
         tokens = ops.cast(y_true, "int32")
@@ -95,11 +103,11 @@ class SmoothedCrossentropy(keras.losses.Loss):
         tokens = ops.where(scored, tokens, 0)
         losses = keras.losses.sparse_categorical_crossentropy(tokens, y_pred, from_logits=True)
         if self.smoothing:
-            # The mean of -log p_i is that of the right token, plus its logit, less the mean logit.
-            of_token = ops.take_along_axis(y_pred, ops.expand_dims(tokens, -1), axis=-1)[..., 0]
+            # The mean of -log p_i is -log p of the right token, plus its logit, minus the mean logit.
+            of_token = ops.take_along_axis(y_pred, ops.expand_dims(tokens, -1), axis=-1)[..., 0]  # (batch, n)
             losses = losses + self.smoothing * (of_token - ops.mean(y_pred, axis=-1))
         scored = ops.cast(scored, losses.dtype)
-        # Keras divides by the number of all tokens; the mean is to be that of the scored ones.
+        # Keras divides by the number of all tokens. The mean must be over the scored ones.
         return losses * scored * ops.cast(ops.size(scored), losses.dtype) / ops.maximum(ops.sum(scored), 1.0)
 
     def get_config(self):

@@ -1,7 +1,8 @@
-"""What users change in the layers inside a model, which its constructor's arguments do not say.
+"""State of the layers inside a layer or model that its constructor arguments do not hold.
 
-Layers can be frozen, given another dtype policy, quantized by `quantize`, or given a low-rank adapter by `enable_lora`.
-The config of a layer or model holds this by the path of each sublayer, so that it comes back with the model.
+Users can freeze layers, set their dtype policies, quantize them by `quantize`, or add low-rank adapters by
+`enable_lora`. The config of a layer or model holds this state by the path of each sublayer, so that it is restored with
+the model.
 """
 
 import collections
@@ -10,15 +11,15 @@ import keras
 
 from keras_dl.compat import inner_layers
 
-# Of `enable_lora`, by the names of Keras's attributes.
+# Attributes that `enable_lora` sets.
 LORA = ("lora_rank", "lora_alpha")
 
 
 def walk(layer, prefix=""):
-    """The layers inside a layer with their paths, parents first: dict.
+    """The layers inside a layer by their paths, parents first: dict.
 
-    A path says the class of each layer and its place among its sisters, as Keras's own paths of weights in a file do:
-    the names that Keras gives differ from process to process.
+    A path consists of class names, each with its number among layers of that class, as the paths of weights in Keras's
+    files. Names of layers would not do: Keras's automatic names differ from process to process.
 
     Example:
 
@@ -36,7 +37,7 @@ def walk(layer, prefix=""):
 
 
 def state(layer):
-    """What each sublayer has that differs from `layer` itself: a dict by path, for a config.
+    """State of each sublayer that differs from `layer` itself: a dict by path, for a config.
 
     `"trainable"` and `"dtype"` (a serialized policy) stand where they differ from those of `layer`; `"lora_rank"` and
     `"lora_alpha"` where the sublayer has a low-rank adapter.
@@ -57,10 +58,10 @@ def state(layer):
 
 
 def restore(layer, states):
-    """Gives the sublayers of a built `layer` what `state` said of them.
+    """Restores the sublayers of `layer` to what `state` returned.
 
     Raises:
-        ValueError: if `states` names a sublayer that `layer` has not.
+        ValueError: if `states` names a sublayer that `layer` does not have.
     """
     layers = walk(layer)
     unknown = [path for path in states if path not in layers]

@@ -1,18 +1,18 @@
-"""Weights that were trained in torch: names, axes and checks on the way into a Keras model. Needs no torch.
+"""Weights that were trained in torch: their names, axes and checks for a Keras model. Torch itself is not needed.
 
-Torch and Keras lay the same weight out differently:
+Torch and Keras store the same weight in different layouts:
 
     layer                   torch                                Keras
     convolution             weight (out, in, h, w)               kernel (h, w, in, out)
     depthwise convolution   weight (in * multiplier, 1, h, w)    kernel (h, w, in, multiplier)
     transposed convolution  weight (in, out, h, w)               kernel (h, w, out, in)
     dense                   weight (out, in)                     kernel (in, out)
-    batch normalisation     weight, bias, running_{mean,var}     gamma, beta, moving_{mean,variance}
+    batch normalization     weight, bias, running_{mean,var}     gamma, beta, moving_{mean,variance}
     layer, group norm       weight, bias                         gamma, beta
     embedding               weight (rows, width)                 embeddings (rows, width)
 
-The first dense layer after a convolution also sees its inputs in another order, for torch flattens `(channels, height,
-width)` and Keras `(height, width, channels)`: see `flattened` of `load_torch`.
+The first dense layer after a convolution also has its inputs in another order: torch flattens `(channels, height,
+width)`, and Keras flattens `(height, width, channels)`. See `flattened` of `load_torch`.
 """
 
 import json
@@ -25,7 +25,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
-# What torch keeps and a model does not need.
+# Entries of torch that a model does not need.
 _IGNORED_SUFFIX = "num_batches_tracked"
 
 _TORCH_NAMES = {
@@ -40,12 +40,12 @@ _TORCH_NAMES = {
 
 
 class Entry(NamedTuple):
-    """Where one array of a checkpoint goes.
+    """The destination of one array of a checkpoint.
 
     Attributes:
-        variable: the `keras.Variable` that takes it.
+        variable: the `keras.Variable` that takes the array.
         shape: tuple of int. The array's shape in the checkpoint.
-        convert: from an array of that shape to one of the variable's shape.
+        convert: function from an array of that shape to an array of the variable's shape.
     """
 
     variable: keras.Variable
@@ -53,19 +53,19 @@ class Entry(NamedTuple):
     convert: Callable
 
 
-def torch_entries(prefix, layer, flattened=None):
+def torch_entries(prefix: str, layer, flattened=None) -> dict[str, Entry]:
     """The checkpoint entries of one built Keras layer.
 
     Args:
         prefix: str. The module's name in torch, such as `"layer1.0.conv1"`.
-        layer: a built Keras layer with weights of its own (convolution, dense, embedding, normalisation).
-        flattened: None, or `(height, width, channels)` of the maps that were flattened for this dense layer.
+        layer: a built Keras layer with weights of its own (convolution, dense, embedding, normalization).
+        flattened: None, or the shape `(height, width, channels)` of the maps that were flattened for this dense layer.
 
     Returns:
         dict of `Entry` by name in the checkpoint.
 
     Raises:
-        ValueError: if the layer holds a weight that torch has no counterpart for.
+        ValueError: if a weight of the layer has no counterpart in torch.
 
     Example:
 
@@ -108,19 +108,19 @@ def _entry(layer, variable, flattened):
     return Entry(variable, shape, np.asarray)
 
 
-def load_torch(layers, weights, flattened=None):
-    """Puts a torch checkpoint into Keras layers: all of it, or nothing.
+def load_torch(layers: dict, weights, flattened: dict | None = None):
+    """Loads a torch checkpoint into Keras layers. It loads all entries or none.
 
     Args:
-        layers: dict from the module's name in torch to a built Keras layer.
-        weights: mapping from name to array (`state_dict` with each tensor as NumPy array), or
-            the path of a `.safetensors` file. Entries ending in `num_batches_tracked` are passed over.
-        flattened: dict from the names of dense layers that follow a flattened
-            convolution to the `(height, width, channels)` that was flattened.
+        layers: dict of built Keras layers, by the module's name in torch.
+        weights: mapping from name to array (`state_dict` with each tensor as NumPy array), or the path of a
+            `.safetensors` file. Entries that end in `num_batches_tracked` are ignored.
+        flattened: dict of the shapes `(height, width, channels)` of flattened maps, by the names of the dense layers
+            that follow them.
 
     Raises:
-        ValueError: if the checkpoint lacks an entry, holds an unknown one, or one of
-            another shape. The message lists all of them, and no layer was changed.
+        ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and no layer is
+            changed.
     """
     entries = {}
     for prefix, layer in layers.items():
@@ -128,25 +128,25 @@ def load_torch(layers, weights, flattened=None):
     load_entries(entries, weights)
 
 
-def load_entries(entries, weights):
-    """Assigns each array of a checkpoint to its variable, after all were checked.
+def load_entries(entries: dict[str, Entry], weights):
+    """Assigns each array of a checkpoint to its variable, after it has checked all of them.
 
     Args:
         entries: dict of `Entry` by name.
         weights: mapping from name to array, or the path of a `.safetensors` file.
 
     Raises:
-        ValueError: as `load_torch`.
+        ValueError: if entries are missing, unknown or of another shape, as of `load_torch`.
     """
     if not isinstance(weights, Mapping):
         weights = read_safetensors(weights)
-    found = {name for name in weights if not name.endswith(_IGNORED_SUFFIX)}
-    wrong = [f"missing: {name} {entry.shape}" for name, entry in entries.items() if name not in found]
-    wrong += [f"unknown: {name} {np.shape(weights[name])}" for name in sorted(found - set(entries))]
+    given = {name for name in weights if not name.endswith(_IGNORED_SUFFIX)}
+    wrong = [f"missing: {name} {entry.shape}" for name, entry in entries.items() if name not in given]
+    wrong += [f"unknown: {name} {np.shape(weights[name])}" for name in sorted(given - set(entries))]
     wrong += [
         f"of another shape: {name} is {np.shape(weights[name])}, the model takes {entry.shape}"
         for name, entry in entries.items()
-        if name in found and np.shape(weights[name]) != entry.shape
+        if name in given and np.shape(weights[name]) != entry.shape
     ]
     if wrong:
         raise ValueError(
@@ -171,20 +171,20 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-def read_safetensors(path):
-    """The tensors of a `.safetensors` file, mapped from the file, not read until they are used.
+def read_safetensors(path) -> dict[str, np.ndarray]:
+    """The tensors of a `.safetensors` file. They are memory-mapped: a tensor is read when it is used.
 
-    The file is eight bytes with the header's length, the header (JSON: dtype, shape and place of each tensor), and the
-    tensors' bytes, all little-endian.
+    The file holds the length of the header in eight bytes, the header (JSON: dtype, shape and place of each tensor),
+    and the bytes of the tensors, all little-endian.
 
     Args:
         path: str or path.
 
     Returns:
-        dict of NumPy arrays by name; bfloat16 is `ml_dtypes.bfloat16`.
+        dict of NumPy arrays by name. bfloat16 is `ml_dtypes.bfloat16`.
 
     Raises:
-        ValueError: if the file is not what the format says, or has a dtype that NumPy has not.
+        ValueError: if the file does not have this format, or has a dtype that is not supported.
         FileNotFoundError: if there is no such file.
     """
     path = pathlib.Path(path)

@@ -17,7 +17,7 @@ from keras_dl.recipes.training import pictures, pipelines
 from keras_dl.recipes.training.neighbours import nearest_neighbour
 from keras_dl.recipes.training.recipe import EDGETPU, ETHOS_U55, FLOAT, INT8, Recipe, Task, run_as_script
 
-SMALL = dict(patch_size=2, depths=(2, 2, 2), hidden_dims=(24, 48, 96), stochastic_depth_rate=0.05)
+SMALL = dict(patch_size=2, num_blocks=(2, 2, 2), filters=(24, 48, 96), stochastic_depth_rate=0.05)
 
 
 def load_data(options, variant):

@@ -39,7 +39,7 @@ def nhwc(images):
 
 def test_lenet_has_the_papers_layers():
     model = LeNet5(head="rbf")
-    sizes = {"c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48120, "f6": 10164, "output": 0}
+    sizes = {"c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48120, "f6": 10164, "head": 0}
     assert {name: model.get_layer(name).count_params() for name in sizes} == sizes
     assert model.count_params() == num_trainable(model) == 60_000
     shapes = {"c1": (28, 28, 6), "s2": (14, 14, 6), "c3": (10, 10, 16), "s4": (5, 5, 16), "c5": (1, 1, 120)}
@@ -261,7 +261,7 @@ def test_torchvision_alexnet():
         (AlexNet, TINY_ALEXNET | dict(towers=3), "towers=3 must be one of 1, 2"),
         (AlexNet, TINY_ALEXNET | dict(hidden_dim=0), "hidden_dim=0"),
         (VGG, TINY_VGG | dict(image_shape=(32, 31, 3)), r"image_shape=\(32, 31, 3\).*at least 32"),
-        (VGG, TINY_VGG | dict(num_convs=(1, 1)), r"num_convs=\(1, 1\) and filters"),
+        (VGG, TINY_VGG | dict(num_blocks=(1, 1)), r"num_blocks=\(1, 1\) and filters"),
         (VGG, TINY_VGG | dict(dropout_rate=-0.1), "dropout_rate=-0.1"),
     ],
 )

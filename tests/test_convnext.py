@@ -14,7 +14,7 @@ from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.ops.activations import gelu
 
 TINY = dict(
-    image_shape=(35, 42, 3), num_classes=5, depths=(2, 1, 1), hidden_dims=(8, 12, 16), stochastic_depth_rate=0.0
+    image_shape=(35, 42, 3), num_classes=5, num_blocks=(2, 1, 1), filters=(8, 12, 16), stochastic_depth_rate=0.0
 )
 
 
@@ -182,7 +182,7 @@ def test_all_of_it_runs_on_an_npu(tmp_path):
     )
     assert report.target_report["cpu_ops"] == []
     assert report.tensors["float_ops"] == []
-    assert report.ops["GELU"] == sum(TINY["depths"])
+    assert report.ops["GELU"] == sum(TINY["num_blocks"])
 
 
 def test_layer_scale_multiplies_channels():

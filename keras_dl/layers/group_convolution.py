@@ -3,27 +3,44 @@
     lifting   (f * k)(x, g) = sum_y f(y) k(g^-1 (y - x))                             eq. 10
     group     (f * k)(x, g) = sum_y sum_h f(y, h) k(g^-1 (y - x), g^-1 h)            eq. 11
 
-Both are plain convolutions with a kernel made of turned and mirrored copies of the trained one. A feature map holds the
-group's elements in its last axis, and within each element its channels (see `keras_dl.ops.groups`).
+Both are plain convolutions whose kernel consists of turned and mirrored copies of the trained one. The last axis of a
+feature map holds the elements of the group, and within each element its channels (see `keras_dl.ops.groups`).
 
-A turned image gives turned feature maps only if the places at which a kernel is applied turn into each other. They
-do if the last of them ends with the image, as the first begins with it: if `strides` divides
-`size + 2 * margin - kernel_size`. Where it does not, the layers raise an error.
+A turned image gives turned feature maps only if the places at which a kernel is applied turn into each other. They do
+if the first place begins where the image begins, and the last place ends where the image ends: if `strides` divides
+`size + 2 * margin - kernel_size`. Otherwise the layers raise an error.
 
 Reference: Cohen, Welling 2016, "Group Equivariant Convolutional Networks", arXiv:1602.07576, sections 4 to 7.
 """
 
+from typing import Annotated
+
 import keras
 from keras import layers, ops
 
+from keras_dl.arguments import OneOf, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_choice, check_size
+from keras_dl.checks import check_size
 from keras_dl.layers.norm import BatchNormalization
-from keras_dl.ops.groups import find_group, kernel_places
+from keras_dl.ops.groups import GROUPS, kernel_places
+
+GroupName = OneOf(*GROUPS)
+PoolingMode = OneOf("max", "mean")
 
 
-def check_alignment(what, size, kernel_size, strides, margin=0):
-    """The number of places of a window along a side of `size` pixels, if they are the same seen from either end.
+def _check_square_kernel(name, value):
+    """A pair of equal sides is kept as one of them."""
+    sides = value if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise ValueError(f"{name}={value} must be square: a turned kernel would have another shape.")
+    return check_size(name, sides[0])
+
+
+SquareKernelSize = Annotated[int, _check_square_kernel]
+
+
+def aligned_places(what, size, kernel_size, strides, margin=0) -> int:
+    """The number of places of a window along a side of `size` pixels, which must be the same seen from either end.
 
     Raises:
         ValueError: if they are not, or the window is larger than the side.
@@ -45,12 +62,12 @@ class GroupConv2D(Layer):
     """Convolution of feature maps on a group.
 
     Args:
-        filters: int. Channels of the result for each element.
+        filters: int. Channels of the result for each element of the group.
         kernel_size: int, pixels; or a pair of the same.
         group: "z2" (a plain convolution), "p4" or "p4m".
         strides: int. Must keep the symmetry: see the head of this file.
         padding: "valid", or "same": `(kernel_size - 1) / 2` zeros on each side, for odd kernels.
-        use_bias: bool. One bias a channel, for all elements.
+        use_bias: bool. Whether to add one bias per channel, which all elements share.
 
     Call arguments:
         maps: float, `(batch, height, width, order * channels)`.
@@ -59,8 +76,8 @@ class GroupConv2D(Layer):
         float, `(batch, new_height, new_width, order * filters)`.
 
     Raises:
-        ValueError: if the kernel is not square, is even with padding "same", or larger than the maps; if the
-            strides break the symmetry; or if the channels do not divide by the group's order.
+        ValueError: if the kernel is not square, is even with padding "same", or is larger than the maps; if the
+            strides break the symmetry; or if the group's order does not divide the channels.
 
     Example:
 
@@ -71,21 +88,22 @@ class GroupConv2D(Layer):
 
     lifting = False
 
-    def __init__(self, filters, kernel_size, group="p4", strides=1, padding="valid", use_bias=True, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        filters: Size,
+        kernel_size: SquareKernelSize,
+        group: GroupName = "p4",
+        strides: Size = 1,
+        padding: OneOf("valid", "same") = "valid",
+        use_bias: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.filters = check_size("filters", filters)
-        sides = kernel_size if isinstance(kernel_size, list | tuple) else (kernel_size, kernel_size)
-        if len(sides) != 2 or sides[0] != sides[1]:
-            raise ValueError(f"kernel_size={kernel_size} must be square: a turned kernel would have another shape.")
-        self.kernel_size = check_size("kernel_size", sides[0])
-        self.group = group
-        self.order = find_group(group).order
-        self.strides = check_size("strides", strides)
-        self.padding = check_choice("padding", padding, ("valid", "same"))
-        self.use_bias = use_bias
-        if padding == "same" and self.kernel_size % 2 == 0:
+        self.order = GROUPS[group].order
+        if padding == "same" and kernel_size % 2 == 0:
             raise ValueError(
-                f"kernel_size={kernel_size} must be odd with padding='same': an even one has no centre, and would "
+                f"kernel_size={kernel_size} must be odd with padding='same': an even one has no center, and would "
                 "shift the maps to one side."
             )
 
@@ -120,8 +138,8 @@ class GroupConv2D(Layer):
         kernel = ops.reshape(ops.transpose(copies, (0, 1, 2, 4, 3, 5)), (size, size, maps, self.order * filters))
         return [kernel, ops.tile(self.bias, (self.order,))] if self.use_bias else [kernel]
 
-    def plain(self):
-        """A new `keras.layers.Conv2D` that does the same once it has `plain_weights`."""
+    def plain(self) -> layers.Conv2D:
+        """A new `keras.layers.Conv2D` that computes the same with the weights of `plain_weights`."""
         return layers.Conv2D(
             self.order * self.filters,
             self.kernel_size,
@@ -134,13 +152,13 @@ class GroupConv2D(Layer):
     def call(self, maps):
         kernel, *bias = self.plain_weights()
         # Where the places are aligned, "same" puts as many zeros before the maps as after them.
-        outputs = ops.conv(maps, kernel, self.strides, self.padding)
+        outputs = ops.conv(maps, kernel, self.strides, self.padding)  # (batch, height', width', order * filters)
         return outputs + bias[0] if bias else outputs
 
     def compute_output_shape(self, maps_shape):
         what = f"kernel_size={self.kernel_size}"
         margin = self.kernel_size // 2 if self.padding == "same" else 0
-        sides = [check_alignment(what, side, self.kernel_size, self.strides, margin) for side in maps_shape[1:3]]
+        sides = [aligned_places(what, side, self.kernel_size, self.strides, margin) for side in maps_shape[1:3]]
         return (maps_shape[0], *sides, self.order * self.filters)
 
 
@@ -168,7 +186,7 @@ class LiftingConv2D(GroupConv2D):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class GroupBatchNormalization(Layer):
-    """Batch normalisation of feature maps on a group: one mean and one variance a channel, over all elements.
+    """Batch normalization of feature maps on a group: one mean and one variance per channel, over all elements.
 
     Args:
         group: "z2", "p4" or "p4m".
@@ -188,40 +206,40 @@ class GroupBatchNormalization(Layer):
     (TensorShape([2, 5, 5, 12]), TensorShape([3]))
     """
 
-    def __init__(self, group="p4", **kwargs):
+    @arguments
+    def __init__(self, group: GroupName = "p4", **kwargs):
         super().__init__(**kwargs)
-        self.group = group
-        self.order = find_group(group).order
+        self.order = GROUPS[group].order
         self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
 
     def build(self, maps_shape):
         self.norm.build(self._by_channel(maps_shape))
 
     def _by_channel(self, shape):
-        """Elements side by side, as if they were pixels."""
+        """`(batch, height, width * order, channels)`: the shape with the elements side by side, like pixels."""
         batch, height, width, maps = shape
         return batch, height, width * self.order, maps // self.order
 
     def call(self, maps, training=False):
         _, height, width, channels = self._by_channel(maps.shape)
         normed = self.norm(ops.reshape(maps, (-1, height, width, channels)), training=training)
-        return ops.reshape(normed, (-1, *maps.shape[1:]))
+        return ops.reshape(normed, (-1, *maps.shape[1:]))  # (batch, height, width, order * channels)
 
     def compute_output_shape(self, maps_shape):
         return maps_shape
 
     def plain_weights(self):
-        """Weights of the plain layer that this one is in inference: each value once for each element."""
+        """Weights of the plain layer that computes the same in inference: each value is repeated for each element."""
         return [ops.tile(weight, (self.order,)) for weight in self.norm.weights]
 
     def plain(self):
-        """A new `BatchNormalization` that does the same in inference once it has `plain_weights`."""
+        """A new `BatchNormalization` that computes the same in inference with the weights of `plain_weights`."""
         return BatchNormalization(momentum=self.norm.momentum, epsilon=self.norm.epsilon, name=self.name)
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class GroupPooling(Layer):
-    """The largest or the mean value over the elements of a group: its maps turn as images do.
+    """The largest or the mean value over the elements of a group. The resulting maps turn as images do.
 
     Args:
         group: "z2", "p4" or "p4m".
@@ -239,15 +257,14 @@ class GroupPooling(Layer):
     [[3.0]]
     """
 
-    def __init__(self, group="p4", mode="max", **kwargs):
+    @arguments
+    def __init__(self, group: GroupName = "p4", mode: PoolingMode = "max", **kwargs):
         super().__init__(**kwargs)
-        self.group = group
-        self.order = find_group(group).order
-        self.mode = check_choice("mode", mode, ("max", "mean"))
+        self.order = GROUPS[group].order
 
     def call(self, maps):
-        # Slices of the last axis: every accelerator takes them, unlike a reduction of a tensor of rank 5.
-        first, *others = ops.split(maps, self.order, axis=-1)
+        # Every accelerator takes slices of the last axis; not every one takes a reduction of a tensor of rank 5.
+        first, *others = ops.split(maps, self.order, axis=-1)  # (..., channels) each
         for element in others:
             first = ops.maximum(first, element) if self.mode == "max" else first + element
         return first if self.mode == "max" else first / self.order
@@ -258,11 +275,11 @@ class GroupPooling(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class AlignedPooling2D(Layer):
-    """Pooling of windows that cover a map evenly, so that they turn into each other with it. There is no padding.
+    """Pooling of windows that cover a map evenly, so that they turn into each other when the map turns. No padding.
 
     Args:
         pool_size: int, pixels. Side of the window.
-        strides: int, pixels; None for `pool_size`. Must divide `size - pool_size`.
+        strides: int, pixels. None means `pool_size`. Must divide `size - pool_size`.
         mode: "max" or "mean".
 
     Call arguments:
@@ -280,11 +297,10 @@ class AlignedPooling2D(Layer):
     3.0
     """
 
-    def __init__(self, pool_size=2, strides=None, mode="max", **kwargs):
+    @arguments
+    def __init__(self, pool_size: Size = 2, strides: Size | None = None, mode: PoolingMode = "max", **kwargs):
         super().__init__(**kwargs)
-        self.pool_size = check_size("pool_size", pool_size)
-        self.strides = self.pool_size if strides is None else check_size("strides", strides)
-        self.mode = check_choice("mode", mode, ("max", "mean"))
+        self.strides = pool_size if strides is None else strides
 
     def build(self, maps_shape):
         self.compute_output_shape(maps_shape)  # refuses strides that break the symmetry
@@ -295,5 +311,5 @@ class AlignedPooling2D(Layer):
 
     def compute_output_shape(self, maps_shape):
         what = f"pool_size={self.pool_size}"
-        sides = [check_alignment(what, side, self.pool_size, self.strides) for side in maps_shape[1:3]]
+        sides = [aligned_places(what, side, self.pool_size, self.strides) for side in maps_shape[1:3]]
         return (maps_shape[0], *sides, maps_shape[-1])

@@ -1,4 +1,4 @@
-"""Pixels to the range in which a network is trained."""
+"""Pixel normalization: from raw pixels to the range in which a network is trained."""
 
 import keras
 import numpy as np
@@ -18,12 +18,12 @@ CIFAR10_STD = (62.993, 62.089, 66.705)
 class PixelNormalization(Layer):
     """`(pixels - mean) / std` with constants, so that a model takes raw pixels and a device needs no preprocessing.
 
-    It computes in float32 under any dtype policy (half precision would round the
-    mean), and hands on its compute dtype.
+    It computes in float32 under any dtype policy, because half precision would round the mean, and returns its compute
+    dtype.
 
     Args:
-        mean: float, or a sequence of floats, one per channel. In units of the pixels.
-        std: float, or a sequence of floats, one per channel. Positive.
+        mean: float, or a sequence of floats, one per channel, in units of the pixels.
+        std: float, or a sequence of floats, one per channel, in units of the pixels. Positive.
 
     Call arguments:
         images: any number type, `(batch, height, width, channels)`, usually in [0, 255].
@@ -50,7 +50,7 @@ class PixelNormalization(Layer):
             if isinstance(value, tuple) and len(value) != images_shape[-1]:
                 raise ValueError(
                     f"{name}={value} has {len(value)} values for images of {images_shape[-1]} channels. "
-                    f"Give one number, or one per channel."
+                    "Give one number, or one per channel."
                 )
 
     def call(self, images):

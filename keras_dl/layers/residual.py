@@ -1,9 +1,10 @@
-"""What stands on a residual branch: a learned scale, and its random absence in training."""
+"""Layers for residual branches: a learned scale, and stochastic depth."""
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_dl.arguments import Rate, arguments
 from keras_dl.base import Layer
 
 
@@ -11,12 +12,11 @@ from keras_dl.base import Layer
 class LayerScale(Layer):
     """Multiplies each channel of a residual branch by a learned scale that starts near zero.
 
-    It computes and returns float32 under any dtype policy. In half precision a branch
-    times 1e-6 would vanish beside the stream that it is added to, and float16 could not
-    even hold the scale: its smallest normal number is 6.1e-5.
+    It computes and returns float32 under any dtype policy. In half precision a branch times 1e-6 would vanish when it
+    is added to the residual stream. float16 cannot even hold the scale: its smallest normal number is 6.1e-5.
 
     Args:
-        initial_scale: float. What every channel starts with.
+        initial_scale: float. Initial scale of every channel.
 
     Call arguments:
         branch: float, `(batch, ..., channels)`.
@@ -32,9 +32,9 @@ class LayerScale(Layer):
     Reference: Touvron et al. 2021, "Going deeper with Image Transformers", arXiv:2103.17239, eq. 4.
     """
 
-    def __init__(self, initial_scale=1e-6, **kwargs):
+    @arguments
+    def __init__(self, initial_scale: float = 1e-6, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.initial_scale = initial_scale
 
     def build(self, branch_shape):
         self.scale = self.add_weight(
@@ -51,18 +51,18 @@ class LayerScale(Layer):
         return keras.KerasTensor(branch.shape, "float32")
 
     def magnify_gradient(self, function, inputs):
-        """`function(inputs)`, which ends in this layer, with gradients that do not pass through tiny numbers.
+        """`function(inputs)`, with gradients that do not pass through tiny numbers. The function ends in this layer.
 
-        Behind a scale of 1e-6 the gradients of the branch are 1e-6 as large as those of the stream, too far apart for
-        float16 with any loss scaling. So this layer is handed a gradient divided by the power of two next to its
-        largest scale, and what comes out, of the weights and of `inputs`, is multiplied by it, in float32.
+        Behind a scale of 1e-6 the gradients of the branch are 1e-6 times those of the stream. No loss scaling fits both
+        into float16. So the upstream gradient is divided by the smallest power of two above the largest scale. The
+        resulting gradients, of the weights and of `inputs`, are multiplied by it in float32.
 
         Args:
             function: from a tensor to a float32 tensor. Its weights are float32 variables.
             inputs: float32 tensor.
 
         Returns:
-            `function(inputs)`; its gradients are the exact ones but for underflow.
+            `function(inputs)`. Its gradients are exact except for underflow.
         """
 
         @tf.custom_gradient
@@ -85,18 +85,18 @@ class LayerScale(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class StochasticDepth(Layer):
-    """Drops a residual branch in training, for each example by itself; what is kept is divided by `1 - rate`.
+    """Drops the residual branches of random examples in training, and divides the other branches by `1 - rate`.
 
-    A dropped branch is exactly 0, also where it had overflowed in half precision, and
-    passes no gradient. The result has the dtype of the branch. In inference it is the identity.
+    A dropped branch is exactly 0, even if it had overflowed in half precision, and passes no gradient. The result has
+    the dtype of the branch. In inference the layer is the identity.
 
     Args:
-        rate: float in [0, 1). Probability with which an example's branch is dropped.
-        seed: int, or None for one drawn from `keras.utils.set_random_seed`.
+        rate: float in [0, 1). Probability that the branch of an example is dropped.
+        seed: int, or None for a seed that depends on `keras.utils.set_random_seed`.
 
     Call arguments:
         branch: float, `(batch, ...)`.
-        training: bool.
+        training: bool. Whether to drop branches.
 
     Returns:
         Same dtype and shape as `branch`.
@@ -114,18 +114,15 @@ class StochasticDepth(Layer):
     multiplies by `1 - rate` in inference; dividing in training has the same mean.
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    @arguments
+    def __init__(self, rate: Rate, seed: int | None = None, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate={rate!r} must be in [0, 1).")
-        self.rate = rate
-        self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, branch, training=False):
         if not training or self.rate == 0:
             return branch
-        shape = (ops.shape(branch)[0], *[1] * (len(branch.shape) - 1))
+        shape = (ops.shape(branch)[0], *[1] * (len(branch.shape) - 1))  # (batch, 1, ..., 1)
         kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
         return ops.where(kept, branch / (1 - self.rate), ops.zeros_like(branch))
 

@@ -1,30 +1,31 @@
-"""Columns to zero mean and unit variance, by statistics that are measured once and kept with the weights."""
+"""Standardization: columns to zero mean and unit variance, by statistics that are saved with the weights."""
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dl.arguments import arguments
+
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class Standardization(keras.layers.Normalization):
-    """`keras.layers.Normalization` over the last axis, whose statistics are read from its weights each time.
+    """`keras.layers.Normalization` over the last axis, which reads its statistics from its weights in each call.
 
-    Keras's layer copies the statistics when it is adapted or loaded from a file, so
-    that `set_weights`, a restored checkpoint or a function traced before leave it with old
-    ones. Two more things differ:
+    Keras's layer copies the statistics when it is adapted or loaded from a file. After `set_weights`, after a
+    checkpoint is restored, and in a function that was traced before, it uses old ones. Two more things differ:
 
     - A column without variance is shifted and not scaled. (Keras divides by 1e-7.)
     - Until it is adapted, it is the identity.
 
     Args:
-        invert: bool. True takes standardised values back to the unit of the data.
+        invert: bool. True maps standardized values back to the unit of the data.
 
     Call arguments:
         inputs: `(..., columns)`. A column is the last axis: one channel of images, say.
 
     Returns:
-        The layer's compute dtype, same shape. Give it `dtype="float32"` in a model of
-        lower precision: raw columns may be beyond the range of float16.
+        The layer's compute dtype, same shape. Make the layer with `dtype="float32"` in a model of lower precision: raw
+        columns may be outside the range of float16.
 
     Example:
 
@@ -34,7 +35,8 @@ class Standardization(keras.layers.Normalization):
     array([[3., 1.]], dtype=float32)
     """
 
-    def __init__(self, invert=False, **kwargs):
+    @arguments
+    def __init__(self, invert: bool = False, **kwargs):
         super().__init__(axis=-1, invert=invert, **kwargs)
 
     def adapt(self, data):
@@ -44,7 +46,7 @@ class Standardization(keras.layers.Normalization):
             data: array `(n, ..., columns)`, or a `tf.data.Dataset` of batches of it.
 
         Raises:
-            ValueError: if a column has no finite mean or variance; the weights stay as they were.
+            ValueError: if a column has no finite mean or variance. The weights then stay as they were.
         """
         before = self.get_weights() if self.built else None
         super().adapt(data)
@@ -66,4 +68,4 @@ class Standardization(keras.layers.Normalization):
 
     def get_config(self):
         config = super().get_config()
-        return {key: value for key, value in config.items() if key not in ("axis", "mean", "variance")}
+        return {name: value for name, value in config.items() if name not in ("axis", "mean", "variance")}

@@ -1,4 +1,4 @@
-"""Activation functions with gradients that cost less than those that TensorFlow derives."""
+"""Activation functions with gradients that are cheaper than those that TensorFlow derives."""
 
 import math
 
@@ -6,19 +6,19 @@ import tensorflow as tf
 from keras import ops
 
 
-def gelu(x, training=False):
+def gelu(x, training: bool = False):
     """The exact GELU, `x Phi(x)`, where `Phi` is the standard normal distribution function.
 
-    In training the gradient is the closed form `Phi(x) + x phi(x)`, of a `Phi` that is kept: on a CPU, forward and
-    backward pass take half the time of those that TensorFlow derives from the error function. In inference it is
-    the composition that the LiteRT converter knows, and turns into one GELU.
+    In training the gradient is the closed form `Phi(x) + x phi(x)`, with the `Phi(x)` of the forward pass. On a CPU the
+    forward and backward passes take half the time of those that TensorFlow derives from the error function. In
+    inference the ops are those that the LiteRT converter turns into one GELU.
 
     Args:
         x: float tensor.
         training: bool, not a tensor.
 
     Returns:
-        Tensor as `x`.
+        Tensor of the dtype and shape of `x`.
 
     Reference: Hendrycks, Gimpel 2016, "Gaussian Error Linear Units", arXiv:1606.08415.
 

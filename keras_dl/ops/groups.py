@@ -1,14 +1,16 @@
 """The symmetries of a square of pixels: quarter turns (p4), with mirror images (p4m), or none (z2).
 
-An element is a number: `turns + 4 * mirrored`. It acts on an image by mirroring it left to right if it is mirrored,
-then turning it counter-clockwise by that many quarter turns. A feature map on a group has one value for each pixel,
-element and channel; its last axis holds the elements, and within each its channels.
+An element is a number: `turns + 4 * mirrored`. It mirrors an image left to right if `mirrored` is 1, then turns it
+counter-clockwise by that many quarter turns. A feature map on a group has one value for each pixel, element and
+channel. Its last axis holds the elements, and within each element its channels.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
+
+from keras_dl.checks import check_choice
 
 
 class Group(NamedTuple):
@@ -39,7 +41,7 @@ def _group(name, turns, mirrors):
 GROUPS = {group.name: group for group in (_group("z2", 1, 1), _group("p4", 4, 1), _group("p4m", 4, 2))}
 
 
-def find_group(name):
+def find_group(name: str) -> Group:
     """The group of a name.
 
     Args:
@@ -57,30 +59,32 @@ def find_group(name):
     >>> group.order, int(group.table[1, 3])  # a quarter turn after three of them is none
     (4, 0)
     """
-    if name not in GROUPS:
-        raise ValueError(f"group={name!r} must be one of {', '.join(map(repr, GROUPS))}.")
-    return GROUPS[name]
+    return GROUPS[check_choice("group", name, tuple(GROUPS))]
 
 
-def turn_pixels(images, element, axes=(1, 2)):
+def turn_pixels(images, element: int, axes=(1, 2)):
     """Mirrors and turns images: `(L_g f)(x) = f(g^-1 x)`.
 
     Args:
-        images: tensor or NumPy array with square sides on `axes`, or oblong ones, which a quarter turn swaps.
+        images: tensor or NumPy array. A quarter turn swaps the sides of an image that is not square.
         element: int in [0, 8).
         axes: the axes of height and width.
 
     Returns:
+<<<<<<< HEAD
         The same kind, dtype and rank.
 
     Example:
 
     >>> turn_pixels(np.array([[[1, 2], [3, 4]]]), 1).tolist()
     [[[2, 4], [1, 3]]]
+=======
+        Tensor or NumPy array, as `images`; same dtype and rank.
+>>>>>>> vision
     """
     library = np if isinstance(images, np.ndarray) else ops
     turns, mirrored = element % 4, element >= 4
-    # Not `keras.ops.rot90`: its half turn of an oblong array is wrong in Keras 3.15.1.
+    # Not `keras.ops.rot90`: its half turn of an array that is not square is wrong in Keras 3.15.1.
     if mirrored != (turns in (1, 2)):
         images = library.flip(images, axes[1])
     if turns == 2:
@@ -90,10 +94,10 @@ def turn_pixels(images, element, axes=(1, 2)):
     return library.flip(images, axes[1]) if turns == 3 else images
 
 
-def act(maps, element, group):
-    """An element's action on feature maps of a group: it moves pixels, and elements into each other.
+def act(maps, element: int, group: str):
+    """An element's action on feature maps of a group: it moves the pixels, and permutes the elements.
 
-    `(L_g f)(x, h) = f(g^-1 x, g^-1 h)`: what a network that is equivariant makes of the image moved by `element`.
+    `(L_g f)(x, h) = f(g^-1 x, g^-1 h)`. An equivariant network maps the image moved by `element` to its moved maps.
 
     Args:
         maps: float, `(batch, height, width, order * channels)`.
@@ -113,17 +117,17 @@ def act(maps, element, group):
     """
     group = find_group(group)
     moved = turn_pixels(maps, element)
-    elements = ops.split(moved, group.order, axis=-1)
+    elements = ops.split(moved, group.order, axis=-1)  # (batch, height, width, channels) each
     return ops.concatenate([elements[i] for i in group.table[group.inverse[element]]], axis=-1)
 
 
-def kernel_places(kernel_size, group, lifting):
-    """Where each value of the kernels for all elements stands in the one kernel that is trained.
+def kernel_places(kernel_size: int, group: str, lifting: bool) -> np.ndarray:
+    """For each value of the kernels of all elements, its place in the one kernel that is trained.
 
     Args:
         kernel_size: int.
         group: str.
-        lifting: bool. Whether the input is an image, and not a feature map of the group.
+        lifting: bool. True if the input is an image, False if it is a feature map of the group.
 
     Returns:
         int array, `(kernel_size, kernel_size, inputs, order)`, with values in `[0, kernel_size ** 2 * inputs)`: the

@@ -60,7 +60,7 @@ CASES = [
         arguments=dict(
             image_shape=(17, 20, 1),
             num_classes=5,
-            num_convs=(1, 2),
+            num_blocks=(1, 2),
             filters=(4, 8),
             hidden_dim=16,
             dropout_rate=0.2,
@@ -70,7 +70,7 @@ CASES = [
         inputs=images(17, 20, 1),
         targets=labels(5),
         compile=classification(),
-        bad_arguments=((dict(num_convs=(1, 2, 3)), "num_convs"), (dict(dropout_rate=2.0), "dropout_rate")),
+        bad_arguments=((dict(num_blocks=(1, 2, 3)), "num_blocks"), (dict(dropout_rate=2.0), "dropout_rate")),
         skips=NO_MASK | DROPOUT_UNDER_XLA,
     ),
     Case(
@@ -78,7 +78,7 @@ CASES = [
         architecture="cnn",
         model=keras_dl.LeNet5,
         arguments=dict(image_shape=(20, 24, 3), num_classes=7, head="softmax", mean=30.0, std=150.0),
-        forced=dict(head="the other head takes ten classes alone"),
+        forced=dict(head="the other head takes only ten classes"),
         inputs=images(20, 24, 3),
         targets=labels(7),
         compile=classification(),

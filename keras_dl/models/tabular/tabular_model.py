@@ -1,31 +1,42 @@
-"""What networks on columns of numbers share: standardising inside, task, entry point on a device."""
+"""Shared parts of networks on columns of numbers: standardization, the task, the entry point on a device."""
+
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
+from keras_dl.arguments import OneOf
 from keras_dl.base import FunctionalModel, Signature
 from keras_dl.checks import check_size, check_sizes
 from keras_dl.layers.standardization import Standardization
 
-TASKS = ("classification", "regression")
+Task = OneOf("classification", "regression")
+
+
+def _check_feature_shape(name, value):
+    return check_sizes(name, value) if isinstance(value, list | tuple) else check_size(name, value)
+
+
+FeatureShape = Annotated[int | tuple[int, ...], _check_feature_shape]
 
 
 class TabularModel(FunctionalModel):
-    """A `Model` from raw columns to logits, or to values in the targets' own unit.
+    """A `FunctionalModel` from raw columns to logits, or to values in the targets' own unit.
 
-    Subclasses build their net between `columns_in` and `answers_out`, and have the
-    attributes `feature_shape`, `num_outputs` and `task`.
+    Subclasses build their network between `columns_in` and `answers_out`, and have the arguments `feature_shape`,
+    `num_outputs` and `task`.
     """
 
     def adapt(self, features, targets=None):
-        """Measures the mean and variance by which the model standardises. Call it before `fit`, on the training data.
+        """Measures the mean and variance with which the model standardizes. Call it before `fit`, on the training data.
 
         Args:
-            features: array, `(n, *feature_shape)`: raw columns, measured each, or images, measured by channel.
-                Or a `tf.data.Dataset` of batches `(features, targets)`; without targets it will do for classification.
-            targets: for regression, array `(n,)` or `(n, num_outputs)`; else not used.
+            features: array, `(n, *feature_shape)`: raw columns, each with its own statistics, or images, each channel
+                with its own. Or a `tf.data.Dataset` of batches `(features, targets)`; for classification `features`
+                is enough.
+            targets: array `(n,)` or `(n, num_outputs)`. Only used for regression.
 
         Raises:
             ValueError: if the model is for regression and targets are missing, or if values are not finite.
@@ -36,7 +47,7 @@ class TabularModel(FunctionalModel):
             features = features.map(lambda x, *_: x)
         if self.task == "regression":
             if targets is None:
-                raise ValueError("targets=None: a model with task='regression' also standardises its targets.")
+                raise ValueError("targets=None: a model with task='regression' also standardizes its targets.")
             self.get_layer("unstandardize").adapt(self._columns(targets))
         self.get_layer("standardize").adapt(features)
 
@@ -45,15 +56,15 @@ class TabularModel(FunctionalModel):
             return targets.map(lambda y: tf.reshape(y, (-1, self.num_outputs)))
         return np.reshape(targets, (-1, self.num_outputs))
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """What a device runs: dict of one `Signature`.
 
-        For columns `predict(features: float32, (batch_size, *feature_shape))`; for images
+        It is `predict(features: float32, (batch_size, *feature_shape))` for columns. For images it is
         `classify(images: uint8, (batch_size, height, width, channels))`, or `predict(images)` for regression.
-        It returns `{"probabilities": float32, (batch_size, num_outputs)}`; for regression `{"values": ...}`, in
-        the targets' unit.
+        It returns `{"probabilities": float32, (batch_size, num_outputs)}`, or for regression `{"values": ...}` in the
+        targets' unit.
         """
-        shape = feature_shape_tuple(self.feature_shape)
+        shape = _axes(self.feature_shape)
         key, dtype = ("images", "uint8") if len(shape) == 3 else ("features", "float32")
 
         def predict(**inputs):
@@ -64,24 +75,21 @@ class TabularModel(FunctionalModel):
         return {name: Signature(predict, {key: KerasTensor((batch_size, *shape), dtype, name=key)})}
 
 
-def feature_shape_tuple(feature_shape):
-    """`(30,)` of 30, and a tuple of any other shape, checked."""
-    if isinstance(feature_shape, list | tuple):
-        return check_sizes("feature_shape", feature_shape)
-    return (check_size("feature_shape", feature_shape),)
+def _axes(feature_shape):
+    return feature_shape if isinstance(feature_shape, tuple) else (feature_shape,)
 
 
-def columns_in(feature_shape, dtype):
-    """The model's input, and the standardised, flattened columns after it: float, `(batch, columns)`."""
-    shape = feature_shape_tuple(feature_shape)
+def columns_in(feature_shape):
+    """The model's input, and its standardized, flattened columns: float, `(batch, columns)`."""
+    shape = _axes(feature_shape)
     inputs = keras.Input(shape, name="images" if len(shape) == 3 else "features")
-    columns = Standardization(dtype="float32", name="standardize")(inputs)
-    return inputs, layers.Flatten(dtype=dtype, name="columns")(columns)
+    columns = Standardization(dtype="float32", name="standardize")(inputs)  # (batch, *feature_shape)
+    return inputs, layers.Flatten(name="columns")(columns)  # (batch, columns)
 
 
-def answers_out(hidden, num_outputs, task, dtype):
-    """Logits, or values in the targets' unit, in float32: `(batch, num_outputs)`."""
-    answers = layers.Dense(num_outputs, dtype=dtype, name="head")(hidden)
+def answers_out(hidden, num_outputs, task):
+    """Logits, or float32 values in the targets' unit: `(batch, num_outputs)`."""
+    answers = layers.Dense(num_outputs, name="head")(hidden)
     if task == "regression":
         answers = Standardization(invert=True, dtype="float32", name="unstandardize")(answers)
     return answers

@@ -1,7 +1,7 @@
 """LeNet-5: convolutions and trainable subsampling, the network that read the digits of bank checks.
 
     a = W * x + b,   x' = A tanh(S a)                          every unit up to F6, A = 1.7159, S = 2/3
-    a = w (x_1 + x_2 + x_3 + x_4) + b                          S2, S4: one w and one b a map
+    a = w (x_1 + x_2 + x_3 + x_4) + b                          S2, S4: one w and one b per map
     y_i = sum_j (x_j - w_ij)^2                                 output, eq. 7: distance to a bitmap of class i
 
     layer    C1    S2    C3      S4    C5       F6       output
@@ -14,20 +14,22 @@ Proceedings of the IEEE 86(11), section II.B, table I and appendix A.
 
 Deviations from the paper:
 - The logits are `-y_i`. Train them with `keras_dl.losses.RejectionCrossentropy`, the paper's loss (eq. 9). Plain
-  softmax cross-entropy leaves out its rubbish class, and with it what draws F6 to the bitmaps.
-- The paper prints its 7x12 bitmaps as a picture (fig. 3); those below are drawn anew in that style.
-- Weights start at `N(0, 1 / fan_in)`, which the first author recommends for this tanh in "Efficient BackProp" (1998,
-  eq. 16), in place of `U(-2.4 / fan_in, 2.4 / fan_in)`; the coefficients of S2 and S4 start at 1/4, so that each map
-  begins as an average.
-- `head="softmax"`, the default, puts 10 trained linear units (850 weights) in the place of the bitmaps.
+  softmax cross-entropy has no rubbish class, which is what pulls F6 to the bitmaps.
+- The paper prints its 7x12 bitmaps as a picture (fig. 3). Those below are redrawn in that style.
+- Weights start at `N(0, 1 / fan_in)` instead of `U(-2.4 / fan_in, 2.4 / fan_in)`. The first author recommends it for
+  this tanh in "Efficient BackProp" (1998, eq. 16). The coefficients of S2 and S4 start at 1/4, so that each map starts
+  as an average.
+- `head="softmax"`, the default, replaces the bitmaps by 10 trained linear units (850 weights).
 """
+
+from typing import Annotated
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_choice, check_image_shape, check_size
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier
 
@@ -39,7 +41,7 @@ C3_INPUTS = (
     (0, 1, 2, 3, 4, 5),
 )
 
-# The targets of F6: 7 columns and 12 rows a digit, +1 for ink and -1 for ground.
+# The targets of F6: 7 columns and 12 rows per digit, +1 for ink and -1 for background.
 BITMAPS = """
 ..###.. ...##.. .#####. .#####. ....##. ####### ..####. ####### .#####. .#####.
 .##.##. ..###.. ##...## ##...## ...###. ##..... .##.... ##...## ##...## ##...##
@@ -56,8 +58,8 @@ BITMAPS = """
 """
 
 
-def digit_codes():
-    """The bitmaps as centres of the output units: float32, `(10, 84)`, -1 and +1, rows of the picture in order."""
+def digit_codes() -> np.ndarray:
+    """The bitmaps as centers of the output units: float32, `(10, 84)`, -1 and +1, row by row of the picture."""
     rows = [[[1.0 if c == "#" else -1.0 for c in digit] for digit in row.split()] for row in BITMAPS.split("\n") if row]
     return np.transpose(np.asarray(rows, "float32"), (1, 0, 2)).reshape(10, 84)
 
@@ -68,17 +70,33 @@ def scaled_tanh(x):
     return 1.7159 * ops.tanh(x * (2 / 3))
 
 
+def _check_at_most_32(name, image_shape):
+    if max(image_shape[:2]) > 32:
+        raise ValueError(f"{name}={image_shape} must have sides of at most 32 pixels.")
+    return image_shape
+
+
+SmallImageShape = Annotated[ImageShape, _check_at_most_32]
+
+
+def _check_table(name, table):
+    return tuple(tuple(row) for row in table)
+
+
+Table = Annotated[tuple[tuple[int, ...], ...], _check_table]
+
+
 def _lecun_normal(fan_in):
     return keras.initializers.RandomNormal(stddev=fan_in**-0.5)
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TableConv2D(Layer):
-    """A convolution in which each output map sees only the input maps that a table gives it; it has no other weights.
+    """A convolution in which each output map sees only the input maps that a table names. It has no other weights.
 
     Args:
         kernel_size: int, pixels. Side of the kernel. There is no padding.
-        table: for each output map, the indices of the input maps that it sees.
+        table: sequence of sequences of int. For each output map, the indices of the input maps that it sees.
 
     Call arguments:
         maps: float, `(batch, height, width, channels)`.
@@ -90,10 +108,9 @@ class TableConv2D(Layer):
         ValueError: if the table names a map that the input does not have, the same one twice, or none.
     """
 
-    def __init__(self, kernel_size, table, **kwargs):
+    @arguments
+    def __init__(self, kernel_size: Size, table: Table, **kwargs):
         super().__init__(**kwargs)
-        self.kernel_size = kernel_size
-        self.table = tuple(tuple(row) for row in table)
 
     def build(self, maps_shape):
         channels = maps_shape[-1]
@@ -114,8 +131,8 @@ class TableConv2D(Layer):
             self._place[i, source * len(self.table) + target] = 1.0
 
     def call(self, maps):
-        # A product with constants writes the small kernels into the dense one; an exported file holds the result.
-        kernel = ops.matmul(self.kernel, ops.cast(self._place, self.compute_dtype))
+        # A product with constants writes the small kernels into the dense one. An exported file holds the result.
+        kernel = ops.matmul(self.kernel, ops.cast(self._place, self.compute_dtype))  # (size^2, inputs * outputs)
         kernel = ops.reshape(kernel, (self.kernel_size, self.kernel_size, maps.shape[-1], len(self.table)))
         return ops.conv(maps, kernel, padding="valid") + self.bias
 
@@ -126,7 +143,9 @@ class TableConv2D(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TrainableSubsampling(Layer):
-    """Halves the sides: the sum of each 2x2 square, times a trained coefficient, plus a trained bias (one pair a map).
+    """Halves the sides: the sum of each 2x2 square, times a trained coefficient, plus a trained bias.
+
+    There is one coefficient and one bias per map.
 
     Call arguments:
         maps: float, `(batch, height, width, channels)`.
@@ -142,12 +161,13 @@ class TrainableSubsampling(Layer):
         self.bias = self.add_weight(shape=(maps_shape[-1],), initializer="zeros", name="bias")
 
     def call(self, maps):
-        return ops.average_pool(maps, 2) * (4.0 * self.coefficient) + self.bias
+        means = ops.average_pool(maps, 2)  # (batch, height // 2, width // 2, channels)
+        return means * (4.0 * self.coefficient) + self.bias
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class DigitCodes(Layer):
-    """Negative squared distances to the ten bitmaps: what LeNet-5 has in the place of a last trained layer (eq. 7).
+    """Negative squared distances to the ten bitmaps: the last layer of LeNet-5, which is not trained (eq. 7).
 
     Call arguments:
         code: float, `(batch, 84)`.
@@ -157,9 +177,9 @@ class DigitCodes(Layer):
     """
 
     def call(self, code):
-        centres = ops.cast(digit_codes(), code.dtype)
-        squared_norms = ops.sum(code * code, axis=-1, keepdims=True) + 84.0  # a centre has norm 84
-        return 2.0 * ops.matmul(code, ops.transpose(centres)) - squared_norms
+        centers = ops.cast(digit_codes(), code.dtype)  # (10, 84)
+        squared_norms = ops.sum(code * code, axis=-1, keepdims=True) + 84.0  # a center has the squared norm 84
+        return 2.0 * ops.matmul(code, ops.transpose(centers)) - squared_norms  # (batch, 10)
 
     def compute_output_shape(self, code_shape):
         return (*code_shape[:-1], 10)
@@ -169,23 +189,25 @@ class DigitCodes(Layer):
 class LeNet5(ImageClassifier):
     """LeNet-5.
 
+    Layers of interest by name: `c1` to `c5` and `f6`, as the paper calls them, `features`, `head`.
+
     Args:
-        image_shape: `(height, width, channels)`. Sides of at most 32 pixels; smaller images are
-            centred on 32x32 of black pixels, as the paper does with 28x28.
-        num_classes: int. With `head="rbf"` it has to be 10.
+        image_shape: `(height, width, channels)`. Sides of at most 32 pixels. Smaller images are centered on 32x32
+            black pixels, as the paper does with 28x28.
+        num_classes: int. Must be 10 with `head="rbf"`.
         head: "softmax", trained linear units, or "rbf", the paper's distances to bitmaps of the digits.
-        mean: float, or one a channel, in [0, 255] pixels. With `std`, it puts a
-            black pixel at -0.1 and a white one at 1.175, as the paper does.
-        std: float, or one a channel, in [0, 255] pixels.
+        mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image. The defaults of `mean`
+            and `std` make a black pixel -0.1 and a white one 1.175, as the paper does.
+        std: float, or one per channel, in units of [0, 255] pixels. Divides the image.
 
     Call arguments:
         images: `(batch, height, width, channels)`, raw pixels in [0, 255], light ink on black.
 
     Returns:
-        float, `(batch, num_classes)`: logits. For `head="rbf"` float32 in any dtype policy, and at most 0.
+        float, `(batch, num_classes)`: logits. With `head="rbf"` they are float32 under any dtype policy, and at most 0.
 
     Raises:
-        ValueError: if the image is larger than 32x32, the head is unknown, or "rbf" is asked for other than 10 classes.
+        ValueError: if the image is larger than 32x32, the head is unknown, or `num_classes` is not 10 with "rbf".
 
     Example:
 
@@ -194,41 +216,36 @@ class LeNet5(ImageClassifier):
     60000
     """
 
+    @arguments
     def __init__(
-        self, image_shape=(28, 28, 1), num_classes=10, head="softmax", mean=20.0, std=200.0, dtype=None, **kwargs
+        self,
+        image_shape: SmallImageShape = (28, 28, 1),
+        num_classes: Size = 10,
+        head: OneOf("softmax", "rbf") = "softmax",
+        mean: PerChannel = 20.0,
+        std: PositivePerChannel = 200.0,
+        dtype=None,
+        **kwargs,
     ):
-        height, width, channels = image_shape = check_image_shape("image_shape", image_shape)
-        if max(height, width) > 32:
-            raise ValueError(f"image_shape={image_shape} must have sides of at most 32 pixels.")
-        num_classes = check_size("num_classes", num_classes)
-        check_choice("head", head, ("softmax", "rbf"))
         if head == "rbf" and num_classes != 10:
             raise ValueError(f"num_classes={num_classes} must be 10 with head='rbf', which has bitmaps of ten digits.")
+        height, width, channels = image_shape
         top, left = (32 - height) // 2, (32 - width) // 2
         margins = ((top, 32 - height - top), (left, 32 - width - left))
 
-        def squash(maps):
-            return layers.Activation(scaled_tanh, dtype=dtype)(maps)
+        def squash(maps, name=None):
+            return layers.Activation(scaled_tanh, name=name)(maps)
 
         images = keras.Input(image_shape, name="images")
         maps = layers.ZeroPadding2D(margins, dtype="float32", name="margin")(images)
-        maps = PixelNormalization(mean, std, dtype=dtype, name="pixels")(maps)
-        maps = layers.Conv2D(6, 5, kernel_initializer=_lecun_normal(25 * channels), dtype=dtype, name="c1")(maps)
-        maps = squash(maps)
-        maps = squash(TrainableSubsampling(dtype=dtype, name="s2")(maps))
-        maps = squash(TableConv2D(5, C3_INPUTS, dtype=dtype, name="c3")(maps))
-        maps = squash(TrainableSubsampling(dtype=dtype, name="s4")(maps))  # (batch, 5, 5, 16)
-        maps = squash(layers.Conv2D(120, 5, kernel_initializer=_lecun_normal(400), dtype=dtype, name="c5")(maps))
-        code = layers.Flatten(dtype=dtype)(maps)
-        code = squash(layers.Dense(84, kernel_initializer=_lecun_normal(120), dtype=dtype, name="f6")(code))
-        if head == "rbf":
-            logits = DigitCodes(dtype="float32", name="output")(code)
-        else:
-            logits = layers.Dense(num_classes, dtype=dtype, name="output")(code)
-        super().__init__(inputs=images, outputs=logits, dtype=dtype, **kwargs)
-
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.head = head
-        self.mean = self.get_layer("pixels").mean
-        self.std = self.get_layer("pixels").std
+        maps = PixelNormalization(mean, std, name="pixels")(maps)  # (batch, 32, 32, channels)
+        maps = squash(layers.Conv2D(6, 5, kernel_initializer=_lecun_normal(25 * channels), name="c1")(maps))
+        maps = squash(TrainableSubsampling(name="s2")(maps))  # (batch, 14, 14, 6)
+        maps = squash(TableConv2D(5, C3_INPUTS, name="c3")(maps))  # (batch, 10, 10, 16)
+        maps = squash(TrainableSubsampling(name="s4")(maps))  # (batch, 5, 5, 16)
+        maps = squash(layers.Conv2D(120, 5, kernel_initializer=_lecun_normal(400), name="c5")(maps))
+        code = layers.Flatten()(maps)  # (batch, 120)
+        code = layers.Dense(84, kernel_initializer=_lecun_normal(120), name="f6")(code)
+        features = squash(code, name="features")  # (batch, 84)
+        last = DigitCodes(dtype="float32", name="head") if head == "rbf" else layers.Dense(num_classes, name="head")
+        super().__init__(inputs=images, outputs=last(features), **kwargs)  # (batch, num_classes)

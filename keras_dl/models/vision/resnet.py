@@ -6,11 +6,11 @@
     basic        conv 3x3, conv 3x3
     bottleneck   conv 1x1, conv 3x3, conv 1x1 to four times as many maps
 
-The shortcut `s` is the identity. Where the number of maps or their size changes, option A takes every second pixel
-and adds maps of zeros; option B is a strided 1x1 convolution (with batch normalisation in v1). Halving happens in the
-first 1x1 convolution of a bottleneck in v1, and in its 3x3 convolution in v1.5, which loses no pixel. In v2 the first
-convolution of the net is followed by norm and relu, units that change the shape share their first norm and relu with
-the shortcut, and one more norm and relu follow the last unit.
+The shortcut `s` is the identity. Where the number of maps or their size changes, option A takes every second pixel and
+appends maps of zeros, and option B is a strided 1x1 convolution (with batch normalization in v1). The first 1x1
+convolution of a bottleneck halves the sides in v1. In v1.5 the 3x3 convolution does, which skips no pixel. In v2 norm
+and relu follow the first convolution of the net and the last block. Blocks that change the shape share their first norm
+and relu with the shortcut.
 
     ImageNet   conv 7x7/2, max pool 3x3/2, stages of 64, 128, 256, 512 maps, global average, dense
     CIFAR      conv 3x3, stages of 16, 32, 64 maps of n basic blocks: 6n + 2 layers, option A
@@ -25,7 +25,8 @@ References:
 
 Deviations from the papers:
 - v2 halves in the 3x3 convolution as v1.5 does; its authors' code does so in the 1x1.
-- The mean of a colour over the data set is subtracted, not the mean image; both are divided by the standard deviation.
+- The mean of each color over the data set is subtracted, not the mean image. The result is divided by the standard
+  deviation.
 """
 
 import keras
@@ -46,7 +47,7 @@ HE_FAN_OUT = dict(scale=2.0, mode="fan_out", distribution="untruncated_normal")
 
 
 def conv(filters, kernel_size, strides=1, *, zeros=False, dtype=None, name=None):
-    """A convolution without bias. Stride 1 keeps the size; a strided one takes a map that `pad` widened, unpadded."""
+    """A convolution without bias. Stride 1 keeps the size. A strided one does not pad: `pad` has padded its input."""
     return layers.Conv2D(
         filters,
         kernel_size,
@@ -60,7 +61,7 @@ def conv(filters, kernel_size, strides=1, *, zeros=False, dtype=None, name=None)
 
 
 def pad(maps, margin):
-    """Zeros on all four sides. ("same" would put more of them after a map of even size than before it.)"""
+    """Zeros on all four sides. ("same" would put more zeros after a map of even size than before it.)"""
     return ops.pad(maps, ((0, 0), (margin, margin), (margin, margin), (0, 0))) if margin else maps
 
 
@@ -73,21 +74,21 @@ class ResidualBlock(Layer):
         strides: int, 1 or 2. 2 halves the sides of the maps.
         block: "basic" or "bottleneck".
         version: "v1", "v1.5" or "v2": see the head of this file.
-        shortcut: "A" or "B": what stands in for the identity where the shape changes.
+        shortcut: "A" or "B": what replaces the identity where the shape changes.
         residual: bool. False leaves the shortcut out, which makes a plain network.
-        zero_init_residual: bool. Whether the residual branch starts at zero, and the block as the identity: by the
-            scale of the last normalisation in v1 and v1.5, by the last kernel in v2.
+        zero_init_residual: bool. Whether the residual branch starts at zero, so that the block starts as the identity.
+            The scale of the last normalization starts at zero in v1 and v1.5, the last kernel in v2.
         preactivate: bool. False leaves out the first norm and relu of a v2 block, for the first block of a net.
 
     Call arguments:
         maps: float, `(batch, height, width, channels)`.
-        training: bool. Whether batch normalisation takes the statistics of the batch.
+        training: bool. Whether batch normalization uses the statistics of the batch.
 
     Returns:
         float, `(batch, ceil(height / strides), ceil(width / strides), filters)`, or `4 * filters` of a bottleneck.
 
     Raises:
-        ValueError: if an argument is not one of those named, or if shortcut A would have to drop maps.
+        ValueError: if an argument is not one of those above, or if shortcut A would have to drop maps.
     """
 
     @arguments
@@ -104,7 +105,11 @@ class ResidualBlock(Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.out_channels = 4 * filters if block == "bottleneck" else filters
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the result."""
+        return 4 * self.filters if self.block == "bottleneck" else self.filters
 
     def build(self, maps_shape):
         if self.block == "basic":
@@ -175,16 +180,16 @@ class ResidualBlock(Layer):
             maps = self.projection(maps)
             return maps if self.projection_norm is None else self.projection_norm(maps, training=training)
         if self.strides > 1:
-            maps = ops.average_pool(maps, 1, self.strides)  # every second pixel
+            maps = ops.average_pool(maps, 1, self.strides)  # every second pixel: (batch, height', width', channels)
         if maps.shape[-1] < self.out_channels:
-            maps = ops.pad(maps, ((0, 0), (0, 0), (0, 0), (0, self.out_channels - maps.shape[-1])))
+            maps = ops.pad(maps, ((0, 0), (0, 0), (0, 0), (0, self.out_channels - maps.shape[-1])))  # maps of zeros
         return maps
 
     def compute_output_shape(self, maps_shape):
         return (*_halved(maps_shape, self.strides), self.out_channels)
 
-    def torch_modules(self, prefix):
-        """The block's layers by the names that torchvision gives them, as `keras_dl.weights.load_torch` takes them."""
+    def torch_modules(self, prefix: str) -> dict[str, keras.Layer]:
+        """The block's layers by their names in torchvision, as `keras_dl.weights.load_torch` takes them."""
         modules = {f"{prefix}.conv{i}": layer for i, layer in enumerate(self.convs, start=1)}
         modules |= {f"{prefix}.bn{i}": layer for i, layer in enumerate(self.norms, start=1)}
         if self.projection is not None:
@@ -215,7 +220,7 @@ def _cifar(depth):
     )
 
 
-# Table 1 and section 4.2 of the paper. Trainable parameters, of which batch normalisation has two a map:
+# Table 1 and section 4.2 of the paper. Trainable parameters, of which batch normalization has two per map:
 # 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 for ImageNet;
 # 269,722, 464,154, 658,586, 853,018 and 1,727,962 for CIFAR (printed as 0.27M, 0.46M, 0.66M, 0.85M and 1.7M).
 PRESETS = {
@@ -236,21 +241,21 @@ PRESETS = {
 class ResNet(ImageClassifier):
     """Residual network for images, and the plain network that it is compared with.
 
-    Layers of interest by name: `stem`, `stage_1_block_0` and so on, `head`.
+    Layers of interest by name: `stem`, `stage_1_block_0` and so on, `features`, `head`.
 
     Args:
         image_shape: `(height, width, channels)`.
         num_classes: int.
         num_blocks: sequence of int. Blocks of each stage. Each stage after the first halves the sides of the maps.
-        filters: sequence of int, one a stage. Maps of its blocks' inner convolutions.
+        filters: sequence of int, one per stage. Maps of its blocks' inner convolutions.
         block: "basic" or "bottleneck".
         version: "v1", "v1.5" or "v2". A basic block is the same in v1 and v1.5.
-        stem: "imagenet", 7x7 convolution and max pool, each of stride 2, or "cifar", a 3x3 convolution of stride 1.
-        shortcut: "A" or "B": zeros or a convolution where the shape changes.
+        stem: "imagenet", a 7x7 convolution and a max pool, each of stride 2, or "cifar", a 3x3 convolution of stride 1.
+        shortcut: "A" or "B": maps of zeros or a convolution where the shape changes.
         residual: bool. False makes the plain network of the same depth, without any shortcut.
         zero_init_residual: bool. Whether each residual branch starts at zero.
         mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image.
-        std: float, or one per channel, in units of [0, 255] pixels. Divides it.
+        std: float, or one per channel, in units of [0, 255] pixels. Divides the image.
 
     Call arguments:
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
@@ -259,7 +264,7 @@ class ResNet(ImageClassifier):
         float, `(batch, num_classes)`: logits.
 
     Raises:
-        ValueError: if an argument is not one of those named, or the stages do not match.
+        ValueError: if an argument is not one of those above, or `num_blocks` and `filters` differ in length.
 
     Example:
 
@@ -323,17 +328,17 @@ class ResNet(ImageClassifier):
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
     def load_torchvision(self, weights):
-        """Takes the weights of a torchvision ResNet of the same size; its outputs follow for inputs of the same pixels.
+        """Takes the weights of a torchvision ResNet of the same size. The model then gives the same outputs.
 
-        torchvision's pretrained ResNets are v1.5 with shortcut B and an ImageNet
-        stem, for pixels normalised by the constants that are this class's defaults.
+        torchvision's pretrained ResNets are v1.5 with shortcut B and an ImageNet stem. They take pixels normalized by
+        the constants that are this class's defaults.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
 
         Raises:
-            ValueError: if the model is v2, or if entries are missing, unknown or of another shape; the
-                message lists all of them, and the model stays as it was.
+            ValueError: if the model is v2, or if entries are missing, unknown or of another shape. The message
+                lists all of them, and the model stays as it was.
         """
         if self.version == "v2":
             raise ValueError(f"version={self.version!r} has no counterpart in torchvision, whose ResNets are v1.5.")

@@ -1,6 +1,6 @@
-"""VGG: depth out of 3x3 convolutions alone.
+"""VGG: a deep network of 3x3 convolutions.
 
-    stage    n convolutions 3x3 with relu, max pool 2x2/2;   five stages of 64, 128, 256, 512, 512 maps
+    stage    n blocks, each a convolution 3x3 with relu; max pool 2x2/2;   five stages of 64, 128, 256, 512, 512 maps
     dense    4,096, 4,096, classes, with relu and dropout
 
     net       A (VGG-11)     B (VGG-13)     D (VGG-16)     E (VGG-19)
@@ -11,26 +11,26 @@ Reference: Simonyan, Zisserman 2014, "Very Deep Convolutional Networks for Large
 arXiv:1409.1556, tables 1 and 2. The layout of weights that `load_torchvision` reads is torchvision's.
 
 Deviations from the paper:
-- Weights start at Glorot's uniform distribution, which the paper found to do as well (section 3.1) as its own
-  way of growing the deep nets from a trained net A.
+- Weights start at Glorot's uniform distribution. The paper found it to work (section 3.1) as well as its own way of
+  growing the deep nets from a trained net A.
 - Pixels are divided by their standard deviation.
-- Net C, with 1x1 convolutions, and the response normalisation of A-LRN are left out.
+- Net C, with 1x1 convolutions, and the response normalization of A-LRN are left out.
 """
 
 import keras
 from keras import layers
 
-from keras_dl.checks import check_image_shape, check_rate, check_size, check_sizes
+from keras_dl.arguments import ImageShape, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
+from keras_dl.checks import check_image_shape
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
-from keras_dl.models.vision.alexnet import dense_head
-from keras_dl.models.vision.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier, dense_head
 from keras_dl.weights import load_torch
 
 PRESETS = {
-    "vgg11": dict(num_convs=(1, 1, 2, 2, 2)),
-    "vgg13": dict(num_convs=(2, 2, 2, 2, 2)),
-    "vgg16": dict(num_convs=(2, 2, 3, 3, 3)),
-    "vgg19": dict(num_convs=(2, 2, 4, 4, 4)),
+    "vgg11": dict(num_blocks=(1, 1, 2, 2, 2)),
+    "vgg13": dict(num_blocks=(2, 2, 2, 2, 2)),
+    "vgg16": dict(num_blocks=(2, 2, 3, 3, 3)),
+    "vgg19": dict(num_blocks=(2, 2, 4, 4, 4)),
 }
 
 
@@ -39,17 +39,17 @@ class VGG(ImageClassifier):
     """VGG, by default net D, VGG-16.
 
     Layers of interest by name: `conv_1_1` and so on (stage, and place in it), `pool_1` to `pool_5`, `dense_1`,
-    `dense_2`, `head`.
+    `dense_2`, `features`, `head`.
 
     Args:
         image_shape: `(height, width, channels)`. Sides of at least 2 to the power of the number of stages.
         num_classes: int.
-        num_convs: sequence of int. Convolutions of each stage.
-        filters: sequence of int, one a stage. Maps of its convolutions.
+        num_blocks: sequence of int. Convolutions of each stage.
+        filters: sequence of int, one per stage. Maps of its convolutions.
         hidden_dim: int. Width of the two hidden dense layers.
         dropout_rate: float in [0, 1). After each hidden dense layer.
-        mean: float, or one a channel, in [0, 255] pixels. Subtracted from the image.
-        std: float, or one a channel, in [0, 255] pixels. Divides it.
+        mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image.
+        std: float, or one per channel, in units of [0, 255] pixels. Divides the image.
 
     Call arguments:
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
@@ -58,7 +58,7 @@ class VGG(ImageClassifier):
         float, `(batch, num_classes)`: logits.
 
     Raises:
-        ValueError: if an argument is not as said; the message names it and its value.
+        ValueError: if an argument is not one of those above; the message names it and its value.
 
     Example:
 
@@ -68,66 +68,52 @@ class VGG(ImageClassifier):
     """
 
     presets = PRESETS
+    renamed_arguments = {"num_convs": "num_blocks"}
 
+    @arguments
     def __init__(
         self,
-        image_shape=(224, 224, 3),
-        num_classes=1000,
-        num_convs=(2, 2, 3, 3, 3),
-        filters=(64, 128, 256, 512, 512),
-        hidden_dim=4096,
-        dropout_rate=0.5,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        image_shape: ImageShape = (224, 224, 3),
+        num_classes: Size = 1000,
+        num_blocks: Sizes = (2, 2, 3, 3, 3),
+        filters: Sizes = (64, 128, 256, 512, 512),
+        hidden_dim: Size = 4096,
+        dropout_rate: Rate = 0.5,
+        mean: PerChannel = IMAGENET_MEAN,
+        std: PositivePerChannel = IMAGENET_STD,
         dtype=None,
         **kwargs,
     ):
-        num_convs = check_sizes("num_convs", num_convs)
-        filters = check_sizes("filters", filters)
-        if len(num_convs) != len(filters):
-            raise ValueError(f"num_convs={num_convs} and filters={filters} must have one value for each stage.")
-        image_shape = check_image_shape("image_shape", image_shape, min_side=2 ** len(filters))
-        num_classes = check_size("num_classes", num_classes)
-        hidden_dim = check_size("hidden_dim", hidden_dim)
-        dropout_rate = check_rate("dropout_rate", dropout_rate)
+        if len(num_blocks) != len(filters):
+            raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
+        check_image_shape("image_shape", image_shape, min_side=2 ** len(filters))
 
         images = keras.Input(image_shape, name="images")
-        maps = PixelNormalization(mean, std, dtype=dtype, name="pixels")(images)
-        for stage, (convs, width) in enumerate(zip(num_convs, filters, strict=True), start=1):
-            for i in range(1, convs + 1):
-                maps = layers.Conv2D(
-                    width, 3, padding="same", activation="relu", dtype=dtype, name=f"conv_{stage}_{i}"
-                )(maps)
-            maps = layers.MaxPooling2D(2, dtype=dtype, name=f"pool_{stage}")(maps)
-        logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, "glorot_uniform", dtype)
-        super().__init__(inputs=images, outputs=logits, dtype=dtype, **kwargs)
-
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.num_convs = num_convs
-        self.filters = filters
-        self.hidden_dim = hidden_dim
-        self.dropout_rate = dropout_rate
-        self.mean = self.get_layer("pixels").mean
-        self.std = self.get_layer("pixels").std
+        maps = PixelNormalization(mean, std, name="pixels")(images)
+        for stage, (blocks, channels) in enumerate(zip(num_blocks, filters, strict=True), start=1):
+            for i in range(1, blocks + 1):
+                maps = layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv_{stage}_{i}")(maps)
+            maps = layers.MaxPooling2D(2, name=f"pool_{stage}")(maps)  # (batch, height', width', channels)
+        logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, "glorot_uniform")
+        super().__init__(inputs=images, outputs=logits, **kwargs)
 
     def load_torchvision(self, weights):
-        """Takes the weights of a torchvision VGG of the same size, without batch normalisation.
+        """Takes the weights of a torchvision VGG of the same size, without batch normalization.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
 
         Raises:
-            ValueError: if entries are missing, unknown or of another shape; the message lists all of them, and
+            ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and
                 the model stays as it was.
         """
         modules, index = {}, 0
-        for stage, convs in enumerate(self.num_convs, start=1):
-            for i in range(1, convs + 1):
+        for stage, blocks in enumerate(self.num_blocks, start=1):
+            for i in range(1, blocks + 1):
                 modules[f"features.{index}"] = self.get_layer(f"conv_{stage}_{i}")
                 index += 2  # torchvision counts the relu
             index += 1  # and the pool
         for name, ours in (("0", "dense_1"), ("3", "dense_2"), ("6", "head")):
             modules[f"classifier.{name}"] = self.get_layer(ours)
-        flattened = self.get_layer(f"pool_{len(self.num_convs)}").output.shape[1:]
+        flattened = self.get_layer(f"pool_{len(self.num_blocks)}").output.shape[1:]
         load_torch(modules, weights, flattened={"classifier.0": flattened})
