@@ -24,7 +24,8 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell  # noqa: E402
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow  # noqa: E402
 from keras_dl.models.continuous.latent_ode import LatentODE  # noqa: E402
 from keras_dl.models.continuous.neural_ode import ODEClassifier  # noqa: E402
-from keras_dl.models.generative.autoencoder import VAE, Autoencoder  # noqa: E402
+from keras_dl.models.generative.autoencoder import Autoencoder  # noqa: E402
+from keras_dl.models.generative.vae import VAE  # noqa: E402
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier  # noqa: E402
 from keras_dl.models.sequence.recurrent import RecurrentNetwork  # noqa: E402
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM  # noqa: E402

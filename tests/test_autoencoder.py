@@ -230,7 +230,7 @@ def test_targets_may_be_given(digits):
 
 def test_convolutional_decoder_restores_the_shape():
     model = Autoencoder((12, 20, 3), 7, (9,), filters=(4, 5))
-    assert [layer.name for layer in model.encoder.layers][2:] == ["conv_0", "conv_1", "flatten", "dense_0", "code"]
+    assert [layer.name for layer in model.encoder.layers][2:] == ["conv_0", "conv_1", "flatten", "dense_0", "latents"]
     assert model.encoder.get_layer("conv_1").output.shape == (None, 3, 5, 5)
     assert model.decoder.get_layer("image").output.shape == (None, 3, 5, 5)
     assert model.output_shape == (None, 12, 20, 3)

@@ -42,3 +42,22 @@ def test_layers_inside_a_layer():
     assert compat.inner_layers(outer) == [outer.first, *outer.rest], VERSIONS
     assert compat.all_layers(outer)[0] is outer, VERSIONS
     assert set(compat.all_layers(outer)) >= {outer.first, *outer.rest, outer.rest[1].layers[0]}, VERSIONS
+
+
+def test_variables_of_a_renamed_class(tmp_path):
+    class Old(keras.layers.Dense):
+        pass
+
+    class New(keras.layers.Dense):
+        def load_own_variables(self, store):
+            super().load_own_variables(store if len(store) else compat.variables_of_class(store, "old"))
+
+    def model(layer):
+        return keras.Sequential([keras.Input((2,)), layer(2), layer(1, bias_initializer="ones")])
+
+    path = tmp_path / "old.weights.h5"
+    before, after = model(Old), model(New)
+    before.save_weights(path)
+    after.load_weights(path)
+    for a, b in zip(after.get_weights(), before.get_weights(), strict=True):
+        assert (a == b).all(), VERSIONS
