@@ -1,4 +1,4 @@
-"""The one format of graphs: arrays of a fixed size, with masks for what is padding.
+"""The format of graphs: arrays of a fixed size, with masks that mark the padding.
 
 A `Graph` is one graph of any size. A model takes rows of equal size, a dict of arrays:
 

@@ -1,4 +1,4 @@
-"""Graph convolutions: layers that compute each node anew from its neighbours.
+"""Graph convolutions: layers that compute a new value of each node from its neighbors.
 
     GCN   h'_i = sum_{j in N(i) + i} h_j W / sqrt(d_i d_j) + b,  d_i = 1 + |N(i)|     Kipf and Welling, eq. 2
     SAGE  h'_i = h_i W_1 + mean_{j in N(i)} h_j W_2 + b                               Hamilton et al., alg. 1

@@ -1,6 +1,6 @@
 """Solvers of ordinary differential equations, with gradients by the adjoint method.
 
-    dy/dt = f(t, y),  y(t_0) given                                            what is solved
+    dy/dt = f(t, y),  y(t_0) given                                            the problem
 
     k_i = h f(t + c_i h, y + sum_j a_ij k_j),  y(t + h) = y + sum_i b_i k_i   an explicit Runge-Kutta step
 

@@ -301,7 +301,7 @@ class ContinuousFlow(FunctionalModel):
         return _distribution_class()(self)
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         `density(points: float32, (batch_size, dim))` returns `{"log_prob": float32, (batch_size,)}`, in nats;
         `sample(noise: float32, (batch_size, dim))` makes `points` of standard normal noise, which the device draws.

@@ -222,7 +222,7 @@ class LatentODE(FunctionalModel):
         kl_weight: float, at least 0.
         method: "euler", "midpoint", "rk4" or "rk4_38": see `keras_dl.ops.odeint`. Not "dopri5", which has
             one step size for all rows, while each row has its own times.
-        num_steps: int. Steps between two neighbouring times.
+        num_steps: int. Steps between two neighboring times.
         gradient: "adjoint" or "backprop", of the path that is decoded.
         unroll: bool. Whether loops are written out in the graph. Integer files need this.
         seed: int or None. Of the draws of z.
@@ -314,7 +314,7 @@ class LatentODE(FunctionalModel):
         return ops.mean(self.kl_weight * kl - ops.mean(ops.sum(likelihood, axis=(2, 3)), axis=0))
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         `encode(values, mask, times)` returns `mean` and `log_variance` of `q(z(0))`, float32,
         `(batch_size, latent_dim)`; `decode(latents: float32, (batch_size, latent_dim); times: float32, (batch_size,

@@ -214,7 +214,7 @@ class ODEClassifier(ImageClassifier):
         return block.solve(stem(images), times)
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of one `Signature`, `classify`, as for other classifiers of images."""
+        """The entry points of a device: dict of one `Signature`, `classify`, as for other classifiers of images."""
         signature = super().serving_signatures(batch_size)["classify"]
 
         def classify(images):

@@ -142,7 +142,7 @@ class Autoencoder(ImageCodec):
         return self.decoder(latents)
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         `encode(images: uint8, (batch_size, *image_shape))` returns `{"latents": float32, (batch_size, latent_dim)}`;
         `decode(latents)` returns `{"images": float32, (batch_size, *image_shape), in [0, 255]}`.

@@ -67,7 +67,7 @@ def mirrored(image_shape, filters, hidden_dims, latent_dim, activation):
 class ImageCodec(FunctionalModel):
     """A model with layers "encoder" and "decoder", and how they are used and served.
 
-    Subclasses say what `encode` and `_unit_pixels` do, the pixels in [0, 1] expected from latents.
+    Subclasses define `encode`, and `_unit_pixels`, which returns the pixels in [0, 1] expected from latents.
     """
 
     @property

@@ -156,7 +156,7 @@ class VAE(ImageCodec):
         """`p(x|z)`: a `tfp.distributions.Distribution` of pixels in [0, 1], of event `image_shape`.
 
         Args:
-            latents: float, `(..., latent_dim)`. What stands before the last axis is the distribution's batch.
+            latents: float, `(..., latent_dim)`. The axes before the last one are the distribution's batch.
         """
         tfd = _distributions()
         batch = ops.shape(latents)[:-1]
@@ -227,7 +227,7 @@ class VAE(ImageCodec):
         return self.decode(keras.random.normal((num_images, self.latent_dim), seed=seed))
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         `encode(images: uint8, (batch_size, *image_shape))` returns `mean` and `log_variance` of `q(z|x)`, float32,
         `(batch_size, latent_dim)`; `decode(latents)` returns `{"images": float32, (batch_size, *image_shape), in

@@ -178,7 +178,7 @@ class NodeClassifier(FunctionalModel):
         super().__init__(inputs=inputs, outputs=hidden, **kwargs)
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of one `Signature`, `classify_nodes`.
+        """The entry points of a device: dict of one `Signature`, `classify_nodes`.
 
         It takes the model's inputs at `num_nodes` nodes and `num_edges` edges, and returns
         `{"probabilities": float32, (batch_size, num_nodes, num_classes)}`.
@@ -282,7 +282,7 @@ class GraphPredictor(FunctionalModel):
         super().__init__(inputs=inputs, outputs=values, **kwargs)
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of one `Signature`, `predict`.
+        """The entry points of a device: dict of one `Signature`, `predict`.
 
         It takes the model's inputs at `num_nodes` nodes and `num_edges` edges, and returns
         `{"values": float32}` in the model's output shape.
