@@ -184,6 +184,11 @@ def test_samples_are_decoded_noise_of_the_prior(vae):
     assert np.asarray(served).min() >= 0 <= np.asarray(served).max() <= 255
 
 
+def test_a_number_of_samples_below_one_is_refused(vae):
+    with pytest.raises(ValueError, match="num_images=-1 must be an integer of at least 1"):
+        vae.sample(-1)
+
+
 @pytest.mark.parametrize("kind", ["masking", "salt_and_pepper", "gaussian", "none"])
 def test_corruption_is_what_it_is_called(kind):
     images = np.full((40, 32, 32, 1), 100.0, "float32")

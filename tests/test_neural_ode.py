@@ -1,5 +1,6 @@
 """Neural ODEs: the authors' block, densities that integrate to one, latent paths, files, and the recipe's data."""
 
+import json
 import math
 import pathlib
 
@@ -37,6 +38,19 @@ def test_the_block_is_that_of_the_authors_net():
         for variable in layer.weights:
             variable.assign(ORACLE[f"block/{layer.name}/{variable.name}"])
     np.testing.assert_allclose(block(ORACLE["block/maps"]), ORACLE["block/end"], atol=2e-4)  # torch pads its variance
+
+
+def test_layers_keep_their_solver():
+    for layer in (
+        Flow(2, (3,), Solver("dopri5", rtol=1e-4), name="flow"),
+        ODEBlock(2, Solver("midpoint", num_steps=3), name="block"),
+    ):
+        config = json.loads(json.dumps(keras.layers.serialize(layer)))
+        copy = keras.layers.deserialize(config)
+        assert copy.solver == layer.solver != Solver()
+        assert json.loads(json.dumps(keras.layers.serialize(copy))) == config
+    with pytest.raises(ValueError, match=r"solver='rk4' must be a keras_dl.ops.odeint.Solver"):
+        Flow(2, (3,), "rk4")
 
 
 # The classifier
@@ -207,6 +221,11 @@ def test_a_flow_of_no_velocity_is_the_normal_density():
     np.testing.assert_allclose(model.log_prob(points), expected, rtol=1e-5)
     model.compile("adam")
     assert model.evaluate(points, verbose=0) == pytest.approx(-expected.mean(), rel=1e-5)
+
+
+def test_a_number_of_samples_below_one_is_refused(flow):
+    with pytest.raises(ValueError, match="num_points=0 must be an integer of at least 1"):
+        flow.sample(0)
 
 
 def test_adaptive_steps_called_eagerly_are_traced_once(monkeypatch):
