@@ -17,7 +17,8 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
-from keras_dl.models.generative.autoencoder import VAE, Autoencoder
+from keras_dl.models.generative.autoencoder import Autoencoder
+from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM

@@ -14,6 +14,7 @@ import contextlib
 import difflib
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -28,6 +29,7 @@ OddSize = Annotated[int, checks.check_odd_size]
 Sizes = Annotated[tuple[int, ...], checks.check_sizes]
 Rate = Annotated[float, checks.check_rate]
 Positive = Annotated[float, checks.check_positive]
+Number = Annotated[float, checks.check_number]
 PerChannel = Annotated[float | tuple[float, ...], checks.check_per_channel]
 PositivePerChannel = Annotated[float | tuple[float, ...], checks.check_positive_per_channel]
 ImageShape = Annotated[tuple[int, int, int], checks.check_image_shape]
@@ -41,6 +43,27 @@ def OneOf(*choices) -> Any:
 def AtLeast(minimum: int) -> Any:
     """The type of an integer of at least `minimum`."""
     return Annotated[int, lambda name, value: checks.check_size(name, value, minimum)]
+
+
+def NumberIn(minimum: float, maximum: float = math.inf) -> Any:
+    """The type of a finite number from `minimum` to `maximum`."""
+    return Annotated[float, lambda name, value: checks.check_number(name, value, minimum, maximum)]
+
+
+def FromKeras(get: Callable) -> Any:
+    """The type of an argument that `get` of Keras, such as `keras.activations.get`, finds by name, config or object."""
+    return Annotated[object, lambda name, value: _from_keras(get, name, value)]
+
+
+def _from_keras(get, name, value):
+    try:
+        return get(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={value!r} is not known to Keras: {error}") from error
+
+
+Activation = FromKeras(keras.activations.get)
+Regularizer = FromKeras(keras.regularizers.get)
 
 
 def SizesAtLeast(minimum: int = 1, allow_empty: bool = False) -> Any:

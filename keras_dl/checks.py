@@ -3,6 +3,7 @@
 Checks of constructor arguments return the value in the form that the config keeps.
 """
 
+import math
 import numbers
 
 import numpy as np
@@ -55,6 +56,16 @@ def check_positive(name, value):
     """`value` as a float, which must be a finite number above 0."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"{name}={value!r} must be a finite number above 0.")
+    return float(value)
+
+
+def check_number(name, value, minimum=-math.inf, maximum=math.inf):
+    """`value` as a float, which must be a finite number from `minimum` to `maximum`."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not minimum <= value <= maximum:
+        bounds = "" if minimum == -math.inf else f" of at least {minimum:g}"
+        bounds = bounds if maximum == math.inf else f" in [{minimum:g}, {maximum:g}]"
+        raise ValueError(f"{name}={value!r} must be a finite number{bounds}.")
     return float(value)
 
 

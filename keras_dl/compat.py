@@ -3,6 +3,8 @@
 `tests/test_compat.py` fails, and names the versions, where one of them is no longer what it was.
 """
 
+import re
+
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
@@ -47,3 +49,14 @@ def saved_path(store) -> str | None:
     Layers whose variables stood elsewhere in earlier versions need it. Keras does not tell a layer its path.
     """
     return getattr(store, "_h5_entry_path", None)
+
+
+def variables_of_class(store, snake_case_name):
+    """The variables that a file holds for a layer by the earlier name of its class.
+
+    A layer in a list is found in a file by its class: `layers/group_norm_1`. Keras has no public way to rename a class.
+    `store`, which Keras gives to `load_own_variables`, is the whole file at the place of one layer.
+    """
+    folder, _, name = saved_path(store).rpartition("/")
+    number = re.search(r"(_\d+)?$", name).group()
+    return store.get(f"{folder}/{snake_case_name}{number}")

@@ -1,4 +1,4 @@
-"""The one format of graphs: arrays of a fixed size, with masks for what is padding.
+"""The format of graphs: arrays of a fixed size, with masks that mark the padding.
 
 A `Graph` is one graph of any size. A model takes rows of equal size, a dict of arrays:
 
@@ -6,22 +6,25 @@ A `Graph` is one graph of any size. A model takes rows of equal size, a dict of 
     node_mask      bool     (rows, num_nodes)                   True = a node of the graph
     edges          int32    (rows, num_edges, 2)                (source, target); (0, 0) at padding
     edge_mask      bool     (rows, num_edges)                   True = an edge of the graph
-    edge_features  float32  (rows, num_edges, edge features)    only where edges have features; 0 at padding
-    graph_ids      int32    (rows, num_nodes)                   only where a row holds several graphs
+    edge_features  float32  (rows, num_edges, edge features)    only if edges have features; 0 at padding
+    graph_ids      int32    (rows, num_nodes)                   only if a row holds several graphs
 
-A row is one graph (`pad`) or several side by side without edges between them (`pack`), which wastes less. A message
-goes from source to target: an undirected graph has each edge in both directions (`undirected`). One large graph is a
-batch of one row, and its nodes are split by sample weights: `model.fit(inputs, labels, sample_weight=mask)`, with
+A row is one graph (`pad`), or several graphs without edges between them (`pack`), which need less padding. A message
+goes from source to target: an undirected graph has each edge in both directions (`undirected`). No edge goes from a
+node to itself: the layers that need such edges add them. One large graph is a batch of one row. Its nodes are split by
+sample weights: `model.fit(inputs, labels, sample_weight=mask)`, with
 `keras.losses.SparseCategoricalCrossentropy(..., reduction="mean_with_sample_weight")`.
 
 Values are checked here, in NumPy, and by the models when they are called eagerly. A compiled graph (`fit`, `predict`,
-an exported file) does not look at the values: there the result of an edge out of range is undefined.
+an exported file) does not look at the values: the result of an edge that the checks refuse is undefined there.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from keras_dl.checks import check_size
 
 
 class Graph(NamedTuple):
@@ -37,22 +40,17 @@ class Graph(NamedTuple):
     edges: np.ndarray
     edge_features: np.ndarray | None = None
 
-    def check(self):
+    def check(self) -> "Graph":
         """The same graph, of arrays with the dtypes of the format.
 
         Raises:
-            ValueError: if a shape is wrong, an edge names a node that is not there, or a feature is not finite.
+            ValueError: if a shape is wrong, an edge names a node that is not there or goes from a node to itself, or a
+                feature is not finite.
         """
         nodes = np.asarray(self.nodes, "float32")
-        edges = np.asarray(self.edges)
+        edges = _pairs(self.edges)
         if nodes.ndim != 2:
             raise ValueError(f"nodes has the shape {nodes.shape}; it must be (nodes, features).")
-        if edges.size == 0:
-            edges = edges.reshape(0, 2).astype("int32")
-        if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
-            raise ValueError(
-                f"edges has the shape {edges.shape} and dtype {edges.dtype}; it must be (edges, 2) of int."
-            )
         features = self.edge_features
         if features is not None:
             features = np.asarray(features, "float32")
@@ -68,11 +66,18 @@ class Graph(NamedTuple):
                 f"edges[{edge}] = {tuple(edges[edge].tolist())} names a node that is not there: "
                 f"the graph has {len(nodes)} nodes, and indices must be in [0, {len(nodes)})."
             )
+        loops = edges[:, 0] == edges[:, 1]
+        if loops.any():
+            edge = _first(loops)
+            raise ValueError(f"edges[{edge}] = {tuple(edges[edge].tolist())} {_LOOP}.")
         return Graph(nodes, edges.astype("int32"), features)
 
 
-def undirected(edges):
-    """Each edge once in both directions, sorted; edges from a node to itself are left out.
+_LOOP = "goes from a node to itself: leave it out, as `undirected` does; the layers that need such edges add them"
+
+
+def undirected(edges) -> np.ndarray:
+    """Each edge once in both directions, sorted, without edges from a node to itself.
 
     Args:
         edges: int, `(m, 2)`.
@@ -80,23 +85,26 @@ def undirected(edges):
     Returns:
         int32, `(2 * links, 2)`.
 
+    Raises:
+        ValueError: if `edges` has another shape or is not of int.
+
     Example:
 
     >>> undirected([[0, 1], [1, 0], [2, 2], [2, 1]]).tolist()
     [[0, 1], [1, 0], [1, 2], [2, 1]]
     """
-    edges = np.asarray(edges, "int32").reshape(-1, 2)
+    edges = _pairs(edges).astype("int32")
     edges = edges[edges[:, 0] != edges[:, 1]]
     return np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
 
 
-def pad(graphs, num_nodes=None, num_edges=None):
-    """One graph a row.
+def pad(graphs, num_nodes: int | None = None, num_edges: int | None = None) -> dict[str, np.ndarray]:
+    """One graph per row.
 
     Args:
         graphs: sequence of `Graph`, at least one.
-        num_nodes: int. Nodes of a row, padding included. Default: those of the largest graph.
-        num_edges: int. Edges of a row, padding included. Default: those of the largest graph.
+        num_nodes: int. Nodes of a row, padding included. Default: as many as the largest graph has.
+        num_edges: int. Edges of a row, padding included. Default: as many as the largest graph has.
 
     Returns:
         dict of arrays: the format above.
@@ -119,8 +127,8 @@ def pad(graphs, num_nodes=None, num_edges=None):
     return _fill([[(graph, 0)] for graph in graphs], num_nodes, num_edges)
 
 
-def pack(graphs, num_nodes, num_edges, num_graphs):
-    """Several graphs a row, in order: a row takes the next graph as long as it has room for it.
+def pack(graphs, num_nodes: int, num_edges: int, num_graphs: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Several graphs per row, in order: a row takes the next graph as long as it has room for it.
 
     Args:
         graphs: sequence of `Graph`, at least one.
@@ -142,8 +150,7 @@ def pack(graphs, num_nodes, num_edges, num_graphs):
     >>> inputs["graph_ids"].tolist(), places.tolist()
     ([[0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], [[0, 0], [0, 1], [1, 0]])
     """
-    if num_graphs < 1:
-        raise ValueError(f"num_graphs={num_graphs} must be at least 1.")
+    check_size("num_graphs", num_graphs)
     rows, places, nodes, edges = [], [], 0, 0
     for number, graph in enumerate(graphs := _checked(graphs)):
         _must_fit(number, graph, num_nodes, num_edges)
@@ -162,8 +169,15 @@ def pack(graphs, num_nodes, num_edges, num_graphs):
     return inputs, np.asarray(places, "int32")
 
 
-def batches(graphs, targets, batch_size, num_nodes=None, num_edges=None, seed=None):
-    """A pipeline of padded batches, all of one size: one graph a row.
+def batches(
+    graphs,
+    targets,
+    batch_size: int,
+    num_nodes: int | None = None,
+    num_edges: int | None = None,
+    seed: int | None = None,
+) -> tf.data.Dataset:
+    """A pipeline of padded batches, all of one size: one graph per row.
 
     Args:
         graphs: sequence of `Graph`.
@@ -171,7 +185,7 @@ def batches(graphs, targets, batch_size, num_nodes=None, num_edges=None, seed=No
         batch_size: int. The last batch is filled up with empty graphs of sample weight 0.
         num_nodes: int. As `pad`.
         num_edges: int. As `pad`.
-        seed: int. Shuffles anew in each pass, in an order that the seed decides. Default: keeps the order.
+        seed: int. Shuffles anew in each pass, in an order given by the seed. Default: keeps the order.
 
     Returns:
         `tf.data.Dataset` of `(inputs, targets, sample_weight)`, as `model.fit` takes them.
@@ -190,8 +204,7 @@ def batches(graphs, targets, batch_size, num_nodes=None, num_edges=None, seed=No
     count = len(inputs["nodes"])
     if len(targets) != count:
         raise ValueError(f"targets has {len(targets)} rows for {count} graphs.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    check_size("batch_size", batch_size)
     arrays = (inputs, targets, np.ones(count, "float32"))
     dataset = tf.data.Dataset.from_tensor_slices(arrays)
     if seed is not None:
@@ -201,26 +214,41 @@ def batches(graphs, targets, batch_size, num_nodes=None, num_edges=None, seed=No
     return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def check(inputs):
+def check(inputs) -> None:
     """Checks rows of the format.
 
     Args:
         inputs: dict of arrays or eager tensors.
 
     Raises:
-        ValueError: if an edge that is not masked names a node that is not there or is padding.
+        ValueError: if an edge that is not masked names a node that is not there or is padding, or goes from a node to
+            itself.
     """
     edges, edge_mask, node_mask = (np.asarray(inputs[name]) for name in ("edges", "edge_mask", "node_mask"))
     num_nodes = node_mask.shape[1]
-    wrong = edge_mask[..., None] & ((edges < 0) | (edges >= num_nodes))
-    what = f"a node that is not there: indices must be in [0, {num_nodes})"
-    if not wrong.any():
-        rows = np.arange(len(edges))[:, None, None]
-        wrong = edge_mask[..., None] & ~node_mask[rows, np.where(edge_mask[..., None], edges, 0)]
-        what = "padding: node_mask is False there"
-    if wrong.any():
-        row, edge, _ = np.argwhere(wrong)[0].tolist()
-        raise ValueError(f"edges[{row}, {edge}] = {tuple(edges[row, edge].tolist())} names {what}.")
+
+    def refuse(wrong, problem):  # wrong: bool, (rows, num_edges)
+        wrong = wrong & edge_mask
+        if wrong.any():
+            row, edge = np.argwhere(wrong)[0].tolist()
+            raise ValueError(f"edges[{row}, {edge}] = {tuple(edges[row, edge].tolist())} {problem}.")
+
+    outside = ((edges < 0) | (edges >= num_nodes)).any(-1)
+    refuse(outside, f"names a node that is not there: indices must be in [0, {num_nodes})")
+    rows = np.arange(len(edges))[:, None, None]
+    padding = ~node_mask[rows, np.where(edge_mask[..., None], edges, 0)].all(-1)
+    refuse(padding, "names padding: node_mask is False there")
+    refuse(edges[..., 0] == edges[..., 1], _LOOP)
+
+
+def _pairs(edges):
+    """`edges` as an array `(edges, 2)` of int."""
+    edges = np.asarray(edges)
+    if edges.size == 0:
+        edges = edges.reshape(0, 2).astype("int32")
+    if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
+        raise ValueError(f"edges has the shape {edges.shape} and dtype {edges.dtype}; it must be (edges, 2) of int.")
+    return edges
 
 
 def _checked(graphs):
@@ -244,9 +272,10 @@ def _checked(graphs):
 
 
 def _must_fit(number, graph, num_nodes, num_edges):
-    for name, found, room in (("num_nodes", len(graph.nodes), num_nodes), ("num_edges", len(graph.edges), num_edges)):
-        if found > room:
-            raise ValueError(f"{name}={room} is too small for graphs[{number}], which has {found}.")
+    for name, size, room in (("num_nodes", len(graph.nodes), num_nodes), ("num_edges", len(graph.edges), num_edges)):
+        check_size(name, room)
+        if size > room:
+            raise ValueError(f"{name}={room} is too small for graphs[{number}], which has {size}.")
 
 
 def _fill(rows, num_nodes, num_edges):

@@ -33,7 +33,7 @@ def used():
 
 
 class Counter:
-    """In each process that runs tests: writes the CPU seconds of each phase of a test, and its part, into its report."""
+    """In each process of tests: writes the CPU seconds of each phase of a test, and its part, into its report."""
 
     def __init__(self):
         self.mark = 0.0  # what the process had used before the first test: imports and collection

@@ -184,6 +184,11 @@ def test_samples_are_decoded_noise_of_the_prior(vae):
     assert np.asarray(served).min() >= 0 <= np.asarray(served).max() <= 255
 
 
+def test_a_number_of_samples_below_one_is_refused(vae):
+    with pytest.raises(ValueError, match="num_images=-1 must be an integer of at least 1"):
+        vae.sample(-1)
+
+
 @pytest.mark.parametrize("kind", ["masking", "salt_and_pepper", "gaussian", "none"])
 def test_corruption_is_what_it_is_called(kind):
     images = np.full((40, 32, 32, 1), 100.0, "float32")
@@ -230,7 +235,7 @@ def test_targets_may_be_given(digits):
 
 def test_convolutional_decoder_restores_the_shape():
     model = Autoencoder((12, 20, 3), 7, (9,), filters=(4, 5))
-    assert [layer.name for layer in model.encoder.layers][2:] == ["conv_0", "conv_1", "flatten", "dense_0", "code"]
+    assert [layer.name for layer in model.encoder.layers][2:] == ["conv_0", "conv_1", "flatten", "dense_0", "latents"]
     assert model.encoder.get_layer("conv_1").output.shape == (None, 3, 5, 5)
     assert model.decoder.get_layer("image").output.shape == (None, 3, 5, 5)
     assert model.output_shape == (None, 12, 20, 3)

@@ -67,3 +67,22 @@ def test_path_of_a_layer_in_a_file(tmp_path):
     model.load_weights(tmp_path / "model.weights.h5")
     assert paths == [("layers/dense", True)], VERSIONS
     assert compat.saved_path({}) is None
+
+
+def test_variables_of_a_renamed_class(tmp_path):
+    class Old(keras.layers.Dense):
+        pass
+
+    class New(keras.layers.Dense):
+        def load_own_variables(self, store):
+            super().load_own_variables(store if len(store) else compat.variables_of_class(store, "old"))
+
+    def model(layer):
+        return keras.Sequential([keras.Input((2,)), layer(2), layer(1, bias_initializer="ones")])
+
+    path = tmp_path / "old.weights.h5"
+    before, after = model(Old), model(New)
+    before.save_weights(path)
+    after.load_weights(path)
+    for a, b in zip(after.get_weights(), before.get_weights(), strict=True):
+        assert (a == b).all(), VERSIONS

@@ -36,7 +36,7 @@ WEIGHTS = {
     "gcn": {"kernel": ("lin.weight", np.transpose), "bias": ("bias", None)},
     "sage_mean": {
         "kernel": ("lin_r.weight", np.transpose),
-        "neighbour_kernel": ("lin_l.weight", np.transpose),
+        "neighbor_kernel": ("lin_l.weight", np.transpose),
         "bias": ("lin_l.bias", None),
     },
     "gat_concat": {
@@ -297,7 +297,9 @@ def test_empty_molecule_reads_zeros(readout):
 
 
 @pytest.mark.parametrize(
-    ("edge", "message"), [((0, 3), "not there"), ((-1, 0), "not there"), ((2, 0), "padding")], ids=str
+    ("edge", "message"),
+    [((0, 3), "not there"), ((-1, 0), "not there"), ((2, 0), "padding"), ((1, 1), "from a node to itself")],
+    ids=str,
 )
 def test_wrong_edges_are_refused_when_called_eagerly(edge, message):
     inputs = graphs.pad([Graph(np.ones((2, 4)), [[0, 1], [1, 0]])], num_nodes=3)

@@ -20,6 +20,7 @@ PAPERS = {builder.name: builder for builder in (datasets.Cora, datasets.Citeseer
 
 def _random_graph(rng, size):
     edges = rng.integers(0, size, (rng.integers(0, 2 * size), 2)) if size else np.zeros((0, 2), int)
+    edges = edges[edges[:, 0] != edges[:, 1]]
     return Graph(rng.normal(size=(size, 3)), edges, rng.normal(size=(len(edges), 2)))
 
 
@@ -62,6 +63,7 @@ def test_padding_is_zero_and_masked():
         (Graph(np.ones((2, 3)), [[0, 2]]), r"graphs\[0\]: edges\[0\] = \(0, 2\) .* 2 nodes"),
         (Graph(np.ones((2, 3)), [[0, 1], [-1, 0]]), r"edges\[1\] = \(-1, 0\)"),
         (Graph(np.zeros((0, 3)), [[0, 0]]), r"edges\[0\] = \(0, 0\) .* 0 nodes"),
+        (Graph(np.ones((2, 3)), [[0, 1], [1, 1]]), r"edges\[1\] = \(1, 1\) goes from a node to itself"),
         (Graph(np.ones((2, 3)), [[0.0, 1.0]]), "float64"),
         (Graph(np.ones((2, 3)), [0, 1]), r"edges has the shape \(2,\)"),
         (Graph(np.ones(3), [[0, 0]]), r"nodes has the shape \(3,\)"),
@@ -76,6 +78,12 @@ def test_bad_graphs_are_refused(graph, message):
         graphs.pad([graph], num_nodes=8, num_edges=8)
     with pytest.raises(ValueError, match=message):
         graphs.pack([graph], num_nodes=8, num_edges=8, num_graphs=2)
+
+
+def test_edges_are_not_cut_to_integers():
+    with pytest.raises(ValueError, match=r"edges has the shape \(1, 2\) and dtype float64"):
+        graphs.undirected([(0.5, 1)])
+    assert graphs.undirected([]).shape == (0, 2)
 
 
 def test_graphs_of_a_batch_must_agree():

@@ -1,5 +1,6 @@
 """Neural ODEs: the authors' block, densities that integrate to one, latent paths, files, and the recipe's data."""
 
+import json
 import math
 import pathlib
 
@@ -11,15 +12,16 @@ from scipy.stats import norm
 
 from keras_dl import ContinuousFlow, LatentODE, ODEClassifier
 from keras_dl.export import ExportError, export
+from keras_dl.layers.norm import GroupNormalization
 from keras_dl.models.continuous.continuous_flow import Flow
-from keras_dl.models.continuous.neural_ode import GroupNorm, ODEBlock, TimeConv2D
-from keras_dl.ops.odeint import SolverError
+from keras_dl.models.continuous.neural_ode import ODEBlock, TimeConv2D
+from keras_dl.ops.odeint import Solver, SolverError
 
 ORACLE = np.load(pathlib.Path(__file__).parent / "oracles" / "neural_ode.npz")
 
 
 def test_the_flow_has_the_density_that_torchdiffeq_finds():
-    flow = Flow(2, (6, 6), method="rk4", num_steps=20, end_time=0.7)
+    flow = Flow(2, (6, 6), end_time=0.7, solver=Solver("rk4", num_steps=20))
     flow.build((None, 2))
     for i, layer in enumerate(flow.stack):
         for variable in layer.weights:
@@ -30,12 +32,25 @@ def test_the_flow_has_the_density_that_torchdiffeq_finds():
 
 
 def test_the_block_is_that_of_the_authors_net():
-    block = ODEBlock(num_groups=3, method="midpoint", num_steps=2)
+    block = ODEBlock(num_groups=3, solver=Solver("midpoint", num_steps=2))
     block.build((None, 5, 4, 6))
     for layer in (*block.norms, *block.convolutions):
         for variable in layer.weights:
             variable.assign(ORACLE[f"block/{layer.name}/{variable.name}"])
     np.testing.assert_allclose(block(ORACLE["block/maps"]), ORACLE["block/end"], atol=2e-4)  # torch pads its variance
+
+
+def test_layers_keep_their_solver():
+    for layer in (
+        Flow(2, (3,), Solver("dopri5", rtol=1e-4), name="flow"),
+        ODEBlock(2, Solver("midpoint", num_steps=3), name="block"),
+    ):
+        config = json.loads(json.dumps(keras.layers.serialize(layer)))
+        copy = keras.layers.deserialize(config)
+        assert copy.solver == layer.solver != Solver()
+        assert json.loads(json.dumps(keras.layers.serialize(copy))) == config
+    with pytest.raises(ValueError, match=r"solver='rk4' must be a keras_dl.ops.odeint.Solver"):
+        Flow(2, (3,), "rk4")
 
 
 # The classifier
@@ -53,14 +68,22 @@ def test_time_is_one_more_channel():
     np.testing.assert_allclose(found, tf.nn.conv2d(beside, layer.kernel, 1, "SAME") + layer.bias, atol=1e-5)
 
 
-def test_group_norm_is_that_of_keras():
+def test_group_normalization_is_that_of_keras():
     images = 3 + 2 * tf.random.normal((2, 5, 4, 6))
-    expected = keras.layers.GroupNormalization(3, epsilon=1e-5)(images)
-    np.testing.assert_allclose(GroupNorm(3)(images), expected, atol=1e-5)
+    for options in ({}, dict(scale=False), dict(center=False), dict(axis=1, groups=5)):
+        ours, theirs = (
+            layer(**dict(groups=3, epsilon=1e-5) | options)
+            for layer in (GroupNormalization, keras.layers.GroupNormalization)
+        )
+        for layer in (ours, theirs):
+            layer.build(images.shape)
+        theirs.set_weights([w + 0.1 * np.arange(w.shape[0]) for w in theirs.get_weights()])
+        ours.set_weights(theirs.get_weights())
+        np.testing.assert_allclose(ours(images), theirs(images), atol=1e-5)
 
 
 def test_one_step_of_euler_is_a_residual_block():
-    block = ODEBlock(num_groups=2, method="euler", num_steps=1)
+    block = ODEBlock(num_groups=2, solver=Solver("euler", num_steps=1))
     maps = tf.random.normal((2, 4, 4, 4))
     np.testing.assert_allclose(block(maps), maps + block.derivative(tf.constant(0.0), maps), atol=1e-6)
 
@@ -82,7 +105,7 @@ def test_an_adaptive_classifier_trains_and_serves_fixed_steps():
     assert losses[-1] < losses[0]
     served = model.serving_signatures(8)["classify"].function(tf.cast(images, tf.uint8))["probabilities"]
     np.testing.assert_allclose(served, tf.nn.softmax(model(images)), atol=2e-3)
-    assert model.get_layer("ode").method == "dopri5"
+    assert model.get_layer("ode").solver.method == "dopri5"
 
 
 def test_the_solver_of_a_model_says_when_it_gives_up():
@@ -138,7 +161,7 @@ def test_flow_forward_then_backward_is_the_identity(flow):
 
 @pytest.mark.parametrize("activation", ["tanh", "softplus"])
 def test_exact_trace_is_that_of_the_jacobian(activation):
-    layer = Flow(3, (7, 5), activation=activation)
+    layer = Flow(3, (7, 5), Solver(), activation=activation)
     layer.build((None, 3))
     points, time = tf.random.normal((6, 3)), tf.constant(0.3)
     with tf.GradientTape() as tape:
@@ -198,6 +221,49 @@ def test_a_flow_of_no_velocity_is_the_normal_density():
     np.testing.assert_allclose(model.log_prob(points), expected, rtol=1e-5)
     model.compile("adam")
     assert model.evaluate(points, verbose=0) == pytest.approx(-expected.mean(), rel=1e-5)
+
+
+def test_a_number_of_samples_below_one_is_refused(flow):
+    with pytest.raises(ValueError, match="num_points=0 must be an integer of at least 1"):
+        flow.sample(0)
+
+
+def test_adaptive_steps_called_eagerly_are_traced_once(monkeypatch):
+    """Each step would run from Python else. The graph follows weights, times and frozen layers."""
+    model = ContinuousFlow(2, (4,), method="dopri5", end_time=0.7, tolerance=1e-6, seed=0)
+    fine = ContinuousFlow(2, (4,), method="rk4", num_steps=30, end_time=0.7)
+    points = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    velocity, calls = Flow.velocity, []
+
+    def counted(layer, *args):
+        calls.append(layer)
+        return velocity(layer, *args)
+
+    def calls_until_equal(time=None):
+        """The calls of the net's own Python, after a comparison with fixed steps."""
+        calls.clear()
+        fine.set_weights(model.get_weights())
+        np.testing.assert_allclose(model.log_prob(points, time), fine.log_prob(points, time), atol=1e-3)
+        return calls.count(model.flow)
+
+    monkeypatch.setattr(Flow, "velocity", counted)
+    assert calls_until_equal() > 0
+    for weight in model.trainable_weights:
+        weight.assign(2.0 * weight + 0.1)
+    assert calls_until_equal() == calls_until_equal(time=0.4) == 0
+    with pytest.raises(ValueError, match=r"times=\[ ?0\. +-1\.\] must be increasing"):
+        model.log_prob(points, time=-1.0)
+
+    def gradients(of):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(of(points)["log_prob"])
+        return tape.gradient(loss, of.trainable_weights)
+
+    model.flow.stack[0].trainable = False
+    assert len(gradients(model)) == 5
+    model.flow.stack[0].trainable = True
+    for found, wanted in zip(gradients(model), gradients(fine), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 # The latent ODE

@@ -11,6 +11,7 @@ arXiv:1511.06391, eq. 3 to 7.
 import keras
 from keras import layers, ops
 
+from keras_dl.arguments import Size, arguments
 from keras_dl.base import Layer
 from keras_dl.ops.segments import gather, segment_softmax, segment_sum, size
 
@@ -19,11 +20,11 @@ from keras_dl.ops.segments import gather, segment_softmax, segment_sum, size
 class MPNNConv(Layer):
     """Message passing with an edge network and a GRU (the MPNN of the paper's section 5).
 
-    An edge with features e sends `A(e) h_j`, where the network A, one hidden layer with ReLU, gives a square
-    matrix. The matrices do not change from step to step. They take `edges * width**2` numbers.
+    An edge with features e sends `A(e) h_j`. The network A has one hidden layer with ReLU and returns a square matrix.
+    The matrices do not change from step to step. They take `edges * width**2` numbers.
 
     Args:
-        num_steps: int. How often messages are passed (T).
+        num_steps: int. Steps of message passing (T).
         edge_hidden_dim: int. Width of the hidden layer of the edge network.
 
     Call arguments:
@@ -36,7 +37,7 @@ class MPNNConv(Layer):
         float, `(batch, nodes, width)`.
 
     Raises:
-        ValueError: if an argument is less than 1.
+        ValueError: if an argument is out of its range; the message has its name and value.
 
     Example:
 
@@ -45,10 +46,9 @@ class MPNNConv(Layer):
     TensorShape([1, 3, 5])
     """
 
-    def __init__(self, num_steps=3, edge_hidden_dim=128, **kwargs):
+    @arguments
+    def __init__(self, num_steps: Size = 3, edge_hidden_dim: Size = 128, **kwargs):
         super().__init__(**kwargs)
-        self.num_steps = _positive("num_steps", num_steps)
-        self.edge_hidden_dim = _positive("edge_hidden_dim", edge_hidden_dim)
 
     def build(self, nodes_shape, edges_shape, edge_features_shape, edge_mask_shape=None):
         width = nodes_shape[-1]
@@ -63,13 +63,14 @@ class MPNNConv(Layer):
         source, target = edges[..., 0], edges[..., 1]
         width = nodes.shape[-1]
         batch, num_nodes = size(nodes, 0), size(nodes, 1)
-        matrices = self.matrices(self.expand(edge_features))
+        matrices = self.matrices(self.expand(edge_features))  # (batch, edges, width * width)
         if edge_mask is not None:
             matrices = matrices * ops.cast(ops.expand_dims(edge_mask, -1), matrices.dtype)
         matrices = ops.reshape(matrices, (batch, size(edges, 1), width, width))
         for _ in range(self.num_steps):
+            # (batch, edges, width)
             messages = ops.squeeze(ops.matmul(matrices, ops.expand_dims(gather(nodes, source), -1)), -1)
-            received = segment_sum(messages, target, num_nodes)
+            received = segment_sum(messages, target, num_nodes)  # (batch, nodes, width)
             # The cell takes rows: each node is one.
             state = ops.reshape(nodes, (batch * num_nodes, width))
             state, _ = self.update(ops.reshape(received, (batch * num_nodes, width)), [state])
@@ -96,7 +97,7 @@ class SumReadout(Layer):
         float, `(batch, num_graphs, width)`.
 
     Raises:
-        ValueError: if `num_graphs` is less than 1.
+        ValueError: if `num_graphs` is not an integer of at least 1.
 
     Example:
 
@@ -104,9 +105,9 @@ class SumReadout(Layer):
     array([[[3.]]], dtype=float32)
     """
 
-    def __init__(self, num_graphs=1, **kwargs):
+    @arguments
+    def __init__(self, num_graphs: Size = 1, **kwargs):
         super().__init__(**kwargs)
-        self.num_graphs = _positive("num_graphs", num_graphs)
 
     def call(self, nodes, node_mask, graph_ids=None):
         nodes = nodes * ops.cast(ops.expand_dims(node_mask, -1), nodes.dtype)
@@ -135,7 +136,7 @@ class Set2Set(Layer):
         float, `(batch, num_graphs, 2 * width)`.
 
     Raises:
-        ValueError: if an argument is less than 1.
+        ValueError: if an argument is out of its range; the message has its name and value.
 
     Example:
 
@@ -143,10 +144,9 @@ class Set2Set(Layer):
     TensorShape([1, 1, 10])
     """
 
-    def __init__(self, num_steps=3, num_graphs=1, **kwargs):
+    @arguments
+    def __init__(self, num_steps: Size = 3, num_graphs: Size = 1, **kwargs):
         super().__init__(**kwargs)
-        self.num_steps = _positive("num_steps", num_steps)
-        self.num_graphs = _positive("num_graphs", num_graphs)
 
     def build(self, nodes_shape, node_mask_shape=None, graph_ids_shape=None):
         width = nodes_shape[-1]
@@ -158,20 +158,23 @@ class Set2Set(Layer):
         width, batch = nodes.shape[-1], size(nodes, 0)
         index = _ids(node_mask, graph_ids)
         rows = batch * self.num_graphs
-        # The first query comes from zeros, of which an LSTM sees its bias alone, and is the same for all. Written out,
-        # no product and no GATHER has constants for its data, which would be taken for weights by quantization.
+        # The first query comes from zeros: it depends only on the LSTM's bias, and is the same for all. It is written
+        # out, since quantization would take a product or a GATHER of constants for weights.
         gate, _, candidate, output = ops.split(ops.expand_dims(self.cell.bias, 0), 4, axis=-1)
         carry = ops.sigmoid(gate) * ops.tanh(candidate)
         query = ops.sigmoid(output) * ops.tanh(carry)
-        state = [ops.tile(x, (rows, 1)) for x in (query, carry)]
+        state = [ops.tile(x, (rows, 1)) for x in (query, carry)]  # each (batch * num_graphs, width)
         queries = ops.expand_dims(query, 0)  # (1, 1, width)
         for step in range(self.num_steps):
+            # (batch, nodes, 1)
             weights = segment_softmax(ops.sum(nodes * queries, -1, keepdims=True), index, self.num_graphs, node_mask)
-            found = segment_sum(ops.cast(weights, nodes.dtype) * nodes, index, self.num_graphs)
-            read = ops.concatenate([state[0], ops.reshape(found, (rows, width))], axis=-1)
+            # (batch, num_graphs, width)
+            attended = segment_sum(ops.cast(weights, nodes.dtype) * nodes, index, self.num_graphs)
+            # (batch * num_graphs, 2 * width)
+            read = ops.concatenate([state[0], ops.reshape(attended, (rows, width))], axis=-1)
             if step < self.num_steps - 1:
                 query, state = self.cell(read, state)
-                queries = gather(ops.reshape(query, (batch, self.num_graphs, width)), index)
+                queries = gather(ops.reshape(query, (batch, self.num_graphs, width)), index)  # (batch, nodes, width)
         return ops.reshape(read, (batch, self.num_graphs, 2 * width))
 
     def compute_output_shape(self, nodes_shape, node_mask_shape=None, graph_ids_shape=None):
@@ -180,9 +183,3 @@ class Set2Set(Layer):
 
 def _ids(node_mask, graph_ids):
     return ops.cast(ops.zeros_like(node_mask), "int32") if graph_ids is None else graph_ids
-
-
-def _positive(name, value):
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1.")
-    return value

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Normalization layers."""
 
 import math
 
@@ -6,21 +6,23 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_dl.compat import variables_of_class
+
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` for images, trained by TensorFlow's fused operation.
 
-    Keras 3 composes batch normalisation of several elementwise operations, of which the fused one makes a single pass.
-    In inference it stays Keras's product and sum, for TensorFlow with oneDNN merges the fused one into the convolution
-    before it, and that takes many times longer than both. Two things differ from Keras:
+    Keras 3 composes batch normalization of several elementwise operations; the fused operation makes a single pass.
+    Inference keeps Keras's product and sum: TensorFlow with oneDNN merges the fused operation into the convolution
+    before it, which takes many times longer than both. Two things differ from Keras:
 
     - `momentum` and `epsilon` default to 0.9 and 1e-5, as in the residual networks' own code.
     - The moving variance follows the unbiased variance of the batch (divided by `n - 1`), as in
       torch and in TensorFlow's own layer before Keras 3. Outputs in training are the same.
 
-    Weights and their names are Keras's. Inputs that are not `(batch, height, width, channels)`
-    normalised over the last axis are left to Keras's implementation.
+    Weights and their names are Keras's. Inputs other than `(batch, height, width, channels)` normalized over the last
+    axis use Keras's implementation.
 
     Args:
         axis: int. The axis of the channels.
@@ -30,8 +32,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Call arguments:
         inputs: float, `(batch, height, width, channels)`.
-        training: bool. True normalises by the batch and updates the moving statistics;
-            a layer that is not trainable always uses the moving statistics.
+        training: bool. True normalizes by the batch and updates the moving statistics. A layer that is not trainable
+            always uses the moving statistics.
 
     Returns:
         The layer's compute dtype, same shape.
@@ -71,15 +73,15 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
         c = x - mean(x),    y = c * rsqrt(mean(c * c) + epsilon) * gamma + beta
 
-    Keras computes `x * s + (beta - mean * s)` with `s = gamma * rsqrt(...)`. In an int8 file that is a negation in
-    float32 between two conversions, a product of a column with a row, which no NPU of Arm has, and the difference of
-    two large numbers in 8 bits. Here the scale and the offset are also free to be merged into a dense layer that
-    follows. The square is a product on purpose: the converter would make SQUARED_DIFFERENCE of another.
+    Keras computes `x * s + (beta - mean * s)` with `s = gamma * rsqrt(...)`. In an int8 file this is a negation in
+    float32 between two conversions, a product of a column with a row, which Arm's NPUs do not support, and the
+    difference of two large numbers in 8 bits. Here the scale and the offset can also be merged into a dense layer that
+    follows. The square is a product on purpose: the converter makes SQUARED_DIFFERENCE of other forms.
 
-    Weights and their names are Keras's. Any `axis` but the last, and `rms_scaling`, are left to Keras's implementation.
+    Weights and their names are Keras's. An `axis` other than the last, and `rms_scaling`, use Keras's implementation.
 
     Args:
-        axis: int. The axis that is normalised.
+        axis: int. The axis that is normalized.
         epsilon: float. Added to the variance.
         **kwargs: as `keras.layers.LayerNormalization`.
 
@@ -101,9 +103,9 @@ class LayerNormalization(keras.layers.LayerNormalization):
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         _, *places, channels = inputs.shape
         if len(places) > 1 and None not in places:  # the Ethos-U has no mean over the channels of height by width
-            x = ops.reshape(x, (-1, math.prod(places), channels))
-        centred = x - ops.mean(x, axis=-1, keepdims=True)
-        outputs = centred * ops.rsqrt(ops.mean(centred * centred, axis=-1, keepdims=True) + self.epsilon)
+            x = ops.reshape(x, (-1, math.prod(places), channels))  # (batch, height * width, channels)
+        centered = x - ops.mean(x, axis=-1, keepdims=True)
+        outputs = centered * ops.rsqrt(ops.mean(centered * centered, axis=-1, keepdims=True) + self.epsilon)
         if self.gamma is not None:
             outputs = outputs * ops.cast(self.gamma, x.dtype)
         if self.beta is not None:
@@ -111,3 +113,58 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if len(x.shape) != len(inputs.shape):
             outputs = ops.reshape(outputs, (-1, *inputs.shape[1:]))
         return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class GroupNormalization(keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` of images, without tensors of more than four axes.
+
+    Keras splits the channels of an image into a fifth axis, which edge devices do not take. Here the pixels share one
+    axis. `epsilon` defaults to 1e-5, as in the paper's own code and in torch.
+
+    Weights and their names are Keras's. Inputs other than `(batch, height, width, channels)` of known height and width,
+    normalized over the last axis, use Keras's implementation.
+
+    Args:
+        groups: int. Must divide the channels.
+        epsilon: float, positive. Added to the variance.
+        **kwargs: as `keras.layers.GroupNormalization`.
+
+    Call arguments:
+        images: float, `(batch, height, width, channels)`.
+
+    Returns:
+        The layer's compute dtype, same shape; statistics are taken in float32.
+
+    Raises:
+        ValueError: if `groups` does not divide the channels.
+
+    Example:
+
+    >>> images = ops.reshape(ops.arange(4.0), (1, 1, 1, 4))
+    >>> GroupNormalization(groups=2)(images).numpy().round(3).ravel()
+    array([-1.,  1., -1.,  1.], dtype=float32)
+
+    Reference: Wu, He 2018, "Group Normalization", arXiv:1803.08494, eq. 1 and 7.
+    """
+
+    def __init__(self, groups=32, epsilon=1e-5, **kwargs):
+        super().__init__(groups=groups, epsilon=epsilon, **kwargs)
+
+    def call(self, images):
+        _, *places, channels = images.shape
+        if len(places) != 2 or None in places or self.axis not in (-1, 3):
+            return super().call(images)
+        x = ops.cast(images, keras.backend.result_type(images.dtype, "float32"))
+        # (batch, pixels, groups, channels of a group)
+        x = ops.reshape(x, (-1, math.prod(places), self.groups, channels // self.groups))
+        x = x - ops.mean(x, axis=(1, 3), keepdims=True)
+        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=(1, 3), keepdims=True) + self.epsilon)
+        x = ops.reshape(ops.cast(x, self.compute_dtype), (-1, *places, channels))  # (batch, height, width, channels)
+        if self.gamma is not None:
+            x = x * ops.cast(self.gamma, x.dtype)
+        return x if self.beta is None else x + ops.cast(self.beta, x.dtype)
+
+    def load_own_variables(self, store):
+        # In files of version 0.1.0 the class was called GroupNorm.
+        super().load_own_variables(store if len(store) else variables_of_class(store, "group_norm"))

@@ -1,35 +1,43 @@
 """Solvers of ordinary differential equations, with gradients by the adjoint method.
 
-    dy/dt = f(t, y),  y(t_0) given                                            what is solved
+    dy/dt = f(t, y),  y(t_0) given                                            the problem
 
     k_i = h f(t + c_i h, y + sum_j a_ij k_j),  y(t + h) = y + sum_i b_i k_i   an explicit Runge-Kutta step
 
     a(t) = dL/dy(t),  da/dt = -a df/dy,  dL/dw = int a df/dw dt               the adjoint, solved backward in time
 
-The fixed steps (Euler, midpoint, two of fourth order) are loops of a length that is known when the graph is built: they
-compile under XLA, and they export. Dormand and Prince's pair with its adaptive step is that of TensorFlow Probability.
+The fixed steps (Euler, midpoint, two of fourth order) are loops of a length that is known when the graph is built. So
+they compile under XLA and export. Dormand and Prince's pair with its adaptive step is TensorFlow Probability's.
 
-Two gradients. "backprop" differentiates the steps themselves and keeps what each of them computed. "adjoint" keeps the
-solution at the times asked for and nothing in between: it solves y again, backward, together with its adjoint, so that
-memory does not grow with the number of steps. It is the gradient of the differential equation rather than of the steps:
-both agree as far as the steps follow the solution. In eager mode a tape of the caller's own records every step all the
-same; the memory is saved inside `tf.function`, where `fit` runs.
+There are two gradients. "backprop" differentiates the steps themselves, and keeps the results of each. "adjoint" keeps
+only the solution at the requested times. It solves y again, backward, together with its adjoint, so that memory does
+not grow with the number of steps. It is the gradient of the differential equation, not of the steps: both agree as far
+as the steps follow the solution. In eager mode a tape of the caller records every step all the same. The memory is
+saved inside `tf.function`, where `fit` runs.
 
-Where the caller runs eagerly, a solver that fails raises `SolverError`. Inside `tf.function` it raises TensorFlow's
-`InvalidArgumentError` with the same words. XLA has no way to raise: there the solution is NaN.
+Called eagerly, adaptive steps are slow, since each is run from Python. Call them inside `tf.function`, as the models of
+this package do (`keras_dl.models.continuous.solving`).
+
+A solver that fails raises `SolverError` if it is called eagerly. Inside `tf.function` it raises TensorFlow's
+`InvalidArgumentError` with the same words. XLA cannot raise errors: there the solution is NaN.
 
 References: Chen, Rubanova, Bettencourt, Duvenaud 2018, "Neural Ordinary Differential Equations", arXiv:1806.07366,
 section 2 and appendix B and C. Hairer, Norsett, Wanner 1993, "Solving Ordinary Differential Equations I", II.1 and
 II.5.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+import re
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dl.checks import check_choice, check_size
+from keras_dl.arguments import OneOf
+from keras_dl.checks import check_choice, check_positive, check_size
 
 
 class Tableau(NamedTuple):
@@ -56,22 +64,109 @@ ADAPTIVE = "dopri5"
 METHODS = (*TABLEAUS, ADAPTIVE)
 GRADIENTS = ("adjoint", "backprop")
 
+# The types of these arguments of models.
+Method = OneOf(*METHODS)
+FixedMethod = OneOf(*TABLEAUS)
+Gradient = OneOf(*GRADIENTS)
+
 
 class SolverError(ArithmeticError):
     """The adaptive solver has not reached the last time within its number of steps; the message has that number."""
 
 
+def solver_error(error: tf.errors.InvalidArgumentError) -> SolverError | None:
+    """The `SolverError` that a graph raised as `error`; None if `error` is another one."""
+    words = re.search(r"\[(method=[^\[]*gave up[^\[]*Steps taken:)\] \[(\d+)\]", error.message)
+    return None if words is None else SolverError(f"{words[1]} {words[2]}.".replace("\\'", "'"))
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """How equations are solved: the options of `odeint`, checked once.
+
+    Args:
+        method: "euler", "midpoint", "rk4", "rk4_38" (Kutta's 3/8 rule), or "dopri5", which takes one row of times.
+        num_steps: int. Steps of a fixed solver between two neighboring times.
+        gradient: "adjoint", or "backprop" (not for "dopri5").
+        unroll: bool. Whether the steps of a fixed solver are written out in the graph, one after the other, instead of
+            a loop.
+        rtol, atol: float, positive. Error that "dopri5" allows in a step, relative and absolute, as a root of a mean
+            square.
+        max_num_steps: int. Steps, rejected ones included, after which "dopri5" gives up.
+
+    Raises:
+        ValueError: if an argument is out of its range; the message has its name and value.
+
+    Example:
+
+    >>> solver = Solver("dopri5", num_steps=8)
+    >>> solver.fixed().method, solver.fixed().num_steps
+    ('rk4', 8)
+    """
+
+    method: str = "rk4"
+    num_steps: int = 1
+    gradient: str = "adjoint"
+    unroll: bool = False
+    rtol: float = 1e-3
+    atol: float = 1e-6
+    max_num_steps: int = 1000
+
+    def __post_init__(self):
+        check_choice("method", self.method, METHODS)
+        check_choice("gradient", self.gradient, GRADIENTS)
+        check_size("num_steps", self.num_steps)
+        check_size("max_num_steps", self.max_num_steps)
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        if self.adaptive and self.gradient == "backprop":
+            raise ValueError("gradient='backprop' is not available for method='dopri5'. Choose 'adjoint'.")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method chooses its steps."""
+        return self.method == ADAPTIVE
+
+    def fixed(self) -> "Solver":
+        """The same with fixed steps: "rk4" in place of "dopri5"."""
+        return dataclasses.replace(self, method="rk4") if self.adaptive else self
+
+    def solve(self, function: Callable, initial_state, times):
+        """`odeint(function, initial_state, times)` with these options."""
+        return odeint(function, initial_state, times, **dataclasses.asdict(self))
+
+    def get_config(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Solver":
+        return cls(**config)
+
+
+def check_solver(name, value) -> Solver:
+    """`value` as a `Solver`, which it must be, or its config."""
+    solver = keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
+    if not isinstance(solver, Solver):
+        raise ValueError(f"{name}={value!r} must be a keras_dl.ops.odeint.Solver.")
+    return solver
+
+
+# The type of a layer's argument `solver`.
+AnySolver = Annotated[Solver, check_solver]
+
+
 def odeint(
-    function,
+    function: Callable,
     initial_state,
     times,
-    method="rk4",
-    num_steps=1,
-    gradient="adjoint",
-    unroll=False,
-    rtol=1e-3,
-    atol=1e-6,
-    max_num_steps=1000,
+    method: str = "rk4",
+    num_steps: int = 1,
+    gradient: str = "adjoint",
+    unroll: bool = False,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    max_num_steps: int = 1000,
 ):
     """Solves `dy/dt = function(t, y)` from `y(times[0]) = initial_state`.
 
@@ -84,19 +179,14 @@ def odeint(
         initial_state: float tensor, or a nest of them, all of one dtype. Half precision is solved in float32.
         times: float, `(n,)` with n >= 2, increasing; or `(batch, n)`, a row of times for each row of the state, in
             which a time may be repeated. With times of their own the rows must not depend on each other.
-        method: "euler", "midpoint", "rk4", "rk4_38" (Kutta's 3/8 rule), or "dopri5", which takes one row of times.
-        num_steps: int. Steps of a fixed solver between two neighbouring times.
-        gradient: "adjoint", or "backprop" (not for "dopri5").
-        unroll: bool. Writes the steps of a fixed solver one after the other into the graph instead of a loop.
-        rtol, atol: float. Error that "dopri5" allows in a step, relative and absolute, as a root of a mean square.
-        max_num_steps: int. Steps, rejected ones included, after which "dopri5" gives up.
+        method, num_steps, gradient, unroll, rtol, atol, max_num_steps: as of `Solver`.
 
     Returns:
         The state at all times: the structure of the state, each tensor `(n, *its shape)`.
 
     Raises:
         ValueError: if the times do not increase, the derivatives do not have the shape of the state, or another
-            argument is none of the above.
+            argument is out of its range.
         SolverError: if, called eagerly, "dopri5" gives up; the message has the number of its steps.
 
     Example:
@@ -105,33 +195,28 @@ def odeint(
     >>> y.numpy().round(4).ravel()  # exp(-t)
     array([1.    , 0.3679, 0.1353], dtype=float32)
     """
-    check_choice("method", method, METHODS)
-    check_choice("gradient", gradient, GRADIENTS)
-    check_size("num_steps", num_steps)
-    check_size("max_num_steps", max_num_steps)
+    options = Solver(method, num_steps, gradient, unroll, rtol, atol, max_num_steps)
     state = tf.nest.map_structure(_full_precision, initial_state)
     flat = tf.nest.flatten(state)
-    times = _checked_times(times, flat[0].dtype)
+    times = checked_times(times, flat[0].dtype)
 
     def derivatives(t, flat_state):
-        found = function(t, tf.nest.pack_sequence_as(state, flat_state))
-        return _checked_derivatives(found, state, flat_state)
+        rates = function(t, tf.nest.pack_sequence_as(state, flat_state))
+        return _checked_derivatives(rates, state, flat_state)
 
-    if method == ADAPTIVE:
-        if gradient == "backprop":
-            raise ValueError("gradient='backprop' is not to be had of method='dopri5'. Choose 'adjoint'.")
+    if options.adaptive:
         if times.shape.rank == 2:
             raise ValueError(
                 f"times of shape {tuple(times.shape)}: method='dopri5' has one step size for all rows and takes one "
                 "row of times. Choose a fixed solver."
             )
-        solver = _Adaptive(rtol, atol, max_num_steps)
+        stepper = _Adaptive(rtol, atol, max_num_steps)
     else:
-        solver = _Fixed(TABLEAUS[method], num_steps, unroll)
+        stepper = _Fixed(TABLEAUS[method], num_steps, unroll)
     if gradient == "backprop":
-        solution = solver.solve(derivatives, times, flat)
+        solution = stepper.solve(derivatives, times, flat)
     else:
-        solution = _solve_with_adjoint(solver, derivatives, times, flat)
+        solution = _solve_with_adjoint(stepper, derivatives, times, flat)
     return tf.nest.pack_sequence_as(state, solution)
 
 
@@ -142,7 +227,8 @@ def _full_precision(x):
     return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
 
-def _checked_times(times, dtype):
+def checked_times(times, dtype=tf.float32):
+    """`times` as a tensor, whose shape is that of times of a solution, and whose values, where known, increase."""
     times = tf.cast(tf.convert_to_tensor(times), dtype)
     if times.shape.rank not in (1, 2) or times.shape[-1] is None or times.shape[-1] < 2:
         raise ValueError(
@@ -159,16 +245,16 @@ def _checked_times(times, dtype):
     return times
 
 
-def _checked_derivatives(found, state, flat_state):
+def _checked_derivatives(rates, state, flat_state):
     try:
-        tf.nest.assert_same_structure(state, found)
+        tf.nest.assert_same_structure(state, rates)
     except (ValueError, TypeError) as error:
         raise ValueError(f"function must return the structure of the state: {error}") from None
-    found = [tf.cast(d, y.dtype) for d, y in zip(tf.nest.flatten(found), flat_state, strict=True)]
-    for d, y in zip(found, flat_state, strict=True):
+    rates = [tf.cast(d, y.dtype) for d, y in zip(tf.nest.flatten(rates), flat_state, strict=True)]
+    for d, y in zip(rates, flat_state, strict=True):
         if not d.shape.is_compatible_with(y.shape):
             raise ValueError(f"function returned derivatives of shape {d.shape} for a state of shape {y.shape}.")
-    return found
+    return rates
 
 
 def _solve_with_adjoint(solver, derivatives, times, flat):
@@ -194,13 +280,12 @@ def _gradient_of_times(derivatives, times, solution, upstream, adjoint):
     def along(i):
         y = [tf.gather(x, i) for x in solution]
         weights = [tf.where(i == 0, -a, tf.gather(u, i)) for a, u in zip(adjoint, upstream, strict=True)]
-        found = derivatives(tf.gather(times, i, axis=-1), y)
+        rates = derivatives(tf.gather(times, i, axis=-1), y)
         first = 0 if times.shape.rank == 1 else 1  # of each row by itself, where each has times of its own
-        return tf.add_n([tf.reduce_sum(w * d, range(first, d.shape.rank)) for w, d in zip(weights, found, strict=True)])
+        return tf.add_n([tf.reduce_sum(w * d, range(first, d.shape.rank)) for w, d in zip(weights, rates, strict=True)])
 
-    count = times.shape[-1]
-    found = tf.map_fn(along, tf.range(count), fn_output_signature=times.dtype)
-    return found if times.shape.rank == 1 else tf.transpose(found)
+    by_time = tf.map_fn(along, tf.range(times.shape[-1]), fn_output_signature=times.dtype)  # (n,) or (n, batch)
+    return by_time if times.shape.rank == 1 else tf.transpose(by_time)
 
 
 def _pull_back(derivatives, t, y, cotangent, variables):
@@ -208,14 +293,14 @@ def _pull_back(derivatives, t, y, cotangent, variables):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(y)
         tape.watch(variables)
-        found = derivatives(t, y)
-    gradients = tape.gradient(found, [*y, *variables], cotangent, unconnected_gradients="zero")
+        rates = derivatives(t, y)
+    gradients = tape.gradient(rates, [*y, *variables], cotangent, unconnected_gradients="zero")
     gradients = [tf.convert_to_tensor(g) for g in gradients]  # of an embedding they are sparse
-    return found, gradients[: len(y)], gradients[len(y) :]
+    return rates, gradients[: len(y)], gradients[len(y) :]
 
 
 class _Fixed:
-    """A Runge-Kutta method with as many equal steps between any two neighbouring times."""
+    """A Runge-Kutta method with the same number of equal steps between any two neighboring times."""
 
     def __init__(self, tableau, num_steps, unroll):
         self.tableau = tableau
@@ -243,14 +328,14 @@ class _Fixed:
         return [array.stack() for array in arrays]
 
     def solve_adjoint(self, derivatives, times, solution, upstream, variables):
-        """`a(t_0)` without what flows into it at t_0 itself, and the gradient of each variable."""
+        """`a(t_0)`, without the gradient that reaches it at t_0 itself, and the gradient of each variable."""
         size = len(solution)
 
         def increments(t, h, state):
             y, a = state[:size], state[size:]
             # h is in the cotangent: where each row has an h of its own, a sum over rows could not be given it later.
-            found, by_state, by_variables = _pull_back(derivatives, t, y, [_times(h, x) for x in a], variables)
-            return [*(_times(h, d) for d in found), *(-x for x in by_state)], [-x for x in by_variables]
+            rates, by_state, by_variables = _pull_back(derivatives, t, y, [_times(h, x) for x in a], variables)
+            return [*(_times(h, d) for d in rates), *(-x for x in by_state)], [-x for x in by_variables]
 
         def back(i, a, sums):
             state = [
@@ -271,7 +356,7 @@ class _Fixed:
         return a, sums
 
     def _advance(self, increments, start, stop, y, sums):
-        """From one time to the next: `y`, and `sums` of what is integrated beside it and acts back on nothing."""
+        """From one time to the next: `y`, and `sums`, integrals beside it that y does not depend on."""
         h = (stop - start) / self.num_steps
         if self.unroll or self.num_steps == 1:
             for i in range(self.num_steps):
@@ -315,9 +400,9 @@ class _Adaptive:
         self.max_num_steps = max_num_steps
 
     def solve(self, derivatives, times, y):
-        found, steps, reached = self._run(derivatives, times[0], y, times[1:])
-        found = [tf.concat([tf.expand_dims(x, 0), later], 0) for x, later in zip(y, found, strict=True)]
-        return self._require(reached, steps, "solution", found)
+        states, steps, reached = self._run(derivatives, times[0], y, times[1:])
+        states = [tf.concat([tf.expand_dims(x, 0), later], 0) for x, later in zip(y, states, strict=True)]
+        return self._require(reached, steps, "solution", states)
 
     def solve_adjoint(self, derivatives, times, solution, upstream, variables):
         """As that of the fixed solvers."""
@@ -325,8 +410,8 @@ class _Adaptive:
 
         def rates(s, state):  # of s = -t, which increases
             y, a = state[:size], state[size : 2 * size]
-            found, by_state, by_variables = _pull_back(derivatives, -s, y, a, variables)
-            return [*(-d for d in found), *by_state, *by_variables]
+            derivative, by_state, by_variables = _pull_back(derivatives, -s, y, a, variables)
+            return [*(-d for d in derivative), *by_state, *by_variables]
 
         def back(i, a, sums, steps, reached):
             state = [
@@ -334,16 +419,16 @@ class _Adaptive:
                 *(x + tf.gather(u, i) for x, u in zip(a, upstream, strict=True)),
             ]
             start, stop = tf.gather(times, i), tf.gather(times, i - 1)
-            found, further, arrived = self._run(rates, -start, [*state, *sums], tf.expand_dims(-stop, 0))
-            found = [x[0] for x in found]
-            return i - 1, found[size : 2 * size], found[2 * size :], steps + further, reached & arrived
+            states, further, arrived = self._run(rates, -start, [*state, *sums], tf.expand_dims(-stop, 0))
+            end = [x[0] for x in states]
+            return i - 1, end[size : 2 * size], end[2 * size :], steps + further, reached & arrived
 
         last = times.shape[0] - 1
         a, sums = [tf.zeros_like(x[0]) for x in solution], [tf.zeros(v.shape, v.dtype) for v in variables]
         start = (tf.constant(last), a, sums, tf.constant(0), tf.constant(True))
         _, a, sums, steps, reached = tf.while_loop(lambda i, *_: i > 0, back, start, maximum_iterations=last)
-        found = self._require(reached, steps, "adjoint", [*a, *sums])
-        return found[:size], found[size:]
+        gradients = self._require(reached, steps, "adjoint", [*a, *sums])
+        return gradients[:size], gradients[size:]
 
     def _run(self, derivatives, start, y, times):
         """The states at `times`, the number of steps, and whether the last time was reached."""
@@ -352,9 +437,9 @@ class _Adaptive:
         steps = results.diagnostics.num_ode_fn_evaluations // solver.ODE_FN_EVALS_PER_STEP
         return list(results.states), steps, tf.equal(results.diagnostics.status, 0)
 
-    def _require(self, reached, steps, what, tensors):
+    def _require(self, reached, steps, kind, tensors):
         words = (
-            f"method='dopri5' gave up on the {what}: rtol={self.rtol} and atol={self.atol} were not met within "
+            f"method='dopri5' gave up on the {kind}: rtol={self.rtol} and atol={self.atol} were not met within "
             f"max_num_steps={self.max_num_steps}. Allow more steps or a larger error, or see whether the derivatives "
             "are finite and not stiff. Steps taken:"
         )
@@ -369,7 +454,7 @@ class _Adaptive:
 @functools.cache
 def _bounded_dormand_prince():
     """TFP's solver with an end: its own `max_num_steps` is an assertion, which XLA drops and then steps for ever."""
-    from tensorflow_probability import math  # it takes seconds to import: only who solves so waits for it
+    from tensorflow_probability import math  # it takes seconds to import
 
     class BoundedDormandPrince(math.ode.DormandPrince):
         def __init__(self, limit, rtol, atol, first_step_size):

@@ -1,8 +1,8 @@
 """Reductions over the edges of each node, for batches of padded graphs.
 
-A value stands on each edge, and `index` says which node (the segment) it belongs to. The rows of a batch are disjoint
-parts of one graph of `batch * num_segments` nodes, so that one flat reduction does them all, at a cost that grows
-linearly with the edges. In LiteRT these are the builtin ops GATHER, UNSORTED_SEGMENT_SUM and UNSORTED_SEGMENT_MAX.
+Each edge has a value, and `index` says which node (the segment) it belongs to. The rows of a batch are disjoint parts
+of one graph of `batch * num_segments` nodes. So one flat reduction handles all rows, at a cost that grows linearly with
+the edges. In LiteRT these are the builtin ops GATHER, UNSORTED_SEGMENT_SUM and UNSORTED_SEGMENT_MAX.
 
 Half precision is summed in float32: a node may have thousands of edges.
 """
@@ -25,12 +25,12 @@ def gather(values, index):
     >>> gather(ops.array([[[1.0], [2.0]]]), ops.array([[1, 1, 0]])).numpy().ravel()
     array([2., 2., 1.], dtype=float32)
     """
-    flat = ops.reshape(values, (-1, *values.shape[2:]))
-    picked = ops.take(flat, _flat_index(index, size(values, 1)), axis=0)
+    flat = ops.reshape(values, (-1, *values.shape[2:]))  # (batch * n, ...)
+    picked = ops.take(flat, _flat_index(index, size(values, 1)), axis=0)  # (batch * m, ...)
     return ops.reshape(picked, (size(index, 0), size(index, 1), *values.shape[2:]))
 
 
-def segment_sum(values, index, num_segments):
+def segment_sum(values, index, num_segments: int):
     """Sums the values of each segment; 0 for a segment that has none.
 
     Args:
@@ -49,7 +49,7 @@ def segment_sum(values, index, num_segments):
     return ops.cast(_reduce(ops.segment_sum, ops.cast(values, "float32"), index, num_segments), values.dtype)
 
 
-def segment_max(values, index, num_segments):
+def segment_max(values, index, num_segments: int):
     """The largest value of each segment.
 
     Args:
@@ -66,7 +66,7 @@ def segment_max(values, index, num_segments):
     return _reduce(ops.segment_max, ops.cast(values, "float32"), index, num_segments)
 
 
-def segment_softmax(scores, index, num_segments, mask=None):
+def segment_softmax(scores, index, num_segments: int, mask=None):
     """Softmax among the scores of each segment, in float32.
 
     The largest score of a segment is subtracted first, so that no exponential overflows.
@@ -75,10 +75,10 @@ def segment_softmax(scores, index, num_segments, mask=None):
         scores: float, `(batch, m, ...)`.
         index: int, `(batch, m)`, in [0, num_segments).
         num_segments: int.
-        mask: bool, `(batch, m)`, True = keep. The others weigh 0, whatever their scores are.
+        mask: bool, `(batch, m)`, True = keep. The others have the weight 0.
 
     Returns:
-        float32, the shape of `scores`: in [0, 1], with sum 1 over each segment that has a score to keep.
+        float32, the shape of `scores`: in [0, 1], with sum 1 over each segment that keeps a score.
 
     Example:
 
@@ -88,25 +88,25 @@ def segment_softmax(scores, index, num_segments, mask=None):
     scores = ops.cast(scores, "float32")
     if mask is not None:
         mask = ops.reshape(mask, (size(mask, 0), size(mask, 1), *[1] * (len(scores.shape) - 2)))
-        # The lowest score wins nowhere, and does not stretch the range of a quantized file as minus infinity would.
+        # The lowest score is never above another one. Minus infinity would stretch the range of a quantized file.
         scores = ops.where(mask, scores, ops.stop_gradient(ops.min(scores)))
-    # The result does not depend on what is subtracted, so that no gradient needs to go there.
+    # The result does not depend on the subtracted score, which therefore needs no gradient.
     largest = gather(ops.stop_gradient(segment_max(scores, index, num_segments)), index)
-    powers = ops.exp(scores - largest)
+    powers = ops.exp(scores - largest)  # (batch, m, ...)
     if mask is not None:
-        powers = powers * ops.cast(mask, "float32")  # where a segment is all masked, the powers above are 1
+        powers = powers * ops.cast(mask, "float32")  # in a segment that is all masked, the powers above are 1
     totals = gather(segment_sum(powers, index, num_segments), index)
-    return powers / ops.maximum(totals, 0.5)  # at least 1 where there is a score to keep, else 0
+    return powers / ops.maximum(totals, 0.5)  # a total is at least 1, or 0 where no score is kept
 
 
 def _reduce(reduction, values, index, num_segments):
-    flat = ops.reshape(values, (-1, *values.shape[2:]))
+    flat = ops.reshape(values, (-1, *values.shape[2:]))  # (batch * m, ...)
     reduced = reduction(flat, _flat_index(index, num_segments), size(index, 0) * num_segments)
     return ops.reshape(reduced, (size(index, 0), num_segments, *values.shape[2:]))
 
 
 def _flat_index(index, rows):
-    """Indices into each batch entry of `rows` rows as indices into all of them."""
+    """Indices into the rows of each batch entry as indices into all rows: `(batch, m)` to `(batch * m,)`."""
     if index.shape[0] != 1:
         offsets = ops.arange(size(index, 0), dtype=index.dtype) * rows
         index = index + ops.expand_dims(offsets, 1)
@@ -114,5 +114,5 @@ def _flat_index(index, rows):
 
 
 def size(values, axis):
-    """The size of an axis: an int where it is known, else a tensor."""
+    """The size of an axis: an int if it is known, else a tensor."""
     return values.shape[axis] if values.shape[axis] is not None else ops.shape(values)[axis]

@@ -5,8 +5,8 @@
     ELBO = E_q log p(x | z(0)) - KL(q | p)
 
 The recognition net reads the series backward, from its last observation to time 0. "ode_rnn" follows an equation of its
-own between observations, `dh/dt = g(h)`, and updates h by a GRU at each; "rnn" is the GRU alone, which is told the time
-to the observation before. Times are of each row alone: rows are padded, and masks say what was observed.
+own between observations, `dh/dt = g(h)`, and updates h by a GRU at each one. "rnn" is only the GRU, whose inputs
+include the time between the observations. Each row has its own times. Rows are padded; masks mark the observations.
 
 References: Chen, Rubanova, Bettencourt, Duvenaud 2018, "Neural Ordinary Differential Equations", arXiv:1806.07366,
 section 5; Rubanova, Chen, Duvenaud 2019, "Latent ODEs for Irregularly-Sampled Time Series", arXiv:1907.03907,
@@ -22,29 +22,27 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from keras_dl.arguments import NumberIn, OneOf, Positive, Size, Sizes, SizesAtLeast, arguments
 from keras_dl.base import FunctionalModel, Layer, Signature
-from keras_dl.checks import check_choice, check_size, check_sizes
-from keras_dl.models.continuous.neural_ode import check_solver
-from keras_dl.ops.odeint import TABLEAUS, odeint
+from keras_dl.ops.odeint import AnySolver, FixedMethod, Gradient, Solver
 
-ENCODERS = ("ode_rnn", "rnn")
+Encoder = OneOf("ode_rnn", "rnn")
 
 
-def _mlp(hidden_dims, activation, outputs, dtype):
-    hidden = [layers.Dense(n, activation=activation, dtype=dtype, name=f"dense_{i}") for i, n in enumerate(hidden_dims)]
-    return [*hidden, layers.Dense(outputs, dtype=dtype, name="outputs")]
+def _mlp(hidden_dims, activation, inputs, outputs, dtype):
+    """A list of dense layers, built for vectors of width `inputs`."""
+    stack = [layers.Dense(n, activation=activation, dtype=dtype, name=f"dense_{i}") for i, n in enumerate(hidden_dims)]
+    stack.append(layers.Dense(outputs, dtype=dtype, name="outputs"))
+    for layer in stack:
+        layer.build((None, inputs))
+        inputs = layer.units
+    return stack
 
 
 def _run(stack, x):
     for layer in stack:
         x = layer(x)
     return x
-
-
-def _build(stack, size):
-    for layer in stack:
-        layer.build((None, size))
-        size = layer.units
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -56,7 +54,7 @@ class SeriesEncoder(Layer):
         units: int. Size of the state h.
         hidden_dims: sequence of int. Hidden layers of g.
         latent_dim: int.
-        method, num_steps, unroll: as of `LatentODE`.
+        solver: `keras_dl.ops.odeint.Solver` with fixed steps.
 
     Call arguments:
         values: float, `(batch, length, features)`.
@@ -70,22 +68,24 @@ class SeriesEncoder(Layer):
         ValueError: if, called eagerly, the times are not as above.
     """
 
-    def __init__(self, kind, units, hidden_dims, latent_dim, method="rk4", num_steps=1, unroll=False, **kwargs):
+    @arguments
+    def __init__(
+        self,
+        kind: Encoder,
+        units: Size,
+        hidden_dims: Sizes,
+        latent_dim: Size,
+        solver: AnySolver,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)
-        self.kind = kind
-        self.units = units
-        self.hidden_dims = hidden_dims
-        self.latent_dim = latent_dim
-        self.method = method
-        self.num_steps = num_steps
-        self.unroll = unroll
 
     def build(self, values_shape, mask_shape=None, times_shape=None):
         policy = self.dtype_policy
         self.cell = layers.GRUCell(self.units, dtype=policy, name="cell")
         self.cell.build((None, 2 * values_shape[-1] + (self.kind == "rnn")))
-        self.drift = _mlp(self.hidden_dims, "tanh", self.units, policy) if self.kind == "ode_rnn" else []
-        _build(self.drift, self.units)
+        follows = self.kind == "ode_rnn"
+        self.drift = _mlp(self.hidden_dims, "tanh", self.units, self.units, policy) if follows else []
         self.posterior = layers.Dense(2 * self.latent_dim, dtype="float32", name="posterior")
         self.posterior.build((None, self.units))
 
@@ -93,23 +93,24 @@ class SeriesEncoder(Layer):
         _check_observed(times, mask)
         observed = ops.any(mask, axis=-1)  # (batch, length)
         times = ops.where(observed, ops.cast(times, "float32"), 0.0)
+        # (batch, length, 2 * features)
         inputs = ops.concatenate([ops.where(mask, ops.cast(values, "float32"), 0.0), ops.cast(mask, "float32")], -1)
 
         def back(i, hidden, later):
             now, here = ops.take(times, i, axis=1), ops.take(observed, i, axis=1)
-            gap = ops.where(here, later - now, 0.0)
-            x = ops.take(inputs, i, axis=1)
+            gap = ops.where(here, later - now, 0.0)  # (batch,)
+            x = ops.take(inputs, i, axis=1)  # (batch, 2 * features)
             if self.kind == "rnn":
-                x = ops.concatenate([x, ops.expand_dims(gap, -1)], -1)
-            hidden = self._drift(hidden, gap)
+                x = ops.concatenate([x, ops.expand_dims(gap, -1)], -1)  # (batch, 2 * features + 1)
+            hidden = self._drift(hidden, gap)  # (batch, units)
             updated, _ = self.cell(ops.cast(x, self.compute_dtype), [ops.cast(hidden, self.compute_dtype)])
             hidden = ops.where(ops.expand_dims(here, -1), ops.cast(updated, "float32"), hidden)
             return i - 1, hidden, ops.where(here, now, later)
 
         last = times.shape[1] - 1
-        # The last observation is where the reading starts: no time passes before it.
+        # The reading starts at the last observation: no time passes before it.
         state = (last, ops.zeros((ops.shape(times)[0], self.units)), ops.max(times, axis=1))
-        if self.unroll:
+        if self.solver.unroll:
             for _ in range(last + 1):
                 state = back(*state)
         else:
@@ -122,15 +123,12 @@ class SeriesEncoder(Layer):
         """h, `gap` earlier: g is followed backward in time."""
         if self.kind == "rnn":
             return hidden
-        return odeint(
+        path = self.solver.solve(
             lambda _, h: _run(self.drift, ops.cast(h, self.compute_dtype)),
             hidden,
-            ops.stack([ops.zeros_like(gap), gap], axis=-1),
-            method=self.method,
-            num_steps=self.num_steps,
-            gradient="backprop",  # the loop over observations keeps h at each of them anyway
-            unroll=self.unroll,
-        )[-1]
+            ops.stack([ops.zeros_like(gap), gap], axis=-1),  # (batch, 2)
+        )
+        return path[-1]
 
     def compute_output_spec(self, values, mask, times):
         return tuple(keras.KerasTensor((values.shape[0], self.latent_dim), "float32") for _ in range(2))
@@ -151,13 +149,13 @@ def _check_observed(times, mask):
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class LatentPath(Layer):
-    """Follows `dz/dt = f(z)` from time 0 to the times of each row, and decodes where it has come to.
+    """Follows `dz/dt = f(z)` from time 0 to the times of each row, and decodes z at each of them.
 
     Args:
         hidden_dims: sequence of int. Hidden layers of f.
         decoder_dims: sequence of int. Hidden layers of the decoder.
         num_features: int.
-        method, num_steps, gradient, unroll: as of `LatentODE`.
+        solver: `keras_dl.ops.odeint.Solver` with fixed steps.
 
     Call arguments:
         latents: float, `(batch, latent_dim)`, at time 0.
@@ -167,46 +165,31 @@ class LatentPath(Layer):
         float32, `(batch, n, num_features)`.
     """
 
+    @arguments
     def __init__(
         self,
-        hidden_dims,
-        decoder_dims,
-        num_features,
-        method="rk4",
-        num_steps=1,
-        gradient="adjoint",
-        unroll=False,
+        hidden_dims: Sizes,
+        decoder_dims: SizesAtLeast(allow_empty=True),
+        num_features: Size,
+        solver: AnySolver,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
-        self.hidden_dims = hidden_dims
-        self.decoder_dims = decoder_dims
-        self.num_features = num_features
-        self.method = method
-        self.num_steps = num_steps
-        self.gradient = gradient
-        self.unroll = unroll
 
     def build(self, latents_shape, times_shape=None):
-        policy = self.dtype_policy
-        self.drift = _mlp(self.hidden_dims, "tanh", latents_shape[-1], policy)
-        self.decoder = _mlp(self.decoder_dims, "relu", self.num_features, policy)
-        _build(self.drift, latents_shape[-1])
-        _build(self.decoder, latents_shape[-1])
+        latent_dim, policy = latents_shape[-1], self.dtype_policy
+        self.drift = _mlp(self.hidden_dims, "tanh", latent_dim, latent_dim, policy)
+        self.decoder = _mlp(self.decoder_dims, "relu", latent_dim, self.num_features, policy)
 
     def solve(self, latents, times):
         """The path itself, at `times`: float32, `(batch, n, latent_dim)`."""
         times = ops.cast(times, "float32")
-        path = odeint(
+        path = self.solver.solve(
             lambda _, z: _run(self.drift, ops.cast(z, self.compute_dtype)),
             ops.cast(latents, "float32"),
-            ops.concatenate([ops.zeros_like(times[:, :1]), times], axis=-1),
-            method=self.method,
-            num_steps=self.num_steps,
-            gradient=self.gradient,
-            unroll=self.unroll,
-        )
-        return ops.transpose(path[1:], (1, 0, 2))
+            ops.concatenate([ops.zeros_like(times[:, :1]), times], axis=-1),  # (batch, 1 + n)
+        )  # (1 + n, batch, latent_dim)
+        return ops.transpose(path[1:], (1, 0, 2))  # (batch, n, latent_dim)
 
     def call(self, latents, times):
         path = self.solve(latents, times)
@@ -220,42 +203,42 @@ class LatentPath(Layer):
 class LatentODE(FunctionalModel):
     """Fits, fills in and continues series that are seen at irregular times.
 
-    Compile it with an optimizer alone: its loss is the negative ELBO, in nats a series. `fit(inputs, targets)`, with
-    inputs as below and targets `(batch, num_queries, num_features)` at `query_times`; the sample weights,
-    `(batch, num_queries, num_features)` or `(batch, num_queries)`, are 0 where there is no target. A row with fewer
-    times than there is room for repeats its last one.
+    Compile it with an optimizer and no loss: its own loss is the negative ELBO, in nats per series. Train it by
+    `fit(inputs, targets)`, with inputs as below and targets `(batch, num_queries, num_features)` at `query_times`. The
+    sample weights, `(batch, num_queries, num_features)` or `(batch, num_queries)`, are 0 where there is no target. A
+    row with fewer times than there is room for repeats its last one.
 
     Args:
         num_features: int.
         length: int. Room for observations in a row.
-        num_queries: int. Room for times at which values are asked for.
+        num_queries: int. Room for the times of the predictions.
         latent_dim: int. Size of z.
         encoder: "ode_rnn" or "rnn".
         encoder_dim: int. Size of the recognition net's state.
         hidden_dims: sequence of int. Hidden layers of f and of g, tanh.
         decoder_dims: sequence of int. Hidden layers of the decoder, ReLU.
         noise_std: float, positive. Of the observations.
-        num_samples: int. Draws of z a series in the loss, averaged.
+        num_samples: int. Draws of z per series in the loss, averaged.
         kl_weight: float, at least 0.
-        method: "euler", "midpoint", "rk4" or "rk4_38": see `keras_dl.ops.odeint`. "dopri5" has one step for all rows,
-            and each has times of its own.
-        num_steps: int. Steps between two neighbouring times.
+        method: "euler", "midpoint", "rk4" or "rk4_38": see `keras_dl.ops.odeint`. Not "dopri5", which has
+            one step size for all rows, while each row has its own times.
+        num_steps: int. Steps between two neighboring times.
         gradient: "adjoint" or "backprop", of the path that is decoded.
-        unroll: bool. Whether loops are written out in the graph: integer files need it.
+        unroll: bool. Whether loops are written out in the graph. Integer files need this.
         seed: int or None. Of the draws of z.
 
     Call arguments:
         inputs: dict of `mask`, bool, `(batch, length, num_features)`, True = observed; `query_times`, float,
             `(batch, num_queries)`, at least 0, not decreasing; `times`, float, `(batch, length)`, at least 0,
-            increasing among the observed; `values`, float, `(batch, length, num_features)`. Nothing is asked of what
-            is masked but that it is there.
+            increasing among the observed; `values`, float, `(batch, length, num_features)`. Masked values and times
+            can be any numbers.
 
     Returns:
         dict of float32: `"log_variance"` and `"mean"` of `q(z(0))`, `(batch, latent_dim)`, and `"predictions"`,
         `(batch, num_queries, num_features)`: the values expected at the query times for `z(0) = mean`.
 
     Raises:
-        ValueError: if an argument is none of the above, or if, called eagerly, the times of a row do not increase.
+        ValueError: if an argument is out of its range, or if, called eagerly, the times of a row do not increase.
 
     Example:
 
@@ -266,70 +249,44 @@ class LatentODE(FunctionalModel):
     TensorShape([1, 3, 2])
     """
 
+    @arguments
     def __init__(
         self,
-        num_features,
-        length,
-        num_queries,
-        latent_dim=4,
-        encoder="ode_rnn",
-        encoder_dim=25,
-        hidden_dims=(20, 20),
-        decoder_dims=(20,),
-        noise_std=0.3,
-        num_samples=1,
-        kl_weight=1.0,
-        method="rk4",
-        num_steps=2,
-        gradient="adjoint",
-        unroll=False,
-        seed=None,
+        num_features: Size,
+        length: Size,
+        num_queries: Size,
+        latent_dim: Size = 4,
+        encoder: Encoder = "ode_rnn",
+        encoder_dim: Size = 25,
+        hidden_dims: Sizes = (20, 20),
+        decoder_dims: SizesAtLeast(allow_empty=True) = (20,),
+        noise_std: Positive = 0.3,
+        num_samples: Size = 1,
+        kl_weight: NumberIn(0) = 1.0,
+        method: FixedMethod = "rk4",
+        num_steps: Size = 2,
+        gradient: Gradient = "adjoint",
+        unroll: bool = False,
+        seed: int | None = None,
         dtype=None,
         **kwargs,
     ):
-        for name, value in (("num_features", num_features), ("length", length), ("num_queries", num_queries)):
-            check_size(name, value)
-        check_size("latent_dim", latent_dim)
-        check_size("num_samples", num_samples)
-        check_choice("encoder", encoder, ENCODERS)
-        check_size("encoder_dim", encoder_dim)
-        hidden_dims = check_sizes("hidden_dims", hidden_dims)
-        decoder_dims = check_sizes("decoder_dims", decoder_dims, allow_empty=True)
-        if not noise_std > 0:
-            raise ValueError(f"noise_std={noise_std!r} must be positive.")
-        if not kl_weight >= 0:
-            raise ValueError(f"kl_weight={kl_weight!r} must be at least 0.")
-        check_solver(method, num_steps, gradient, tuple(TABLEAUS))
-
-        solver = dict(method=method, num_steps=num_steps, unroll=unroll, dtype=dtype)
         inputs = dict(
             mask=keras.Input((length, num_features), dtype="bool", name="mask"),
             query_times=keras.Input((num_queries,), name="query_times"),
             times=keras.Input((length,), name="times"),
             values=keras.Input((length, num_features), name="values"),
         )
-        encode = SeriesEncoder(encoder, encoder_dim, hidden_dims, latent_dim, name="encoder", **solver)
-        path = LatentPath(hidden_dims, decoder_dims, num_features, gradient=gradient, name="path", **solver)
-        mean, log_variance = encode(inputs["values"], inputs["mask"], inputs["times"])
-        outputs = dict(log_variance=log_variance, mean=mean, predictions=path(mean, inputs["query_times"]))
-        super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        # The loop over observations keeps h at each of them anyway: the adjoint would save no memory.
+        solver = Solver(method, num_steps, "backprop", unroll)
+        encode = SeriesEncoder(encoder, encoder_dim, hidden_dims, latent_dim, solver, name="encoder")
+        mean, log_variance = encode(inputs["values"], inputs["mask"], inputs["times"])  # each (batch, latent_dim)
+        solver = Solver(method, num_steps, gradient, unroll)
+        path = LatentPath(hidden_dims, decoder_dims, num_features, solver, name="path")
+        predictions = path(mean, inputs["query_times"])  # (batch, num_queries, num_features)
+        outputs = dict(log_variance=log_variance, mean=mean, predictions=predictions)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
 
-        self.num_features = num_features
-        self.length = length
-        self.num_queries = num_queries
-        self.latent_dim = latent_dim
-        self.encoder = encoder
-        self.encoder_dim = encoder_dim
-        self.hidden_dims = hidden_dims
-        self.decoder_dims = decoder_dims
-        self.noise_std = noise_std
-        self.num_samples = num_samples
-        self.kl_weight = kl_weight
-        self.method = method
-        self.num_steps = num_steps
-        self.gradient = gradient
-        self.unroll = unroll
-        self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def encode(self, values, mask, times):
@@ -344,19 +301,20 @@ class LatentODE(FunctionalModel):
         """The negative ELBO of draws of z(0), in nats, averaged over series. `y` are the values at the query times."""
         mean, log_variance = y_pred["mean"], y_pred["log_variance"]
         noise = keras.random.normal((self.num_samples, *ops.shape(mean)), seed=self.seed_generator)
+        # (num_samples * batch, latent_dim)
         latents = ops.reshape(mean + ops.exp(0.5 * log_variance) * noise, (-1, self.latent_dim))
-        found = self.decode(latents, ops.tile(x["query_times"], (self.num_samples, 1)))
-        found = ops.reshape(found, (self.num_samples, *ops.shape(y)))
-        error = (ops.cast(y, "float32") - found) / self.noise_std
+        decoded = self.decode(latents, ops.tile(x["query_times"], (self.num_samples, 1)))
+        decoded = ops.reshape(decoded, (self.num_samples, *ops.shape(y)))  # (num_samples, batch, num_queries, features)
+        error = (ops.cast(y, "float32") - decoded) / self.noise_std
         likelihood = -0.5 * ops.square(error) - np.float32(np.log(self.noise_std * np.sqrt(2 * np.pi)))
         if sample_weight is not None:
             weight = ops.cast(sample_weight, "float32")
             likelihood = likelihood * (ops.expand_dims(weight, -1) if len(weight.shape) == 2 else weight)
-        kl = 0.5 * ops.sum(ops.exp(log_variance) + ops.square(mean) - 1.0 - log_variance, axis=-1)
+        kl = 0.5 * ops.sum(ops.exp(log_variance) + ops.square(mean) - 1.0 - log_variance, axis=-1)  # (batch,)
         return ops.mean(self.kl_weight * kl - ops.mean(ops.sum(likelihood, axis=(2, 3)), axis=0))
 
     def serving_signatures(self, batch_size=1):
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         `encode(values, mask, times)` returns `mean` and `log_variance` of `q(z(0))`, float32,
         `(batch_size, latent_dim)`; `decode(latents: float32, (batch_size, latent_dim); times: float32, (batch_size,

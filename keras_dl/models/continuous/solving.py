@@ -1,0 +1,58 @@
+"""Layers that solve differential equations: how they are served, and how they run when called eagerly."""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dl.base import Layer
+from keras_dl.compat import all_layers, is_eager
+from keras_dl.ops.odeint import checked_times, solver_error
+
+
+class SolvingLayer(Layer):
+    """A layer with an attribute `solver`, a `keras_dl.ops.odeint.Solver`."""
+
+    @contextlib.contextmanager
+    def fixed_steps(self):
+        """Inside this context an adaptive solver is replaced by "rk4" with `num_steps`."""
+        solver, self.solver = self.solver, self.solver.fixed()
+        try:
+            yield
+        finally:
+            self.solver = solver
+
+    def _solved(self, solve: Callable, times, *tensors):
+        """`solve(times, *tensors)`, as a graph if it takes adaptive steps and is called eagerly.
+
+        From Python, adaptive steps would take a hundred times as long. The graph is traced once for each kind of
+        inputs, and again when the layers inside are frozen or get another dtype.
+
+        Args:
+            solve: a method of this layer, that reads nothing that changes but weights and the arguments.
+            times: float, `(n,)`, as of `odeint`.
+            tensors: tensors or None.
+
+        Raises:
+            SolverError: if the steps did not reach the last time.
+        """
+        if not self.solver.adaptive or not is_eager(tensors[0]):
+            return solve(times, *tensors)
+        state = tuple((layer.compute_dtype, layer.trainable) for layer in all_layers(self))
+        graphs = self.__dict__.setdefault("_graphs", {})  # which Keras must not track
+        key = (solve.__name__, self.solver, state)
+        if key not in graphs:
+            graphs[key] = tf.function(solve, autograph=False, reduce_retracing=True)
+        try:
+            return graphs[key](checked_times(times), *tensors)  # a graph does not see the values of the times
+        except tf.errors.InvalidArgumentError as error:
+            given_up = solver_error(error)
+            if given_up is None:
+                raise
+            raise given_up from None
+
+
+def until(time: float):
+    """The times 0 and `time`: float32, `(2,)`."""
+    return np.array([0.0, time], "float32")
