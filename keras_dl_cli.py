@@ -1,7 +1,7 @@
 """The command line `keras-dl`: its words, options and exit codes.
 
-It stands outside of the package because importing `keras_dl` imports Keras and TensorFlow, which takes seconds that
-`keras-dl --help` does not have. What the commands do is in `keras_dl.recipes.training.commands`.
+It is a module outside of the package because `import keras_dl` imports Keras and TensorFlow. That takes seconds, and
+`keras-dl --help` must be fast. `keras_dl.recipes.training.commands` has the work of the commands.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def cli():
 
     \b
     Results go to stdout, progress to stderr. Exit codes: 0 done, 1 the work
-    failed or a proof did not hold, 2 wrong usage.
+    or a proof failed, 2 wrong usage.
 
     \b
     Start with:
@@ -49,7 +49,7 @@ def cli():
 
 
 def command(group, name):
-    """Makes a function that returns `(document, text)` a command, with the options that all of them have."""
+    """Turns a function that returns `(document, text)` into a command, with the options that all commands have."""
 
     def decorate(function):
         as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -70,7 +70,7 @@ def command(group, name):
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
-    help="Where TensorFlow Datasets keeps data. [default: its own, ~/tensorflow_datasets]",
+    help="Folder of TensorFlow Datasets. [default: ~/tensorflow_datasets]",
 )
 
 
@@ -94,11 +94,11 @@ def data_group():
 
 @command(data_group, "list")
 def data_list():
-    """List the data sets that come without a download from a hub, with their licences."""
+    """List the data sets that need no download from a hub, with their licenses."""
     from keras_dl.recipes.training import commands
 
     document = commands.datasets()
-    rows = [("NAME", "DOWNLOAD", "EXAMPLES", "SOURCE", "LICENCE", "TITLE")]
+    rows = [("NAME", "DOWNLOAD", "EXAMPLES", "SOURCE", "LICENSE", "TITLE")]
     for row in document["datasets"]:
         examples = " + ".join(f"{n:,}" for n in row["examples"].values())
         size = f"{row['size'] / 1e6:.1f} MB" if row["size"] else "none"
@@ -110,7 +110,7 @@ def data_list():
 @click.argument("name")
 @data_dir_option
 def data_prepare(name, data_dir):
-    """Download and build the data set NAME: one of `keras-dl data list`, or any of TensorFlow Datasets.
+    """Download and build the data set NAME: one of `keras-dl data list`, or any in TensorFlow Datasets.
 
     \b
     Examples:
@@ -126,32 +126,32 @@ def data_prepare(name, data_dir):
 
 @command(cli, "train")
 @click.argument("name")
-@click.option("--dataset", help="Another data set of the recipe, by its name in TensorFlow Datasets.")
+@click.option("--dataset", help="Data set of the recipe, by its name in TensorFlow Datasets. [default: its first]")
 @click.option("--epochs", type=int, help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
-@click.option("--seed", type=int, help="Of weights, order of the data, augmentation and dropout. [default: 0]")
+@click.option("--seed", type=int, help="Seed of weights, data order, augmentation and dropout. [default: 0]")
 @click.option(
     "--jit",
     type=click.Choice(["auto", "on", "off"]),
-    help="XLA; auto times a few steps with and without it and takes the faster. [default: auto]",
+    help="Compile with XLA. auto times a few steps with and without it, and takes the faster. [default: auto]",
 )
 @click.option(
     "--precision",
     type=click.Choice(["float32", "mixed_float16", "mixed_bfloat16"]),
-    help="Dtype policy. [default: float32]",
+    help="Dtype policy of Keras. [default: float32]",
 )
 @click.option("--output", type=click.Path(), help="Folder of the run. [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Continue the run in the folder; begin it if there is none.")
+@click.option("--resume", is_flag=True, help="Continue the run in the folder, or start it if there is none.")
 @click.option(
-    "--overwrite", is_flag=True, help="Replace the run in the folder, which is kept until the new one is complete."
+    "--overwrite", is_flag=True, help="Replace the run in the folder. It is kept until the new one is complete."
 )
 @click.option("--smoke", is_flag=True, help="Seconds on a small part of the data, to see that everything works.")
-@click.option("--tensorboard", is_flag=True, help="Write curves to the folder's tensorboard/.")
+@click.option("--tensorboard", is_flag=True, help="Write curves to tensorboard/ in the folder.")
 @data_dir_option
 def train(**options):
-    """Train the recipe NAME and leave a folder with the model, its report, its history and a picture.
+    """Train the recipe NAME. Writes a folder with the model, a report, the history and a picture.
 
-    A run that was interrupted or killed goes on with --resume, and ends with the same weights.
+    --resume continues a run that was interrupted or killed; it ends with the same weights.
 
     \b
     Examples:
@@ -171,9 +171,9 @@ def train(**options):
 @click.option("--smoke", is_flag=True, help="Seconds on a small part of the data, to see that everything works.")
 @data_dir_option
 def demo(output, smoke, data_dir):
-    """Go the whole way: train a CNN on real digits, export it in int8 for an NPU, and prove the file.
+    """Train a CNN on real digits, export it in int8 for an NPU, and prove the file.
 
-    A demo that stands in the folder is replaced once the new one is complete.
+    A demo that is already in the folder is replaced when the new one is complete.
     """
     from keras_dl.recipes.training import demo
 
@@ -185,7 +185,7 @@ def demo(output, smoke, data_dir):
 @click.argument("path", type=click.Path(exists=True))
 @data_dir_option
 def evaluate(path, data_dir):
-    """Measure the recipe's metric on PATH: a run's folder, its model.keras, or a file exported from it.
+    """Measure the recipe's metric on PATH: the folder of a run, its model.keras, or a file exported from it.
 
     \b
     Examples:
@@ -209,7 +209,7 @@ def evaluate(path, data_dir):
     type=click.Choice(["none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8"]),
     default="none",
     show_default=True,
-    help="int8: weights, activations, inputs and outputs; int16x8: activations of 16 bits; the others: weights.",
+    help="int8: weights, activations, inputs and outputs. int16x8: 16-bit activations. The others: only weights.",
 )
 @click.option(
     "--target",
@@ -221,25 +221,25 @@ def evaluate(path, data_dir):
     "--signature",
     "signatures",
     multiple=True,
-    help="Only this entry point of the model; may be given again. [default: all]",
+    help="Export only this signature of the model. May be repeated. [default: all]",
 )
 @click.option("--output", type=click.Path(), help="[default: RUN/exports/NAME-QUANTIZATION-TARGET.tflite]")
-@click.option("--no-verify", is_flag=True, help="Skip the proof that the file computes what the model does.")
-@click.option("--calibration", type=click.Path(exists=True, dir_okay=False), help=".npz with an array for each input.")
+@click.option("--no-verify", is_flag=True, help="Skip the proof that the file computes the same as the model.")
+@click.option("--calibration", type=click.Path(exists=True, dir_okay=False), help=".npz with one array per input.")
 @click.option("--calibration-samples", type=int, default=200, show_default=True)
 @click.option(
     "--float-layer",
     "float_layers",
     multiple=True,
     metavar="NAME",
-    help="A layer that an int8 file computes in float32, where it ruins the file; may be given again.",
+    help="A layer that an int8 file keeps in float32, because int8 ruins its results. May be repeated.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @data_dir_option
 def export(no_verify, **options):
-    """Export PATH, a run's folder or a .keras file, to a verified file for a device.
+    """Export PATH, the folder of a run or a .keras file, to a verified file for a device.
 
-    A run is calibrated on its own training data, and its metric is measured again on the file.
+    A run is calibrated with its own training data, and its metric is measured again on the file.
 
     \b
     Examples:
@@ -258,7 +258,7 @@ def export(no_verify, **options):
 @command(cli, "inspect")
 @click.argument("artifact", type=click.Path(exists=True))
 def inspect(artifact):
-    """Show what is in ARTIFACT: ops, signatures, and the metadata that travels inside.
+    """Show the ops, signatures and metadata of ARTIFACT.
 
     \b
     Example:
@@ -272,10 +272,10 @@ def inspect(artifact):
 
 @command(cli, "benchmark")
 @click.argument("name")
-@click.option("--rounds", type=int, default=3, show_default=True, help="How often each contender is measured.")
-@click.option("--task", "only", multiple=True, help="Only this task of the benchmark; may be given again.")
+@click.option("--rounds", type=int, default=3, show_default=True, help="How many times each contender is measured.")
+@click.option("--task", "only", multiple=True, help="Run only this task of the benchmark. May be repeated.")
 def benchmark(name, rounds, only):
-    """Measure NAME side by side with its peers, in separate processes that take turns.
+    """Measure NAME and its peers side by side, in separate processes that take turns.
 
     \b
     Example:
@@ -289,7 +289,7 @@ def benchmark(name, rounds, only):
 
 @contextlib.contextmanager
 def _only_results_on_stdout():
-    """Sends to stderr whatever writes to stdout, in Python or below it."""
+    """Sends all that is written to stdout to stderr, from Python and from libraries below it."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
@@ -302,7 +302,7 @@ def _only_results_on_stdout():
 
 
 def _table(rows):
-    """Rows of cells in columns; the first row is the head."""
+    """Rows of cells as text in columns; the first row is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] + [0]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -324,7 +324,7 @@ def main(arguments=None):
     """Runs the command line and exits with its code.
 
     Args:
-        arguments: list of str, or None for those of the process.
+        arguments: list of str. None for the arguments of the process.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -350,7 +350,7 @@ def main(arguments=None):
 
 
 def _judge(error):
-    """Exit code and message of an error: those that a user can cause say it all in one line."""
+    """Exit code and message of an error. Errors that a user can cause need only their message."""
     from keras_dl.export import ExportError
     from keras_dl.recipes.training.recipe import OptionError
     from keras_dl.recipes.training.runner import Interrupted, NonFiniteError

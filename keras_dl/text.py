@@ -144,7 +144,7 @@ class Subwords:
     """
 
     def __init__(self, model):
-        processor = require("sentencepiece", extra="recipes").SentencePieceProcessor()
+        processor = require("sentencepiece", extra="text").SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(model)
         except (RuntimeError, TypeError) as error:
@@ -168,7 +168,7 @@ class Subwords:
         Raises:
             ValueError: if there is no text, or more characters than tokens.
         """
-        sentencepiece = require("sentencepiece", extra="recipes")
+        sentencepiece = require("sentencepiece", extra="text")
         texts = list(texts)
         if not any(text.strip() for text in texts):
             raise ValueError("texts holds no text to learn from.")

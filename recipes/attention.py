@@ -1,13 +1,13 @@
-"""Attention learns to write sequences of 30 symbols backwards, where an encoder-decoder with one vector between fails.
+"""Attention learns to reverse sequences of 30 symbols, which an encoder-decoder with one fixed vector cannot.
 
 Paper:     Bahdanau, Cho, Bengio 2014, arXiv:1409.0473. Its figure 2 shows that a fixed vector does not hold long
-           sentences; reversal is the plainest alignment that is not the diagonal.
-Data:      sequence_reversal: 20,000 sequences of 30 random symbols out of 10, and 1,000 others to test on. Generated.
+           sentences. Reversal is the simplest alignment that is not the diagonal.
+Data:      sequence_reversal: 20,000 generated sequences of 30 random symbols out of 10; 1,000 others for the test.
 Command:   keras-dl train attention --jit on
-Reaches:   100% of the test sequences without a mistake by greedy search, after 4 epochs; 490 s of training for both on
-           two cores that others used, too.
-Baseline:  the same encoder and decoder, bidirectional GRUs of 64 units, without attention, trained alike: 0%, and 32%
-           of the next symbols.
+Aim:       99% of the test sequences without a mistake
+Baseline:  the same encoder and decoder (bidirectional GRUs of 64 units) without attention, trained in the same way:
+           0%, and 32% of the next symbols
+Reaches:   100% by greedy search after 4 epochs; 490 s of training for both models on two busy cores
 """
 
 import keras
@@ -18,12 +18,10 @@ import keras_dl
 from keras_dl.recipes.seq2seq import STEPPED, calibrate
 from keras_dl.recipes.tasks.translation import translated
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, open_dataset, origin, read, shuffled_batches
 from keras_dl.recipes.training.recipe import (
     DYNAMIC_INT8,
     FLOAT,
-    SMOKE_TEST,
-    SMOKE_TRAIN,
     Data,
     Recipe,
     Task,
@@ -32,38 +30,25 @@ from keras_dl.recipes.training.recipe import (
 from keras_dl.text import Symbols
 
 WIDTH = 64
-TEST_BATCH = 250
 
 
 def load_data(options, variant):
-    from keras_dl.recipes.datasets import prepare
-
-    builder = prepare(options.dataset, data_dir=options.data_dir)
+    builder = open_dataset(options)
     symbols = Symbols("0123456789")
     arrays = {}
-    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
-        dataset = builder.as_dataset(split=split, shuffle_files=False).take(smoke if options.smoke else -1)
-        sources = np.stack([row["source"] for row in dataset.as_numpy_iterator()])
+    for split in ("train", "test"):
+        sources = np.stack([row["source"] for row in read(builder, split, options)])
         texts = ["".join(map(str, row)) for row in sources]
         arrays[split] = {
             "source": symbols.encode(texts, sources.shape[1] + 1),
             "target": symbols.encode([text[::-1] for text in texts], sources.shape[1] + 1),
         }
-    count = len(arrays["train"]["source"])
-
-    def epoch(number):
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(options.seed, number))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
-        return batches.map(lambda rows: {name: tf.gather(x, rows) for name, x in arrays["train"].items()})
-
     return Data(
-        train=epoch,
+        train=lambda number: shuffled_batches(arrays["train"], options.batch_size, fold_in(options.seed, number)),
         test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(TEST_BATCH),
-        num_train=count,
+        num_train=len(arrays["train"]["source"]),
         num_test=len(arrays["test"]["source"]),
-        dataset=builder.name,
-        version=str(builder.version),
-        licence=builder.LICENCE,
+        **origin(builder),
         calibration=None,
         labels=(),
         input_shape=arrays["train"]["source"].shape[1:],
@@ -87,7 +72,7 @@ def build_model(data, options, variant):
         target_length=data.input_shape[0],
         seed=options.seed,
     )
-    rate = keras.optimizers.schedules.CosineDecay(5e-3, options.epochs * (data.num_train // options.batch_size))
+    rate = keras.optimizers.schedules.CosineDecay(5e-3, data.steps(options))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), loss, weighted_metrics=["accuracy"])
     return model

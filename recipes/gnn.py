@@ -1,32 +1,29 @@
-"""Graph networks sort papers by what cites what, and predict properties of molecules.
+"""Graph networks classify papers by their citations, and predict properties of molecules.
 
 Paper:     Kipf and Welling 2017, arXiv:1609.02907 (GCN); Velickovic et al. 2018, arXiv:1710.10903 (GAT);
-           Gilmer et al. 2017, arXiv:1704.01212 (MPNN).
-Data:      cora: 2,708 papers, 5,278 citations, 7 classes. 140 papers are labelled, 500 say when to stop, 1,000 are
-           tested. Planetoid's split, on which the 81.5% (GCN) and 83.0 +- 0.7% (GAT) of the papers stand, cannot be
-           had here: no package of the index was found to hold its files, and the source has the papers in another
-           order. So each of the ten seeds draws its own split, as Kipf and Welling do for the row "GCN (rand. splits)"
-           of their table 2: 80.1%, standard error 0.5. Velickovic et al. have no such row.
+           Gilmer et al. 2017, arXiv:1704.01212 (MPNN)
+Data:      cora: 2,708 papers, 5,278 citations, 7 classes. 140 labeled papers for training, 500 for early stopping,
+           1,000 for the test. Each of the ten seeds draws its own split, as for the row "GCN (rand. splits)" in table 2
+           of Kipf and Welling: 80.1%, standard error 0.5. (The split of Planetoid, with 81.5% for GCN and 83.0% for
+           GAT, is not available here.)
 Command:   keras-dl train gnn --jit off
-Reaches:   GCN 79.4%, standard error 0.4: the aim, 80.1% less the paper's 0.5, is missed by 0.3 points; GAT 81.0%,
-           standard error 0.5. Ten seeds each; 517 s of training on two shared cores. On the same ten splits PyTorch
-           Geometric's GCN, for 200 epochs, reaches 79.7%, standard error 0.4.
-Baseline:  an MLP of the same size, which sees the words of a paper and no citation: 55.5%, mean of three seeds
-Files:     of the first GCN: float32 77.6%, int8 73.4%. It is the last layer that int8 ruins: a paper has 1 to 168
-           neighbours, whose sums share one scale. With that layer in float32, `--float-layer gcn_1`: 77.2%.
+Aim:       79.6% for GCN, the mean of ten seeds: 80.1% less the paper's standard error
+Baseline:  an MLP of the same size that sees the words of a paper but no citations: 55.5%, the mean of three seeds
+Reaches:   GCN 79.4%, standard error 0.4 (the aim is missed by 0.3 points); GAT 81.0%, standard error 0.5. Ten seeds
+           each; 517 s of training on two shared cores.
+Files:     of the first GCN: float32 77.6%; int8 73.4%, or 77.2% with `--float-layer gcn_1`
 
-`--dataset citeseer` (`--jit off`): Planetoid's own split, ten seeds of weights: GCN 71.1%, standard deviation 0.7;
-Kipf and Welling have 70.3%. The run was broken off after the GCNs, so that GAT is not measured.
-`--dataset pubmed`: Planetoid's own split, too; not measured.
-`--dataset freesolv` (`--jit off`): hydration free energies of 128 molecules with RMSE 1.20 kcal/mol, mean of three
-seeds (1.10 to 1.26), in 104 s of training on two shared cores; a linear model of counted features has 2.26, the
-mean alone 4.05. `--dataset solubility`: not measured.
+`--dataset citeseer --jit off`: the split of Planetoid, ten seeds of weights: GCN 71.1%, standard deviation 0.7. Kipf
+and Welling have 70.3%. GAT is not measured.
+`--dataset pubmed`: the split of Planetoid. Not measured.
+`--dataset freesolv --jit off`: hydration free energies of 128 test molecules. RMSE 1.20 kcal/mol, the mean of three
+seeds (1.10 to 1.26), after 104 s on two shared cores. A linear model of counted features has 2.26, the mean 4.05.
+`--dataset solubility`: not measured.
 
-The papers' hyperparameters: GCN 16 units, dropout 0.5, Adam at 0.01, L2 of 5e-4 on the first layer; GAT 8 heads of 8
-units, dropout 0.6 of inputs and attention, Adam at 0.005, L2 of 5e-4. They stop by the validation nodes, as the papers'
-code does: GCN after 200 epochs, or when the loss exceeds its mean over the 10 before; GAT after 100 epochs without a
-better loss or accuracy, with the weights that were best in both (here 385 to 754 epochs; 2,000 is the limit).
+Hyperparameters and stopping rules are those of the papers and of their code; see docs/recipes.md.
 """
+
+import dataclasses
 
 import keras
 import numpy as np
@@ -36,14 +33,20 @@ import keras_dl
 from keras_dl import graphs
 from keras_dl.extras import require
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.pipelines import fold_in
+from keras_dl.recipes.training.batches import (
+    fold_in,
+    limit,
+    open_dataset,
+    origin,
+    read,
+    shuffled_batches,
+    shuffled_rows,
+)
 from keras_dl.recipes.training.recipe import (
     EDGETPU,
     ETHOS_U55,
     FLOAT,
     INT8,
-    SMOKE_TEST,
-    SMOKE_TRAIN,
     Data,
     Recipe,
     Task,
@@ -56,11 +59,9 @@ RATES = {"gcn": 0.01, "gat": 0.005, "mlp": 0.01}  # by net; an MLP is the GCN on
 
 
 def load_data(options, variant):
-    from keras_dl.recipes.datasets import prepare
-
-    builder = prepare(options.dataset, data_dir=options.data_dir)
+    builder = open_dataset(options)
     parts = _molecules(builder, options) if options.dataset in MOLECULES else _papers(builder, options, variant)
-    return Data(dataset=builder.name, version=str(builder.version), licence=builder.LICENCE, **parts)
+    return Data(**origin(builder), **parts)
 
 
 def _papers(builder, options, variant):
@@ -80,8 +81,7 @@ def _papers(builder, options, variant):
         return tf.data.Dataset.from_tensors((*graph, masks[part][None].astype("float32")))
 
     def epoch(number):
-        order = tf.random.experimental.stateless_shuffle(labelled, fold_in(options.seed, number))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
+        batches = shuffled_rows(labelled, options.batch_size, fold_in(options.seed, number))
         return batches.map(lambda nodes: (*graph, tf.reduce_max(tf.one_hot(nodes, labels.size), 0)[None]))
 
     return dict(
@@ -100,21 +100,20 @@ def _papers(builder, options, variant):
 
 def _molecules(builder, options):
     """One molecule a row, padded to the largest of the data set."""
-    found, sizes = {}, dict(num_nodes=0, num_edges=0)
-    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
-        examples = list(builder.as_dataset(split=split, shuffle_files=False).as_numpy_iterator())
-        found[split] = examples[: smoke if options.smoke else None]
-        sizes = {key: max(size, *(len(x[key[4:]]) for x in examples)) for key, size in sizes.items()}
+    whole = dataclasses.replace(options, smoke=False)
+    molecules = {split: read(builder, split, whole) for split in ("train", "test")}
+    sizes = {
+        f"num_{part}": max(len(x[part]) for examples in molecules.values() for x in examples)
+        for part in ("nodes", "edges")
+    }
     arrays = {}
-    for split, examples in found.items():
+    for split, examples in molecules.items():
+        examples = examples[: limit(split, options, most=None)]
         rows = [graphs.Graph(x["nodes"], x["edges"], x["edge_features"]) for x in examples]
         arrays[split] = graphs.pad(rows, **sizes), np.stack([x["target"] for x in examples])[:, None]
 
     def epoch(number):
-        count = len(arrays["train"][1])
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(options.seed, number))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(options.batch_size, drop_remainder=True)
-        return batches.map(lambda rows: tf.nest.map_structure(lambda x: tf.gather(x, rows), arrays["train"]))
+        return shuffled_batches(arrays["train"], options.batch_size, fold_in(options.seed, number))
 
     def calibration(samples):
         row = {name: values[:samples, None] for name, values in arrays["train"][0].items()}
@@ -164,7 +163,7 @@ def _predictor(data, options):
         num_nodes=rows["nodes"].shape[1],
         num_edges=rows["edges"].shape[1],
     )
-    steps = options.epochs * (data.num_train // options.batch_size)
+    steps = data.steps(options)
     rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=1e-3, global_clipnorm=1.0),

@@ -1,19 +1,20 @@
-"""Encoder-decoders spell out how English words are pronounced: letters to phonemes, with and without attention.
+"""Encoder-decoders turn the spelling of English words into phonemes, with and without attention.
 
-Paper:     Sutskever et al. 2014, arXiv:1409.3215; Bahdanau et al. 2014, arXiv:1409.0473.
+Paper:     Sutskever et al. 2014, arXiv:1409.3215; Bahdanau et al. 2014, arXiv:1409.0473
 Data:      cmudict without the digits of stress, as in the literature: 40,000 of the 112,052 training words, and all
-           12,000 test words, of which each pronunciation counts as right.
+           12,000 test words. Each pronunciation of a word counts as right.
 Command:   keras-dl train seq2seq
-Reaches:   a phoneme error rate of 0.088 with attention, 0.145 without; 35.9% of words are wrong. The aim is 0.12: with
-           all training words and many hours, papers have 0.05 to 0.06, and 20 to 25% of the words (Yao and Zweig 2015,
-           arXiv:1506.00196; Toshniwal and Livescu 2016, arXiv:1610.06540). A beam of 4 with length penalty 0.6 has
-           0.086 and 35.3%. Files: dynamic int8 0.088; int8 0.0875 on the first 1,000 test words, where Keras has
-           0.0865. Eight epochs of both took 1,065 s on two cores that a dozen other jobs shared.
-Baseline:  each letter's most frequent phonemes, by an alignment of counts: 0.427, and 97.3% of the words wrong
+Aim:       a phoneme error rate of 0.12. With all training words and many hours, papers have 0.05 to 0.06 (Yao and Zweig
+           2015, arXiv:1506.00196; Toshniwal and Livescu 2016, arXiv:1610.06540).
+Baseline:  the most frequent phonemes of each letter, by an alignment of counts: 0.427, with 97.3% of the words wrong
+Reaches:   0.088 with attention and 35.9% of the words wrong; 0.145 without attention. A beam of 4 with length penalty
+           0.6: 0.086 and 35.3%. 1,065 s for eight epochs of both models on two very busy cores.
+Files:     dynamic int8 0.088; int8 0.0875 on the first 1,000 test words, where Keras has 0.0865
 
-Batches are of like lengths, as in the first paper, section 3.4; there is no curriculum from short to long words.
+Each batch has sequences of similar lengths, as in section 3.4 of the first paper.
 
-`--dataset wmt14_translate/fr-en`, the first paper's: words, the 30,000 most frequent of each language; not measured.
+`--dataset wmt14_translate/fr-en`: the first paper's data; the tokens are words, the 30,000 most frequent of each
+language. Not measured.
 """
 
 import keras
@@ -23,12 +24,10 @@ import tensorflow as tf
 import keras_dl
 from keras_dl.recipes.tasks import translation
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.pipelines import fold_in, shuffled
+from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, limit, open_dataset, origin, read, shuffled
 from keras_dl.recipes.training.recipe import (
     DYNAMIC_INT8,
     FLOAT,
-    SMOKE_TEST,
-    SMOKE_TRAIN,
     Data,
     Export,
     Recipe,
@@ -40,30 +39,25 @@ from keras_dl.text import END, PADDING, Symbols
 WORDS = 40_000  # to train on; with further pronunciations these are more pairs
 LENGTH = 20  # letters and phonemes, the end included; longer words are not trained on, and are cut when tested
 SENTENCE, DICTIONARY = 50, 30_000  # words of a sentence, and of each language, for the paper's data
-BATCH = 250
 STEPPED = 1000  # words that a file of integers is measured on
 
 
 def load_data(options, variant):
-    from keras_dl.recipes.datasets import prepare
-
-    builder = prepare(options.dataset, data_dir=options.data_dir)
+    builder = open_dataset(options)
     parts = _pronunciations if options.dataset == "cmudict" else _translations
-    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
-    origin = dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=licence)
-    return Data(**parts(builder, options), **origin, labels=())
+    return Data(**parts(builder, options), **origin(builder), labels=())
 
 
 def _pronunciations(builder, options):
     """Letters and phonemes. All pronunciations of a word are trained on, and each of them is right."""
 
-    def read(split, count):
-        for row in builder.as_dataset(split=split, shuffle_files=False).take(count).as_numpy_iterator():
+    def pronounced(split, most=-1):
+        for row in read(builder, split, options, most):
             spoken = ("".join(c for c in text.decode() if not c.isdigit()) for text in row["pronunciations"])
             yield row["word"].decode(), list(dict.fromkeys(spoken))
 
-    words = list(read("train", SMOKE_TRAIN if options.smoke else WORDS))
-    tested, answers = zip(*read("test", SMOKE_TEST if options.smoke else -1), strict=True)
+    words = list(pronounced("train", WORDS))
+    tested, answers = zip(*pronounced("test"), strict=True)
     pairs = [(word, text) for word, spoken in words for text in spoken if max(len(word), len(text.split())) < LENGTH]
     spelled, spoken = zip(*pairs, strict=True)
     letters, phonemes = Symbols.of(spelled), Symbols.of(spoken, " ")
@@ -76,7 +70,7 @@ def _pronunciations(builder, options):
     test = {"source": letters.encode(tested, LENGTH), "target": phonemes.encode([a[0] for a in answers], LENGTH)}
     return dict(
         train=epoch,
-        test=tf.data.Dataset.from_tensor_slices(test).batch(BATCH),
+        test=tf.data.Dataset.from_tensor_slices(test).batch(TEST_BATCH),
         num_train=len(pairs),
         num_test=len(tested),
         **_shared(letters, phonemes, sources, targets, test["source"], [phonemes.encode(a) for a in answers]),
@@ -87,14 +81,14 @@ def _translations(builder, options):
     """English sentences and those of the other language; the most frequent words, split at spaces, are tokens."""
     other = next(name for name in builder.info.features if name != "en")
 
-    def split(name, smoke):
+    def split(name):
         dataset = builder.as_dataset(split=name, shuffle_files=False).map(lambda row: (row["en"], row[other]))
-        return dataset.take(smoke) if options.smoke else dataset
+        return dataset.take(limit(name, options))
 
     def decoded(dataset):
         return zip(*((a.decode(), b.decode()) for a, b in dataset.as_numpy_iterator()), strict=True)
 
-    train, test = split("train", SMOKE_TRAIN), split("test", SMOKE_TEST)
+    train, test = split("train"), split("test")
     first = list(decoded(train.take(10 * DICTIONARY)))
     english, foreign = (Symbols.of(texts, " ", DICTIONARY) for texts in first)
 
@@ -115,7 +109,7 @@ def _translations(builder, options):
     )
     return dict(
         train=epoch,
-        test=encoded(test.batch(BATCH)),
+        test=encoded(test.batch(TEST_BATCH)),
         num_train=int(train.cardinality()),
         num_test=len(tested),
         **_shared(english, foreign, *some, english.encode(tested, SENTENCE), [foreign.encode([a]) for a in answers]),
@@ -152,7 +146,7 @@ def build_model(data, options, variant):
         target_length=data.input_shape[0],
         seed=options.seed,
     )
-    rate = keras.optimizers.schedules.CosineDecay(3e-3, options.epochs * (data.num_train // options.batch_size))
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, data.steps(options))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), loss, weighted_metrics=["accuracy"])
     return model
@@ -218,7 +212,7 @@ def picture(outcome):
 
 def translated_by(model, sources):
     """Greedy translations by the model itself, in batches of one size."""
-    size = min(BATCH, len(sources))
+    size = min(TEST_BATCH, len(sources))
     starts = [min(i, len(sources) - size) for i in range(0, len(sources), size)]
     found = np.zeros_like(sources, shape=(len(sources), model.target_length))
     for start in starts:

@@ -71,10 +71,9 @@ def test_the_table_is_the_only_list():
 
 
 def test_a_list_beside_the_table_would_be_noticed():
-    for code in (
-        'x = (*("mlp", "cnn"), "vit", "gan", "tcn")',
-        'x = {"mlp": 1, "cnn": 2, "vit": 3, "gan": 4, "tcn": 5}',
-    ):
+    tuple_ = 'x = (*("mlp", "cnn"), "vit", "gan", "tcn")'
+    dict_ = 'x = {"mlp": 1, "cnn": 2, "vit": 3, "gan": 4, "tcn": 5}'
+    for code in (tuple_, dict_):
         nodes = list(ast.walk(ast.parse(code)))
         assert max(len(_listed(node)) for node in nodes) == MOST + 1
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from keras_dl.recipes.tasks import characters
 from keras_dl.recipes.training import recipe
-from keras_dl.recipes.training.ngrams import trigram_bits
+from keras_dl.recipes.training.baselines import trigram_bits
 from keras_dl.text import END, START, Symbols
 
 SIZE = 8

@@ -2,8 +2,10 @@
 
 import ast
 import configparser
+import importlib.metadata
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -108,15 +110,72 @@ def test_cases_have_names_of_their_own():
     assert len(set(names)) == len(names) > 0
 
 
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+
+
 def test_every_package_is_installed():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    listed = set(setup["options"]["packages"].split())
-    found = set()
+    listed = set(SETUP["options"]["packages"].split())
+    folders = [path.parent.relative_to(ROOT).parts for path in SOURCES]
+    packages = {".".join(parts if parts[0] == "keras_dl" else ("keras_dl", *parts)) for parts in folders}
+    assert packages == listed, "setup.cfg lists other packages than there are folders: mend [options] packages"
+
+
+def _declared(*extras):
+    """The names of the distributions that the package requires, and that the extras add."""
+    lines = SETUP["options"]["install_requires"].splitlines()
+    lines += [line for extra in extras for line in SETUP["options.extras_require"][extra].splitlines()]
+    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines if line[:1] not in ("", "#", "%")}
+
+
+EXTRAS = {"keras_dl": (), "export": ("export", "edge"), "recipes": ("recipes",), "benchmarks": ("benchmarks", "edge")}
+
+
+def test_every_import_is_declared():
+    """Each part imports from `install_requires` and its own extra; `require` names an extra that has the module."""
+    providers = importlib.metadata.packages_distributions()
+    missing = set()
     for path in SOURCES:
-        parts = path.parent.relative_to(ROOT).parts
-        found.add(".".join(parts if parts[0] == "keras_dl" else ("keras_dl", *parts)))
-    assert found == listed
+        part = path.relative_to(ROOT).parts[0]
+        imported = [(name, EXTRAS[part]) for name in _imports(path)]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+                (extra,) = (keyword.value.value for keyword in node.keywords if keyword.arg == "extra")
+                if isinstance(node.args[0], ast.Constant):  # else a name that is known only when it runs
+                    imported.append((node.args[0].value, (extra,)))
+        for name, extras in imported:
+            module = name.split(".")[0]
+            if module in sys.stdlib_module_names or module in ("keras_dl", "keras_dl_cli"):
+                continue
+            names = {other.lower().replace("_", "-") for other in providers.get(module, [module])}
+            if not names & _declared(*extras):
+                missing.add(f"{path.relative_to(ROOT)} imports {module}")
+    assert not missing
+
+
+OUTSIDE = ("keras_dl.tests", "keras_dl.docs", "keras_dl.keras_dl", "keras_dl.keras_dl.base", "keras_dl.keras_dl_cli")
+
+
+@pytest.mark.parametrize("where", ["root", "elsewhere"])
+def test_a_clone_has_one_copy_of_each_module(where, tmp_path):
+    """Also where `python -m pytest` and `python -c` put the clone first: its other folders are no parts of keras_dl."""
+    code = f"""
+import importlib, sys
+import keras_dl, keras_dl.export.targets, keras_dl.recipes.training.recipe, keras_dl.benchmarks
+for name in {OUTSIDE}:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        continue
+    sys.exit(f"{{name}} can be imported")
+files = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "keras_dl"]
+assert len(files) == len(set(files)), files
+print(*files, sep="\\n")
+"""
+    run = _python(code, cwd=ROOT if where == "root" else tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert all(pathlib.Path(line).is_relative_to(ROOT) for line in run.stdout.split())
+    assert len(run.stdout.split()) > 50
 
 
 def test_plain_models_stay_plain_beside_functional_ones():

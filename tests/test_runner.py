@@ -18,7 +18,7 @@ import tensorflow as tf
 import toy
 
 from keras_dl.export import inspect
-from keras_dl.recipes.training import commands, folder, jit, pipelines, recipe, report, resume, runner, stopping
+from keras_dl.recipes.training import batches, commands, folder, jit, recipe, report, resume, runner, stopping
 from keras_dl.recipes.training.recipe import OptionError, Options
 from keras_dl.text import Subwords
 
@@ -400,7 +400,7 @@ def test_shuffled_is_a_permutation_that_the_seed_decides():
     data = tf.data.Dataset.range(100).map(lambda i: (i,))
 
     def order(seed, block):
-        return [int(i) for (i,) in pipelines.shuffled(data, pipelines.fold_in(0, seed), block)]
+        return [int(i) for (i,) in batches.shuffled(data, batches.fold_in(0, seed), block)]
 
     assert sorted(order(1, 100)) == list(range(100))
     assert order(1, 100) == order(1, 100) != order(2, 100)

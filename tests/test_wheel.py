@@ -3,21 +3,28 @@
 import pathlib
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 
+import keras
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 USE = """
-import keras, keras_dl, keras_dl.export, keras_dl.recipes.training.recipe, pathlib, sys
+import importlib, keras, keras_dl, keras_dl.export, keras_dl.recipes.training.recipe, keras_dl_cli, pathlib, sys
 assert pathlib.Path(keras_dl.__file__).is_relative_to(sys.prefix), keras_dl.__file__
 assert pathlib.Path(keras_dl.export.__file__).is_relative_to(sys.prefix), keras_dl.export.__file__
 model = keras_dl.LeNet5((28, 28, 1), 10)
 report = keras_dl.export.export(model, "lenet.tflite")
 assert report.flex_ops == 0
+assert len(keras_dl_cli.architectures()) == 31
+for name in ("keras_dl.tests", "keras_dl.docs", "keras_dl.keras_dl.base"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        continue
+    sys.exit(f"{name} can be imported")
 print("used the wheel")
 """
 
@@ -46,13 +53,18 @@ def test_wheel_claims_no_other_names(wheel):
     assert {name for name in names if not name.endswith(".dist-info")} == {"keras_dl", "keras_dl_cli.py"}
 
 
+def test_wheel_says_that_it_has_types(wheel):
+    """Type checkers read the annotations of a package only where it holds this marker."""
+    assert "keras_dl/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    # The dependencies are lent by this environment, as a plain path: its own keras_dl, an editable one, stays out.
+    # The dependencies are lent by the folder that holds Keras, as a plain path: an editable keras_dl in it stays out.
     (site,) = (environment / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (site / "dependencies.pth").write_text(str(pathlib.Path(keras.__file__).parents[1]))
     empty = tmp_path / "empty"
     empty.mkdir()
     _run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=empty)

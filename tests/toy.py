@@ -15,7 +15,7 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from keras_dl.recipes.training import pipelines, runner
+from keras_dl.recipes.training import batches, runner
 from keras_dl.recipes.training.recipe import Data, Recipe, Task
 
 TRAIN, TEST, LENGTH = 128, 40, 12
@@ -34,13 +34,13 @@ def load_data(options, variant):
     train = tf.data.Dataset.from_tensor_slices((x, y))
 
     def epoch(number):
-        order = pipelines.fold_in(options.seed, number)
+        order = batches.fold_in(options.seed, number)
 
         def noisy(index, example):
             wave, label = example
             return wave + 0.3 * tf.random.stateless_normal((LENGTH,), tf.random.fold_in(order, index)), label
 
-        return pipelines.shuffled(train, order).enumerate().map(noisy).batch(options.batch_size, drop_remainder=True)
+        return batches.shuffled(train, order).enumerate().map(noisy).batch(options.batch_size, drop_remainder=True)
 
     return Data(
         train=epoch,

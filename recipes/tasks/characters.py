@@ -10,9 +10,9 @@ import keras_dl
 from keras_dl.losses import SmoothedCrossentropy
 from keras_dl.recipes.tasks import series, translation
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.ngrams import trigram_bits
-from keras_dl.recipes.training.pipelines import TEST_BATCH, fold_in, shuffled
-from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+from keras_dl.recipes.training.baselines import trigram_bits
+from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, open_dataset, origin, read, shuffled
+from keras_dl.recipes.training.recipe import Data
 from keras_dl.text import PADDING, START, Symbols
 
 FEATURES = {"bible": "kjv", "lm1b": "text"}
@@ -25,20 +25,17 @@ BEGINNING = 24  # characters of a text that the picture's continuations are give
 
 def load_data(options, variant):
     """Texts as characters: `tokens` that begin with the start token, and as targets the same texts a step later."""
-    from keras_dl.recipes.datasets import prepare
-
-    builder = prepare(options.dataset, data_dir=options.data_dir)
+    builder = open_dataset(options)
     validates = "validation" in builder.info.splits
 
-    def read(split, count):
-        rows = builder.as_dataset(split=split, shuffle_files=False).take(count)
-        return [row[FEATURES[options.dataset]].decode() for row in rows.as_numpy_iterator()]
+    def texts(split, most):
+        return [row[FEATURES[options.dataset]].decode() for row in read(builder, split, options, most)]
 
-    counted = read("train", SMOKE_TRAIN if options.smoke else COUNTED)
+    counted = texts("train", COUNTED)
     symbols = Symbols.of(counted, size=CHARACTERS)
     counted = symbols.encode(counted, LENGTH)
     parts = {
-        split: symbols.encode(read(split, SMOKE_TEST if options.smoke else MEASURED), LENGTH)
+        split: symbols.encode(texts(split, MEASURED), LENGTH)
         for split in (("test", "validation") if validates else ("test",))
     }
     count = int(builder.as_dataset(split="train", shuffle_files=False).cardinality())
@@ -75,9 +72,7 @@ def load_data(options, variant):
         test=batches("test"),
         num_train=len(counted) if whole else count,
         num_test=len(parts["test"]),
-        dataset=options.dataset,
-        version=str(builder.version),
-        licence=builder.info.redistribution_info.license or f"see {builder.info.homepage}",
+        **origin(builder),
         calibration=lambda samples: [{"tokens": row[None]} for row in shifted(_longest(counted, samples))],
         labels=(),
         input_shape=(LENGTH,),
@@ -103,7 +98,7 @@ def build_model(data, options, variant):
     model = keras_dl.RecurrentLM(
         len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, serving_length=data.input_shape[0]
     )
-    rate = keras.optimizers.schedules.CosineDecay(4e-3, options.epochs * (data.num_train // options.batch_size))
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, data.steps(options))
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), SmoothedCrossentropy(0.0))
     return model
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 import keras_dl
 from keras_dl.extras import require
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.pipelines import fold_in
-from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data, Task
+from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, open_dataset, origin, read, shuffled_batches
+from keras_dl.recipes.training.recipe import Data, Task
 
 ADDING = "adding_problem/"
 GUESS = 1 / 6  # the mean squared error of always saying 1, which is the mean of the sums
@@ -20,14 +20,11 @@ STATES = 8  # steps of a sequence at which the signature `step` is calibrated
 
 def load_data(options, variant):
     """Sequences of the adding problem; or series with their classes, padded to the longest, with masks."""
-    from keras_dl.recipes.datasets import prepare
-
-    builder = prepare(options.dataset, data_dir=options.data_dir)
+    builder = open_dataset(options)
     adding = options.dataset.startswith(ADDING)
     parts, lengths = {}, {}
-    for split, smoke in (("train", SMOKE_TRAIN), ("test", SMOKE_TEST)):
-        examples = list(builder.as_dataset(split=split, shuffle_files=False).as_numpy_iterator())
-        examples = examples[: smoke if options.smoke else None]
+    for split in ("train", "test"):
+        examples = read(builder, split, options)
         answers = np.stack([x["target" if adding else "label"] for x in examples])
         parts[split] = [x["sequence"] for x in examples], answers[:, None] if adding else answers
         lengths[split] = max(map(len, parts[split][0]))
@@ -37,10 +34,7 @@ def load_data(options, variant):
         arrays = {split: (rows["features"], answers) for split, (rows, answers) in arrays.items()}
 
     def batches(number, size):
-        count = len(arrays["train"][1])
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(options.seed, number))
-        chosen = tf.data.Dataset.from_tensor_slices(order).batch(size, drop_remainder=True)
-        return chosen.map(lambda rows: tf.nest.map_structure(lambda x: tf.gather(x, rows), arrays["train"]))
+        return shuffled_batches(arrays["train"], size, fold_in(options.seed, number))
 
     def noisy(number):
         """Few hundred series would be learned by heart."""
@@ -58,15 +52,12 @@ def load_data(options, variant):
         rows = batches(-1, 1).take(samples).map(lambda row, answer: row)
         return rows.map(lambda features: {"features": features}) if adding else rows
 
-    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
     return Data(
         train=(lambda number: batches(number, options.batch_size)) if adding else noisy,
-        test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(250),
+        test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(TEST_BATCH),
         num_train=len(arrays["train"][1]),
         num_test=len(arrays["test"][1]),
-        dataset=builder.info.full_name.rsplit("/", 1)[0],
-        version=str(builder.version),
-        licence=licence,
+        **origin(builder),
         calibration=calibration,
         labels=() if adding else tuple(builder.info.features["label"].names),
         input_shape=(steps, parts["train"][0][0].shape[-1]),
@@ -104,7 +95,7 @@ def build_model(data, options, variant):
     if not regression:
         rows, _ = data.arrays["train"]
         model.adapt(**rows)
-    steps = options.epochs * (data.num_train // options.batch_size)
+    steps = data.steps(options)
     rate = keras.optimizers.schedules.CosineDecay(RATES[cell] if regression else 3e-3, steps, alpha=0.05)
     if regression and cell == "lstm":  # it finds the marks late and at once, at a step that no cosine knows
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 3 // 4], [RATES[cell], RATES[cell] / 10])

@@ -23,7 +23,7 @@ def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
     Args:
         sources, targets: int32 arrays, `(pairs, length)`, 0 after the end.
         batch_size: int. What is left over is dropped.
-        key: int32, `(2,)`: a seed, as `keras_dl.recipes.training.pipelines.fold_in` gives it; may be a symbolic tensor.
+        key: int32, `(2,)`: a seed, as `keras_dl.recipes.training.batches.fold_in` gives it; may be a symbolic tensor.
         multiple: int. Lengths of batches are multiples of it.
 
     Returns:

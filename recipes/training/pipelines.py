@@ -5,39 +5,10 @@ import tensorflow as tf
 
 from keras_dl.extras import require
 from keras_dl.recipes.training.augment import affine, flip_and_crop, random_resized_crop
-from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, Data
+from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, limit, open_dataset, origin, shuffled
+from keras_dl.recipes.training.recipe import Data
 
-# What is shuffled at a time. TFDS writes its examples in a random order, so that mixing within such a block is enough
-# for data that is larger.
-SHUFFLE_BLOCK = 16_384
-TEST_BATCH = 250
 IMAGENET_SHAPE = (224, 224, 3)
-
-
-def fold_in(seed, *numbers):
-    """A seed, int32 `(2,)`, that depends on `seed` (int) and on all `numbers` (integers or scalar tensors)."""
-    key = tf.constant([seed, 0], tf.int32)
-    for number in numbers:
-        key = tf.random.fold_in(key, number)
-    return key
-
-
-def shuffled(dataset, seed, block=SHUFFLE_BLOCK):
-    """`dataset`, a set of tuples of tensors, with each run of `block` elements in an order that `seed` decides.
-
-    `tf.data.Dataset.shuffle` keeps a state that cannot be asked for epoch n alone; this has none.
-
-    Args:
-        dataset: `tf.data.Dataset` of tuples.
-        seed: int32, `(2,)`; may be a symbolic tensor.
-        block: int.
-    """
-
-    def mix(*columns):
-        order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(columns[0])[0]), seed)
-        return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
-
-    return dataset.batch(block).flat_map(mix)
 
 
 def augmented_images(options, **digits):
@@ -71,7 +42,7 @@ def images(options, augment=None, image_shape=None):
         DataError: if the data set cannot be had.
     """
     tfds = require("tensorflow_datasets", extra="recipes")
-    builder = _builder(options)
+    builder = open_dataset(options)
     feature = builder.info.features["image"]
     same_size = None not in feature.shape
     image_shape = tuple(image_shape or feature.shape)
@@ -79,15 +50,14 @@ def images(options, augment=None, image_shape=None):
     decoders = None if same_size else {"image": tfds.decode.SkipDecoding()}
     decode = (lambda image: image) if same_size else feature.decode_example
 
-    def split(name, smoke):
+    def split(name):
         dataset = builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
         dataset = dataset.map(lambda example: (example["image"], example["label"]), tf.data.AUTOTUNE)
-        if options.smoke:
-            dataset = dataset.take(smoke)
+        dataset = dataset.take(limit(name, options))
         return dataset.cache() if same_size else dataset
 
-    train = split("train", SMOKE_TRAIN)
-    test = split("test" if "test" in _splits(builder) else "validation", SMOKE_TEST)
+    train = split("train")
+    test = split("test" if "test" in _splits(builder) else "validation")
 
     def epoch(number):
         order = fold_in(options.seed, number)
@@ -118,7 +88,7 @@ def images(options, augment=None, image_shape=None):
         labels=tuple(builder.info.features["label"].names),
         input_shape=image_shape,
         input_range="uint8 pixels in [0, 255]",
-        **_origin(builder),
+        **origin(builder),
     )
 
 
@@ -141,7 +111,7 @@ def folds(options, fold, num_folds=5):
     """
     model_selection = require("sklearn.model_selection", extra="recipes")
     tfds = require("tensorflow_datasets", extra="recipes")
-    builder = _builder(options)
+    builder = open_dataset(options)
     columns = list(tfds.as_numpy(builder.as_dataset(split="train", batch_size=-1, shuffle_files=False)).items())
     table = dict(columns)
     x = table["features"]
@@ -171,7 +141,7 @@ def folds(options, fold, num_folds=5):
         input_shape=x.shape[1:],
         input_range="float32 columns, raw",
         arrays=arrays,
-        **_origin(builder),
+        **origin(builder),
     )
 
 
@@ -211,12 +181,6 @@ def as_arrays(data):
     return tuple(parts)
 
 
-def _builder(options):
-    from keras_dl.recipes.datasets import prepare
-
-    return prepare(options.dataset, data_dir=options.data_dir)
-
-
 def _splits(builder):
     """Names of the splits."""
     return set(builder.info.splits) or set(builder.as_dataset(shuffle_files=False))
@@ -226,9 +190,3 @@ def _count(dataset):
     """Number of elements: known for prepared data, counted otherwise."""
     known = int(dataset.cardinality())
     return known if known >= 0 else int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
-
-
-def _origin(builder):
-    """Where the data is from, as `Data` wants it."""
-    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
-    return dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=licence)

@@ -4,8 +4,8 @@ import sys
 import time
 
 import keras
-import rich.console
-import rich.progress
+
+from keras_dl.extras import require
 
 
 def say(text):
@@ -31,9 +31,9 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
-        console = rich.console.Console(stderr=True)
+        console = require("rich.console", extra="recipes").Console(stderr=True)
         if console.is_terminal:
-            self.bar = rich.progress.Progress(console=console, transient=True)
+            self.bar = require("rich.progress", extra="recipes").Progress(console=console, transient=True)
             self.task = self.bar.add_task(f"{self.title}  epoch {epoch + 1}/{self.epochs}", total=self.steps)
             self.bar.start()
 

@@ -1,8 +1,8 @@
-"""What a recipe is: data, a model, a metric with an aim and a baseline, and a picture, tied together by the runner.
+"""The parts of a recipe: data, a model, a metric with an aim and a baseline, and a picture.
 
-A recipe is a module `keras_dl.recipes.NAME` with a constant `RECIPE`. Its functions are plain: they take `Options`,
-which hold all that decides the result, and `Data`. The runner (`keras_dl.recipes.training.runner`) does the rest:
-progress, checkpoints, resuming, the run's folder and its report.
+A recipe is a module `keras_dl.recipes.NAME` with a constant `RECIPE`. Its functions take `Options`, which hold all that
+decides the result, and `Data`. The runner (`keras_dl.recipes.training.runner`) does the rest: progress, checkpoints,
+resuming, the folder of the run and its report.
 """
 
 import dataclasses
@@ -20,30 +20,30 @@ NAMES = tuple(architecture.recipe for architecture in ARCHITECTURES if architect
 JITS = ("auto", "on", "off")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
-# `--smoke`: a part of the data and of the epochs that takes seconds.
+# `--smoke` trains for seconds: on few examples, for few epochs.
 SMOKE_TRAIN = 256
 SMOKE_TEST = 128
 SMOKE_EPOCHS = 2
 
 
 class OptionError(ValueError):
-    """A wrong value of an option; the message names the option, the value, and what would do."""
+    """A wrong value of an option. The message names the option, the value, and a valid one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """All that decides the result of a run. Two runs with equal options on one machine give equal weights.
+    """All that decides the result of a run. On one machine, two runs with equal options give equal weights.
 
     Attributes:
         recipe: str, one of `NAMES`.
         dataset: str, one of the recipe's `tasks`.
         epochs: int, at least 1.
         batch_size: int, at least 1.
-        seed: int in [0, 2**31). Of weights, order of the data, augmentation and dropout.
-        jit: "on" (XLA), "off" (graph), or "auto" (the faster of both on the device at hand, timed).
+        seed: int in [0, 2**31). Seed of weights, data order, augmentation and dropout.
+        jit: "on" (XLA), "off" (graph), or "auto" (the faster of the two on this device, by timing both).
         precision: str, one of `PRECISIONS`: Keras's dtype policy.
-        smoke: bool. Trains on a small part of the data, for seconds; the aim is not judged.
-        data_dir: str or None. Where TFDS keeps data; None is TFDS's own default.
+        smoke: bool. Trains on a small part of the data, for seconds. The aim is not judged.
+        data_dir: str or None. The folder of TFDS. None for the default of TFDS.
     """
 
     recipe: str
@@ -68,7 +68,7 @@ class Options:
 
     @property
     def command(self):
-        """The command that repeats the run: every option that decides the result, and no path."""
+        """The command that repeats the run: all options that decide the result, and no path."""
         words = ["keras-dl", "train", self.recipe]
         for name in ("dataset", "epochs", "batch_size", "seed", "jit", "precision"):
             words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
@@ -77,28 +77,28 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What `load_data` returns.
+    """The data of a run, as `load_data` returns it.
 
     Attributes:
-        train: function from an epoch's number (int32 scalar tensor) to the `tf.data.Dataset` of its batches
-            `(inputs, targets)`. All batches have one size. The order and the augmentation depend on the seed and
-            the epoch alone, so that a resumed run sees what an uninterrupted one would: use stateless random ops.
+        train: function from the number of an epoch (int32 scalar tensor) to the `tf.data.Dataset` of its batches
+            `(inputs, targets)`. All batches have the same size. Order and augmentation depend only on the seed and the
+            epoch, so that a resumed run sees the same data: use stateless random ops.
         test: `tf.data.Dataset` of batches `(inputs, targets)`, raw inputs, in a fixed order; the last may be smaller.
         num_train: int. Examples of the training split.
         num_test: int. Examples of the test split.
-        dataset: str. Name by which TFDS knows it.
+        dataset: str. Its name in TFDS.
         version: str. Its version.
-        licence: str. The data's licence in one line.
+        licence: str. Its license in one line.
         calibration: function from a number of samples to a `tf.data.Dataset` of single raw training examples
             `{input name: (1, ...)}`, as the serving signature takes them.
-        labels: tuple of str. Names of the classes; empty for regression.
+        labels: tuple of str. Names of the classes. Empty for regression.
         input_shape: tuple of int. Shape of one input.
-        input_range: str. What the raw inputs are.
-        arrays: dict of NumPy arrays by name, for data that is small enough to be at hand, such as tables.
-        vocabularies: dict by name of what JSON can hold: how text becomes tokens and tokens text. Saved with the run
-            as vocabularies.json, and inside the metadata of every exported file.
-        validation: `tf.data.Dataset` like `test`, of examples that are in neither split: what the `val_*` of the
-            history are measured on, for `Recipe.stopping`. None is the test split, which then decides nothing.
+        input_range: str. Dtype and range of the raw inputs.
+        arrays: dict of NumPy arrays by name, for data that fits into memory, such as tables.
+        vocabularies: dict of tokenizers by name, as their `to_json` returns them. They are saved with the run as
+            vocabularies.json, and in the metadata of each exported file.
+        validation: `tf.data.Dataset` like `test`, of examples that are in neither split. The `val_*` entries of the
+            history are measured on it, for `Recipe.stopping`. None for the test split, which then decides nothing.
     """
 
     train: Callable
@@ -115,6 +115,10 @@ class Data:
     arrays: dict = dataclasses.field(default_factory=dict)
     vocabularies: dict = dataclasses.field(default_factory=dict)
     validation: Any = None
+
+    def steps(self, options) -> int:
+        """The training steps of all epochs together."""
+        return options.epochs * (self.num_train // options.batch_size)
 
 
 class Export(NamedTuple):
@@ -141,18 +145,18 @@ EDGETPU = Export("int8", "edgetpu")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a recipe does with one dataset.
+    """How a recipe trains on one dataset.
 
     Attributes:
-        epochs: int. Default of `--epochs`. With `Recipe.stopping`, at the most.
+        epochs: int. Default of `--epochs`. With `Recipe.stopping`, the largest number.
         batch_size: int. Default of `--batch-size`.
-        metric: str. Name of what `Recipe.evaluate` measures on the test split, with its unit.
-        aim: float, or None where there is none.
-        variants: names of the trainings that make up a run: folds of a cross-validation, or nets to compare. The
-            first is saved as model.keras.
-        combine: function from the list of the variants' metrics, in order, to the value of the run. By default
-            the first variant's.
-        higher_is_better: bool.
+        metric: str. Name and unit of the metric that `Recipe.evaluate` measures on the test split.
+        aim: float, the value to reach, or None.
+        variants: names of the trainings of a run: folds of a cross-validation, or networks to compare. The first one
+            is saved as model.keras.
+        combine: function from the list of the variants' metrics, in order, to the value of the run. The default takes
+            that of the first variant.
+        higher_is_better: bool. Whether a larger metric is better.
         exports: tuple of `Export`. The files of the reproduced run, for `docs/results`.
         reproduced: bool. Whether `make reproduce` trains it. It needs data that comes without a download from a hub.
             The first dataset of a recipe is always reproduced.
@@ -169,7 +173,7 @@ class Task:
     reproduced: bool = False
 
     def reaches_aim(self, value):
-        """Whether `value` is as good as the aim."""
+        """Whether `value` is at least as good as the aim."""
         return value >= self.aim if self.higher_is_better else value <= self.aim
 
 
@@ -179,9 +183,9 @@ class Trained:
 
     Attributes:
         value: float. The recipe's metric on the test split.
-        history: list of one dict an epoch: what Keras logs (`loss`, `val_loss`, ...).
-        seconds: float. Of training, validation included.
-        data: the `Data` it was trained on.
+        history: list of dicts, one per epoch: the logs of Keras (`loss`, `val_loss`, ...).
+        seconds: float. Duration of the training, including validation.
+        data: the `Data` that it was trained on.
     """
 
     value: float
@@ -192,7 +196,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A whole run, as `baseline` and `picture` get it.
+    """A whole run, as `baseline` and `picture` receive it.
 
     Attributes:
         options: `Options`.
@@ -222,22 +226,22 @@ class Recipe:
     """How one architecture is trained, measured and shown.
 
     Attributes:
-        name: str. Of the module, and on the command line.
-        model: str. Public name of the class it trains.
-        summary: str. One line.
+        name: str. Name of the module, and on the command line.
+        model: str. Public name of the class that it trains.
+        summary: str. One line for `keras-dl list`.
         tasks: dict of `Task` by dataset. The first dataset is the default.
         load_data: `load_data(options, variant) -> Data`.
-        build_model: `build_model(data, options, variant) -> keras.Model`, built and compiled. Random numbers drawn
-            in training come from layers or from a `keras.random.SeedGenerator` that the model holds, so that
-            their state is a part of the checkpoint.
-        evaluate: `evaluate(serve, data) -> float`: the metric on `data.test`, of whatever serves the model's
-            signatures: `serve(signature name, **arrays)` returns a dict of arrays.
-        baseline: `baseline(outcome) -> (name, value)`: what the run has to beat, measured on the same test data.
+        build_model: `build_model(data, options, variant) -> keras.Model`, built and compiled. Random numbers of
+            the training come from layers or from a `keras.random.SeedGenerator` that the model holds, so that their
+            state is in the checkpoint.
+        evaluate: `evaluate(serve, data) -> float`: the metric on `data.test`. `serve(signature name, **arrays)` calls a
+            signature of the model or of a file, and returns a dict of arrays.
+        baseline: `baseline(outcome) -> (name, value)`: a simpler method on the same test data, which the run must beat.
         picture: `picture(outcome) -> matplotlib Figure`.
         stopping: `stopping(variant, history) -> Verdict`, asked after each epoch: `keras_dl.recipes.training.stopping`
-            has rules. None trains all epochs. It does not go with an optimizer that averages weights.
-        calibrate: `calibrate(serve, data, samples)`: calibration data, by signature, where some signatures take what
-            others return; of whatever serves them. None where `Data.calibration` has it all.
+            has rules. None trains all epochs. It cannot be used with an optimizer that averages weights.
+        calibrate: `calibrate(serve, data, samples)`: calibration data by signature, for a model whose signatures take
+            what other signatures return. None if `Data.calibration` has all of it.
     """
 
     name: str
@@ -259,10 +263,10 @@ class Recipe:
         return tuple(dataset for dataset, task in self.tasks.items() if task.reproduced or dataset == first)
 
     def options(self, dataset=None, epochs=None, batch_size=None, smoke=False, **others):
-        """`Options` in which whatever is None has the recipe's default.
+        """`Options` with the recipe's defaults for arguments that are None.
 
         Raises:
-            OptionError: if a value is out of its range, or the recipe does not know the dataset.
+            OptionError: if a value is out of its range, or the recipe has no such dataset.
         """
         dataset = dataset or next(iter(self.tasks))
         if dataset not in self.tasks:
@@ -280,10 +284,10 @@ class Recipe:
 
 
 def find(name):
-    """The `Recipe` called `name`.
+    """The `Recipe` with this name.
 
     Raises:
-        OptionError: if there is none; the message lists those there are.
+        OptionError: if there is none. The message lists the names.
     """
     if name not in NAMES:
         raise OptionError(f"There is no recipe {name!r}. Choose one of: {', '.join(NAMES)}.")
@@ -291,9 +295,9 @@ def find(name):
 
 
 def run_as_script(name):
-    """Makes `python recipes/NAME.py ARGUMENTS` the same as `keras-dl train NAME ARGUMENTS`."""
+    """Runs `python recipes/NAME.py ARGUMENTS` as `keras-dl train NAME ARGUMENTS`."""
     import keras_dl_cli
 
-    # Python puts the script's folder first, where this package's modules would hide others of the same names.
+    # Python puts the script's folder first on the path, where its modules would hide others with the same names.
     sys.path[:] = [path for path in sys.path if path != str(pathlib.Path(__file__).parents[1])]
     keras_dl_cli.main(["train", name, *sys.argv[1:]])

@@ -1,0 +1,103 @@
+"""Splits of a data set in memory, and their rows in batches whose order depends on the seed and the epoch only."""
+
+import tensorflow as tf
+
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN
+
+# So many examples are shuffled at a time. TFDS writes its examples in a random order, so that mixing within a block is
+# enough for larger data.
+SHUFFLE_BLOCK = 16_384
+TEST_BATCH = 250
+
+
+def open_dataset(options):
+    """The prepared TFDS builder of the options' dataset.
+
+    Raises:
+        DataError: if the data set is not available.
+    """
+    from keras_dl.recipes.datasets import prepare
+
+    return prepare(options.dataset, data_dir=options.data_dir)
+
+
+def origin(builder) -> dict:
+    """Name, version and license of a data set, as arguments of `Data`."""
+    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
+    return dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=licence)
+
+
+def limit(split, options, most=-1):
+    """How many examples of a split a run reads: few for a smoke run, else `most`. -1 stands for all of them."""
+    return (SMOKE_TRAIN if split == "train" else SMOKE_TEST) if options.smoke else most
+
+
+def read(builder, split, options, most=-1) -> list[dict]:
+    """The first examples of a split, `limit` of them, in the order in which they are stored: dicts of NumPy arrays."""
+    dataset = builder.as_dataset(split=split, shuffle_files=False)
+    return list(dataset.take(limit(split, options, most)).as_numpy_iterator())
+
+
+def fold_in(seed, *numbers):
+    """A seed, int32 `(2,)`, that depends on `seed` (int) and on all `numbers` (integers or scalar tensors)."""
+    key = tf.constant([seed, 0], tf.int32)
+    for number in numbers:
+        key = tf.random.fold_in(key, number)
+    return key
+
+
+def shuffled_rows(rows, batch_size, key):
+    """Row numbers in batches, in an order that `key` decides. The rest that fills no batch is dropped.
+
+    Args:
+        rows: int, for the rows `0 ... rows - 1`; or an int array `(n,)` of row numbers.
+        batch_size: int.
+        key: int32, `(2,)`: a seed, as `fold_in` returns it; may be a symbolic tensor.
+
+    Returns:
+        `tf.data.Dataset` of int tensors `(batch_size,)`.
+    """
+    rows = tf.range(rows) if isinstance(rows, int) else rows
+    order = tf.random.experimental.stateless_shuffle(rows, key)
+    return tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
+
+
+def shuffled_batches(arrays, batch_size, key):
+    """One epoch of arrays in memory: batches of their rows, in an order that `key` decides.
+
+    Args:
+        arrays: array, or a structure (tuple, dict) of arrays, all with as many rows.
+        batch_size: int. The rest that fills no batch is dropped.
+        key: int32, `(2,)`: a seed, as `fold_in` returns it; may be a symbolic tensor.
+
+    Returns:
+        `tf.data.Dataset` of tensors in the structure of `arrays`.
+
+    Example:
+
+    >>> numbers = tf.range(1, 6)
+    >>> for batch in shuffled_batches({"x": numbers, "doubled": 2 * numbers}, 2, fold_in(0, 1)):
+    ...     print(batch["doubled"].numpy() / batch["x"].numpy())
+    [2. 2.]
+    [2. 2.]
+    """
+    rows = shuffled_rows(len(tf.nest.flatten(arrays)[0]), batch_size, key)
+    return rows.map(lambda rows: tf.nest.map_structure(lambda array: tf.gather(array, rows), arrays))
+
+
+def shuffled(dataset, key, block=SHUFFLE_BLOCK):
+    """A `tf.data.Dataset` of tuples with each run of `block` elements in an order that `key` decides.
+
+    `tf.data.Dataset.shuffle` keeps a state, so that it cannot give epoch n without the epochs before; this has none.
+
+    Args:
+        dataset: `tf.data.Dataset` of tuples of tensors.
+        key: int32, `(2,)`: a seed, as `fold_in` returns it; may be a symbolic tensor.
+        block: int.
+    """
+
+    def mix(*columns):
+        order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(columns[0])[0]), key)
+        return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
+
+    return dataset.batch(block).flat_map(mix)
