@@ -1,53 +1,52 @@
-"""Writes a page for each run in docs/results, and the index of them, from the reports.
+"""The pages of docs/results: one for each run, one for the benchmark of streams, and their index.
 
-python docs/pages.py            writes them
-python docs/pages.py --check    fails if a page differs from its reports
+`python docs/table.py` writes them.
 """
 
 import collections
 import inspect
+import json
 import pathlib
 import re
-import sys
-
-import keras_dl
-from keras_dl.architectures import ARCHITECTURES
-from keras_dl.files import replacing
-from keras_dl.recipes.datasets.catalogue import catalogue
 
 import reports
 from reports import ROOT, figure, markdown_table
 
-INDEX = "docs/results/README.md"
-GENERATED = "<!-- made by docs/pages.py: do not edit -->"
+import keras_dl
+from keras_dl.architectures import ARCHITECTURES
+from keras_dl.recipes.datasets.catalogue import catalogue
+
+GENERATED = "<!-- made by docs/table.py: do not edit -->"
 MANY = 8  # trainings; of more than these, a page shows the means only
 
 
 def pages() -> dict[str, str]:
     """The text of each page by its path from the root of the repository."""
     built = [architecture for architecture in ARCHITECTURES if architecture.classes]
-    found = {run.page: _page(architecture, run) for architecture in built for run in reports.runs(architecture.recipe)}
-    return {INDEX: _index(built), **found}
+    runs = [(architecture, run) for architecture in built for run in reports.runs(architecture.recipe)]
+    return {
+        "docs/results/README.md": _index(runs),
+        "docs/results/streaming/README.md": _streaming(),
+        **{run.page: _page(architecture, run) for architecture, run in runs},
+    }
 
 
-def _index(built):
-    head = ("Run", "Trained", "Result", "Baseline", "Aim", "float32 file", "int8 file", "On Ethos-U55")
-    rows = [head]
-    for architecture in built:
-        for run in reports.runs(architecture.recipe):
-            report, npu = run.report, run.files.get("int8-ethos-u55-128")
-            rows.append(
-                (
-                    f"[{architecture.name} on {report['dataset']}]({run.folder.name}/README.md)",
-                    f"`{report['model']}`",
-                    f"{report['metric']} {figure(report['value'])}",
-                    f"{figure(report['baseline_value'])} ({report['baseline']})",
-                    reports.aim(report),
-                    reports.size_and_metric(run.files.get("none-cpu")),
-                    reports.size_and_metric(run.small_file),
-                    f"{npu['target_report']['npu_op_share']:.0%} of ops" if npu else "",
-                )
+def _index(runs):
+    rows = [("Run", "Trained", "Result", "Baseline", "Aim", "float32 file", "int8 file", "On Ethos-U55")]
+    for architecture, run in runs:
+        report, npu = run.report, run.files.get("int8-ethos-u55-128")
+        rows.append(
+            (
+                f"[{architecture.name} on {report['dataset']}]({run.folder.name}/README.md)",
+                f"`{report['model']}`",
+                f"{report['metric']} {figure(report['value'])}",
+                f"{figure(report['baseline_value'])} ({report['baseline']})",
+                reports.aim(report),
+                reports.size_and_metric(run.files.get("none-cpu")),
+                reports.size_and_metric(run.small_file),
+                f"{npu['target_report']['npu_op_share']:.0%} of ops" if npu else "",
             )
+        )
     return f"""{GENERATED}
 
 # Results
@@ -55,12 +54,36 @@ def _index(built):
 Each row is one run at full size on two CPU cores. Its page has the data, the command, the exported files and a picture.
 `make reproduce` repeats all of them.
 
-The file columns give the size of the file and the metric measured on the file. In a run of several trainings, the
+The file columns give the size of the file and the metric measured on that file. If a run has several trainings, the
 exported model is the first one: fold 1, seed 0, or the network that the others are compared with.
 
 {markdown_table(rows)}
 
-[How fast a stream is served](../speed.md#streaming) was measured separately.
+[Streaming](streaming/README.md) compares the latency of the signatures `step` and `sequence`.
+"""
+
+
+def _streaming():
+    report = json.loads((reports.RESULTS / "streaming" / "report.json").read_text())
+    lengths = list(next(iter(report["nets"].values()))["sequence_ms"])
+    rows = [("Network", "Parameters", "`step`", *(f"`sequence` of {length}" for length in lengths))]
+    for name, net in report["nets"].items():
+        milliseconds = [f"{net['sequence_ms'][length]:.3g}" for length in lengths]
+        rows.append((name.upper(), f"{net['parameters']:,}", f"{net['step_ms']:.3g}", *milliseconds))
+    return f"""{GENERATED}
+
+# Streaming
+
+A network answers after every sample of a stream. The signature `step` takes one sample and carries the state.
+`sequence` runs the whole window again. The table has the milliseconds to answer after one more sample: 8 features,
+width 64, float32 LiteRT files, {report["threads"]} thread. They are medians of {report["rounds"]} rounds of
+{report["calls"]} calls each.
+
+![Milliseconds per sample against the length of the window, by step and by sequence](picture.png)
+
+{markdown_table(rows)}
+
+Command: `{report["command"]}`, on {report["platform"]}. The ranges of the ratios are in [report.json](report.json).
 """
 
 
@@ -71,22 +94,23 @@ def _page(architecture, run):
     parts = [
         GENERATED,
         f"# {architecture.title} on {report['dataset']}",
-        f"**{report['metric']} {figure(report['value'])}** ({better}), against {figure(report['baseline_value'])} "
-        f"of the baseline: {report['baseline']}.{_aim(report)}",
-        f"![What the trained model does on {report['dataset']}](picture.png)",
-        "## The run",
+        f"**{report['metric']}: {figure(report['value'])}** ({better}). "
+        f"Baseline: {figure(report['baseline_value'])}, {report['baseline']}.{_aim(report)}",
+        f"![{architecture.title} on {report['dataset']}: the picture that the recipe draws](picture.png)",
+        "## Run",
         markdown_table([("", ""), *_facts(architecture, run)]),
-        "## The trainings",
+        "## Training",
         markdown_table(_trainings(run)),
         "Every epoch of every training is in [history.csv](history.csv).",
-        "## The exported files",
-        "The metric is measured on the Keras model and again on the file. The error is the largest absolute difference "
-        "between an output of the file and that of the Keras model, over the samples of the proof; the cosine is the "
-        "lowest one. Latency is that of one call on one thread of the CPU that exported the file.",
+        "## Exported files",
+        "The metric is measured on the Keras model and again on the file. Error is the largest absolute difference "
+        "between the outputs of the file and of the Keras model in the [proof](../../glossary.md#proof), without token "
+        "ids. Cosine is the lowest cosine similarity of an output. The last column is the latency of one call in "
+        "milliseconds, on one thread of the CPU that exported the file.",
         markdown_table(_files(run)),
         *_targets(run),
         *_warnings(run),
-        "## The reports",
+        "## Reports",
         f"The figures on this page come from {_links(run)}. The [glossary](../../glossary.md) explains the terms.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -96,7 +120,7 @@ def _aim(report):
     if report["aim"] is None:
         return ""
     aim = f"{'at least' if report['higher_is_better'] else 'at most'} {figure(report['aim'])}"
-    return f" The aim, {aim}, was {'met' if report['aim_met'] else 'missed'}."
+    return f" Aim: {aim}, {'met' if report['aim_met'] else 'missed'}."
 
 
 def _facts(architecture, run):
@@ -110,7 +134,7 @@ def _facts(architecture, run):
         "Model",
         f"[`keras_dl.{report['model']}`](../../../{source}), {report['parameters']:,} parameters",
     )
-    yield "Paper", f"{architecture.paper}, {architecture.year}"
+    yield "Paper", architecture.citation
     yield "Recipe", f"[recipes/{report['recipe']}.py](../../../recipes/{report['recipe']}.py)"
     yield "Data", f"`{report['dataset']}` {report['dataset_version']}" + (f": {title}" if title else "")
     yield "Examples", f"{report['train_examples']:,} to train on, {report['test_examples']:,} to test on"
@@ -124,10 +148,10 @@ def _facts(architecture, run):
 
 def _trainings(run):
     report = run.report
-    rows = [("Training", report["metric"], "Epochs", "Last loss", "Last validation loss")]
+    rows = [("Training", report["metric"], "Epochs", "Last `loss`", "Last `val_loss`")]
     means = report.get("means") or {}
     if len(report["variants"]) > MANY:
-        rows = [rows[0][:2] + ("Trainings",)]
+        rows = [(*rows[0][:2], "Trainings")]
         for name, mean in means.items():
             spread = f"{figure(mean['mean'])} ± {figure(mean['standard_error'])} (standard error)"
             rows.append((f"`{name}`, mean", spread, str(mean["trainings"])))
@@ -147,9 +171,10 @@ def _files(run):
     for report in run.files.values():
         measured = report["metric"]
         errors = [
-            (values["max_abs_error"], values["cosine"], f"`{signature}`, {output}")
+            (values["max_abs_error"], values["cosine"], f"`{signature}`, `{output}`")
             for signature, outputs in report["proof"]["signatures"].items()
             for output, values in outputs.items()
+            if report["signatures"][signature]["outputs"][output]["dtype"] not in ("int32", "int64", "bool")
         ]
         worst = max(errors)
         where = f" ({worst[2]})" if len(errors) > 1 else ""
@@ -191,7 +216,8 @@ def _micro(report):
         if difference["equal"]
         else f"{difference['equal_share']:.0%} of the values of `{output}` equal those of LiteRT's reference kernels, "
         f"and the others differ by at most {difference['max_steps']} quantization step"
-        + "s" * (difference["max_steps"] != 1)
+        + "s"
+        * (difference["max_steps"] != 1)
         for output, difference in report["differences"].items()
     ]
     yield (
@@ -205,14 +231,14 @@ def _micro(report):
 
 def _ethos_u(report):
     if report.get("refused"):
-        yield f"{report['refused']}. Taken op by op, the whole file stays on the CPU."
+        yield f"{report['refused']}. The whole file runs on the CPU."
     else:
         yield (
             f"{report['npu_ops']} of {report['ops']} ops ({report['npu_op_share']:.0%}) and "
-            f"{report['npu_mac_share']:.1%} of {report['macs']:,} multiplications run on the NPU. "
+            f"{report['npu_mac_share']:.0%} of {report['macs']:,} MACs run on the NPU. "
             f"SRAM: {report['sram_bytes']:,} bytes; flash: {report['flash_bytes']:,} bytes. Vela "
             f"{report['versions']['ethos-u-vela']} estimates {report['estimated_ms']:.3g} ms at "
-            f"{report['clock_mhz']:.0f} MHz ({report['system_config']}, {report['memory_mode']}) for the part on the NPU."
+            f"{report['clock_mhz']:.0f} MHz ({report['system_config']}, {report['memory_mode']}) for the NPU's part."
         )
     yield _reasons(report["cpu_ops"])
 
@@ -222,13 +248,21 @@ def _edge_tpu(report):
     yield _reasons(report["not_delegated"])
 
 
+# Names of layers and shapes in the reasons of targets, without which many ops have the same reason.
+_DETAILS = (
+    (r"it comes after .*: the compiler", "it comes after the first such op: the compiler"),
+    (r"^'[^']*' is", "a tensor is"),
+    (r"(DataType \w+|its output) \([^)]*\)", r"\1"),
+)
+
+
 def _reasons(ops):
     """A table of what stays on the CPU, with names of layers and shapes left out of the reasons."""
     groups = {}
     for entry in ops:
-        reason = re.sub(r"it comes after .*: the compiler", "it comes after the first such op: the compiler", entry["reason"])
-        reason = re.sub(r"^'[^']*' is", "a tensor is", reason)
-        reason = re.sub(r"(DataType \w+|its output) \([^)]*\)", r"\1", reason)
+        reason = entry["reason"].removeprefix("None: ")
+        for pattern, general in _DETAILS:
+            reason = re.sub(pattern, general, reason)
         groups.setdefault(reason, collections.Counter())[entry["op"]] += 1
     if not groups:
         return ""
@@ -243,14 +277,16 @@ def _warnings(run):
         for warning in report["warnings"]:
             files.setdefault(warning, []).append(f"`{report['quantization']}` for `{report['target']}`")
     if files:
-        yield "### Warnings of the exporter"
+        yield "### Warnings"
         yield "\n".join(f"- {', '.join(named)}: {_shortened(warning)}" for warning, named in files.items())
 
 
 def _shortened(warning):
     """A warning in which an op that is named several times is named once, with how often."""
     text, colon, items = warning.partition(": ")
-    return text + colon + _counted(collections.Counter(items.removesuffix(".").split(", "))) + "." * warning.endswith(".")
+    return (
+        text + colon + _counted(collections.Counter(items.removesuffix(".").split(", "))) + "." * warning.endswith(".")
+    )
 
 
 def _counted(counter):
@@ -260,17 +296,3 @@ def _counted(counter):
 def _links(run):
     names = ["report.json", *(f"{name}.json" for name in run.files)]
     return ", ".join(f"[{name}]({name})" for name in names)
-
-
-def write(texts: dict[str, str], check: bool) -> None:
-    """Writes what differs, or, with `check`, exits with an error that names it."""
-    stale = {path: text for path, text in texts.items() if not (ROOT / path).exists() or (ROOT / path).read_text() != text}
-    if check and stale:
-        sys.exit(f"These differ from docs/results: {', '.join(stale)}. Run python docs/table.py.")
-    for path, text in stale.items():
-        with replacing(ROOT / path) as temporary:
-            temporary.write_text(text)
-
-
-if __name__ == "__main__":
-    write(pages(), check="--check" in sys.argv[1:])

@@ -1,10 +1,14 @@
-"""The reports in docs/results, as docs/table.py and docs/pages.py read them."""
+"""What docs/table.py and docs/pages.py share: reading the reports in docs/results, and writing figures and files."""
 
 import csv
 import dataclasses
 import functools
 import json
 import pathlib
+import sys
+
+from keras_dl.files import replacing
+from keras_dl.recipes.training.recipe import find
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -43,8 +47,6 @@ class Run:
 @functools.cache
 def runs(recipe: str) -> tuple[Run, ...]:
     """The runs of one recipe: the one on its default data set first, the others by name."""
-    from keras_dl.recipes.training.recipe import find
-
     default = next(iter(find(recipe).tasks))
     found = [_read(path.parent) for path in RESULTS.glob(f"{recipe}-*/report.json")]
     return tuple(sorted(found, key=lambda run: (run.report["dataset"] != default, run.folder.name)))
@@ -52,9 +54,12 @@ def runs(recipe: str) -> tuple[Run, ...]:
 
 def _read(folder):
     files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*-*.json")}
+    files = dict(sorted(files.items(), key=_order))
     with (folder / "history.csv").open(newline="") as file:
         history = list(csv.DictReader(file))
-    return Run(folder, json.loads((folder / "report.json").read_text()), dict(sorted(files.items(), key=_order)), history)
+    return Run(
+        folder, json.loads((folder / "report.json").read_text()), dict(sorted(files.items(), key=_order)), history
+    )
 
 
 def _order(item):
@@ -88,4 +93,21 @@ def size_and_metric(report: dict | None) -> str:
 def markdown_table(rows: list) -> str:
     """Rows of cells as a table in Markdown; the first row is the head."""
     head, *rest = rows
-    return "\n".join("| " + " | ".join(cell or " " for cell in row) + " |" for row in (head, ["---"] * len(head), *rest))
+    lines = [head, ["---"] * len(head), *rest]
+    return "\n".join("| " + " | ".join(cell or " " for cell in line) + " |" for line in lines)
+
+
+def write(texts: dict[str, str], check: bool) -> None:
+    """Writes the texts that differ from their files; with `check`, only names them, and exits with an error.
+
+    Args:
+        texts: dict of texts by path from the root of the repository.
+        check: bool.
+    """
+    files = {path: ROOT / path for path in texts}
+    stale = [path for path, file in files.items() if not file.exists() or file.read_text() != texts[path]]
+    if check and stale:
+        sys.exit(f"{', '.join(stale)}: not as docs/results has it. Run python docs/table.py")
+    for path in stale:
+        with replacing(files[path]) as temporary:
+            temporary.write_text(texts[path])

@@ -405,7 +405,9 @@ def test_targets_without_a_place_are_refused(net):
     calls = [lambda: model({"sources": sources, "targets": targets})]
     calls += [lambda: model.align(sources, targets)] * bool(model.attention)
     for call in calls:
-        with pytest.raises(ValueError, match=r"targets of shape \(2, 0\) has no place for a token. It needs at least one"):
+        with pytest.raises(
+            ValueError, match=r"targets of shape \(2, 0\) has no place for a token. It needs at least one"
+        ):
             call()
 
 
