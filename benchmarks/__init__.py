@@ -1,1 +1,1 @@
-"""Side by side with peers: one worker process for each measurement, the contenders in turn, ratios of medians."""
+"""Benchmarks against peers: each measurement has its own process, contenders take turns, medians are compared."""

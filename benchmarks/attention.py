@@ -1,14 +1,14 @@
-"""Attention: the chunked form against the whole one, in time and peak memory; a layer against Keras's and torch's.
+"""Time and peak memory of attention, in chunks and whole; and the layer against those of Keras and torch.
 
 Measured by `keras-dl benchmark attention --rounds 1`. Peak memory of the process in MiB, and milliseconds:
 
-    length     chunked       whole         more memory than at 1,024: chunked, whole
+    length     chunked       whole         memory beyond that at 1,024: chunked, whole
      1,024     769, 8.5      754, 9.3
      4,096     803, 117      970, 164        34,   216
     16,384     928, 2,229    4,025, 1,708   159, 3,271
 
-From 4,096 to 16,384 the excess over 1,024 grows 4.7 times in the chunked form (5 is linear), and 15 times in the whole
-one (17 is quadratic).
+From 4,096 to 16,384 tokens, the memory beyond that at 1,024 grows 4.7 times in chunks (linear growth is 5 times), and
+15 times as a whole (quadratic growth is 17 times).
 """
 
 import functools
@@ -49,7 +49,7 @@ def gradients(length, form):
 
 
 def torch_gradients(length):
-    """The same by torch's own scaled_dot_product_attention, which is a chunked one on CPUs, too."""
+    """The same by torch's scaled_dot_product_attention, which also works in chunks on CPUs."""
 
     def set_up():
         torch = require("torch", extra="benchmarks")

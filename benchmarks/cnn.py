@@ -1,4 +1,4 @@
-"""LeNet-5: the exported file against onnxruntime and Keras."""
+"""LeNet-5: a training step, and inference by the LiteRT file, onnxruntime and Keras."""
 
 from keras_dl.benchmarks.contenders import Task
 from keras_dl.benchmarks.devices import exported, keras_infer, keras_train

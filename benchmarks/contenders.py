@@ -1,8 +1,8 @@
-"""What is measured: a task, and those who do it.
+"""Tasks to measure, and the contenders that perform them.
 
-Each file `benchmarks/NAME.py` holds `TASKS`. A task's contenders are functions that do the
-whole set-up (imports too, for each runs in a process of its own) and return one step to be
-timed, which must not return before its work is done.
+Each file `benchmarks/NAME.py` holds `TASKS`. Each contender of a task is a function that sets everything up and returns
+one step to be timed. The set-up includes the imports, because each contender runs in a process of its own. The step
+must not return before its work is done.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ class Task(NamedTuple):
 
 
 def tasks_of(name):
-    """The tasks of `benchmarks/name.py`, by name.
+    """Returns the tasks of `benchmarks/name.py` by name.
 
     Raises:
-        ValueError: if there is no such file; the message lists those that exist.
+        ValueError: if there is no such file. The message lists the benchmarks.
     """
     import importlib
     import pathlib

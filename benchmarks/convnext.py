@@ -1,6 +1,6 @@
 """ConvNeXt-T against keras.applications and torchvision: one training step.
 
-What was measured stands in the README, under "Speed".
+The figures are in docs/speed.md.
 """
 
 from keras_dl.benchmarks.contenders import Task

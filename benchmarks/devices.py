@@ -1,4 +1,4 @@
-"""Steps that several benchmarks time: training and inference in Keras and torch, and exported files."""
+"""Steps that several benchmarks share: training and inference in Keras and torch, and calls of exported files."""
 
 import pathlib
 import tempfile
@@ -45,7 +45,7 @@ def keras_infer(create, shape, batch, jit=False):
 
 
 def torch_train(create, shape, num_classes, batch):
-    """The same step in torch, eager and channels last, with as many threads as there are cores."""
+    """The same step in torch: eager, channels last, one thread per core."""
 
     def set_up():
         torch = require("torch", extra="benchmarks")
@@ -85,7 +85,7 @@ def torch_infer(create, shape, batch):
 
 
 def exported(create, shape, format, threads=2):
-    """One call of the exported file, batch 1: LiteRT through its signature, ONNX through onnxruntime."""
+    """One call of the exported file with batch 1: by a LiteRT signature, or by onnxruntime."""
 
     def set_up():
         from keras_dl.export import export
@@ -103,7 +103,7 @@ def exported(create, shape, format, threads=2):
 
 
 def litert_runner(path, threads, signature=None):
-    """A function from the inputs of a file's signature, the only one by default, to its outputs."""
+    """A function from the inputs to the outputs of a file's signature. By default the file must have only one."""
     Interpreter = require("ai_edge_litert.interpreter", extra="export").Interpreter
     return Interpreter(path, num_threads=threads).get_signature_runner(signature)
 

@@ -1,6 +1,6 @@
-"""Graph layers on random graphs of more and more edges: the cost of a training step grows linearly with them.
+"""Graph layers on random graphs: the time of a training step grows linearly with the number of edges.
 
-Medians of 8 steps in milliseconds, one round, on two shared cores (`keras-dl benchmark gnn`):
+Medians of 8 steps in milliseconds, one round, on two cores that other jobs used too (`keras-dl benchmark gnn`):
 
     edges        GCN    SAGE   GAT    GIN
     62,500       11     6      22     6
@@ -43,7 +43,7 @@ def training_step(kind, num_edges):
 TASKS = [
     Task(
         f"{kind}-edges",
-        f"{kind.upper()} layer, width {WIDTH}, forward and backward, {EDGES_PER_NODE} edges a node, float32",
+        f"{kind.upper()} layer, width {WIDTH}, forward and backward, {EDGES_PER_NODE} edges per node, float32",
         {f"{n:,} edges": functools.partial(training_step, kind, n) for n in (62_500, 250_000, 1_000_000)},
         steps=8,
         warmup=3,

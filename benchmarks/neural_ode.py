@@ -1,13 +1,14 @@
-"""Memory and time of the two gradients of an ODE solver, against the number of its steps.
+"""Memory and time of an ODE solver's gradients, by the adjoint and by backpropagation, over the number of its steps.
 
-Peak of the process and milliseconds a step, on two crowded cores (`keras-dl benchmark neural_ode`):
+Peak memory of the process and time per training step, on two cores that other jobs used too
+(`keras-dl benchmark neural_ode`):
 
     steps   adjoint           backprop
     4       709 MiB, 205 ms   728 MiB, 390 ms
     64      782 MiB, 2.7 s    1,720 MiB, 1.9 s
 
-About 700 MiB are TensorFlow. The largest array of XLA's program is the same at any number of steps with the adjoint,
-and grows in proportion with the other: a test holds that.
+TensorFlow itself takes about 700 MiB. With the adjoint, the largest array of XLA's program does not grow with the
+number of steps. With backpropagation it grows in proportion. A test checks both.
 """
 
 import functools
@@ -18,7 +19,7 @@ ROWS, WIDTH = 4096, 64
 
 
 def training_step(gradient, num_steps):
-    """One forward and one backward solution by RK4 of a net of two layers, as a graph without XLA."""
+    """One forward and one backward solution by RK4 of a network of two layers, in a graph without XLA."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -36,13 +37,13 @@ def training_step(gradient, num_steps):
             loss = tf.reduce_sum(end**2)
         return tape.gradient(loss, net.trainable_variables)
 
-    return lambda: [found.numpy() for found in step()]
+    return lambda: [gradient.numpy() for gradient in step()]
 
 
 TASKS = [
     Task(
         f"{gradient}-steps",
-        f"RK4 of a net {WIDTH}-{WIDTH}-{WIDTH} on {ROWS:,} rows, solution and gradients, float32",
+        f"RK4 of a network {WIDTH}-{WIDTH}-{WIDTH} on {ROWS:,} rows, solution and gradients, float32",
         {f"{n} steps": functools.partial(training_step, gradient, n) for n in (4, 64)},
         steps=2,
         warmup=1,

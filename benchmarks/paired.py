@@ -1,7 +1,7 @@
 """Runs the contenders of a benchmark in turn, round after round, and compares their medians within each round.
 
-The speed of a machine drifts. Two figures of one round were taken next to each other, so their
-ratio holds where the milliseconds do not.
+The speed of a machine drifts. Figures of one round were measured next to each other, so their ratio is more reliable
+than the milliseconds.
 """
 
 import json
@@ -24,13 +24,13 @@ def run_benchmark(name, rounds=3, only=None, progress=lambda line: None):
         progress: called with a line of text after each process.
 
     Returns:
-        dict that can be written as JSON: for each task its title and, for each contender, the median of its
-        rounds' medians in milliseconds, the ratio to the first contender (median, lowest and highest of the
-        rounds) and the peak memory of the process in MiB; or why the contender was left out.
+        dict that can be written as JSON. Each task has its title and, for each contender: the median of its rounds'
+        medians in milliseconds, the ratio to the first contender (median, lowest and highest of the rounds), and the
+        peak memory of the process in MiB; or the reason why the contender was left out.
 
     Raises:
-        ValueError: if `name`, `rounds` or one of `only` makes no sense.
-        RuntimeError: if a contender fails for another reason than a missing package.
+        ValueError: if there is no such benchmark or task, or `rounds` is less than 1.
+        RuntimeError: if a contender fails, unless a package is missing.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1.")
@@ -43,7 +43,7 @@ def run_benchmark(name, rounds=3, only=None, progress=lambda line: None):
             continue
         measured = {label: [] for label in task.contenders}
         for round_ in range(rounds):
-            labels = list(measured) if round_ % 2 == 0 else list(reversed(measured))  # nobody is always the first
+            labels = list(measured) if round_ % 2 == 0 else list(reversed(measured))  # no contender always comes first
             for label in labels:
                 result = _in_a_process(name, task.name, label)
                 measured[label].append(result)
@@ -54,7 +54,7 @@ def run_benchmark(name, rounds=3, only=None, progress=lambda line: None):
 
 def _in_a_process(*arguments):
     command = [sys.executable, str(pathlib.Path(__file__).with_name("worker.py")), *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # a package in the clone is found as here
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # finds packages as this process does
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if run.returncode:
         how = f"ended with exit code {run.returncode}"

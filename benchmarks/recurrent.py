@@ -1,4 +1,4 @@
-"""SimpleRNN, LSTM and GRU against Keras's layers and torch.nn: one training step, in a graph and under XLA."""
+"""One training step of SimpleRNN, LSTM and GRU, in a graph and under XLA, against the layers of Keras and torch.nn."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def _batch():
 
 
 def keras_step(create, jit):
-    """A layer and a value read at its last step, trained with SGD as `fit` does it."""
+    """A layer and a dense layer on its last step, trained with SGD as `fit` does it."""
 
     def set_up():
         import keras
@@ -36,7 +36,7 @@ def torch_step(name):
     def set_up():
         torch = require("torch", extra="benchmarks")
         torch.manual_seed(0)
-        # As TensorFlow does. Gradients over so many steps vanish into subnormal numbers, which take ten times as long.
+        # As TensorFlow does. Gradients over so many steps become subnormal numbers, which take ten times as long.
         torch.set_flush_denormal(True)
         layer = getattr(torch.nn, name)(FEATURES, UNITS, batch_first=True)
         head = torch.nn.Linear(UNITS, 1)

@@ -1,6 +1,6 @@
-"""ResNet-50 and ResNet-20 against keras.applications and torchvision; the exported file against onnxruntime.
+"""ResNet-50 and ResNet-20 against keras.applications and torchvision, and the LiteRT file against onnxruntime.
 
-What was measured stands in the README, under "Speed".
+The figures are in docs/speed.md.
 """
 
 from keras_dl.benchmarks.contenders import Task
@@ -40,7 +40,7 @@ def torch50():
 
 
 def torch20():
-    """The paper's net for CIFAR-10, of torchvision's own blocks; torchvision itself has none."""
+    """The paper's network for CIFAR-10, built from torchvision's blocks. torchvision does not have the network."""
     from torch import nn
 
     resnet = torchvision_models("resnet")

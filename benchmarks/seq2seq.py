@@ -1,8 +1,8 @@
-"""Encoder-decoders against the same ones built of Keras's layers, and of torch.nn's: one training step.
+"""One training step of encoder-decoders, against the same models built from layers of Keras and of torch.nn.
 
-Without attention, an LSTM reads and another writes. With it, a GRU reads in both directions, and another looks at all
-of that before each step. Keras has no layer for the latter: its counterpart is a cell for `keras.layers.RNN`, whose
-states carry the memory along. Nor has torch.nn.
+Without attention, one LSTM encodes and another decodes. With attention, a bidirectional GRU encodes, and another GRU
+attends to all of its outputs before each step. Keras and torch.nn have no layer for that. The counterpart in Keras is a
+cell for `keras.layers.RNN` that carries the memory in its states. There is none in torch.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ BATCH, LENGTH, VOCABULARY, EMBEDDING, UNITS = 64, 32, 1000, 128, 256
 
 
 def _tokens():
-    """Sources and targets, a quarter of which is padding."""
+    """Source and target tokens, of which a quarter is padding."""
     rng = np.random.default_rng(0)
     there = np.arange(LENGTH) < rng.integers(LENGTH // 2, LENGTH + 1, (BATCH, 1))
     return [(rng.integers(3, VOCABULARY, (BATCH, LENGTH)) * there).astype("int32") for _ in range(2)]
@@ -58,7 +58,7 @@ def theirs(attention):
 
 
 def _attentive_cell():
-    """A GRU's cell that attends first (Bahdanau et al.), and gives its state and the context."""
+    """A GRU cell that attends before each step (Bahdanau et al.) and outputs its state and the context."""
     import keras
     from keras import layers, ops
 
@@ -107,7 +107,7 @@ def keras_step(create, jit):
 
 
 def torch_step():
-    """The one without attention; padding stands behind, and the state before it is picked out."""
+    """The model without attention. Padding is at the end, and the state before it goes to the decoder."""
     torch = require("torch", extra="benchmarks")
     nn = torch.nn
     torch.manual_seed(0)

@@ -1,12 +1,14 @@
-"""Latency of a stream: `step` for each new sample, against the whole window again by `sequence`.
+"""Latency of a stream: one `step` for each new sample, against `sequence` on the whole window.
 
     python -m keras_dl.benchmarks.streaming docs/results/streaming
 
-An LSTM, a GRU and a TCN of one width are to answer after every sample. A file with the signature `step` carries the
-state from call to call; without one, a device runs the file of a whole window again. Both files come from one network
-and must give one answer, which is checked before anything is timed. All are timed in this process, in turn, on one
-thread, with the cost of the call from Python, which is most of a small step; figures are medians, and ratios are
-taken within a round. A TCN's `sequence` computes its blocks at all samples of the window, as an LSTM does.
+An LSTM, a GRU and a TCN of one width answer after every sample. A file with the signature `step` carries the state from
+call to call. Without it, a device runs the whole window again. Both files come from one network and must give the same
+answer, which is checked before anything is timed.
+
+All are timed in this process, in turn, on one thread. The times include the call from Python, which is most of a small
+step. Figures are medians, and ratios are taken within a round. A TCN's `sequence` computes its blocks at all samples of
+the window, as an LSTM does.
 """
 
 import argparse
@@ -32,7 +34,7 @@ TOLERANCE = 1e-4  # between the answers of both files, as between a file and its
 
 
 def create(net, width, serving_length, reach):
-    """The network `net`, with the same weights at any `serving_length`; a TCN has blocks enough for `reach` samples."""
+    """The network `net`, with the same weights for every `serving_length`. A TCN has the blocks to see `reach` samples."""
     import keras
 
     import keras_dl
@@ -71,7 +73,7 @@ def _zeros(step):
 
 
 def _difference(step, sequences, stream):
-    """The greatest difference between the answers of `step` and `sequence` at the ends of the windows."""
+    """The largest difference between the answers of `step` and `sequence` at the ends of the windows."""
     states, differences = _zeros(step), []
     for t in range(max(sequences)):
         answer, states = advance(step, stream[:, t], states)
@@ -92,7 +94,7 @@ def _milliseconds(call, calls):
 
 
 def _ratios(times, reference):
-    """Of medians that were taken in the same rounds."""
+    """Ratios of medians within the same rounds."""
     ratios = [a / b for a, b in zip(times, reference, strict=True)]
     return {
         "median": round(statistics.median(ratios), 2),
@@ -105,19 +107,19 @@ def measure(nets=NETS, width=WIDTH, lengths=LENGTHS, rounds=ROUNDS, calls=CALLS,
     """Exports and times the networks.
 
     Args:
-        nets: names out of `NETS`.
+        nets: names from `NETS`.
         width: int. Units of the recurrent layers, channels of the TCN's blocks.
         lengths: ints. Samples of a window.
-        rounds, calls: int. Each is timed `calls` times in each of the rounds.
-        progress: called with a line of text now and then.
+        rounds, calls: int. Each contender is timed `calls` times in each round.
+        progress: called with a line of text after each network and each round.
 
     Returns:
-        dict that can be written as JSON. `nets` has for each network `parameters`, `step_ms` and `sequence_ms` by
-        length (medians over the rounds of their medians, in milliseconds), `ratio` by length (`sequence` over `step`
-        in one round: median, lowest and highest of the rounds), and `difference`, the greatest between their answers.
+        dict that can be written as JSON. For each network, `nets` has `parameters`; `step_ms`, and `sequence_ms` by
+        length, in milliseconds (the median of the rounds' medians); `ratio` by length (`sequence` over `step` within a
+        round: median, lowest and highest of the rounds); and `difference`, the largest between their answers.
 
     Raises:
-        RuntimeError: if both files do not give one answer.
+        RuntimeError: if the two files give different answers.
     """
     stream = np.random.default_rng(0).normal(size=(1, max(lengths), FEATURES)).astype("float32")
     report, contenders = {}, {}
@@ -139,7 +141,7 @@ def measure(nets=NETS, width=WIDTH, lengths=LENGTHS, rounds=ROUNDS, calls=CALLS,
                 contenders[net, length] = lambda run=sequence, x=stream[:, :length]: run(features=x)
         times = {key: [] for key in contenders}
         for round_ in range(rounds):
-            for key in list(contenders) if round_ % 2 == 0 else reversed(contenders):  # nobody is always the first
+            for key in list(contenders) if round_ % 2 == 0 else reversed(contenders):  # no contender always comes first
                 times[key].append(_milliseconds(contenders[key], calls))
             progress(f"round {round_ + 1} of {rounds}")
     for net, found in report.items():
@@ -158,7 +160,7 @@ def measure(nets=NETS, width=WIDTH, lengths=LENGTHS, rounds=ROUNDS, calls=CALLS,
 
 
 def picture(report):
-    """A figure of a report that was read from JSON: a panel for each network, milliseconds against the window."""
+    """A figure of a report that was read from JSON: for each network, milliseconds over the length of the window."""
     from keras_dl.recipes.training import pictures
 
     figure = pictures.figure(11, 4.2)
@@ -181,7 +183,7 @@ def picture(report):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.set_xticks(lengths, lengths)
-    axes[0].set_ylabel("milliseconds a sample", color=pictures.INK)
+    axes[0].set_ylabel("milliseconds per sample", color=pictures.INK)
     axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 

@@ -1,4 +1,4 @@
-"""A temporal convolutional network of the paper's size for the adding problem: one training step, against torch."""
+"""One training step of the paper's temporal convolutional network for the adding problem, against torch."""
 
 import numpy as np
 
@@ -38,9 +38,9 @@ def torchs():
         def __init__(self, before, dilation):
             super().__init__()
             self.reach = (KERNEL - 1) * dilation
-            normalised = nn.utils.parametrizations.weight_norm
-            self.first = normalised(nn.Conv1d(before, WIDTH, KERNEL, dilation=dilation))
-            self.second = normalised(nn.Conv1d(WIDTH, WIDTH, KERNEL, dilation=dilation))
+            normalized = nn.utils.parametrizations.weight_norm
+            self.first = normalized(nn.Conv1d(before, WIDTH, KERNEL, dilation=dilation))
+            self.second = normalized(nn.Conv1d(WIDTH, WIDTH, KERNEL, dilation=dilation))
             self.shortcut = nn.Conv1d(before, WIDTH, 1) if before != WIDTH else nn.Identity()
 
         def forward(self, x):

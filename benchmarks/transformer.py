@@ -1,12 +1,17 @@
-"""The transformer against Keras's and torch's, one training step; and decoding with and without the cache.
+"""One training step of the Transformer against Keras and torch; and decoding with and without the cache.
 
-The Keras counterpart is made of `keras.layers.MultiHeadAttention`, `Dense` and `LayerNormalization`, with as many
-parameters; the torch one of `torch.nn.Transformer`. All tie the table, and none has dropout.
+The counterpart in Keras has as many parameters, in `keras.layers.MultiHeadAttention`, `Dense` and `LayerNormalization`.
+The one in torch has `torch.nn.Transformer`. All tie the embedding and the softmax. None has dropout.
 
-The README has the training step and decoding. One step of it, batch 8, with the first place of the cache written and
-with all but one, on one thread of two shared cores (`TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 keras-dl
-benchmark transformer --rounds 1 --task decode-step`): 4.1 and 3.0 ms of 16 places, 17 and 7 of 128, 77 and 48 of 1,024.
-So the cost does not rise with what is decoded, but it does with the size of the cache.
+docs/speed.md has the times of a training step and of decoding. The time of one decoding step does not rise with the
+tokens decoded so far, but it rises with the size of the cache. In milliseconds, with batch 8, on one thread of two
+shared cores (`TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 keras-dl benchmark transformer --rounds 1 --task
+decode-step`):
+
+    places of the cache   first one written   all but one written
+    16                    4.1                 3.0
+    128                   17                  7
+    1,024                 77                  48
 """
 
 import functools
@@ -37,7 +42,7 @@ def _tokens(rows=BATCH, length=LENGTH):
 
 
 def _keras_counterpart():
-    """Post-norm blocks of Keras's own layers, functional."""
+    """A functional model of post-norm blocks, built from the layers of Keras."""
     import keras
     from keras import layers, ops
 
@@ -120,7 +125,7 @@ def cached(length, rows):
 
 
 def _decode(model, source, length):
-    """All tokens, whichever they are: no end token stops it."""
+    """Decodes `length` tokens. No end token stops it."""
     import tensorflow as tf
 
     state = model.encode(source)
@@ -135,8 +140,10 @@ def _decode(model, source, length):
 
 
 def uncached(length, rows):
-    """The same with the decoder over all earlier tokens at each step, unrolled: no position is computed that is not
-    needed, and the encoder runs once."""
+    """The same without the cache: at each step the decoder runs over all earlier tokens.
+
+    The steps are unrolled, so that no padding is computed. The encoder runs once.
+    """
     import tensorflow as tf
 
     model = _model(length, end_token=VOCABULARY - 1)
@@ -158,7 +165,7 @@ def uncached(length, rows):
 
 
 def one_step(length, place):
-    """One step of a cache of `length` places of which `place` are written."""
+    """One decoding step with a cache of `length` places, of which `place` are written."""
     import tensorflow as tf
 
     model = _model(length)
@@ -197,7 +204,7 @@ TASKS = [
     ),
     Task(
         "decode-step",
-        f"one step of decoding, {SIZES}, batch 8: places of the cache, and how many are written",
+        f"one step of decoding, {SIZES}, batch 8: places of the cache, and the number of written ones",
         {
             f"{length} places, {place} written": functools.partial(one_step, length, place)
             for length, place in ((16, 1), (16, 15), (128, 1), (128, 127), (1024, 1), (1024, 1023))

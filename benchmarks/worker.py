@@ -2,8 +2,8 @@
 
 python benchmarks/worker.py resnet resnet50-train "keras_dl graph"
 
-A contender whose label begins with "torch" runs in a process without TensorFlow, as its users have it: the two
-libraries in one process share neither threads nor memory well, and torch was seen to die beside TensorFlow.
+A contender whose label begins with "torch" runs in a process without TensorFlow, as users of torch have it. In one
+process, the two libraries do not share threads and memory well, and torch has crashed beside TensorFlow.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ def measure(benchmark, task_name, label):
 
 
 def _spare_tensorflow():
-    """Puts an empty `keras_dl` in place, whose modules can be imported without all that the real one imports."""
+    """Replaces `keras_dl` by an empty package, whose modules can be imported without TensorFlow."""
     package = types.ModuleType("keras_dl")
     package.__path__ = list(importlib.util.find_spec("keras_dl").submodule_search_locations)
     sys.modules["keras_dl"] = package

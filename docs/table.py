@@ -1,88 +1,69 @@
-"""Writes the table of architectures in the README from the reports in docs/results.
+"""Writes the table of architectures in the README, and the pages of the results, from the reports in docs/results.
 
-python docs/table.py            writes it
-python docs/table.py --check    fails if the README differs from the reports
+python docs/table.py            writes them
+python docs/table.py --check    fails if one of them differs from the reports
 """
 
-import json
-import pathlib
 import sys
 
-from keras_dl.architectures import ARCHITECTURES
-from keras_dl.files import replacing
+import pages
+import reports
+from reports import figure
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results"
+from keras_dl.architectures import ARCHITECTURES, ROOMS
+
+README = reports.ROOT / "README.md"
 BEGIN, END = "<!-- table: made by docs/table.py -->", "<!-- end of table -->"
-
-HEAD = ("Architecture", "Classes", "Recipe", "Measured", "Baseline", "Aim", "float32 file", "int8 file", "On Ethos-U55")
-
-
-def table():
-    """The whole table: str of Markdown. A row for each report, and one for each architecture that has none yet."""
-    rows = [HEAD, ["---"] * len(HEAD)]
-    for architecture in ARCHITECTURES:
-        name, classes = architecture.name, ", ".join(f"`{c}`" for c in architecture.classes)
-        reports = sorted(RESULTS.glob(f"{name}-*/report.json"), key=lambda path: path.parent.name)
-        rows += [_row(name, classes, path) for path in reports]
-        if not reports:
-            status = "not measured" if classes else "planned"
-            rows.append([name, classes, status, *[""] * (len(HEAD) - 3)])
-    return "\n".join("| " + " | ".join(cell or " " for cell in row) + " |" for row in rows)
+HEAD = ("Architecture", "Task", "Paper", "Parameters", "Result", "Baseline", "float32", "int8", "Runs")
 
 
-def _row(name, classes, path):
-    report = json.loads(path.read_text())
-    files = {file.stem: json.loads(file.read_text()) for file in path.parent.glob("*-*.json")}
-    flat, npu = files.get("none-cpu"), files.get("int8-ethos-u55-128")
-    small = files.get("int8-micro") or files.get("int8-cpu")
-    aim = "" if report["aim"] is None else f"{'≥' if report['higher_is_better'] else '≤'} {_figure(report['aim'])}"
-    if report["aim_met"] is False:
-        aim += ", missed"
-    return [
-        name,
-        classes,
-        f"[{report['dataset']}](docs/results/{path.parent.name}/report.json)",
-        f"{report['metric']} {_figure(report['value'])}",
-        f"{_figure(report['baseline_value'])} ({report['baseline']})",
-        aim,
-        _file(flat),
-        _file(small),
-        f"{npu['target_report']['npu_op_share']:.0%} of ops" if npu else "",
-    ]
+def table() -> str:
+    """A row for each architecture that has classes, and a line of those that are planned."""
+    rows = [HEAD, *(_row(architecture) for architecture in ARCHITECTURES if architecture.classes)]
+    planned = [architecture.title for architecture in ARCHITECTURES if not architecture.classes]
+    return reports.markdown_table(rows) + (f"\n\nPlanned: {', '.join(planned)}." if planned else "")
 
 
-def _file(report):
-    """Size, and the metric measured on the file."""
-    if not report:
-        return ""
-    metric = f", {_figure(report['metric']['artifact'])}" if report["metric"] else ""
-    return f"{report['bytes'] / 1000:,.0f} kB{metric}"
+def _row(architecture):
+    described = (
+        f"{architecture.title}<br>{', '.join(f'`{name}`' for name in architecture.classes)}",
+        ROOMS[architecture.room],
+        _paper(architecture),
+        f"`{architecture.preset[1]}`: {architecture.parameters:,}" if architecture.preset else "",
+    )
+    runs = reports.runs(architecture.recipe)
+    if not runs:
+        return (*described, "not measured", *[""] * 4)
+    run = runs[0]
+    missed = ", aim missed" if run.report["aim_met"] is False else ""
+    return (
+        *described,
+        f"{run.report['metric']} {figure(run.report['value'])}{missed}",
+        f"{figure(run.report['baseline_value'])} ({run.report['baseline']})",
+        reports.size_and_metric(run.files.get("none-cpu")),
+        reports.size_and_metric(run.small_file),
+        ", ".join(f"[{run.report['dataset']}]({run.page})" for run in runs),
+    )
 
 
-def _figure(value):
-    if 0 < abs(value) < 0.001:
-        return f"{value:.1e}"
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:,.2f}"
+def _paper(architecture):
+    """First authors and year, with a link where the paper is on arXiv."""
+    authors = architecture.authors.split(", ")
+    text = f"{' and '.join(authors) if len(authors) < 3 else f'{authors[0]} et al.'} {architecture.year}"
+    return f"[{text}](https://arxiv.org/abs/{architecture.arxiv})" if architecture.arxiv else text
 
 
-def written(readme):
+def written(readme: str) -> str:
     """The README with the table in its place."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
-def main(check):
-    path = ROOT / "README.md"
-    old = path.read_text()
-    new = written(old)
-    if check and new != old:
-        sys.exit("README.md differs from docs/results: run python docs/table.py")
-    if new != old:
-        with replacing(path) as temporary:
-            temporary.write_text(new)
+def texts() -> dict[str, str]:
+    """Everything that is made from the reports, by its path from the root of the repository."""
+    return {"README.md": written(README.read_text()), **pages.pages()}
 
 
 if __name__ == "__main__":
-    main("--check" in sys.argv[1:])
+    reports.write(texts(), check="--check" in sys.argv[1:])

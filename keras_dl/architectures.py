@@ -32,6 +32,8 @@ class Architecture(NamedTuple):
         paper: str. The paper's title.
         arxiv: str. The paper's number on arXiv; empty for a paper that is not there.
         classes: tuple of str. Its public classes in `keras_dl`, the main one first. Empty while it is planned.
+        preset: tuple of two str, the class and the name of its best-known preset. Empty where there is none.
+        parameters: int. Trainable parameters of that preset.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Architecture(NamedTuple):
     paper: str
     arxiv: str = ""
     classes: tuple[str, ...] = ()
+    preset: tuple[str, ...] = ()
+    parameters: int = 0
 
     @property
     def recipe(self) -> str | None:
@@ -73,6 +77,8 @@ ARCHITECTURES = (
         year=1998,
         paper="Gradient-Based Learning Applied to Document Recognition",
         classes=("LeNet5", "AlexNet", "VGG"),
+        preset=("VGG", "vgg16"),
+        parameters=138_357_544,
     ),
     Architecture(
         name="rnn",
@@ -91,6 +97,8 @@ ARCHITECTURES = (
         year=1997,
         paper="Long short-term memory",
         classes=("LSTM", "LSTMCell", "RecurrentNetwork", "RecurrentLM"),
+        preset=("RecurrentLM", "zaremba_large"),
+        parameters=66_022_000,
     ),
     Architecture(
         name="gru",
@@ -111,6 +119,8 @@ ARCHITECTURES = (
         paper="An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling",
         arxiv="1803.01271",
         classes=("TCN",),
+        preset=("TCN", "adding_600"),
+        parameters=70_369,
     ),
     Architecture(
         name="attention",
@@ -131,6 +141,8 @@ ARCHITECTURES = (
         paper="Sequence to Sequence Learning with Neural Networks",
         arxiv="1409.3215",
         classes=("Seq2Seq",),
+        preset=("Seq2Seq", "sutskever2014"),
+        parameters=384_112_000,
     ),
     Architecture(
         name="transformer",
@@ -141,6 +153,8 @@ ARCHITECTURES = (
         paper="Attention Is All You Need",
         arxiv="1706.03762",
         classes=("Transformer", "TransformerEncoder", "TransformerLM"),
+        preset=("Transformer", "base"),
+        parameters=63_045_632,
     ),
     Architecture(
         name="gnn",
@@ -151,6 +165,8 @@ ARCHITECTURES = (
         paper="Semi-Supervised Classification with Graph Convolutional Networks",
         arxiv="1609.02907",
         classes=("NodeClassifier", "GraphPredictor"),
+        preset=("NodeClassifier", "gcn_cora"),
+        parameters=23_040,
     ),
     Architecture(
         name="neural_ode",
@@ -161,6 +177,8 @@ ARCHITECTURES = (
         paper="Neural Ordinary Differential Equations",
         arxiv="1806.07366",
         classes=("ODEClassifier", "LatentODE", "ContinuousFlow"),
+        preset=("ODEClassifier", "odenet_mnist"),
+        parameters=208_266,
     ),
     Architecture(
         name="resnet",
@@ -171,6 +189,8 @@ ARCHITECTURES = (
         paper="Deep Residual Learning for Image Recognition",
         arxiv="1512.03385",
         classes=("ResNet", "ResidualMLP"),
+        preset=("ResNet", "resnet50"),
+        parameters=25_557_032,
     ),
     Architecture(
         name="autoencoder",
@@ -181,6 +201,8 @@ ARCHITECTURES = (
         paper="Auto-Encoding Variational Bayes",
         arxiv="1312.6114",
         classes=("VAE", "Autoencoder"),
+        preset=("VAE", "kingma2013_mnist"),
+        parameters=815_824,
     ),
     Architecture(
         name="yolo",
@@ -308,6 +330,8 @@ ARCHITECTURES = (
         paper="Group Equivariant Convolutional Networks",
         arxiv="1602.07576",
         classes=("GCNN", "GroupResNet"),
+        preset=("GCNN", "p4cnn"),
+        parameters=24_620,
     ),
     Architecture(
         name="pointnet",
@@ -336,6 +360,8 @@ ARCHITECTURES = (
         paper="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
         arxiv="2010.11929",
         classes=("ViT",),
+        preset=("ViT", "vit_b16"),
+        parameters=86_567_656,
     ),
     Architecture(
         name="convnext",
@@ -346,5 +372,7 @@ ARCHITECTURES = (
         paper="A ConvNet for the 2020s",
         arxiv="2201.03545",
         classes=("ConvNeXt",),
+        preset=("ConvNeXt", "convnext_tiny"),
+        parameters=28_589_128,
     ),
 )

@@ -1,10 +1,21 @@
-"""The examples in docstrings and in the README are run."""
+"""The examples in the docstrings, the README and the pages of docs/ are run."""
 
 import doctest
 import importlib
+import json
 import pathlib
+import re
 
+import keras
+import numpy as np
 import pytest
+from reference import write_safetensors
+
+import keras_dl
+from keras_dl import weights
+from keras_dl.export import export
+from keras_dl.models.vision import resnet
+from keras_dl.text import Subwords
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -24,3 +35,84 @@ def test_examples_of(name, tmp_path, monkeypatch):
     )
     assert results.attempted > 0
     assert results.failed == 0
+
+
+# The README and the pages. Each function makes what the page takes as given: files in the working folder, and values by
+# name. The blocks of a page then run in its order, in one namespace.
+
+
+def _integers(high, *shape, dtype="uint8"):
+    return np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+
+
+def _readme(monkeypatch):
+    return dict(images=_integers(256, 8, 32, 32, 3), labels=_integers(10, 8))
+
+
+def _training(monkeypatch):
+    """With published weights in torch's names and layout, made of zeros."""
+    modules = {}
+    with monkeypatch.context() as patch, keras.StatelessScope(initialize_variables=False):
+        patch.setattr(resnet, "load_torch", lambda found, weights: modules.update(found))
+        keras_dl.ResNet.from_preset("resnet18").load_torchvision({})
+        entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
+    arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}
+    write_safetensors(pathlib.Path("resnet18.safetensors"), arrays)
+    return dict(features=np.random.default_rng(0).normal(size=(32, 30)), labels=_integers(2, 32))
+
+
+def _sequences(monkeypatch):
+    """With a file that translates, of an untrained model, and a folder of BERT's."""
+    subwords = Subwords.learn(["My son, attend to my words; incline thine ear unto my sayings. Turn your"], 60)
+    sizes = dict(num_layers=1, hidden_dim=16, mlp_dim=16, num_heads=2, source_length=32, target_length=32)
+    vocabularies = {"subwords": subwords.to_json()}
+    folder = pathlib.Path("runs/transformer/exports")
+    folder.mkdir(parents=True)
+    export(
+        keras_dl.Transformer(len(subwords), **sizes),
+        folder / "transformer-none-cpu.tflite",
+        signatures=["encode", "decode_step"],
+        metadata={"vocabularies": vocabularies},
+        verify=False,
+    )
+    oracle = np.load(ROOT / "tests" / "oracles" / "transformer.npz")
+    bert = {name.removeprefix("bert/weights/"): x for name, x in oracle.items() if name.startswith("bert/weights/")}
+    pathlib.Path("folder").mkdir()
+    write_safetensors(pathlib.Path("folder/model.safetensors"), bert)
+    pathlib.Path("folder/config.json").write_text(json.dumps({"model_type": "bert", "num_attention_heads": 3}))
+    return dict(np=np)
+
+
+def _images_model(monkeypatch):
+    """A small model whose input is called images, and batches of real ones."""
+    images = keras.Input((28, 28, 1), name="images")
+    hidden = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="convolution")(images / 255)
+    model = keras.Model(images, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(hidden)))
+    digits = _integers(256, 12, 28, 28, 1)
+    return dict(model=model, digits=digits, real_images=digits[:, None].astype("float32"))
+
+
+GIVEN = {
+    "README.md": _readme,
+    "docs/export.md": _images_model,
+    "docs/quantization.md": _images_model,
+    "docs/sequences.md": _sequences,
+    "docs/training.md": _training,
+}
+
+
+def _blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_every_page_with_code_is_run():
+    pages = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))]
+    assert {page for page in pages if _blocks(page)} == set(GIVEN)
+
+
+@pytest.mark.parametrize("page", GIVEN)
+def test_code_of_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = GIVEN[page](monkeypatch)
+    for code in _blocks(page):
+        exec(compile(code, page, "exec"), names)
