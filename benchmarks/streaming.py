@@ -34,7 +34,7 @@ TOLERANCE = 1e-4  # between the answers of both files, as between a file and its
 
 
 def create(net, width, serving_length, reach):
-    """The network `net`, with the same weights for every `serving_length`. A TCN has the blocks to see `reach` samples."""
+    """The network `net`, its weights equal for every `serving_length`. A TCN has the blocks to see `reach` samples."""
     import keras
 
     import keras_dl
