@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint reproduce benchmark table clean
+.PHONY: demo test test-all test-changed lint reproduce benchmark table clean
 
 demo: .venv/installed
 	$(BIN)/keras-dl demo
@@ -13,6 +13,11 @@ test: .venv/installed
 # What `make test` leaves out for its time, too: whole trainings, and further cases of a class that another case covers.
 test-all: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+
+# All tests, slow ones too, of what differs from a revision: `make test-changed BASE=v0.1.0`.
+# Without one, from origin/main, or from the last tag where there is no such branch.
+test-changed: .venv/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" --changed=$(BASE)
 
 # Every recipe at full size, its exports, and the table in the README made from their reports. Hours, not minutes.
 reproduce: .venv/installed

@@ -2,9 +2,9 @@
 
 from keras_dl.export.decoding import beam_search
 from keras_dl.export.errors import ExportError
-from keras_dl.export.exporter import export
+from keras_dl.export.exporter import Exporter, export
 from keras_dl.export.inspection import inspect
 from keras_dl.export.report import Report
 from keras_dl.export.runners import KerasRunner, Runner, load
 
-__all__ = ["ExportError", "KerasRunner", "Report", "Runner", "beam_search", "export", "inspect", "load"]
+__all__ = ["ExportError", "Exporter", "KerasRunner", "Report", "Runner", "beam_search", "export", "inspect", "load"]

@@ -5,30 +5,26 @@ import hashlib
 import importlib.metadata
 import math
 import numbers
-import os
-import pathlib
 import platform
 import shutil
 
-from keras_dl.export import graph, latency, names, onnx, quantize, saved_model
+from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import ExportError, SignatureError
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import encode, into_litert, into_saved_model
+from keras_dl.export.metadata import into_litert, into_saved_model
+from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
+from keras_dl.export.request import Request, paths_of
 from keras_dl.export.runners import KerasRunner, load
-from keras_dl.export.samples import PROOF_BATCHES, draw_inputs, read_calibration
 from keras_dl.export.saved_model import located
-from keras_dl.export.signatures import collect, computing_in_float32
-from keras_dl.export.targets import Context, get_target
-from keras_dl.export.verify import prove, reference
-from keras_dl.extras import require
+from keras_dl.export.signatures import computing_in_float32, select
+from keras_dl.export.source import Source
+from keras_dl.export.targets import Context
+from keras_dl.export.verify import prove
 from keras_dl.files import replacing
 from keras_dl.version import __version__
 
-FORMATS = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
-
-# What makes and runs the files of a format: modules, and the distributions that the report gives the versions of.
-_MODULES = {"litert": ("ai_edge_litert.interpreter",), "onnx": ("tf2onnx", "onnxruntime"), "saved_model": ()}
+# The distributions that the report gives the versions of: what makes and runs the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
 
@@ -55,13 +51,19 @@ def export(
     A model of another precision (float16, bfloat16, float64) is exported computing in float32, and compared with itself
     computing so.
 
+    Several quantizations give several files, each with its own proof and report, from one trace of the model. They take
+    their names together, when the last one has passed.
+
     Args:
         model: a built `keras.Model`.
-        path: str or path. Ends with `.tflite` for LiteRT, `.onnx` for ONNX; a folder for a SavedModel.
+        path: str or path. Ends with `.tflite` for LiteRT, `.onnx` for ONNX; a folder for a SavedModel. For several
+            quantizations, each file has `-` and its quantization before the suffix; or give a dict of paths by
+            quantization.
         format: str: `"litert"`, `"onnx"` (one signature a file), or `"saved_model"`.
         quantization: str: `"none"`, `"float16"`, `"dynamic_int8"`, `"int8"`, `"int16x8"` or `"weight_only_int8"`; what
             each means stands in `keras_dl.export.quantize`. Only LiteRT has others than `"none"`. Inputs
             of uint8 become int8 (or int16) in `"int8"` (`"int16x8"`) files, with the scale that the report gives.
+            Or a sequence of these, for several files.
         target: str: the device that the file is checked, compiled or run for; `keras_dl.export.targets` has the names.
         calibration: real inputs, raw as the signature takes them: an iterable (such as a `tf.data.Dataset`) of dicts
             `{input name: array}`, each of any number of rows; for several signatures, a dict of such iterables by
@@ -77,7 +79,7 @@ def export(
             two conversions: where one of them ruins it. Integer hardware leaves them to the CPU.
 
     Returns:
-        `Report`.
+        `Report`; for several quantizations a dict of reports by quantization.
 
     Raises:
         TypeError: if an argument is of a wrong type.
@@ -92,70 +94,155 @@ def export(
     >>> report = export(model, tempfile.mkdtemp() + "/model.tflite")
     >>> report.ops, report.flex_ops
     ({'FULLY_CONNECTED': 1}, 0)
+    >>> reports = export(model, tempfile.mkdtemp() + "/model.tflite", quantization=["none", "float16"])
+    >>> [report.path.rpartition("/")[-1] for report in reports.values()]
+    ['model-none.tflite', 'model-float16.tflite']
     """
-    path = _checked_path(path, format)
-    _check_quantization(format, quantization)
-    target = get_target(target)
-    target.check(format, quantization)
-    for module in _MODULES[format]:
-        require(module, extra="export")
-    _check_metric(metric)
-    float_layers = quantize.check_float_layers(float_layers, quantization, model)
-    encode({} if metadata is None else metadata)
-    entries = collect(model, batch_size, signatures)
-    if format == "onnx" and len(entries) > 1:
-        raise ValueError(
-            f"An ONNX file holds one signature, and model={model.name!r} serves {', '.join(entries)}. "
-            f"Export each to a file of its own, with signatures={next(iter(entries))!r} and so on."
-        )
-    samples = read_calibration(calibration, entries)
-    missing = [name for name in entries if name not in samples]
-    if quantization in quantize.CALIBRATED and missing:
-        raise ValueError(f"quantization={quantization!r} needs calibration data, and {missing[0]!r} has none.")
-    samples |= {name: draw_inputs(entries[name]) for name in missing}
-    proof_samples = {name: samples[name][:PROOF_BATCHES] for name in entries}
-    warnings = _warnings(model, missing, verify)
-    traced = saved_model.trace(model, entries)
-    if verify:
-        expected = reference(KerasRunner(model, batch_size, list(entries), traced), proof_samples)
+    paths = paths_of(path, quantization)
+    shared = dict(target=target, metadata=metadata, metric=metric, verify=verify)
+    requests = []
+    for name, one in paths.items():
+        layers = float_layers if name == "int8" or "int8" not in paths else ()
+        requests.append(Request(one, format, name, float_layers=layers, **shared))
+    for x in requests:
+        quantize.check_float_layers(x.float_layers, x.quantization, model)
+    with contextlib.closing(Exporter(model, calibration, batch_size, signatures)) as exporter:
+        reports = exporter.make(requests)
+    return reports[0] if isinstance(quantization, str) else dict(zip(paths, reports, strict=True))
 
-    document = {**(metadata or {}), "keras_dl": {"version": __version__, "model": model.name}}
-    # Left in the opposite order: the target's files take their names first, then the artifact, last its report.
-    with (
-        replacing(path.with_name(path.name + ".json")) as report_file,
-        replacing(path) as file,
-        contextlib.ExitStack() as further_files,
+
+class Exporter:
+    """Exports one model to several files: its signatures are traced, run and written for the converter once.
+
+    The model must not change meanwhile. `close` deletes what stands in the scratch folder.
+
+    Args:
+        model, calibration, batch_size, signatures: as `export` takes them.
+
+    Attributes:
+        model: the model.
+
+    Raises:
+        TypeError, ValueError: as `export`.
+
+    Example:
+
+    >>> import contextlib, keras, tempfile
+    >>> model = keras.Sequential([keras.Input((4,), name="features"), keras.layers.Dense(2)])
+    >>> folder = tempfile.mkdtemp()
+    >>> with contextlib.closing(Exporter(model)) as exporter:
+    ...     gpu = exporter.export(folder + "/gpu.tflite", target="gpu")
+    ...     onnx = exporter.export(folder + "/model.onnx", format="onnx")
+    >>> gpu.target_report["delegated_ops"], onnx.ops
+    (1, {'Add': 1, 'MatMul': 1})
+    """
+
+    def __init__(self, model, calibration=None, batch_size=1, signatures=None):
+        self.model, self._all = model, signatures is None
+        self._source = Source(model, batch_size, signatures, calibration)
+        self._measured = {}
+
+    def close(self):
+        """Deletes the scratch folder."""
+        self._source.close()
+
+    def export(
+        self,
+        path,
+        format="litert",
+        quantization="none",
+        target="cpu",
+        verify=True,
+        metadata=None,
+        metric=None,
+        signatures=None,
+        float_layers=(),
     ):
-        _write(file, model, format, quantization, entries, traced, samples, document, float_layers)
+        """Writes one file: see `keras_dl.export.export`, with one quantization.
+
+        Args:
+            signatures: names of some of the exporter's signatures; None for all of them.
+
+        Returns:
+            `Report`.
+        """
+        request = Request(path, format, quantization, target, metadata, metric, verify, float_layers)
+        return self.make([request], signatures)[0]
+
+    def make(self, requests, signatures=None):
+        """Writes files that take their names together.
+
+        Args:
+            requests: list of `keras_dl.export.request.Request`.
+            signatures: as `export` takes them.
+
+        Returns:
+            list of `Report`.
+        """
+        source = self._source
+        names = list(source.signatures if signatures is None else select(source.signatures, signatures))
+        for x in requests:
+            self._check(x, names)
+        with contextlib.ExitStack() as files:
+            return [self._make(x, names, signatures is None and self._all, files) for x in requests]
+
+    def _check(self, request, names):
+        model = self.model
+        quantize.check_float_layers(request.float_layers, request.quantization, model)
+        if request.format == "onnx" and len(names) > 1:
+            raise ValueError(
+                f"An ONNX file holds one signature, and model={model.name!r} serves {', '.join(names)}. "
+                f"Export each to a file of its own, with signatures={names[0]!r} and so on."
+            )
+        missing = [name for name in names if name in self._source.drawn]
+        if request.quantization in quantize.CALIBRATED and missing:
+            raise ValueError(
+                f"quantization={request.quantization!r} needs calibration data, and {missing[0]!r} has none."
+            )
+
+    def _make(self, request, names, whole, files):
+        """Makes and proves one file; `files` gives it and its companions their names when it is closed."""
+        source, format, quantization = self._source, request.format, request.quantization
+        missing = [name for name in names if name in source.drawn]
+        warnings = _warnings(self.model, missing, request.verify)
+        traced, samples = source.traced(names), source.proof_samples(names)
+        expected = source.expected(names) if request.verify else None
+        # Left in the opposite order: the target's files take their names first, then the artifact, last its report.
+        report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
+        file = files.enter_context(replacing(request.path))
+        self._write(file, request, names, traced)
         found, artifact = _opened(file)
         if found["flex_ops"] or found["custom_ops"]:
             raise ExportError(f"The file holds ops that are no builtins: {found['ops']}.")
         if format == "litert":
             content = graph.read(file)
-            found["tensors"] |= quantize.check(content, quantization, model, float_layers)
-            warnings += _litert_warnings(found["tensors"]["float_ops"], content, model, float_layers)
+            found["tensors"] |= quantize.check(content, quantization, self.model, request.float_layers)
+            float_ops = found["tensors"]["float_ops"]
+            warnings += _litert_warnings(float_ops, content, self.model, request.float_layers)
 
         proof = {}
-        if verify:
-            proof = prove(artifact, expected, proof_samples, quantization)
-            proof["inputs"] = {name: "random" if name in missing else "calibration" for name in entries}
+        if request.verify:
+            proof = prove(artifact, expected, samples, quantization)
+            proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}
         measured = None
-        if metric:
+        if request.metric:
             try:
-                measured = _measure(metric, KerasRunner(model, batch_size, list(entries)), artifact)
+                measured = self._measure(request.metric, names, artifact)
             except SignatureError as error:
-                if signatures is None:  # the file has all that there are
+                if whole:  # the file has all that there are
                     raise
-                warnings.append(f"The metric {metric[0]!r} is not measured: it takes more than the file has. {error}")
-        milliseconds = latency.measure(file, format, proof_samples)
+                warnings.append(
+                    f"The metric {request.metric[0]!r} is not measured: it takes more than the file has. {error}"
+                )
+        milliseconds = latency.measure(file, format, samples)
         report = Report(
-            **found | {"path": str(path), "signatures": {name: found["signatures"][name] for name in entries}},
+            **found | {"path": str(request.path), "signatures": {name: found["signatures"][name] for name in names}},
             quantization=quantization,
-            target=target.name,
+            target=request.target.name,
             sha256=_sha256(file),
             proof=proof,
             metric=measured,
-            latency_ms=milliseconds[next(iter(entries))],
+            latency_ms=milliseconds[names[0]],
             target_report={},
             versions=_versions(format),
             warnings=warnings,
@@ -164,64 +251,34 @@ def export(
             report.signatures[name]["latency_ms"] = times
         folder = file.parent / "target"
         folder.mkdir()
-        report.target_report = target.run(file, Context(folder, quantization, proof_samples))
+        report.target_report = request.target.run(file, Context(folder, quantization, samples))
         for name in report.target_report.get("files", ()):
-            shutil.move(folder / name, further_files.enter_context(replacing(path.with_name(name))))
+            shutil.move(folder / name, files.enter_context(replacing(request.path.with_name(name))))
         report.save(report_file)
-    return report
+        return report
 
+    def _write(self, file, request, names, traced):
+        source = self._source
+        document = {**(request.metadata or {}), "keras_dl": {"version": __version__, "model": self.model.name}}
+        match request.format:
+            case "litert":
+                content = quantize.to_litert(source, names, request.quantization, request.float_layers)
+                file.write_bytes(into_litert(shortened(content), document))
+            case "onnx":
+                (name,) = names
+                concrete = traced[name].concrete
+                file.write_bytes(onnx.convert(self.model, name, source.signatures[name], concrete, document))
+            case "saved_model":
+                saved_model.write(self.model, traced, file)
+                into_saved_model(file, document)
 
-def _checked_path(path, format):
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a str or path, not {type(path).__name__}.")
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r} is unknown. Choose one of: {', '.join(FORMATS)}.")
-    path = pathlib.Path(path)
-    suffix = FORMATS[format]
-    if suffix:
-        if path.suffix != suffix:
-            raise ValueError(f"path={str(path)!r} must end with {suffix} for format={format!r}.")
-        if path.is_dir():
-            raise ValueError(f"path={str(path)!r} is a folder; format={format!r} writes a file.")
-    else:
-        if path.suffix in (".tflite", ".onnx", ".h5", ".keras", ".pb"):
-            raise ValueError(f"path={str(path)!r} must name a folder for format={format!r}, not a {path.suffix} file.")
-        if path.exists() and not (path / "saved_model.pb").exists():
-            raise ValueError(f"path={str(path)!r} exists and is not a SavedModel; it is not replaced.")
-    return path
-
-
-def _check_quantization(format, quantization):
-    if quantization not in quantize.QUANTIZATIONS:
-        raise ValueError(
-            f"quantization={quantization!r} is unknown. Choose one of: {', '.join(quantize.QUANTIZATIONS)}."
-        )
-    if format != "litert" and quantization != "none":
-        raise ValueError(
-            f"format={format!r} takes quantization='none' alone; quantization={quantization!r} needs format='litert'."
-        )
-
-
-def _check_metric(metric):
-    if metric is None:
-        return
-    if not isinstance(metric, tuple | list) or len(metric) != 2:
-        raise TypeError(f"metric must be a pair (name, function), not {metric!r}.")
-    if not isinstance(metric[0], str) or not callable(metric[1]):
-        raise TypeError(f"metric must be a pair of a str and a function, not {metric!r}.")
-
-
-def _write(file, model, format, quantization, entries, traced, samples, document, float_layers):
-    match format:
-        case "litert":
-            content = quantize.to_litert(model, entries, traced, quantization, samples, float_layers)
-            file.write_bytes(into_litert(names.shortened(content), document))
-        case "onnx":
-            ((name, signature),) = entries.items()
-            file.write_bytes(onnx.convert(model, name, signature, traced[name].concrete, document))
-        case "saved_model":
-            saved_model.write(model, traced, file)
-            into_saved_model(file, document)
+    def _measure(self, metric, names, artifact):
+        """The metric of the file, and of Keras, which is measured once."""
+        key = (*metric, *names)
+        if key not in self._measured:
+            runner = KerasRunner(self.model, self._source.batch_size, names)
+            self._measured[key] = _value(metric, runner, "keras")
+        return {"name": metric[0], "keras": self._measured[key], "artifact": _value(metric, artifact, "artifact")}
 
 
 def _opened(file):
@@ -269,15 +326,12 @@ def _litert_warnings(float_ops, content, model, float_layers):
     return warnings
 
 
-def _measure(metric, keras_runner, artifact):
+def _value(metric, runner, what):
     name, function = metric
-    values = {}
-    for key, runner in (("keras", keras_runner), ("artifact", artifact)):
-        value = function(runner.serve)
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ExportError(f"The metric {name!r} gave {value!r} for the {key}, not a finite number.")
-        values[key] = float(value)
-    return {"name": name, **values}
+    value = function(runner.serve)
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ExportError(f"The metric {name!r} gave {value!r} for the {what}, not a finite number.")
+    return float(value)
 
 
 def _sha256(file):

@@ -1,5 +1,6 @@
 """From a SavedModel to LiteRT, with builtin ops alone."""
 
+import copy
 import re
 import warnings
 
@@ -29,13 +30,25 @@ def write(traced, folder):
     tf.saved_model.save(served, str(folder), signatures, options)
 
 
-def convert(model, folder, names, **settings):
+def reader(folder, names):
+    """Opens written signatures for `convert`, as often as wanted.
+
+    Args:
+        folder: path of the folder that `write` made of them.
+        names: of the signatures, in order.
+
+    Returns:
+        `tf.lite.TFLiteConverter` without any settings.
+    """
+    return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(names))
+
+
+def convert(model, opened, **settings):
     """Converts written signatures to one LiteRT file.
 
     Args:
         model: the `keras.Model` that the signatures belong to; errors name its layers.
-        folder: path of the folder that `write` made of them.
-        names: of the signatures, in order.
+        opened: what `reader` gave. It stays as it is.
         settings: attributes of `tf.lite.TFLiteConverter`; those of its `target_spec` under `target_spec`,
             as a dict. `_experimental_calibrate_only` gives the file that `quantize_all_but` takes.
 
@@ -45,8 +58,8 @@ def convert(model, folder, names, **settings):
     Raises:
         ExportError: if an op has no builtin in LiteRT; the message names each such op and its layer.
     """
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(names))
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter = copy.copy(opened)
+    converter.target_spec = tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS])
     for name, value in settings.pop("target_spec", {}).items():
         setattr(converter.target_spec, name, value)
     for name, value in settings.items():

@@ -23,15 +23,13 @@ Where one layer ruins an `int8` file, `float_layers` leaves it in float32, betwe
 import collections
 import functools
 import math
-import pathlib
 import re
-import tempfile
 
 import tensorflow as tf
 
 from keras_dl.export import graph, litert
 from keras_dl.export.errors import ExportError
-from keras_dl.export.saved_model import layer_names, layer_path, located, trace
+from keras_dl.export.saved_model import layer_names, layer_path, located
 from keras_dl.extras import require
 
 QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8")
@@ -58,15 +56,13 @@ _CONVERTER_ONLY = ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 _NO_INTEGER_KERNEL = re.compile(r"not yet supported for op: '(\w+)'")
 
 
-def to_litert(model, signatures, traced, quantization, samples, float_layers=()):
+def to_litert(source, names, quantization, float_layers=()):
     """Converts and quantizes.
 
     Args:
-        model: `keras.Model`.
-        signatures: dict of `keras_dl.Signature`.
-        traced: dict of `keras_dl.export.saved_model.Traced` by signature.
+        source: `keras_dl.export.source.Source`.
+        names: list of str: the signatures that the file holds.
         quantization: str, one of `QUANTIZATIONS`.
-        samples: dict by signature of lists of dicts of arrays, for `int8` and `int16x8`.
         float_layers: names of layers that stay in float32, for `int8`.
 
     Returns:
@@ -75,26 +71,22 @@ def to_litert(model, signatures, traced, quantization, samples, float_layers=())
     Raises:
         ExportError: if an op has no builtin, or cannot be quantized so.
     """
+    signatures = {name: source.signatures[name] for name in names}
     pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
-    if pixels and quantization in CALIBRATED:
-        traced = trace(model, signatures, {"uint8": "float32"})
+    variant = names, pixels and quantization in CALIBRATED
     optimize = {"optimizations": [tf.lite.Optimize.DEFAULT]}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = pathlib.Path(scratch) / "saved_model"
-        litert.write(traced, folder)
-        convert = functools.partial(litert.convert, model, folder, list(traced))
-        if quantization == "float16":
-            return convert(**optimize, target_spec={"supported_types": [tf.float16]})
-        content = convert()
-        if quantization == "none":
-            return content
-        float_graph = graph.parse(content)
-        if quantization in CALIBRATED:
-            representative = functools.partial(_representative, signatures, samples)
-            return _calibrate(model, convert, quantization, float_graph, representative, float_layers)
-        by_converter = any(op.name in _CONVERTER_ONLY and _weights(op) for op in float_graph.ops)
-        if quantization == "dynamic_int8" and by_converter:
-            return convert(**optimize)
+    if quantization == "float16":
+        return source.converter(*variant)(**optimize, target_spec={"supported_types": [tf.float16]})
+    content = source.float_file(*variant)
+    if quantization == "none":
+        return content
+    float_graph = graph.parse(content)
+    if quantization in CALIBRATED:
+        representative = functools.partial(_representative, signatures, source.samples)
+        convert = source.converter(*variant)
+        return _calibrate(source.model, convert, quantization, float_graph, representative, float_layers)
+    if quantization == "dynamic_int8" and any(op.name in _CONVERTER_ONLY and _weights(op) for op in float_graph.ops):
+        return source.converter(*variant)(**optimize)
     return _quantize_weights(content, quantization)
 
 
@@ -162,9 +154,9 @@ def _outputs_of(float_layers, calibrated, model):
 
 
 def _representative(signatures, samples):
-    for name, batches in samples.items():
-        pixels = [key for key, x in signatures[name].inputs.items() if x.dtype == "uint8"]
-        for i, batch in enumerate(batches):
+    for name, signature in signatures.items():
+        pixels = [key for key, x in signature.inputs.items() if x.dtype == "uint8"]
+        for i, batch in enumerate(samples[name]):
             if i == 0:
                 batch = {key: _reaching_both_ends(x) if key in pixels else x for key, x in batch.items()}
             yield name, {key: x.astype("float32") if key in pixels else x for key, x in batch.items()}

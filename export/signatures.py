@@ -53,10 +53,19 @@ def collect(model, batch_size=1, names=None):
                     f"The input {key!r} of signature {name!r} has the dynamic shape {tuple(x.shape)}. A file for a "
                     "device has static shapes: build the model with every size given, and pad what varies."
                 )
-    return signatures if names is None else _select(signatures, names)
+    return signatures if names is None else select(signatures, names)
 
 
-def _select(signatures, names):
+def select(signatures, names):
+    """Some of the signatures, in the order of their names.
+
+    Args:
+        signatures: dict of `keras_dl.Signature` by name.
+        names: str, or sequence of str.
+
+    Raises:
+        ValueError: if there is no name, or an unknown one.
+    """
     names = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in names if name not in signatures]
     if unknown or not names:

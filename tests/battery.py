@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dl.export import export
+from keras_dl.export import Exporter
 from keras_dl.export.signatures import collect
 
 BATCH = 8
@@ -22,7 +22,34 @@ def _compiled(case, jit=False, **overrides):
     keras.utils.set_random_seed(1)
     model = case.create(**overrides)
     model.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=jit, **case.compile)
+    # A first training step that creates variables is traced twice, which takes most of the time of a tiny training.
+    model.optimizer.build(model.trainable_variables)
     return model
+
+
+class _Trainer:
+    """A model in float32 whose training step is traced once, and which starts each training from its first values."""
+
+    def __init__(self, case):
+        self.model = _compiled(case)
+        self._variables = [*self.model.variables, *self.model.optimizer.variables]
+        self._values = [variable.numpy() for variable in self._variables]
+
+    def fit(self, data, **options):
+        """The loss of each epoch."""
+        for variable, value in zip(self._variables, self._values, strict=True):
+            variable.assign(value)
+        keras.utils.set_random_seed(1)
+        return self.model.fit(*data, batch_size=BATCH, verbose=0, **options).history["loss"]
+
+
+def _first_training(case, shared):
+    """Twelve epochs on one batch: the losses, and the trainable variables with their values before and after."""
+    trainer = shared.once(_Trainer, case)
+    before = [v.numpy() for v in trainer.model.trainable_variables]
+    # Unshuffled, for noise is drawn by the place of a row in its batch, and the same training follows under XLA.
+    losses = trainer.fit(case.data(BATCH), epochs=12, shuffle=False)
+    return losses, [(v.path, old, v.numpy()) for v, old in zip(trainer.model.trainable_variables, before, strict=True)]
 
 
 def _predict(model, inputs):
@@ -84,16 +111,12 @@ def _trained_in(case, policy):
 
 
 def fit_lowers_the_loss_and_moves_every_weight(case, shared):
-    model = _compiled(case)
-    x, y = case.data(BATCH)
-    before = [v.numpy() for v in model.trainable_variables]
-    history = model.fit(x, y, batch_size=BATCH, epochs=12, verbose=0).history["loss"]
-    assert np.isfinite(history).all()
-    assert min(history[-3:]) < history[0], f"the loss went from {history[0]} to {history[-1]}"
-    for old, variable in zip(before, model.trainable_variables, strict=True):
-        new = variable.numpy()
-        assert np.isfinite(new).all(), f"{variable.path} is not finite"
-        assert (new != old).any(), f"{variable.path} got no gradient"
+    losses, weights = shared.once(_first_training, case, shared)
+    assert np.isfinite(losses).all()
+    assert min(losses[-3:]) < losses[0], f"the loss went from {losses[0]} to {losses[-1]}"
+    for path, old, new in weights:
+        assert np.isfinite(new).all(), f"{path} is not finite"
+        assert (new != old).any(), f"{path} got no gradient"
 
 
 def compiles_under_xla(case, shared):
@@ -114,13 +137,12 @@ def compiles_under_xla(case, shared):
 
 
 def trains_equally_under_xla(case, shared):
-    x, y = case.data(BATCH)
-    models = [_compiled(case, jit=jit) for jit in (False, True)]
-    # Unshuffled, for noise is drawn by the place of a row in its batch.
-    losses = [m.fit(x, y, batch_size=BATCH, epochs=3, shuffle=False, verbose=0).history["loss"] for m in models]
-    assert models[1].jit_compile is True
-    assert np.isfinite(losses[1]).all()
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    expected, _ = shared.once(_first_training, case, shared)
+    model = _compiled(case, jit=True)
+    losses = model.fit(*case.data(BATCH), batch_size=BATCH, epochs=3, shuffle=False, verbose=0).history["loss"]
+    assert model.jit_compile is True
+    assert np.isfinite(losses).all()
+    np.testing.assert_allclose(losses, expected[:3], rtol=1e-3)
 
 
 def trains_in_mixed_precision(case, shared):
@@ -175,11 +197,18 @@ def _calibration(case, model):
     return calibration
 
 
-def _trained(case):
-    """A model after a short training on more examples than a batch: what the checks of files export."""
-    model = _compiled(case)
-    model.fit(*case.data(4 * BATCH, seed=2), batch_size=BATCH, epochs=3, verbose=0)
-    return model
+def _trained(case, shared):
+    """A model after a short training on more examples than a batch."""
+    shared.once(_first_training, case, shared)  # which no later check starts again
+    trainer = shared.once(_Trainer, case)
+    trainer.fit(case.data(4 * BATCH, seed=2), epochs=3)
+    return trainer.model
+
+
+def _exporter(case, shared):
+    """What the checks of files share: a trained model, its calibration, traces, and what Keras computes."""
+    model = _trained(case, shared)
+    return Exporter(model, _calibration(case, model))
 
 
 def exports(case, shared):
@@ -187,15 +216,12 @@ def exports(case, shared):
 
     What of the file a GPU delegate (float32) or an Edge TPU (int8) would leave to the CPU has its reason.
     """
-    model = shared.once(_trained, case)
-    calibration = _calibration(case, model)
+    exporter = shared.once(_exporter, case, shared)
     for quantization in ("none", "float16", "dynamic_int8", "int8"):
         path = shared.folder / f"{case.name}-{quantization}.tflite"
         names = case.integer_signatures if quantization == "int8" else None
-        samples = calibration if names is None else {name: calibration[name] for name in names}
         target = {"none": "gpu", "int8": "edgetpu"}.get(quantization, "cpu")
-        options = dict(quantization=quantization, target=target, calibration=samples, signatures=names)
-        report = export(model, path, **options)
+        report = exporter.export(path, quantization=quantization, target=target, signatures=names)
         assert (report.flex_ops, report.custom_ops) == (0, 0)
         if target != "cpu":
             found, refused = report.target_report, report.target_report["not_delegated"]
@@ -204,7 +230,7 @@ def exports(case, shared):
         tolerance = 1e-4 if quantization == "none" else case.tolerance(quantization)
         for signature, outputs in report.proof["signatures"].items():
             if signature == "step":  # a stream: what comes back as next_X is the next call's X
-                given = calibration["step"][0].keys()
+                given = report.signatures["step"]["inputs"].keys()
                 assert not given & outputs.keys()
                 assert {name.removeprefix("next_") for name in outputs if name.startswith("next_")} <= given
             for output, errors in outputs.items():
@@ -217,10 +243,10 @@ def exports(case, shared):
 
 def exports_to_onnx(case, shared):
     """Each signature to a file of its own."""
-    model = shared.once(_trained, case)
-    for name, samples in _calibration(case, model).items():
+    exporter = shared.once(_exporter, case, shared)
+    for name in collect(exporter.model):
         path = shared.folder / f"{case.name}-{name}.onnx"
-        report = export(model, path, format="onnx", calibration={name: samples}, signatures=[name])
+        report = exporter.export(path, format="onnx", signatures=[name])
         for outputs in report.proof["signatures"].values():
             assert all(errors["max_rel_error"] <= 1e-4 for errors in outputs.values())
 

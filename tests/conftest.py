@@ -9,14 +9,62 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more thread
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+import changed
 import cpu_seconds
 import pytest
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--changed",
+        nargs="?",
+        const="",
+        metavar="REVISION",
+        help="only the tests that changes since a revision ask for; without one, since origin/main or the last tag",
+    )
+
+
 def pytest_configure(config):
     cpu_seconds.register(config)
+    # The process that the user started asks git once; its workers are given its options.
+    if config.option.changed is not None and not hasattr(config, "workerinput"):
+        try:
+            config.option.changed_files = changed.changed_files(config.option.changed)
+        except changed.NoBase as error:
+            raise pytest.UsageError(f"--changed: {error}") from error
+
+
+def pytest_report_header(config):
+    files = getattr(config.option, "changed_files", None)
+    if files is not None:
+        return f"changed files: {', '.join(files) or 'none'}"
+
+
+def pytest_collection_modifyitems(config, items):
+    files = getattr(config.option, "changed_files", None)
+    if files is None:
+        return
+    selection = changed.Selection(files)
+    kept, dropped = [], []
+    for item in items:
+        (kept if _wanted(item, selection) else dropped).append(item)
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+def _wanted(item, selection):
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    path = item.path.relative_to(changed.ROOT)
+    if path.name != "test_battery.py":
+        return selection.wants(path, values=tuple(values.values()))
+    return selection.wants(path, values["case"].architecture, values["check"].__name__)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.option.changed is not None:
+        session.exitstatus = pytest.ExitCode.OK  # no test is asked for
 
 
 @pytest.fixture(scope="session")
