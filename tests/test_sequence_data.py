@@ -78,7 +78,7 @@ def test_symbols_with_a_separator():
         (lambda: Symbols(["AA"]), "'AA'; with separator='' each must be one character"),
         (lambda: Symbols(["A A"], " "), "text without ' '"),
         (lambda: Symbols([""], " "), "text without ' '"),
-        (lambda: Symbols.from_json({"kind": "subwords"}), "no vocabulary of symbols"),
+        (lambda: Symbols.from_json({"kind": "subwords"}), "not a vocabulary of symbols"),
     ],
 )
 def test_bad_vocabularies_are_refused(make, message):
