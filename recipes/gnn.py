@@ -73,7 +73,7 @@ def _papers(builder, options, variant):
     masks = random_split(example["labels"], options.seed + int(seed)) if options.dataset == "cora" else example
     edges = example["edges"][:0] if net == "mlp" else example["edges"]
     row = graphs.pad([graphs.Graph(example["nodes"], edges)])
-    labels, labelled = example["labels"][None], np.flatnonzero(masks["train"])
+    labels, labeled = example["labels"][None], np.flatnonzero(masks["train"])
     # Tensors: an array would be a constant in the graph of the pipeline, which is read again in each epoch.
     graph = tf.nest.map_structure(tf.constant, (row, labels))
 
@@ -81,14 +81,14 @@ def _papers(builder, options, variant):
         return tf.data.Dataset.from_tensors((*graph, masks[part][None].astype("float32")))
 
     def epoch(number):
-        batches = shuffled_rows(labelled, options.batch_size, fold_in(options.seed, number))
+        batches = shuffled_rows(labeled, options.batch_size, fold_in(options.seed, number))
         return batches.map(lambda nodes: (*graph, tf.reduce_max(tf.one_hot(nodes, labels.size), 0)[None]))
 
     return dict(
         train=epoch,
         test=nodes_of("test"),
         validation=nodes_of("validation"),
-        num_train=len(labelled),
+        num_train=len(labeled),
         num_test=int(masks["test"].sum()),
         calibration=lambda samples: tf.data.Dataset.from_tensors(row),
         labels=tuple(builder.info.metadata["classes"]),
