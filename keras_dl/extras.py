@@ -1,9 +1,10 @@
-"""Optional dependencies: imported only where they are used, and named with their pip command where missing."""
+"""Optional dependencies: imported where they are used; a missing one is an error with the pip command for it."""
 
 import importlib
+from types import ModuleType
 
 
-def require(module, extra):
+def require(module: str, extra: str) -> ModuleType:
     """Imports `module`, which the extra `extra` of this package installs.
 
     Args:
@@ -25,5 +26,5 @@ def require(module, extra):
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name.split(".")[0]):
-            raise  # the module is there; something that it needs is not
+            raise  # the module is installed, but something that it needs is not
         raise ImportError(f"{module} is not installed. Install it with: pip install 'keras_dl[{extra}]'") from error

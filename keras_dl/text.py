@@ -14,6 +14,8 @@ The first four token ids are the same everywhere: 0 padding, 1 start, 2 end, 3 u
 import base64
 import collections
 import io
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -29,12 +31,12 @@ class Symbols:
     """A closed set of symbols, each a token.
 
     Args:
-        symbols: sequence of str, each once. The first gets id 4.
-        separator: str that stands between symbols in a text. Empty for texts whose characters are the symbols.
+        symbols: sequence of str without repetition. The first one has the id 4.
+        separator: str between the symbols of a text. Empty for texts whose characters are the symbols.
 
     Raises:
-        ValueError: if a symbol is given twice, is empty, or holds the separator, or a symbol has several
-            characters where there is no separator.
+        ValueError: if a symbol is repeated, is empty, or contains the separator; or if a symbol has several characters
+            and there is no separator.
 
     Example:
 
@@ -45,7 +47,7 @@ class Symbols:
     ['bad']
     """
 
-    def __init__(self, symbols, separator=""):
+    def __init__(self, symbols: Iterable[str], separator: str = ""):
         symbols = tuple(symbols)
         repeated = [symbol for symbol, count in collections.Counter(symbols).items() if count > 1]
         if repeated:
@@ -60,21 +62,21 @@ class Symbols:
         self._ids = {symbol: i for i, symbol in enumerate(symbols, len(SPECIAL))}
 
     @classmethod
-    def of(cls, texts, separator="", size=None):
-        """The vocabulary of some texts: all of their symbols, or the `size` most frequent ones; sorted."""
+    def of(cls, texts: Iterable[str], separator: str = "", size: int | None = None) -> Self:
+        """The vocabulary of some texts: all of their symbols, or the `size` most frequent ones, sorted."""
         counts = collections.Counter(symbol for text in texts for symbol in _split(text, separator))
         kept = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))[:size]
         return cls(sorted(kept), separator)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(SPECIAL) + len(self.symbols)
 
-    def encode(self, texts, length=None):
+    def encode(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
         """Token ids of texts, each with the end token.
 
         Args:
             texts: sequence of str.
-            length: int, of each row. None for that of the longest. What is longer is cut, and has no end token.
+            length: int. Length of each row. None for that of the longest. A longer text is cut, and has no end token.
 
         Returns:
             int32, `(len(texts), length)`: 3 for symbols that are not in the vocabulary, 0 after the end.
@@ -85,12 +87,12 @@ class Symbols:
             row[: len(ids)] = ids[: len(row)]
         return tokens
 
-    def decode(self, ids):
+    def decode(self, ids) -> list[str]:
         """The texts of token ids, up to the end token of each row.
 
         Args:
-            ids: int, `(rows, length)`. Padding and start tokens are left out; what is unknown, or no token of the
-                vocabulary, becomes U+FFFD.
+            ids: int, `(rows, length)`. Padding and start tokens are skipped. The unknown token and ids outside of the
+                vocabulary become U+FFFD.
 
         Returns:
             list of str.
@@ -106,19 +108,19 @@ class Symbols:
         place = int(i) - len(SPECIAL)
         return self.symbols[place] if 0 <= place < len(self.symbols) else REPLACEMENT
 
-    def to_json(self):
-        """What JSON can hold, and `from_json` takes."""
+    def to_json(self) -> dict:
+        """The vocabulary as a dict that JSON can hold. `from_json` reads it."""
         return {"kind": "symbols", "separator": self.separator, "special": list(SPECIAL), "symbols": list(self.symbols)}
 
     @classmethod
-    def from_json(cls, document):
-        """The vocabulary that `to_json` described.
+    def from_json(cls, document: dict) -> Self:
+        """The vocabulary of a dict from `to_json`.
 
         Raises:
-            ValueError: if the document is of something else.
+            ValueError: if the dict describes something else.
         """
         if document.get("kind") != "symbols" or tuple(document.get("special", ())) != SPECIAL:
-            raise ValueError(f"This is no vocabulary of symbols: {str(document)[:100]}")
+            raise ValueError(f"This is not a vocabulary of symbols: {str(document)[:100]}")
         return cls(document["symbols"], document["separator"])
 
 
@@ -127,12 +129,19 @@ def _split(text, separator):
 
 
 class Subwords:
-    """A vocabulary of subwords.
+    """A vocabulary of subwords by SentencePiece: frequent words are one token, rare words are several.
+
+    It is a model file of SentencePiece, so that its libraries for C++, Android, iOS and browsers read the same
+    vocabulary on a device. `to_json` holds the file in base64 as `model`.
+
+    References: Kudo, Richardson 2018, "SentencePiece", arXiv:1808.06226; Sennrich et al. 2016, arXiv:1508.07909, for
+    byte-pair encoding, the kind that `learn` uses: it counts merges, so that equal texts give equal files.
 
     Args:
-        model: bytes. A SentencePiece model file with the four tokens in front.
+        model: bytes. A model file of SentencePiece with the four special tokens first.
 
     Raises:
+        ImportError: if SentencePiece is not installed; the extra `text` installs it.
         ValueError: if `model` is something else.
 
     Example:
@@ -143,30 +152,30 @@ class Subwords:
     ['the cat', 'the mat sat on the rat']
     """
 
-    def __init__(self, model):
+    def __init__(self, model: bytes):
         processor = require("sentencepiece", extra="text").SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(model)
         except (RuntimeError, TypeError) as error:
-            raise ValueError(f"This is no model file of SentencePiece: {model[:20]!r}") from error
+            raise ValueError(f"This is not a model file of SentencePiece: {model[:20]!r}") from error
         if (processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id()) != (0, 1, 2, 3):
             raise ValueError("The SentencePiece model must have padding, start, end and unknown as tokens 0 to 3.")
         self.model = bytes(model)
         self._processor = processor
 
     @classmethod
-    def learn(cls, texts, vocabulary_size):
-        """The vocabulary of some texts. The same texts in the same order give the same vocabulary.
+    def learn(cls, texts: Iterable[str], vocabulary_size: int) -> Self:
+        """The vocabulary of some texts. Equal texts in the same order give equal vocabularies.
 
         Args:
-            texts: sequence of str. Every character in them becomes a token.
-            vocabulary_size: int. Tokens, the four in front included; less where the texts do not have so many.
+            texts: sequence of str. Each character in them becomes a token.
+            vocabulary_size: int. Number of tokens, including the four special ones; fewer if the texts have fewer.
 
         Returns:
             `Subwords`.
 
         Raises:
-            ValueError: if there is no text, or more characters than tokens.
+            ValueError: if there is no text, or there are more characters than tokens.
         """
         sentencepiece = require("sentencepiece", extra="text")
         texts = list(texts)
@@ -194,15 +203,15 @@ class Subwords:
             raise ValueError(f"vocabulary_size={vocabulary_size} does not fit these texts: {error}") from error
         return cls(file.getvalue())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._processor.GetPieceSize()
 
-    def encode(self, texts, length=None):
+    def encode(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
         """Token ids of texts, each with the end token.
 
         Args:
             texts: sequence of str.
-            length: int, of each row. None for that of the longest. What is longer is cut, and has no end token.
+            length: int. Length of each row. None for that of the longest. A longer text is cut, and has no end token.
 
         Returns:
             int32, `(len(texts), length)`: 3 for characters that are not in the vocabulary, 0 after the end.
@@ -213,12 +222,12 @@ class Subwords:
             row[: len(ids)] = ids[: len(row)]
         return tokens
 
-    def decode(self, ids):
+    def decode(self, ids) -> list[str]:
         """The texts of token ids, up to the end token of each row.
 
         Args:
-            ids: int, `(rows, length)`. Padding and start tokens are left out; what is no token of the vocabulary counts
-                as unknown.
+            ids: int, `(rows, length)`. Padding and start tokens are skipped. Ids outside of the vocabulary count as
+                unknown.
 
         Returns:
             list of str.
@@ -231,21 +240,21 @@ class Subwords:
             texts.append(self._processor.DecodeIds([int(i) for i in row if i not in (PADDING, START)]))
         return texts
 
-    def pieces(self, ids):
-        """The subwords of one row of token ids, a space as `_`: list of str, without padding."""
+    def pieces(self, ids) -> list[str]:
+        """The subwords of one row of token ids, with `_` for a space: list of str, without padding."""
         return [self._processor.IdToPiece(int(i)).replace("\N{LOWER ONE EIGHTH BLOCK}", "_") for i in ids if i > 0]
 
-    def to_json(self):
-        """What JSON can hold, and `from_json` takes."""
+    def to_json(self) -> dict:
+        """The vocabulary as a dict that JSON can hold. `from_json` reads it."""
         return {"kind": "subwords", "library": "sentencepiece", "model": base64.b64encode(self.model).decode()}
 
     @classmethod
-    def from_json(cls, document):
-        """The vocabulary that `to_json` described.
+    def from_json(cls, document: dict) -> Self:
+        """The vocabulary of a dict from `to_json`.
 
         Raises:
-            ValueError: if the document is of something else.
+            ValueError: if the dict describes something else.
         """
         if document.get("kind") != "subwords":
-            raise ValueError(f"This is no vocabulary of subwords: {str(document)[:100]}")
+            raise ValueError(f"This is not a vocabulary of subwords: {str(document)[:100]}")
         return cls(base64.b64decode(document["model"]))

@@ -79,9 +79,9 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    """The share of test sequences that are written backwards without a mistake."""
-    found = translated(serve, data.arrays["tested"], STEPPED)
-    return float(np.mean((found == data.arrays["answers"]).all(1)))
+    """The share of test sequences that are reversed without a mistake."""
+    written = translated(serve, data.arrays["tested"], STEPPED)
+    return float(np.mean((written == data.arrays["answers"]).all(1)))
 
 
 def baseline(outcome):
@@ -89,7 +89,7 @@ def baseline(outcome):
 
 
 def picture(outcome):
-    """Where the net looks as it writes two test sequences, and the accuracy of both nets over the epochs."""
+    """The alignments of two test sequences, and the accuracy of both models over the epochs."""
     arrays, model = outcome.data.arrays, outcome.model
     symbols = Symbols.from_json(outcome.data.vocabularies["source"])
     figure = pictures.figure(14, 4.8)
@@ -102,7 +102,7 @@ def picture(outcome):
         for places, tokens in ((axis.set_xticks, source), (axis.set_yticks, written)):
             names = [symbols.decode([[token]])[0] or "end" for token in tokens]
             places(range(len(names)), names, fontsize=6)
-        pictures.style(axis, "Where it looks" if i == 0 else "", "read", "written")
+        pictures.style(axis, "Attention" if i == 0 else "", "read", "written")
         axis.grid(visible=False)
         axis.tick_params(labelsize=6)
     figure.colorbar(shown, ax=alignments, shrink=0.8, label="weight")
@@ -118,7 +118,7 @@ def picture(outcome):
 RECIPE = Recipe(
     name="attention",
     model="AdditiveAttention",
-    summary="attention writes sequences backwards, where a fixed vector fails",
+    summary="attention reverses sequences, where a fixed vector fails",
     tasks={
         "sequence_reversal": Task(
             epochs=4,

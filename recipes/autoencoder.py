@@ -51,10 +51,10 @@ def load_data(options, variant):
         if options.dataset == "binarized_mnist":  # TFDS has its pixels as 0 and 1
             images[split] = np.where(images[split] > 0, 255, 0).astype("uint8")
     train = tf.data.Dataset.from_tensor_slices((images["train"],))
-    scarce = options.dataset == "mnist_5k"  # 4,000 digits would be learned by heart
+    scarce = options.dataset == "mnist_5k"  # 4,000 digits would be memorized
 
     def binary(dataset, key, moved=False):
-        """Each pixel 0 or 255, by a draw of its own; of digits that are moved a little, if they are to be."""
+        """Draws each pixel as 0 or 255; with `moved`, of digits that are moved a little."""
 
         def draw(i, image):
             seed = tf.random.fold_in(key, i)
@@ -115,7 +115,7 @@ def reconstruction_error(serve, data):
 
 
 def nats(serve, data, num_samples=SAMPLES, seed=0):
-    """`-L_k` of the test images through `encode` and `decode` alone, in nats an image; less is better."""
+    """`-L_k` of the test images by `encode` and `decode`, in nats per image; lower is better."""
     rng = np.random.default_rng(seed)
     images = data.arrays["test"]
     code = serve("encode", images=images.astype("uint8"))
@@ -123,7 +123,7 @@ def nats(serve, data, num_samples=SAMPLES, seed=0):
     for _ in range(num_samples):
         noise = rng.standard_normal(code["mean"].shape)
         latents = (code["mean"] + np.exp(code["log_variance"] / 2) * noise).astype("float32")
-        # A file of integers says 0 or 1 where the model says almost: a pixel then costs at most 12 nats.
+        # An int8 file returns 0 or 1 where the model is close to it: a pixel then costs at most 12 nats.
         probabilities = np.clip(serve("decode", latents=latents)["images"].astype("float64") / 255, 6e-6, 1 - 6e-6)
         likelihood = np.log(np.where(images > 0, probabilities, 1 - probabilities)).sum((1, 2, 3))
         log_ratio = 0.5 * (noise**2 + code["log_variance"] - latents**2).sum(-1)
@@ -144,7 +144,7 @@ def baseline(outcome):
 
 
 def _pca(outcome):
-    """The test digits, rebuilt from their principal components among binary training digits."""
+    """The test digits, reconstructed from the principal components of the binary training digits."""
     decomposition = require("sklearn.decomposition", extra="recipes")
     data = outcome.data
     digits, test = data.arrays["train"].reshape(data.num_train, -1), data.arrays["test"]
@@ -153,7 +153,7 @@ def _pca(outcome):
 
 
 def picture(outcome):
-    """Rebuilt digits, samples of the prior, a walk between two digits, and the map of the codes."""
+    """Reconstructed digits, samples of the prior, an interpolation of two digits, and a map of the codes."""
     decomposition = require("sklearn.decomposition", extra="recipes")
     model, test = outcome.model, outcome.data.arrays["test"]
     mean = np.asarray(model.encode(test))
@@ -176,9 +176,9 @@ def picture(outcome):
     places = decomposition.PCA(2, random_state=0).fit_transform(mean)
     points = axis.scatter(*places.T, c=outcome.data.arrays["labels"], s=9, cmap="tab10", vmin=-0.5, vmax=9.5)
     right.colorbar(points, ax=axis, ticks=range(10), label="digit", shrink=0.6)
-    found = {name: outcome.trained[name].history[-1]["val_loss"] for name in PAPER_NATS if name in outcome.trained}
+    bounds = {name: outcome.trained[name].history[-1]["val_loss"] for name in PAPER_NATS if name in outcome.trained}
     title = "\n".join(
-        f"{name.upper()}: {value:.1f} nats ({PAPER_NATS[name]} in the paper)" for name, value in found.items()
+        f"{name.upper()}: {value:.1f} nats ({PAPER_NATS[name]} in the paper)" for name, value in bounds.items()
     )
     pictures.style(axis, title, "codes of test digits, first component", "second")
     return figure

@@ -52,7 +52,7 @@ def baseline(outcome):
 
 
 def picture(outcome):
-    """Test images with every mistake first, the error over the epochs, and what the first layer looks for."""
+    """Test images with all mistakes first, the error over the epochs, and kernels of the first layer."""
     figure = pictures.figure(12, 5.6)
     left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     digits, network = right.subfigures(2, 1, height_ratios=(1.5, 1))
@@ -63,7 +63,7 @@ def picture(outcome):
     axis.set_yscale("log")
     axis.legend(frameon=False)
     kernels = next(layer for layer in outcome.model.layers if isinstance(layer, keras.layers.Conv2D)).kernel
-    pictures.kernels(network, np.asarray(kernels)[..., 0, :6], "What the first layer looks for")
+    pictures.kernels(network, np.asarray(kernels)[..., 0, :6], "Kernels of the first layer")
     return figure
 
 

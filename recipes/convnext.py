@@ -44,7 +44,7 @@ def build_model(data, options, variant):
 
 
 def picture(outcome):
-    """Test images with every mistake first, the error over the epochs, and depthwise kernels of the first block."""
+    """Test images with all mistakes first, the error over the epochs, and depthwise kernels of the first block."""
     figure = pictures.figure(12, 5.6)
     left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     error, network = right.subfigures(2, 1, height_ratios=(1.5, 1))
@@ -61,7 +61,7 @@ def picture(outcome):
 RECIPE = Recipe(
     name="convnext",
     model="ConvNeXt",
-    summary="A ConvNeXt reads handwritten digits",
+    summary="a ConvNeXt reads handwritten digits",
     tasks={
         # tflite-micro has no GELU.
         "mnist_5k": Task(epochs=30, batch_size=64, aim=0.97, exports=(FLOAT, INT8, ETHOS_U55, EDGETPU)),

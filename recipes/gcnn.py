@@ -23,7 +23,7 @@ from keras_dl.ops.groups import turn_pixels
 from keras_dl.recipes.training import pictures, pipelines
 from keras_dl.recipes.training.recipe import EDGETPU, ETHOS_U55, FLOAT, MICRO, Recipe, Task, run_as_script
 
-# The least width at which the plain net has at least the 24,620 trained weights of P4CNN: 25,772.
+# The smallest width with at least the 24,620 trained weights of P4CNN: 25,772.
 Z2_FILTERS = 22
 
 
@@ -54,7 +54,7 @@ def baseline(outcome):
 
 
 def picture(outcome):
-    """Test images with every mistake first, the error over the epochs, and feature maps that turn with their image."""
+    """Test images with all mistakes first, the error over the epochs, and feature maps that rotate with their image."""
     figure = pictures.figure(12, 6)
     left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     error, turning = right.subfigures(2, 1, height_ratios=(1, 1))
@@ -82,7 +82,7 @@ def picture(outcome):
 RECIPE = Recipe(
     name="gcnn",
     model="GCNN",
-    summary="P4CNN reads turned digits, against a plain network of as many weights",
+    summary="P4CNN reads rotated digits, against a plain network with as many weights",
     tasks={
         "rotated_mnist": Task(
             epochs=20,

@@ -55,7 +55,7 @@ from keras_dl.recipes.training.recipe import (
 from keras_dl.recipes.training.stopping import Verdict, patience, rising_loss
 
 MOLECULES = ("freesolv", "solubility")
-RATES = {"gcn": 0.01, "gat": 0.005, "mlp": 0.01}  # by net; an MLP is the GCN on a graph without edges
+RATES = {"gcn": 0.01, "gat": 0.005, "mlp": 0.01}  # by network; the MLP is the GCN on a graph without edges
 
 
 def load_data(options, variant):
@@ -65,7 +65,7 @@ def load_data(options, variant):
 
 
 def _papers(builder, options, variant):
-    """One graph. A batch is all of it, with sample weights 1 for as many labelled nodes as the batch size says."""
+    """One graph. Each batch is the whole graph, with sample weight 1 for `batch_size` labeled nodes."""
     from keras_dl.recipes.datasets.citations import random_split
 
     (example,) = builder.as_dataset(split="full").as_numpy_iterator()
@@ -73,22 +73,22 @@ def _papers(builder, options, variant):
     masks = random_split(example["labels"], options.seed + int(seed)) if options.dataset == "cora" else example
     edges = example["edges"][:0] if net == "mlp" else example["edges"]
     row = graphs.pad([graphs.Graph(example["nodes"], edges)])
-    labels, labelled = example["labels"][None], np.flatnonzero(masks["train"])
-    # Tensors, for an array would be written into the graph of the pipeline, which is read anew in each epoch.
+    labels, labeled = example["labels"][None], np.flatnonzero(masks["train"])
+    # Tensors: an array would be a constant in the graph of the pipeline, which is read again in each epoch.
     graph = tf.nest.map_structure(tf.constant, (row, labels))
 
     def nodes_of(part):
         return tf.data.Dataset.from_tensors((*graph, masks[part][None].astype("float32")))
 
     def epoch(number):
-        batches = shuffled_rows(labelled, options.batch_size, fold_in(options.seed, number))
+        batches = shuffled_rows(labeled, options.batch_size, fold_in(options.seed, number))
         return batches.map(lambda nodes: (*graph, tf.reduce_max(tf.one_hot(nodes, labels.size), 0)[None]))
 
     return dict(
         train=epoch,
         test=nodes_of("test"),
         validation=nodes_of("validation"),
-        num_train=len(labelled),
+        num_train=len(labeled),
         num_test=int(masks["test"].sum()),
         calibration=lambda samples: tf.data.Dataset.from_tensors(row),
         labels=tuple(builder.info.metadata["classes"]),
@@ -99,7 +99,7 @@ def _papers(builder, options, variant):
 
 
 def _molecules(builder, options):
-    """One molecule a row, padded to the largest of the data set."""
+    """One molecule per row, padded to the largest of the data set."""
     whole = dataclasses.replace(options, smoke=False)
     molecules = {split: read(builder, split, whole) for split in ("train", "test")}
     sizes = {
@@ -174,7 +174,7 @@ def _predictor(data, options):
 
 
 def stop(variant, history):
-    """The papers' rules: a window of 10 epochs and 200 at most for GCN, a patience of 100 for GAT."""
+    """The rules of the papers: a window of 10 epochs and at most 200 epochs for GCN, a patience of 100 for GAT."""
     if variant.startswith("mpnn"):
         return Verdict(False, len(history))
     if variant.startswith("gat"):
@@ -184,7 +184,7 @@ def stop(variant, history):
 
 
 def evaluate(serve, data):
-    """Accuracy on the test nodes, or the root of the mean squared error on the test molecules."""
+    """Accuracy on the test nodes, or RMSE on the test molecules."""
     if data.labels:
         probabilities = serve("classify_nodes", **data.arrays["row"])["probabilities"][0]
         return float(np.mean((probabilities.argmax(-1) == data.arrays["labels"])[data.arrays["test"]]))
@@ -208,12 +208,12 @@ def _linear(data):
     return _rmse(linear.RidgeCV(np.logspace(-3, 3, 13)).fit(x, y).predict(x_test), y_test)
 
 
-def _rmse(found, targets):
-    return float(np.sqrt(np.mean(np.square(found.reshape(targets.shape) - targets))))
+def _rmse(predicted, targets):
+    return float(np.sqrt(np.mean(np.square(predicted.reshape(targets.shape) - targets))))
 
 
 def picture(outcome):
-    """The metric over the epochs, and beside it what the first net makes of its papers or molecules."""
+    """The metric over the epochs; and the papers by the first network's logits, or its predictions for molecules."""
     figure = pictures.figure(12, 5.2)
     left, right = figure.subplots(1, 2)
     papers = bool(outcome.data.labels)
@@ -242,7 +242,7 @@ def picture(outcome):
         right.scatter(targets, np.asarray(outcome.model(rows)), s=12, alpha=0.7, color=pictures.COLORS[0])
         right.axline((float(targets.mean()),) * 2, slope=1, color=pictures.FAINT, linewidth=1)
         spread = _rmse(np.full_like(targets, outcome.data.arrays["train"][1].mean()), targets)
-        title = f"Test molecules; the mean alone has RMSE {spread:.2f}"
+        title = f"Test molecules; the mean has RMSE {spread:.2f}"
         pictures.style(right, title, "measured", "predicted")
     return figure
 
@@ -252,7 +252,7 @@ def mean(values):
 
 
 def mean_of_ten(values):
-    """Of the ten trainings of the GCN, which come first."""
+    """The mean of the ten trainings of the GCN, which come first."""
     return mean(values[:10])
 
 

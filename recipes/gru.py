@@ -15,12 +15,12 @@ Files:     int8 0.011: its rounding errors add up over 200 steps
 from keras_dl.recipes.tasks import series
 from keras_dl.recipes.training.recipe import FLOAT, INT8, Recipe, Task, run_as_script
 
-# Two hundred steps, written one after the other, are thousands of ops: too many for tflite-micro.
+# Two hundred unrolled steps are thousands of ops: too many for tflite-micro.
 SUMS = dict(variants=("gru", "rnn"), exports=(FLOAT, INT8), **series.SUMS)
 RECIPE = Recipe(
     name="gru",
     model="RecurrentNetwork",
-    summary="a GRU adds two marked numbers out of two hundred, and tells speakers apart",
+    summary="a GRU adds two marked numbers out of 200, and tells speakers apart",
     tasks={
         "adding_problem/200": Task(epochs=6, batch_size=50, aim=0.01, **SUMS),
         "adding_problem/400": Task(epochs=20, batch_size=50, aim=0.01, **SUMS),

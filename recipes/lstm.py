@@ -23,11 +23,11 @@ from keras_dl.recipes.tasks import characters, series
 from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Recipe, Task, run_as_script
 
 # The proof refuses int8: the log-probabilities of unlikely characters are too far off.
-TEXTS = dict(metric="bits a character", higher_is_better=False, variants=("lstm",), exports=(FLOAT, DYNAMIC_INT8))
+TEXTS = dict(metric="bits per character", higher_is_better=False, variants=("lstm",), exports=(FLOAT, DYNAMIC_INT8))
 
 
 def _of(data):
-    """The module of a data set's functions: texts have a vocabulary."""
+    """The module with the functions for this data: texts have a vocabulary."""
     return characters if data.vocabularies else series
 
 
@@ -38,7 +38,7 @@ def load_data(options, variant):
 RECIPE = Recipe(
     name="lstm",
     model="RecurrentNetwork",
-    summary="an LSTM adds two marked numbers out of two hundred, tells speakers apart, and writes verses",
+    summary="an LSTM adds two marked numbers out of 200, tells speakers apart, and writes verses",
     tasks={
         "adding_problem/200": Task(epochs=20, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **series.SUMS),
         "adding_problem/400": Task(epochs=30, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **series.SUMS),

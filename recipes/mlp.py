@@ -33,7 +33,7 @@ def load_data(options, variant):
 
 
 def build_model(data, options, variant):
-    # On a few hundred rows strong regularisation counts most; it was chosen on folds of other seeds (10 to 12).
+    # On a few hundred rows, strong regularization matters most. It was chosen on folds of other seeds (10 to 12).
     if options.dataset == "diabetes":
         settings, rate, decay = dict(hidden_dims=(64,), dropout_rate=0.5, task="regression"), 3e-3, 0.3
     elif options.dataset == "breast_cancer":
@@ -56,7 +56,7 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    """Accuracy, or the root of the mean squared error where there are no classes."""
+    """Accuracy, or RMSE if there are no classes."""
     if len(data.input_shape) == 3:
         return pipelines.accuracy(serve, data)
     if data.labels:
@@ -74,13 +74,14 @@ def baseline(outcome):
         x, y, x_test, y_test = pipelines.as_arrays(trained.data)
         scaler = preprocessing.StandardScaler().fit(x)
         model = linear.LogisticRegression(max_iter=5000) if trained.data.labels else linear.LinearRegression()
-        found = model.fit(scaler.transform(x), y).predict(scaler.transform(x_test))
-        values.append(np.mean(found == y_test) if trained.data.labels else np.sqrt(np.mean((found - y_test) ** 2)))
+        predicted = model.fit(scaler.transform(x), y).predict(scaler.transform(x_test))
+        rmse = np.sqrt(np.mean((predicted - y_test) ** 2))
+        values.append(np.mean(predicted == y_test) if trained.data.labels else rmse)
     return "logistic regression" if outcome.data.labels else "linear regression", outcome.task.combine(values)
 
 
 def picture(outcome):
-    """The metric over the epochs, one curve a fold; for images also what was read."""
+    """The metric over the epochs, one curve per fold; for images also predictions."""
     figure = pictures.figure(12 if len(outcome.data.input_shape) == 3 else 7, 5)
     part = figure
     if len(outcome.data.input_shape) == 3:
@@ -99,7 +100,7 @@ def mean(values):
     return float(np.mean(values))
 
 
-# The columns of a table share the one scale of an int8 input, which leaves nothing of the small ones.
+# An int8 input has one scale for all columns of a table, in which small columns vanish.
 FOLDED = dict(variants=FOLDS, combine=mean, exports=(FLOAT, Export("float16", "cpu")))
 RECIPE = Recipe(
     name="mlp",

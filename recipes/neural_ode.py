@@ -37,7 +37,7 @@ from keras_dl.recipes.training.recipe import (
     run_as_script,
 )
 
-# Of the recipe `resnet` on the same digits: its 20 layers have three times the parameters of the net here.
+# From the recipe `resnet` on the same digits: its 20 layers have three times the parameters of the network here.
 RESNET = ("ResNet-20, 270,810 parameters", 0.987)
 SERIES = ("mask", "query_times", "times", "values")
 
@@ -66,14 +66,15 @@ def load_data(options, variant):
     def calibration(samples):
         random, part = np.random.default_rng(options.seed), columns["train"]
         rows = {key: value[:samples, None] for key, value in part.items()}
-        served = {"predict": SERIES, "encode": ("mask", "times", "values")}
-        found = {name: {key: rows[key] for key in keys} for name, keys in served.items() if not points}
         if points:
-            found = {"density": {"points": rows["point"]}, "sample": {"noise": _normal(random, rows["point"].shape)}}
+            signatures = {"density": {"points": rows["point"]}}
+            signatures["sample"] = {"noise": _normal(random, rows["point"].shape)}
         else:
+            served = {"predict": SERIES, "encode": ("mask", "times", "values")}
+            signatures = {name: {key: rows[key] for key in keys} for name, keys in served.items()}
             latents = _normal(random, (len(rows["times"]), 1, LATENT_DIM))
-            found["decode"] = {"latents": latents, "times": rows["query_times"]}
-        return {name: tf.data.Dataset.from_tensor_slices(inputs) for name, inputs in found.items()}
+            signatures["decode"] = {"latents": latents, "times": rows["query_times"]}
+        return {name: tf.data.Dataset.from_tensor_slices(inputs) for name, inputs in signatures.items()}
 
     return Data(
         train=epoch,
@@ -114,7 +115,7 @@ def build_model(data, options, variant):
         )
         model.compile(adam(1e-2, weight_decay=0.0, global_clipnorm=10.0))
     else:
-        # Written out in the graph, for LiteRT's calibration to int8 cannot look into a loop.
+        # Unrolled, because the int8 calibration of LiteRT cannot look into a loop.
         model = keras_dl.ODEClassifier(data.input_shape, len(data.labels), 40, 20, "midpoint", 2, unroll=True)
         model.compile(
             adam(4e-3, weight_decay=1e-3),
@@ -125,7 +126,7 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    """Accuracy; or log-likelihood of the test points in nats; or RMSE of the places at the test series' query times."""
+    """Accuracy; or the log-likelihood of the test points in nats; or the RMSE of positions at the query times."""
     if data.labels:
         return pipelines.accuracy(serve, data)
     if "test/point" in data.arrays:
@@ -134,8 +135,8 @@ def evaluate(serve, data):
     return _rmse(serve("predict", **inputs)["predictions"], data)
 
 
-def _rmse(found, data):
-    return float(np.sqrt(np.mean(np.square(found - data.arrays["test/targets"]))))
+def _rmse(predicted, data):
+    return float(np.sqrt(np.mean(np.square(predicted - data.arrays["test/targets"]))))
 
 
 def baseline(outcome):
@@ -149,7 +150,7 @@ def baseline(outcome):
 
 
 def _mixture(data, most=24):
-    """The mixture with the best Bayesian information criterion of those with up to `most` components."""
+    """The mixture of up to `most` components with the best Bayesian information criterion."""
     mixture = require("sklearn.mixture", extra="recipes")
     points = data.arrays["train/point"]
     fits = [mixture.GaussianMixture(n, n_init=2, random_state=0).fit(points) for n in range(2, most + 1, 2)]
@@ -157,7 +158,7 @@ def _mixture(data, most=24):
 
 
 def _recurrent(outcome):
-    """What GRUs tell of the test series: one reads values and the times between them, one writes."""
+    """Predictions of GRUs for the test series: one reads values and the times between them, one writes."""
     keras.utils.set_random_seed(outcome.options.seed)
     data, arrays = outcome.data, outcome.data.arrays
 
@@ -186,7 +187,7 @@ def picture(outcome):
 
 
 def _digits_picture(outcome):
-    """Test images with every mistake first, the error over the epochs, and how the features of digits flow."""
+    """Test images with all mistakes first, the error over the epochs, and the flow of the features of digits."""
     figure = pictures.figure(12, 6)
     left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     pictures.predictions(left, outcome.model, outcome.data)
@@ -210,12 +211,12 @@ def _digits_picture(outcome):
     for digit in range(len(outcome.data.labels)):
         flow.plot([], [], "o", color=colors[digit], markersize=4, label=outcome.data.labels[digit])
     flow.legend(frameon=False, fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    pictures.style(flow, "Digits on their way from time 0 to 1 (dot)", "features, first component", "second")
+    pictures.style(flow, "Paths of digits from time 0 to 1 (dot)", "features, first component", "second")
     return figure
 
 
 def _moons_picture(outcome):
-    """The density at several times of the flow, the way of samples, and the likelihood over the epochs."""
+    """The density at several times of the flow, the paths of samples, and the likelihood over the epochs."""
     from keras_dl.recipes.datasets.points_and_paths import moons_log_density
 
     model, test = outcome.model, outcome.data.arrays["test/point"]
@@ -234,10 +235,10 @@ def _moons_picture(outcome):
     path = np.stack([np.asarray(model.flow.to_points(noise, time)) for time in times])
     ways.plot(path[..., 0], path[..., 1], color=pictures.FAINT, linewidth=0.6)
     ways.scatter(*test[:800].T, s=4, color=pictures.COLORS[0], alpha=0.35, label="test points")
-    ways.scatter(*path[-1].T, s=9, color=pictures.COLORS[1], label="samples, and their way")
+    ways.scatter(*path[-1].T, s=9, color=pictures.COLORS[1], label="samples, and their paths")
     ways.set_aspect("equal")
     ways.legend(frameon=False, fontsize=8)
-    pictures.style(ways, "150 samples on their way")
+    pictures.style(ways, "Paths of 150 samples")
     pictures.curves(curve, outcome.trained, "val_loss", lambda loss: -loss, label="flow")
     best = float(np.mean(moons_log_density(test)))
     lines = {"Gaussian mixture": baseline(outcome)[1], "the density that made the points": best}
@@ -250,12 +251,12 @@ def _moons_picture(outcome):
 
 
 def _spirals_picture(outcome):
-    """Test paths: what was seen, what the latent ODE and the GRU make of it, and the truth."""
+    """Test paths: the observations, the predictions of the latent ODE and of the GRU, and the truth."""
     from keras_dl.recipes.datasets.points_and_paths import Spirals
 
     arrays, model = outcome.data.arrays, outcome.model
     rows = {key: arrays[f"test/{key}"] for key in SERIES}
-    found = {"latent ODE": np.asarray(model(rows)["predictions"]), "plain GRU": _recurrent(outcome)}
+    predictions = {"latent ODE": np.asarray(model(rows)["predictions"]), "plain GRU": _recurrent(outcome)}
     figure = pictures.figure(13, 6.6)
     axes = figure.subplots(2, 4)
     for row, axis in enumerate(axes.flat[:7]):
@@ -263,7 +264,7 @@ def _spirals_picture(outcome):
         later = queries > Spirals.SPAN
         axis.plot(*arrays["test/targets"][row].T, color=pictures.INK, linewidth=1, label="truth")
         axis.scatter(*rows["values"][row][mask].T, s=8, color=pictures.FAINT, label="seen")
-        for color, (name, values) in zip(pictures.COLORS, found.items(), strict=False):
+        for color, (name, values) in zip(pictures.COLORS, predictions.items(), strict=False):
             axis.plot(*values[row].T, color=color, linewidth=1, alpha=0.6)
             axis.plot(*values[row][later].T, ".", color=color, markersize=4, label=f"{name}, after what was seen")
         pictures.style(axis, f"{int(mask.sum())} observations")
@@ -274,7 +275,7 @@ def _spirals_picture(outcome):
     pictures.style(last, "", "epoch: negative ELBO, test")
     late = rows["query_times"] > Spirals.SPAN
     lines = []
-    for name, values in found.items():
+    for name, values in predictions.items():
         squares = np.square(values - arrays["test/targets"])
         lines.append(f"{name}: RMSE {np.sqrt(squares.mean()):.3f}, after {np.sqrt(squares[late].mean()):.3f}")
     last.set_title("\n".join(lines), loc="left", fontsize=8, color=pictures.INK)

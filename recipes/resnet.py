@@ -37,7 +37,7 @@ def build_model(data, options, variant):
         **(GREY if data.input_shape[-1] == 1 else {}),
     )
     steps = data.steps(options)
-    # Deep nets diverge or stall at the full rate at first: the paper warms up those of 110 layers (section 4.2).
+    # Deep networks diverge or stall when started at the full rate: the paper warms up 110 layers (section 4.2).
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, decay_steps=steps - steps // 10, warmup_target=0.1, warmup_steps=steps // 10
     )
@@ -56,7 +56,7 @@ def baseline(outcome):
 
 
 def picture(outcome):
-    """Training and test error of the nets, as in fig. 6 of the paper: plain ones left, residual ones right."""
+    """Training and test error as in fig. 6 of the paper: plain networks left, residual networks right."""
     figure = pictures.figure(11, 4.6)
     kinds = [kind for kind in ("plain", "resnet") if any(name.startswith(kind) for name in outcome.trained)]
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
@@ -76,7 +76,7 @@ def picture(outcome):
 RECIPE = Recipe(
     name="resnet",
     model="ResNet",
-    summary="20 and 56 layers, plain and residual: the degradation of plain nets, and its cure",
+    summary="20 and 56 layers, plain and residual: the degradation of plain networks, and its cure",
     tasks={
         "mnist_5k": Task(epochs=15, batch_size=64, aim=0.98, variants=DEPTHS),
         "mnist": Task(epochs=20, batch_size=128, variants=DEPTHS),

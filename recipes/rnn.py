@@ -14,12 +14,12 @@ Reaches:   0.0022; 123 s of training for both networks on two busy cores
 from keras_dl.recipes.tasks import series
 from keras_dl.recipes.training.recipe import FLOAT, INT8, Recipe, Task, run_as_script
 
-# A hundred steps, written one after the other, are thousands of ops: too many for tflite-micro.
+# A hundred unrolled steps are thousands of ops: too many for tflite-micro.
 SUMS = dict(variants=("irnn", "rnn"), exports=(FLOAT, INT8), **series.SUMS)
 RECIPE = Recipe(
     name="rnn",
     model="RecurrentNetwork",
-    summary="an RNN that starts as a sum adds two marked numbers out of a hundred, and tells speakers apart",
+    summary="an RNN that starts as a sum adds two marked numbers out of 100, and tells speakers apart",
     tasks={
         "adding_problem/100": Task(epochs=30, batch_size=32, aim=0.0177, **SUMS),
         "adding_problem/200": Task(epochs=30, batch_size=32, **SUMS),

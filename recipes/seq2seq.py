@@ -36,10 +36,10 @@ from keras_dl.recipes.training.recipe import (
 )
 from keras_dl.text import END, PADDING, Symbols
 
-WORDS = 40_000  # to train on; with further pronunciations these are more pairs
-LENGTH = 20  # letters and phonemes, the end included; longer words are not trained on, and are cut when tested
-SENTENCE, DICTIONARY = 50, 30_000  # words of a sentence, and of each language, for the paper's data
-STEPPED = 1000  # words that a file of integers is measured on
+WORDS = 40_000  # for training; a word with several pronunciations gives several pairs
+LENGTH = 20  # letters or phonemes, including the end; longer words are not trained on, and are cut in the test
+SENTENCE, DICTIONARY = 50, 30_000  # for the paper's data: words of a sentence, and of each language
+STEPPED = 1000  # words that an int8 file is measured on
 
 
 def load_data(options, variant):
@@ -49,7 +49,7 @@ def load_data(options, variant):
 
 
 def _pronunciations(builder, options):
-    """Letters and phonemes. All pronunciations of a word are trained on, and each of them is right."""
+    """Letters and phonemes. The training uses all pronunciations of a word, and each of them counts as right."""
 
     def pronounced(split, most=-1):
         for row in read(builder, split, options, most):
@@ -78,7 +78,7 @@ def _pronunciations(builder, options):
 
 
 def _translations(builder, options):
-    """English sentences and those of the other language; the most frequent words, split at spaces, are tokens."""
+    """Sentences in English and the other language. Tokens are the most frequent words, split at spaces."""
     other = next(name for name in builder.info.features if name != "en")
 
     def split(name):
@@ -117,7 +117,7 @@ def _translations(builder, options):
 
 
 def _shared(source, target, sources, targets, tested, answers):
-    """What both kinds of data have, from vocabularies, some training tokens, and what is tested."""
+    """Entries of both kinds of data, from vocabularies, some training tokens, and the test data."""
     return dict(
         calibration=lambda samples: {"encode": [{"tokens": row[None]} for row in sources[:samples]]},
         input_shape=sources.shape[1:],
@@ -153,8 +153,8 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    found = written(translation.translated(serve, data.arrays["tested"], STEPPED))
-    return translation.error_rates(found, data.arrays["answers"][: len(found)])[0]
+    predicted = written(translation.translated(serve, data.arrays["tested"], STEPPED))
+    return translation.error_rates(predicted, data.arrays["answers"][: len(predicted)])[0]
 
 
 def calibrate(serve, data, samples):
@@ -162,27 +162,27 @@ def calibrate(serve, data, samples):
 
 
 def baseline(outcome):
-    """Each token of the source as what it most often stands for, by an alignment of counts."""
+    """Replaces each token of the source by its most frequent target tokens, by an alignment of counts."""
     arrays = outcome.data.arrays
     count = 2_000_000 // outcome.data.input_shape[0] ** 2
     pairs = zip(written(arrays["source"][:count]), written(arrays["target"][:count]), strict=True)
     table = translation.letter_baseline(list(pairs))
-    found = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
-    rate, wrong = translation.error_rates(found, arrays["answers"])
+    predicted = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
+    rate, wrong = translation.error_rates(predicted, arrays["answers"])
     return f"each letter's most frequent phonemes ({wrong:.1%} of words wrong)", rate
 
 
 def picture(outcome):
-    """Where the net looks as it writes, the loss over the epochs, and what it writes beside what is right."""
+    """Alignments of test words, the loss over the epochs, and predictions beside the right answers."""
     arrays, model = outcome.data.arrays, outcome.model
     source, target = (Symbols.from_json(outcome.data.vocabularies[side]) for side in ("source", "target"))
-    found, count = translated_by(model, arrays["tested"]), len(arrays["tested"])
-    # From the longer ones down, evenly.
+    predicted, count = translated_by(model, arrays["tested"]), len(arrays["tested"])
+    # From longer to shorter ones, evenly spaced.
     rows = np.argsort(-(arrays["tested"] > 0).sum(1), kind="stable")[count // 8 :: max(count // 20, 1)]
     figure = pictures.figure(12, 7.5)
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     for axis, row in zip(above.subplots(1, 3), rows, strict=False):
-        tokens, words = (ids[row][ids[row] > 0] for ids in (arrays["tested"], found))
+        tokens, words = (ids[row][ids[row] > 0] for ids in (arrays["tested"], predicted))
         axis.imshow(model.alignment(tokens[None], words[None])[0], cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for places, vocabulary, ids in ((axis.set_xticks, source, tokens), (axis.set_yticks, target, words)):
             names = [vocabulary.decode([[token]])[0] or "end" for token in ids]
@@ -193,15 +193,15 @@ def picture(outcome):
     pictures.curves(left, outcome.trained, "val_loss")
     left.legend(frameon=False)
     pictures.style(left, "Cross-entropy of a test token, in nats", "epoch")
-    _, wrong = translation.error_rates(written(found), arrays["answers"])
+    _, wrong = translation.error_rates(written(predicted), arrays["answers"])
     rates = ", ".join(f"{name} {trained.value:.3f}" for name, trained in outcome.trained.items())
     right.set_axis_off()
     pictures.style(right, f"{outcome.task.metric.capitalize()}: {rates}; {wrong:.1%} of words wrong")
     lines = [("word", "written", "right, where that is wrong", pictures.FAINT)]
     for row in rows[3:17]:
         answers = arrays["answers"][row]
-        correct = written(found[row : row + 1])[0] in answers
-        texts = source.decode(arrays["tested"][row : row + 1]) + target.decode(found[row : row + 1])
+        correct = written(predicted[row : row + 1])[0] in answers
+        texts = source.decode(arrays["tested"][row : row + 1]) + target.decode(predicted[row : row + 1])
         texts += [""] if correct else target.decode(answers[:1])
         lines.append((*texts, pictures.INK if correct else pictures.COLORS[1]))
     for i, (*texts, color) in enumerate(lines):
@@ -214,10 +214,10 @@ def translated_by(model, sources):
     """Greedy translations by the model itself, in batches of one size."""
     size = min(TEST_BATCH, len(sources))
     starts = [min(i, len(sources) - size) for i in range(0, len(sources), size)]
-    found = np.zeros_like(sources, shape=(len(sources), model.target_length))
+    predicted = np.zeros_like(sources, shape=(len(sources), model.target_length))
     for start in starts:
-        found[start : start + size] = model.greedy(sources[start : start + size]).tokens
-    return found
+        predicted[start : start + size] = model.greedy(sources[start : start + size]).tokens
+    return predicted
 
 
 # A whole translation is a loop, which an integer file cannot have.

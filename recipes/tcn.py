@@ -45,9 +45,8 @@ from keras_dl.recipes.training.recipe import (
 )
 
 KERNEL, WIDTH = 8, 24
-# Widths of the recurrent nets at which they have as many weights as the TCN, by the number of its blocks.
+# Units of the recurrent networks with as many weights as the TCN, by the number of its blocks.
 UNITS = {3: {"lstm": 72}, 4: {"lstm": 89, "gru": 103, "rnn": 180}}
-# That of the LSTM because with 4e-3 it had found nothing on adding_problem/200 after 5 epochs.
 RATES = {"tcn": 4e-3, "lstm": 1e-2, "gru": 4e-3, "rnn": 1e-3}
 
 
@@ -91,7 +90,7 @@ def load_data(options, variant):
 
 
 def _marked(numbers, seed):
-    """Sequences `(n, time, 2)` of the adding problem and their sums, `(n, 1)`, of numbers without marks."""
+    """Marks two random numbers of each sequence: sequences `(n, time, 2)` of the adding problem, and sums `(n, 1)`."""
     count, steps = numbers.shape[0], numbers.shape[1]
     half = steps // 2
     places = tf.random.stateless_uniform((2, count), seed, maxval=half, dtype=tf.int32)
@@ -112,12 +111,12 @@ def _columns(kind, rows):
 
 
 def _blocks(data):
-    """The least number of blocks that reach over a whole sequence: 4 for 200 steps, 6 for 600; for 28 rows, 3."""
+    """The smallest number of blocks that cover a whole sequence: 3 for 28 rows, 4 for 200 steps, 6 for 600."""
     return next(n for n in range(3, 12) if 2 * (KERNEL - 1) * (2**n - 1) >= data.input_shape[0])
 
 
 def _ends(data):
-    """What goes in and comes out."""
+    """The arguments for inputs and outputs."""
     return dict(
         num_features=data.input_shape[1],
         num_outputs=len(data.labels) or 1,
@@ -145,16 +144,16 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    """Mean squared error of sums; the share of the right digits, or of the right symbols where there is one to copy."""
-    found, expected = serve("sequence", features=data.arrays["x_test"]), data.arrays["y_test"]
+    """The mean squared error of sums; the share of right digits, or of right symbols where there is one to copy."""
+    predicted, expected = serve("sequence", features=data.arrays["x_test"]), data.arrays["y_test"]
     if not data.labels:
-        return float(np.mean(np.square(found["values"] - expected)))
-    right = found["probabilities"].argmax(-1) == expected
+        return float(np.mean(np.square(predicted["values"] - expected)))
+    right = predicted["probabilities"].argmax(-1) == expected
     return float(right[expected > 0].mean() if expected.ndim > 1 else right.mean())
 
 
 def calibrate(serve, data, samples):
-    """Sequences, and steps of the stream with the states that go with them, at steps spread over the sequences."""
+    """Sequences, and steps of the stream with their states, spread over the sequences."""
     sequences = data.arrays["x_train"][:samples]
     states = {name: np.asarray(x) for name, x in _network(data).initial_states(len(sequences)).items()}
     steps = []
@@ -177,14 +176,14 @@ def baseline(outcome):
 
 
 def picture(outcome):
-    """The test error of every net over the epochs, and what the TCN says beside what is right."""
+    """The test error of each network over the epochs, and predictions of the TCN against the truth."""
     figure = pictures.figure(12, 4.8)
     left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
     arrays, adding = outcome.data.arrays, not outcome.data.labels
     for i, (name, trained) in enumerate(outcome.trained.items()):
         label = f"{name.upper()}: {trained.value:.{'2g' if adding else '4f'}}"
         values = [row["val_loss"] for row in trained.history]
-        # The first lies above the others, where curves are one.
+        # The first curve is drawn above the others, where they coincide.
         look = dict(color=pictures.COLORS[i], marker="o", markersize=4, linewidth=1.8, zorder=9 - i)
         left.plot(range(1, len(values) + 1), values, label=label, **look)
     left.set_yscale("log")
@@ -195,25 +194,25 @@ def picture(outcome):
     title = "mean squared error" if adding else "cross-entropy"
     pictures.style(left, f"{outcome.options.dataset}: {title} on the test split", "epoch")
     x = arrays["x_test"][:400]
-    found = np.asarray(outcome.model.predict(x, verbose=0))
+    predicted = np.asarray(outcome.model.predict(x, verbose=0))
     if adding:
-        right.scatter(arrays["y_test"][:400], found, s=8, alpha=0.6, color=pictures.COLORS[0])
+        right.scatter(arrays["y_test"][:400], predicted, s=8, alpha=0.6, color=pictures.COLORS[0])
         right.axline((1, 1), slope=1, color=pictures.FAINT, linewidth=1)
-        pictures.style(right, "What the TCN says", "sum of the marked numbers", "answer")
+        pictures.style(right, "Predictions of the TCN", "sum of the marked numbers", "answer")
     else:
         expected = arrays["y_test"][:400]
         seen = expected > 0 if expected.ndim > 1 else np.ones_like(expected, bool)
         counts = np.zeros((10, 10))
-        np.add.at(counts, (expected[seen], found.argmax(-1)[seen]), 1)
+        np.add.at(counts, (expected[seen], predicted.argmax(-1)[seen]), 1)
         right.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-        pictures.style(right, "What the TCN says", "answer", "right")
+        pictures.style(right, "Predictions of the TCN", "answer", "right")
         right.grid(visible=False)
         right.set_xticks(range(10))
         right.set_yticks(range(10))
     return figure
 
 
-# tflite-micro takes one signature per file, and these have two.
+# tflite-micro takes one signature per file, and these files have two.
 FILES = dict(exports=(FLOAT, INT8, ETHOS_U55), reproduced=True)
 SUMS = dict(metric="mean squared error", higher_is_better=False, **FILES)
 RECIPE = Recipe(

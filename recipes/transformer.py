@@ -43,7 +43,7 @@ from keras_dl.recipes.training.recipe import (
 from keras_dl.schedules import InverseSquareRoot
 from keras_dl.text import START, Subwords
 
-# By dataset: the sides that are translated, the tokens of the vocabulary and of a text, and the model.
+# By dataset: the two sides, the size of the vocabulary, the tokens of a text, the model and its warm-up.
 SMALL = dict(num_layers=2, hidden_dim=128, mlp_dim=512, num_heads=4, dropout_rate=0.1, norm_first=True)
 SETUPS = {
     "bible": dict(source="kjv", target="modern", vocabulary=2000, length=32, model=SMALL, warmup=800),
@@ -51,8 +51,8 @@ SETUPS = {
         source="de", target="en", vocabulary=37_000, length=128, model=keras_dl.Transformer.presets["base"], warmup=4000
     ),
 }
-LEARNED_FROM = 500_000  # texts at most, of each side, that the vocabulary is learned from
-MEASURED = 250  # test pairs that BLEU is measured on, so that a file is measured in less than a minute
+LEARNED_FROM = 500_000  # texts of each side, at most, that the vocabulary is learned from
+MEASURED = 250  # test pairs for BLEU, so that a file is measured in less than a minute
 
 
 def load_data(options, variant):
@@ -65,7 +65,7 @@ def load_data(options, variant):
         texts[split] = [list(side) for side in zip(*rows, strict=True)]
     words = Subwords.learn([t for side in texts["train"] for t in side[:LEARNED_FROM]], setup["vocabulary"])
     arrays = {split: _fitting(words, *sides, setup["length"]) for split, sides in texts.items()}
-    tokens = {split: found[0] for split, found in arrays.items()}
+    tokens = {split: pair[0] for split, pair in arrays.items()}
 
     def pairs(source, labels):
         begun = tf.concat([tf.fill([tf.shape(labels)[0], 1], START), labels[:, :-1]], axis=1)
@@ -92,7 +92,7 @@ def load_data(options, variant):
 
 
 def _fitting(words, sources, targets, length):
-    """The pairs whose texts have at most `length` tokens each, the end included: tokens, and the texts."""
+    """The pairs whose texts have at most `length` tokens each, including the end: tokens and texts."""
     tokens = [words.encode(side, length + 1) for side in (sources, targets)]
     fits = np.flatnonzero((tokens[0][:, -1] == 0) & (tokens[1][:, -1] == 0))
     return tuple(side[fits, :length] for side in tokens), [(sources[i], targets[i]) for i in fits]
@@ -116,17 +116,17 @@ def vocabulary(data):
 def evaluate(serve, data):
     """BLEU of the greedy translation of the first test pairs."""
     source = data.arrays["source"]
-    found = vocabulary(data).decode(translation.translated(serve, source, len(source), takes_position=True))
-    return bleu(found, [target for _, target in data.arrays["texts"][: len(found)]])
+    translations = vocabulary(data).decode(translation.translated(serve, source, len(source), takes_position=True))
+    return bleu(translations, [target for _, target in data.arrays["texts"][: len(translations)]])
 
 
 def calibrate(serve, data, samples):
     return translation.calibration_of_translator(serve, data.arrays["trained"][:samples], takes_position=True)
 
 
-def bleu(found, references):
+def bleu(translations, references):
     """Corpus BLEU as sacrebleu's defaults compute it (13a, mixed case): float in [0, 100]."""
-    return float(require("sacrebleu", extra="recipes").corpus_bleu(found, [references]).score)
+    return float(require("sacrebleu", extra="recipes").corpus_bleu(translations, [references]).score)
 
 
 def baseline(outcome):
@@ -135,10 +135,10 @@ def baseline(outcome):
 
 
 def picture(outcome):
-    """The loss over the epochs, where the decoder looks while it writes a verse, and translations beside references."""
+    """The loss over the epochs, the attention of the decoder on one verse, and translations beside references."""
     data, model, words = outcome.data, outcome.model, vocabulary(outcome.data)
     source = data.arrays["source"]
-    found = np.asarray(model.beam_search(source[:6], 4, length_penalty=0.6).tokens)[:, 0]
+    translations = np.asarray(model.beam_search(source[:6], 4, length_penalty=0.6).tokens)[:, 0]
     figure = pictures.figure(13, 9.5)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     left, right = top.subplots(1, 2, width_ratios=(1, 1.5))
@@ -148,24 +148,24 @@ def picture(outcome):
     left.legend(frameon=False)
     pictures.style(left, f"BLEU {outcome.value:.1f}, copying {baseline(outcome)[1]:.1f}", "epoch", "loss, nats a token")
 
-    target = np.concatenate([[START], found[0]])
-    written = int(np.sum(found[0] > 0))
+    target = np.concatenate([[START], translations[0]])
+    written = int(np.sum(translations[0] > 0))
     weights = np.asarray(model.alignment(source[:1], target[None, :-1]))[0].mean(0)[:written, : np.sum(source[0] > 0)]
     right.imshow(weights, cmap="Blues", aspect="auto", vmin=0)
     right.set_xticks(range(weights.shape[1]), words.pieces(source[0]), rotation=60, ha="right", fontsize=7)
-    right.set_yticks(range(written), words.pieces(found[0]), fontsize=7)
-    pictures.style(right, "Where the last block looks in the source (mean of its heads)")
+    right.set_yticks(range(written), words.pieces(translations[0]), fontsize=7)
+    pictures.style(right, "Attention of the last block to the source (mean of its heads)")
     right.grid(visible=False)
 
     axis = bottom.subplots()
     axis.set_axis_off()
     lines = []
-    for (old, new), text in zip(data.arrays["texts"], words.decode(found), strict=False):
+    for (old, new), text in zip(data.arrays["texts"], words.decode(translations), strict=False):
         lines += [("KJV", old, pictures.FAINT), ("modern", new, pictures.INK), ("model", text, pictures.COLORS[0])]
     for i, (name, text, color) in enumerate(lines):
         y = 1 - (i + 0.45 * (i // 3)) / (len(lines) + 2.5)
         for x, words_here, weight in ((0.0, name, "bold"), (0.05, textwrap.shorten(text, 170), "normal")):
-            # Outside of the layout, which would make the axis as narrow as a long line is wide.
+            # Excluded from the layout, which a long line would make narrow.
             axis.text(x, y, words_here, fontsize=8, color=color, va="top", fontweight=weight).set_in_layout(False)
     return figure
 

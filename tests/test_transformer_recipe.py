@@ -48,7 +48,7 @@ def test_information_of_the_bible():
 
 @pytest.mark.parametrize("source", ["x =", "bible = 3", "bible = Bible(V, 'text', {1: 0}, {2: 4})", "import os"])
 def test_a_module_that_is_no_version_is_an_error(source):
-    with pytest.raises(datasets.DataError, match="no module of pythonbible"):
+    with pytest.raises(datasets.DataError, match="not a module of pythonbible"):
         read_verses(source)
 
 

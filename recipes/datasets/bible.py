@@ -1,4 +1,4 @@
-"""The King James Version beside a modern one, verse by verse."""
+"""The King James Version and a modern version, verse by verse."""
 
 import ast
 import hashlib
@@ -51,12 +51,14 @@ def read_verses(source):
         text, starts, ends = map(ast.literal_eval, call.args[1:4])
         verses = {int(i): " ".join(text[start : ends[i]].translate(_CLEANED).split()) for i, start in starts.items()}
     except (SyntaxError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"This is no module of pythonbible: {error}. The wheel's member has changed.") from error
+        raise DataError(
+            f"This is not a module of pythonbible: {error}. The member of the wheel has changed."
+        ) from error
     return {i: verse for i, verse in verses.items() if verse}
 
 
 def split_of(text):
-    """The split of a verse, by the text of its older version alone: equal verses are in one split.
+    """The split of a verse, by the text of its older version only: equal verses are in the same split.
 
     Example:
 
@@ -71,7 +73,7 @@ class Bible(Builder):
     """Verses of two English versions."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "An example a verse that both versions have."}
+    RELEASE_NOTES = {"1.0.0": "One example per verse that both versions have."}
     TITLE = "Bible: 31,099 verses of the King James Version and of the World English Bible"
     LICENCE = "public domain (both texts; the Crown's patent on the first holds in the United Kingdom)"
     SOURCE = KING_JAMES

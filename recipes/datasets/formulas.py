@@ -1,4 +1,4 @@
-"""Sequences made by a formula: copy memory, and sequences to be reversed."""
+"""Generated sequences: copy memory, and sequences to reverse."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,7 +33,7 @@ class CopyMemory(Builder):
     name = "copy_memory"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "T = 500."}
-    TITLE = "Copy memory, T = 500: ten symbols to be repeated after 500 steps"
+    TITLE = "Copy memory, T = 500: ten symbols to repeat after 500 steps"
     LICENCE = LICENCE
     SOURCE = None
     ORIGIN = "formula"
@@ -86,7 +86,7 @@ class SequenceReversal(Builder):
     name = "sequence_reversal"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Length 30, 10 symbols."}
-    TITLE = "Sequences of 30 symbols, to be written backwards"
+    TITLE = "Sequences of 30 symbols to reverse"
     LICENCE = LICENCE
     SOURCE = None
     ORIGIN = "formula"

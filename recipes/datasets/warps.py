@@ -1,10 +1,10 @@
-"""Bilinear resampling of images in NumPy, so that no version of an image library has a say in what a data set holds."""
+"""Bilinear resampling of images in NumPy, so that a data set does not depend on the version of an image library."""
 
 import numpy as np
 
 
 def warp(image, matrix, shape):
-    """Resamples an image through an affine map, bilinearly; outside of the image there is zero.
+    """Resamples an image by an affine map, with bilinear interpolation and zeros outside of the image.
 
     Args:
         image: `(height, width)`, any real dtype.
@@ -29,10 +29,10 @@ def warp(image, matrix, shape):
 
 
 def placement(degrees, scale, source_shape, shape):
-    """The matrix for `warp` that scales an image, turns it, and puts its centre on the output's centre.
+    """The matrix for `warp` that scales an image, rotates it, and moves its center to the center of the output.
 
     Args:
-        degrees: float. Counter-clockwise, as the image is looked at.
+        degrees: float. Counter-clockwise, as seen by the viewer.
         scale: float. Output pixels for a pixel of the image.
         source_shape: `(height, width)` of the image.
         shape: `(rows, columns)` of the output.
@@ -42,5 +42,5 @@ def placement(degrees, scale, source_shape, shape):
     """
     angle = np.deg2rad(degrees)
     linear = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / scale
-    source_centre, centre = ((np.array(s) - 1) / 2 for s in (source_shape, shape))
-    return np.column_stack([linear, source_centre - linear @ centre])
+    source_center, center = ((np.array(s) - 1) / 2 for s in (source_shape, shape))
+    return np.column_stack([linear, source_center - linear @ center])

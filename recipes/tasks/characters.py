@@ -1,4 +1,4 @@
-"""What recipes of character models share: texts, a network, bits a character, a trigram baseline, and a picture."""
+"""Language models of characters: texts, a network, bits per character, a trigram baseline and a picture."""
 
 import textwrap
 
@@ -16,15 +16,15 @@ from keras_dl.recipes.training.recipe import Data
 from keras_dl.text import PADDING, START, Symbols
 
 FEATURES = {"bible": "kjv", "lm1b": "text"}
-LENGTH = 256  # characters of a text, the end included; what is longer is cut: 0.7% of the Bible's characters
-CHARACTERS = 252  # at most; rarer ones are one token together
-COUNTED = 100_000  # texts at most that the vocabulary and the trigrams are counted on
-MEASURED = 2000  # texts at most of the test split that bits are measured on
-BEGINNING = 24  # characters of a text that the picture's continuations are given
+LENGTH = 256  # characters of a text, including the end; longer texts are cut: 0.7% of the Bible's characters
+CHARACTERS = 252  # at most; all rarer ones are one token
+COUNTED = 100_000  # texts at most for the vocabulary and the trigrams
+MEASURED = 2000  # texts at most of the test split
+BEGINNING = 24  # characters of a text that the continuations in the picture start with
 
 
 def load_data(options, variant):
-    """Texts as characters: `tokens` that begin with the start token, and as targets the same texts a step later."""
+    """Texts as characters: `tokens` that begin with the start token; the targets are the same texts one step later."""
     builder = open_dataset(options)
     validates = "validation" in builder.info.splits
 
@@ -76,7 +76,7 @@ def load_data(options, variant):
         calibration=lambda samples: [{"tokens": row[None]} for row in shifted(_longest(counted, samples))],
         labels=(),
         input_shape=(LENGTH,),
-        input_range="int32 ids of characters, 1 before the first; after the last, padding 0",
+        input_range="int32 ids of characters, 1 before the first, padding 0 after the last",
         arrays=dict(train=counted, test=parts["test"]),
         vocabularies={"characters": symbols.to_json()},
         validation=batches("validation") if validates else None,
@@ -84,17 +84,17 @@ def load_data(options, variant):
 
 
 def shifted(texts):
-    """What a model reads to predict `texts`, int32 `(n, length)`: the start token, and each text but for its last."""
+    """The inputs to predict `texts`, int32 `(n, length)`: the start token, and each text without its last token."""
     return np.pad(texts[:, :-1], ((0, 0), (1, 0)), constant_values=START)
 
 
 def _longest(texts, count):
-    """The longest texts. What a net makes of padding means nothing, and is neither calibrated nor proven."""
+    """The longest texts: the outputs for padding mean nothing, and need neither calibration nor proof."""
     return texts[np.argsort(-(texts != PADDING).sum(1), kind="stable")[:count]]
 
 
 def build_model(data, options, variant):
-    """One layer of 256 units; Adam with clipped gradients."""
+    """One layer of 256 units, compiled with Adam and clipped gradients."""
     model = keras_dl.RecurrentLM(
         len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, serving_length=data.input_shape[0]
     )
@@ -104,14 +104,14 @@ def build_model(data, options, variant):
 
 
 def bits(serve, texts):
-    """Bits of each character: float `(n, length)`, 0 of padding. What an int8 file returns is normalised again."""
-    found = serve("sequence", tokens=shifted(texts))["log_probabilities"].astype("float64")
-    found = found - np.log(np.exp(found).sum(-1, keepdims=True))
-    return np.where(texts != PADDING, -np.take_along_axis(found, texts[..., None], -1)[..., 0] / np.log(2), 0)
+    """Bits of each character: float `(n, length)`, 0 for padding. Outputs of an int8 file are normalized again."""
+    log_p = serve("sequence", tokens=shifted(texts))["log_probabilities"].astype("float64")
+    log_p = log_p - np.log(np.exp(log_p).sum(-1, keepdims=True))
+    return np.where(texts != PADDING, -np.take_along_axis(log_p, texts[..., None], -1)[..., 0] / np.log(2), 0)
 
 
 def evaluate(serve, data):
-    """Bits a character of the test texts, their ends counted as characters, the first ones given nothing."""
+    """Bits per character of the test texts. Their ends count as characters, and the first ones have no context."""
     texts = data.arrays["test"]
     return float(np.sum(bits(serve, texts)) / np.sum(texts != PADDING))
 
@@ -127,7 +127,7 @@ def calibrate(serve, data, samples):
 
 
 def picture(outcome):
-    """Bits over the epochs and over the places in a text, and texts that the net continues."""
+    """Bits over the epochs and over the positions in a text, and texts that the network continues."""
     data, model = outcome.data, outcome.model
     texts = data.arrays["test"]
     symbols = Symbols.from_json(data.vocabularies["characters"])
@@ -138,20 +138,20 @@ def picture(outcome):
     pictures.curves(left, outcome.trained, "val_loss", lambda nats: nats / np.log(2), label="validation")
     left.axhline(counted, color=pictures.FAINT, linestyle="--", linewidth=1.2, label=f"{name}, test: {counted:.2f}")
     left.legend(frameon=False)
-    pictures.style(left, f"Bits a character; test: {outcome.value:.3f}", "epoch")
+    pictures.style(left, f"Bits per character; test: {outcome.value:.3f}", "epoch")
 
     costs = bits(lambda _, tokens: {"log_probabilities": _log_probabilities(model, tokens)}, texts)
-    there = (texts != PADDING).sum(0)
-    places = np.flatnonzero(there >= max(1, len(texts) // 20))
-    right.plot(places + 1, costs.sum(0)[places] / there[places], color=pictures.COLORS[0], linewidth=1.2)
-    pictures.style(right, "Bits of the characters at each place of a test text", "place")
+    counts = (texts != PADDING).sum(0)
+    places = np.flatnonzero(counts >= max(1, len(texts) // 20))
+    right.plot(places + 1, costs.sum(0)[places] / counts[places], color=pictures.COLORS[0], linewidth=1.2)
+    pictures.style(right, "Bits of the characters at each position of a test text", "position")
 
     lengths = (texts != PADDING).sum(1)
     chosen = np.flatnonzero(lengths >= min(2 * BEGINNING, lengths.max()))[:5]
     begun = shifted(texts[chosen])[:, : BEGINNING + 1]
     axis = bottom.subplots()
     axis.set_axis_off()
-    pictures.style(axis, f"{BEGINNING} characters of a test text | what follows there; and what the net goes on with")
+    pictures.style(axis, f"{BEGINNING} characters of a test text | how it continues, and how the network continues it")
     ways = {"most probable": 0.0, "drawn at 0.7": 0.7}
     drawn = {
         way: symbols.decode(model.sample(begun, 130, temperature, outcome.options.seed).tokens)
@@ -160,7 +160,7 @@ def picture(outcome):
     for i, row in enumerate(chosen):
         (text,) = symbols.decode(texts[row : row + 1])
         head = text[:BEGINNING]
-        lines = {"text": text[BEGINNING:]} | {way: found[i] for way, found in drawn.items()}
+        lines = {"text": text[BEGINNING:]} | {way: texts_of_way[i] for way, texts_of_way in drawn.items()}
         for k, ((what, rest), color) in enumerate(zip(lines.items(), (pictures.INK, *pictures.COLORS), strict=False)):
             y = 0.97 - (i + k / 3.6) / len(chosen)
             axis.text(0.0, y, what, fontsize=8, color=color, va="top", fontweight="bold")

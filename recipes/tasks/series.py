@@ -1,4 +1,4 @@
-"""What the recipes of rnn, lstm and gru share: data, network, metric, baselines and picture."""
+"""Series and the adding problem for rnn, lstm and gru: data, network, metric, baselines and picture."""
 
 import keras
 import numpy as np
@@ -12,14 +12,14 @@ from keras_dl.recipes.training.recipe import Data, Task
 
 ADDING = "adding_problem/"
 GUESS = 1 / 6  # the mean squared error of always saying 1, which is the mean of the sums
-NOISE = 0.7  # standard deviation of what is added to series in training, as a share of each channel's own
+NOISE = 0.7  # standard deviation of the noise on training series, as a share of each channel's own
 UNITS = {"rnn": 64, "irnn": 64, "lstm": 48, "gru": 48}  # for the adding problem
 RATES = {"rnn": 1e-3, "irnn": 1e-3, "lstm": 1e-2, "gru": 1e-2}
-STATES = 8  # steps of a sequence at which the signature `step` is calibrated
+STATES = 8  # number of steps of a sequence at which the signature `step` is calibrated
 
 
 def load_data(options, variant):
-    """Sequences of the adding problem; or series with their classes, padded to the longest, with masks."""
+    """Sequences of the adding problem; or series and their classes, padded to the longest, with masks."""
     builder = open_dataset(options)
     adding = options.dataset.startswith(ADDING)
     parts, lengths = {}, {}
@@ -37,7 +37,7 @@ def load_data(options, variant):
         return shuffled_batches(arrays["train"], size, fold_in(options.seed, number))
 
     def noisy(number):
-        """Few hundred series would be learned by heart."""
+        """With noise: a few hundred series would be memorized."""
         key = fold_in(options.seed, number)
         channels = arrays["train"][0]["features"][arrays["train"][0]["mask"]].std(0)
 
@@ -61,15 +61,13 @@ def load_data(options, variant):
         calibration=calibration,
         labels=() if adding else tuple(builder.info.features["label"].names),
         input_shape=(steps, parts["train"][0][0].shape[-1]),
-        input_range="numbers in [0, 1) and marks"
-        if adding
-        else "raw channels, with a mask of the steps that are there",
+        input_range="numbers in [0, 1) and marks" if adding else "raw channels, with a mask of the steps that exist",
         arrays=arrays,
     )
 
 
 def padded(sequences, steps):
-    """`features`, float32 `(n, steps, channels)` with zeros behind each end, and `mask`, bool `(n, steps)`."""
+    """`features`, float32 `(n, steps, channels)` with zeros after each end, and `mask`, bool `(n, steps)`."""
     features = np.zeros((len(sequences), steps, sequences[0].shape[-1]), "float32")
     for row, sequence in zip(features, sequences, strict=True):
         row[: len(sequence)] = sequence
@@ -78,7 +76,7 @@ def padded(sequences, steps):
 
 
 def build_model(data, options, variant):
-    """A network of the cell that the variant names, compiled with Adam and clipped gradients."""
+    """A network with the cell that the variant names, compiled with Adam and clipped gradients."""
     cell = variant
     regression = not data.labels
     model = keras_dl.RecurrentNetwork(
@@ -97,10 +95,10 @@ def build_model(data, options, variant):
         model.adapt(**rows)
     steps = data.steps(options)
     rate = keras.optimizers.schedules.CosineDecay(RATES[cell] if regression else 3e-3, steps, alpha=0.05)
-    if regression and cell == "lstm":  # it finds the marks late and at once, at a step that no cosine knows
+    if regression and cell == "lstm":  # it learns the marks late and suddenly, at a step that no cosine can know
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 3 // 4], [RATES[cell], RATES[cell] / 10])
     loss = "mse" if regression else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # Clipped by the norm of all gradients together: their direction stays (Pascanu, Mikolov, Bengio 2013).
+    # Clipped by the norm of all gradients together, which keeps their direction (Pascanu, Mikolov, Bengio 2013).
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.0 if regression else 0.01, global_clipnorm=1.0)
     model.compile(optimizer, loss, metrics=None if regression else ["accuracy"])
     return model
@@ -120,12 +118,12 @@ def calibrate(serve, data, samples):
 
 
 def streamed(serve, sequences):
-    """Calibration: sequences for `sequence`, and for `step` some steps of theirs with the states before them.
+    """Calibration data: sequences for `sequence`; for `step` some of their steps, with the states before them.
 
     Args:
         serve: of a model that streams.
-        sequences: list of single rows, each a dict of what `sequence` takes; the input that `step` takes too comes step
-            by step.
+        sequences: list of single rows, each a dict of the inputs of `sequence`. The input that `step` has too is given
+            step by step.
     """
     inputs = serve.__self__.signatures["step"]["inputs"]
     (name,) = inputs.keys() & sequences[0].keys()
@@ -142,7 +140,7 @@ def streamed(serve, sequences):
 
 
 def baseline(outcome):
-    """Saying the mean; or logistic regression on each channel's mean and deviation."""
+    """A plain RNN or the mean; for classes logistic regression on each channel's mean and deviation."""
     data = outcome.data
     if not data.labels:
         if "rnn" in outcome.trained:
@@ -166,7 +164,7 @@ def _logistic(data):
 
 
 def picture(outcome):
-    """The loss over the epochs; beside it sums against truths, or which speaker is taken for which."""
+    """The metric over the epochs; beside it predicted and true sums, or the confusion matrix."""
     figure = pictures.figure(11, 4.6)
     left, right = figure.subplots(1, 2)
     data, trained = outcome.data, outcome.trained
@@ -185,9 +183,9 @@ def picture(outcome):
         pictures.curves(left, trained, "val_accuracy")
         pictures.style(left, f"{data.dataset}: accuracy on the test split", "epoch")
         rows, answers = data.arrays["test"]
-        found = np.argmax(outcome.model.predict(rows, verbose=0), -1)
+        predicted = np.argmax(outcome.model.predict(rows, verbose=0), -1)
         table = np.zeros((len(data.labels),) * 2, int)
-        np.add.at(table, (answers, found), 1)
+        np.add.at(table, (answers, predicted), 1)
         right.imshow(table, cmap="Blues")
         for (i, j), count in np.ndenumerate(table):
             if count:
@@ -206,7 +204,7 @@ SUMS = dict(metric="mean squared error", higher_is_better=False)
 
 
 def series_tasks(cell, aim):
-    """The tasks of classifying series with one cell; `aim` is that of Japanese Vowels."""
+    """The tasks that classify series with one cell. `aim` is for Japanese Vowels."""
     shared = dict(epochs=40, variants=(cell,))
     small = ("basic_motions", "gun_point", "italy_power_demand")
     return {"japanese_vowels": Task(batch_size=30, aim=aim, reproduced=True, **shared)} | {

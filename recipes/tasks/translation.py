@@ -1,4 +1,4 @@
-"""Pairs of sequences: batches of like lengths, translations by a file, and how far these are from what is right."""
+"""Pairs of sequences: batches of similar lengths, translation by a model or a file, error rates and a baseline."""
 
 import collections
 import types
@@ -10,21 +10,21 @@ from keras_dl.export.decoding import beam_search
 from keras_dl.export.errors import SignatureError
 from keras_dl.text import START
 
-# So many batches are drawn together and sorted by length, before they are mixed again.
+# So many batches are drawn together and sorted by length, before they are shuffled again.
 SORTED_BATCHES = 64
 
 
 def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
-    """One epoch of pairs, as `keras_dl.Seq2Seq` is trained on: each batch is as long as its longest sequence.
+    """One epoch of pairs for `keras_dl.Seq2Seq`, in batches of similar lengths, each cut to its longest sequence.
 
-    Sutskever et al., section 3.4, make their batches so, and train twice as fast for it. There are few lengths, so that
-    XLA compiles few steps.
+    With such batches, Sutskever et al. (section 3.4) trained twice as fast. The lengths are multiples of a number, so
+    that XLA compiles few steps.
 
     Args:
-        sources, targets: int32 arrays, `(pairs, length)`, 0 after the end.
-        batch_size: int. What is left over is dropped.
-        key: int32, `(2,)`: a seed, as `keras_dl.recipes.training.batches.fold_in` gives it; may be a symbolic tensor.
-        multiple: int. Lengths of batches are multiples of it.
+        sources, targets: int32 arrays `(pairs, length)`, 0 after the end.
+        batch_size: int. The rest that fills no batch is dropped.
+        key: int32, `(2,)`: a seed, as `keras_dl.recipes.training.batches.fold_in` returns it; may be symbolic.
+        multiple: int. The lengths of batches are multiples of it.
 
     Returns:
         `tf.data.Dataset` of dicts of `source` and `target`, both `(batch_size, length)`.
@@ -46,24 +46,24 @@ def batches_of_like_lengths(sources, targets, batch_size, key, multiple=4):
 
 
 def translated(serve, tokens, stepped, takes_position=False):
-    """Greedy translations by a translator's signatures.
+    """Greedy translations by the signatures of a translator.
 
-    A file of integers has no loop, so no `translate`: its steps are then taken from here, which is slow.
+    An int8 file has no loop, and so no `translate`. Then each step is called from Python, which is slow.
 
     Args:
-        serve: as `Recipe.evaluate` gets it.
-        tokens: int32 array, `(rows, length)`.
-        stepped: int. So many rows, the first, are translated where there is no `translate`.
+        serve: as `Recipe.evaluate` receives it.
+        tokens: int32 array `(rows, length)`.
+        stepped: int. The number of rows, from the first on, that are translated without `translate`.
         takes_position: bool. Whether `decode_step` takes the position.
 
     Returns:
-        int32 array, `(rows, length)`: tokens, 0 after the end.
+        int32 array `(rows, length)`: tokens, 0 after the end.
     """
     try:
         return serve("translate", tokens=tokens)["tokens"]
     except SignatureError:
         tokens = tokens[:stepped]
-    # A runner's `signatures`, of what one call of each shows.
+    # The `signatures` of a runner, as one call of each shows them.
     state, start = serve("encode", tokens=tokens[:1]), np.array([START], "int32")
     fed = {"tokens": start} | state | ({"position": np.zeros_like(start)} if takes_position else {})
     signatures = {
@@ -80,15 +80,15 @@ def _described(arrays):
 
 
 def calibration_of_translator(serve, sources, takes_position=False):
-    """Calibration of `encode`, and of `decode_step` on the states that greedy search comes through.
+    """Calibration data of `encode`, and of `decode_step` with the states that greedy search visits.
 
     Args:
-        serve: as `Recipe.calibrate` gets it.
-        sources: int32 array, `(samples, length)`.
+        serve: as `Recipe.calibrate` receives it.
+        sources: int32 array `(samples, length)`.
         takes_position: bool. Whether `decode_step` takes the position.
 
     Returns:
-        dict by signature of lists of single rows; as many of `decode_step` as of `encode`, at all positions.
+        dict by signature of lists of single rows: as many for `decode_step` as for `encode`, at all positions.
     """
     state, last, steps = serve("encode", tokens=sources), np.full(len(sources), START, "int32"), []
     for position in range(sources.shape[1]):
@@ -101,8 +101,8 @@ def calibration_of_translator(serve, sources, takes_position=False):
     return {"encode": tokens, "decode_step": steps, "translate": tokens}
 
 
-def edit_distance(found, expected):
-    """The least number of insertions, deletions and replacements that make `found` of `expected`: int.
+def edit_distance(predicted, expected):
+    """The smallest number of insertions, deletions and replacements that turn `expected` into `predicted`: int.
 
     Example:
 
@@ -110,23 +110,23 @@ def edit_distance(found, expected):
     3
     """
     row = list(range(len(expected) + 1))
-    for i, a in enumerate(found, 1):
+    for i, a in enumerate(predicted, 1):
         diagonal, row[0] = row[0], i
         for j, b in enumerate(expected, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
     return row[-1]
 
 
-def error_rates(found, references):
-    """How far sequences are from the nearest of their references.
+def error_rates(predicted, references):
+    """Edits from sequences to the nearest of their references, and the share of wrong sequences.
 
     Args:
-        found: sequence of sequences.
-        references: sequence of sequences of right answers, one at least for each.
+        predicted: sequence of sequences.
+        references: sequence of sequences of right answers, at least one for each prediction.
 
     Returns:
-        float, the edits as a share of the length of the nearest references, over all together; and float, the share of
-        sequences that equal none of theirs.
+        Two floats: the edits as a share of the length of the nearest references, over all sequences together; and the
+        share of sequences that equal none of their references.
 
     Example:
 
@@ -134,17 +134,18 @@ def error_rates(found, references):
     (0.14285714285714285, 0.5)
     """
     edits = length = wrong = 0
-    for sequence, answers in zip(found, references, strict=True):
+    for sequence, answers in zip(predicted, references, strict=True):
         distance, size = min((edit_distance(sequence, answer), -len(answer)) for answer in answers)
         edits, length, wrong = edits + distance, length - size, wrong + (distance > 0)
-    return edits / length, wrong / len(found)
+    return edits / length, wrong / len(predicted)
 
 
 def letter_baseline(pairs, iterations=4, widest=2):
-    """What each symbol is most often written as, by counts over alignments.
+    """The most frequent symbols of the target for each symbol of a source, by counts over alignments.
 
-    Each symbol of a source stands for 0 to `widest` symbols of the target, in order. The most likely alignment of each
-    pair under the counts so far gives the next counts; the first ones go by how often symbols are in a pair together.
+    Each symbol of a source is aligned with 0 to `widest` symbols of the target, in order. The most likely alignment of
+    each pair under the counts so far gives the next counts. The first alignment uses how often two symbols are in a
+    pair together.
 
     Args:
         pairs: sequence of `(source, target)`: strings, or tuples of symbols.
@@ -159,16 +160,16 @@ def letter_baseline(pairs, iterations=4, widest=2):
     >>> letter_baseline([("ab", "xy"), ("b", "y"), ("aca", "xx")])
     {'a': ('x',), 'b': ('y',), 'c': ()}
     """
-    together, alone = collections.Counter(), collections.Counter()
+    together, single = collections.Counter(), collections.Counter()
     for source, target in pairs:
-        alone.update(("source", symbol) for symbol in set(source))
-        alone.update(("target", symbol) for symbol in set(target))
+        single.update(("source", symbol) for symbol in set(source))
+        single.update(("target", symbol) for symbol in set(target))
         together.update((a, b) for a in set(source) for b in set(target))
 
     def cost(symbol, piece):
-        """Dice's coefficient of symbols, from 0 for one that is always there with the other to 1 for never; and 1 more
-        for each symbol more or less than one."""
-        likeness = [2 * together[symbol, x] / (alone["source", symbol] + alone["target", x]) for x in piece]
+        """1 less Dice's coefficient: 0 for two symbols that always come together, 1 for two that never do. And 1 more
+        for each symbol above or below one."""
+        likeness = [2 * together[symbol, x] / (single["source", symbol] + single["target", x]) for x in piece]
         return 1.0 + abs(len(piece) - 1) - (sum(likeness) / len(likeness) if piece else 0.0)
 
     for _ in range(iterations):
@@ -186,7 +187,7 @@ def letter_baseline(pairs, iterations=4, widest=2):
 
 
 def _aligned(source, target, cost, widest):
-    """The cheapest `[(symbol, piece of the target)]`; nothing where the target is too long for the source."""
+    """The cheapest `[(symbol, piece of the target)]`; empty if the target is too long for the source."""
     best = {0: (0.0, ())}  # by the number of target symbols written: cost, and the pieces as a linked list
     for symbol in source:
         following = {}

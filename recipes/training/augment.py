@@ -1,4 +1,4 @@
-"""Random changes of one image, from a seed: equal seeds give equal images. Pixels stay in [0, 255]."""
+"""Random changes of one image by a seed: equal seeds give equal images. Pixels stay in [0, 255]."""
 
 import math
 
@@ -6,28 +6,28 @@ import tensorflow as tf
 
 
 def affine(image, seed, pixels, degrees, zoom=0.0, shear=0.0):
-    """Shifts, rotates, scales and shears an image about its centre, bilinearly, black where nothing was.
+    """Shifts, rotates, scales and shears an image about its center, with bilinear interpolation and black borders.
 
-    Each amount is drawn evenly between its negative and itself.
+    Each amount is drawn from the uniform distribution between its negative and itself.
 
     Args:
         image: `(height, width, channels)`.
         seed: int32, `(2,)`.
-        pixels: float. Shift, each way.
-        degrees: float. Rotation.
-        zoom: float in [0, 1). Change of the width, and another of the height, as a share of it.
-        shear: float. Shift of a row, as a share of its distance from the middle one.
+        pixels: float. Largest shift in each direction.
+        degrees: float. Largest rotation.
+        zoom: float in [0, 1). Largest change of the width as a share of it, and another one of the height.
+        shear: float. Largest shift of a row, as a share of its distance from the middle row.
 
     Returns:
-        float32, as large as `image`.
+        float32, with the shape of `image`.
     """
     height, width, _ = image.shape
     right, down, turn, wide, high, slant = tf.unstack(tf.random.stateless_uniform((6,), seed, -1.0, 1.0))
     cos, sin = tf.cos(turn * math.radians(degrees)), tf.sin(turn * math.radians(degrees))
     wide, high, slant = 1.0 + zoom * wide, 1.0 + zoom * high, shear * slant
-    # The map from a place of the result, seen from the centre, to the place in the image that it shows.
+    # The map from a position in the result to the position in the image that it shows, both from the center.
     a, b, c, d = wide * cos, slant * cos - high * sin, wide * sin, slant * sin + high * cos
-    # The op sees both from the upper left corner.
+    # The op counts both from the upper left corner.
     x, y = (width - 1) / 2, (height - 1) / 2
     left = x - a * x - b * y + pixels * right
     top = y - c * x - d * y + pixels * down
@@ -42,9 +42,9 @@ def affine(image, seed, pixels, degrees, zoom=0.0, shear=0.0):
 
 
 def flip_and_crop(image, seed, padding):
-    """Mirrors every second image, and cuts the image's size out of it with `padding` black pixels around.
+    """Flips half of the images, pads them with `padding` black pixels, and crops them back to their size.
 
-    It is the augmentation of He et al. 2015 for CIFAR (section 4.2), with `padding=4`.
+    With `padding=4`, this is the augmentation of He et al. 2015 for CIFAR (section 4.2).
 
     Args:
         image: `(height, width, channels)`.
@@ -52,7 +52,7 @@ def flip_and_crop(image, seed, padding):
         padding: int, pixels.
 
     Returns:
-        float32, as large as `image`.
+        float32, with the shape of `image`.
     """
     flip_seed, crop_seed = tf.unstack(tf.random.split(seed))
     shape = image.shape
@@ -62,9 +62,9 @@ def flip_and_crop(image, seed, padding):
 
 
 def random_resized_crop(image, seed, shape):
-    """Cuts out a part of 8% to 100% of the area, 3:4 to 4:3, resizes it, and mirrors every second one.
+    """Crops 8% to 100% of the area at an aspect ratio of 3:4 to 4:3, resizes the crop, and flips half of them.
 
-    It is the augmentation of Szegedy et al. 2014 (section 6) by which ImageNet classifiers are trained.
+    This is the augmentation of Szegedy et al. 2014 (section 6), which is usual for ImageNet classifiers.
 
     Args:
         image: `(height, width, channels)`.

@@ -1,7 +1,6 @@
-"""What the commands of `keras-dl` do: each returns a document that JSON can hold.
+"""The commands of `keras-dl`. Each returns a document that can be written as JSON, and reports progress on stderr.
 
-What is said on the way goes to stderr. The words of the command line (options, help, exit codes) stand in
-`keras_dl_cli.py`, which needs no TensorFlow.
+Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
 """
 
 import pathlib
@@ -21,15 +20,15 @@ def recipes():
     """The recipes that can be trained: `{"recipes": [...]}`."""
     rows = []
     for name in recipe.NAMES:
-        found = recipe.find(name)
-        dataset, task = next(iter(found.tasks.items()))
+        chosen = recipe.find(name)
+        dataset, task = next(iter(chosen.tasks.items()))
         rows.append(
             {
                 "name": name,
-                "model": found.model,
-                "summary": found.summary,
+                "model": chosen.model,
+                "summary": chosen.summary,
                 "dataset": dataset,
-                "datasets": list(found.tasks),
+                "datasets": list(chosen.tasks),
                 "metric": task.metric,
                 "aim": task.aim,
                 "higher_is_better": task.higher_is_better,
@@ -42,7 +41,7 @@ def recipes():
 
 
 def datasets():
-    """The data sets that this package brings: `{"datasets": [...]}`."""
+    """The data sets of this package: `{"datasets": [...]}`."""
     from keras_dl.recipes.datasets import catalogue
 
     return {"datasets": [entry._asdict() for entry in catalogue()]}
@@ -53,7 +52,7 @@ def prepare(name, data_dir=None):
 
     Raises:
         OptionError: if there is no such data set.
-        DataError: if it cannot be had.
+        DataError: if it is not available.
     """
     from keras_dl.recipes import datasets as data
 
@@ -73,9 +72,9 @@ def prepare(name, data_dir=None):
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
-    Where a run is resumed, an option that is None is taken from the run.
+    With `resume`, an option that is None is taken from the run.
     """
-    found = recipe.find(name)
+    chosen = recipe.find(name)
     path = pathlib.Path(output or pathlib.Path("runs") / name)
     if resume and (path / "run.json").exists():
         begun = folder.read_run(path).record["options"]
@@ -84,22 +83,22 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
         given = {key: begun.get(key) if value is None else value for key, value in given.items()}
     defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False}
     given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
-    options = found.options(**given)
-    return runner.train(found, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
+    options = chosen.options(**given)
+    return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
 
 
 def evaluate(path, data_dir=None):
     """Measures a recipe's metric on a run's model or on an exported file.
 
     Args:
-        path: a run's folder, its model.keras, or a file that `keras-dl export` made of a run.
-        data_dir: where TFDS keeps data.
+        path: the folder of a run, its model.keras, or a file that `keras-dl export` made from a run.
+        data_dir: folder of TFDS.
 
     Returns:
         dict of `path, recipe, dataset, dataset_version, metric, value, test_examples`.
 
     Raises:
-        OptionError: if nothing says which recipe the file is of.
+        OptionError: if the file does not say which recipe it comes from.
         ValueError: if the file is corrupt.
     """
     from keras_dl.export import KerasRunner, inspect, load
@@ -109,22 +108,22 @@ def evaluate(path, data_dir=None):
         model, options = _load_run(path, data_dir)
         serve = KerasRunner(model, runner.EVALUATION_BATCH).serve
     elif path.suffix == ".keras":
-        raise OptionError(f"{path} stands in no run's folder, so that nothing says which recipe it is of.")
+        raise OptionError(f"{path} is not in the folder of a run, so that its recipe is unknown.")
     else:
         metadata = inspect(path)["metadata"]
         names = ("dataset", "seed", "smoke")
         if not {"recipe", *names} <= set(metadata):
-            raise OptionError(f"{path} does not say which recipe it is of: it was not exported from a run's folder.")
+            raise OptionError(f"{path} does not name its recipe: it was not exported from the folder of a run.")
         options = recipe.find(metadata["recipe"]).options(**{n: metadata[n] for n in names}, data_dir=data_dir)
         serve = load(path).serve
-    found, task, data = _parts(options)
+    chosen, task, data = _parts(options)
     return {
         "path": str(path),
-        "recipe": found.name,
+        "recipe": chosen.name,
         "dataset": data.dataset,
         "dataset_version": data.version,
         "metric": task.metric,
-        "value": float(found.evaluate(serve, data)),
+        "value": float(chosen.evaluate(serve, data)),
         "test_examples": data.num_test,
     }
 
@@ -145,12 +144,12 @@ def export(
 ):
     """Exports a run's model, or any Keras file, and returns the export's report.
 
-    A run brings its own calibration data and metric; a Keras file takes `calibration`, an `.npz` of one array
-    `(samples, ...)` for each input. `signatures` names those that the file is to hold; none or None for all.
+    A run has its own calibration data and metric. A Keras file takes `calibration`, an `.npz` with one array
+    `(samples, ...)` per input. `signatures` names those that the file holds; empty or None for all.
 
     Raises:
-        OptionError: if the options make no sense, or the output exists and `overwrite` is not given.
-        ExportError: if the proof did not hold.
+        OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
+        ExportError: if the proof fails.
     """
     import keras_dl.export
 
@@ -169,12 +168,12 @@ def export(
     options |= dict(signatures=signatures or None, float_layers=float_layers)
     if run:
         if calibration:
-            raise OptionError("--calibration is for a Keras file; a run is calibrated on its own training data.")
+            raise OptionError("--calibration is for a Keras file; a run is calibrated with its own training data.")
         model, settings = _load_run(path, data_dir)
-        found, task, data = _parts(settings)
-        options["calibration"] = _calibration(found, model, data, calibration_samples, signatures)
-        options["metric"] = (task.metric, lambda serve: found.evaluate(serve, data))
-        options["metadata"] = _metadata(found, model, settings, data)
+        chosen, task, data = _parts(settings)
+        options["calibration"] = _calibration(chosen, model, data, calibration_samples, signatures)
+        options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, data))
+        options["metadata"] = _metadata(chosen, model, settings, data)
     else:
         model = _load_model(path)
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
@@ -187,7 +186,7 @@ def export(
 
 
 def inspect(path):
-    """What is in an exported file: see `keras_dl.export.inspect`."""
+    """The contents of an exported file: see `keras_dl.export.inspect`."""
     import keras_dl.export
 
     return keras_dl.export.inspect(path)
@@ -205,7 +204,7 @@ def benchmark(name, rounds=3, only=None):
 
 
 def _run_of(path):
-    """The run's folder that `path` is, or that it is the model of; None if there is none."""
+    """The folder of the run that `path`, a folder or its model.keras, belongs to; None if there is none."""
     run = path.parent if path.name == "model.keras" else path
     return run if (run / "run.json").exists() else None
 
@@ -214,9 +213,9 @@ def _load_run(path, data_dir):
     """`(model, options)` of a run."""
     run = folder.read_run(_run_of(path))
     if not (run / "model.keras").exists():
-        raise OptionError(f"{run.path} has no model.keras yet: finish the run with --resume.")
-    found = run.record["options"] | {"data_dir": data_dir}
-    return _load_model(run / "model.keras"), recipe.Options(**found)
+        raise OptionError(f"{run.path} has no model.keras yet. Finish the run with --resume.")
+    settings = run.record["options"] | {"data_dir": data_dir}
+    return _load_model(run / "model.keras"), recipe.Options(**settings)
 
 
 def _load_model(path):
@@ -224,10 +223,12 @@ def _load_model(path):
 
     Raises:
         OptionError: if it is a folder.
-        ValueError: if it is no model.
+        ValueError: if it is not a model.
     """
     if path.is_dir():
-        raise OptionError(f"{path} is not the folder of a run: it has no run.json. Give one, or a .keras file.")
+        raise OptionError(
+            f"{path} is not the folder of a run: it has no run.json. Give the folder of a run, or a .keras file."
+        )
     try:
         return keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -236,17 +237,17 @@ def _load_model(path):
 
 
 def _parts(options):
-    """`(recipe, task, data)`; the data is that of the variant that was saved."""
-    found = recipe.find(options.recipe)
-    task = found.tasks[options.dataset]
-    return found, task, found.load_data(options, task.variants[0])
+    """`(recipe, task, data)`, with the data of the variant that was saved."""
+    chosen = recipe.find(options.recipe)
+    task = chosen.tasks[options.dataset]
+    return chosen, task, chosen.load_data(options, task.variants[0])
 
 
-def _metadata(found, model, options, data):
-    """What travels inside an exported file: where it comes from, and what its inputs and outputs mean."""
+def _metadata(chosen, model, options, data):
+    """The metadata of an exported file: its origin, and the meaning of its inputs and outputs."""
     metadata = {
         "keras_dl": __version__,
-        "recipe": found.name,
+        "recipe": chosen.name,
         "model": type(model).__name__,
         "dataset": options.dataset,
         "dataset_version": data.version,
@@ -259,14 +260,14 @@ def _metadata(found, model, options, data):
     return metadata | ({"vocabularies": data.vocabularies} if data.vocabularies else {})
 
 
-def _calibration(found, model, data, samples, signatures):
-    """A run's calibration data, for the signatures wanted."""
+def _calibration(chosen, model, data, samples, signatures):
+    """The calibration data of a run, for the given signatures."""
     from keras_dl.export import KerasRunner
 
-    if found.calibrate is None:
+    if chosen.calibrate is None:
         calibration = data.calibration(samples)
     else:
-        calibration = found.calibrate(KerasRunner(model, runner.EVALUATION_BATCH).serve, data, samples)
+        calibration = chosen.calibrate(KerasRunner(model, runner.EVALUATION_BATCH).serve, data, samples)
     if not signatures or not isinstance(calibration, dict):
         return calibration
     return {name: data for name, data in calibration.items() if name in signatures}
@@ -278,9 +279,11 @@ def _read_calibration(path, samples):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--calibration {path} is not an .npz of one array for each input: {error}") from error
+        raise OptionError(f"--calibration {path} is not an .npz with one array per input: {error}") from error
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise OptionError(f"--calibration {path} needs as many samples for each input, and one at least, not {counts}.")
+        raise OptionError(
+            f"--calibration {path} needs the same number of samples for each input, at least one, not {counts}."
+        )
     count = min(samples, *counts.values())
     return [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(count)]

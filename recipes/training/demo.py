@@ -1,6 +1,6 @@
-"""The whole way in one go: real digits, a trained CNN, its int8 file, the proof, and what an NPU makes of it.
+"""From real digits to a trained CNN, its int8 file, the proof, and its use of an NPU: `keras-dl demo`.
 
-`keras-dl demo` runs it. Each step is a command of its own, named before it runs, so that one can go on from there.
+Each step is one command of `keras-dl`, which is printed before it runs, so that a user can continue from there.
 """
 
 import pathlib
@@ -16,15 +16,15 @@ def run(output, smoke=False, data_dir=None):
     """Trains LeNet-5 and exports it in int8 for an Arm Ethos-U55.
 
     Args:
-        output: str or path. The run's folder; a run that stands there is replaced once the new one is complete.
-        smoke: bool. Seconds on a small part of the data.
-        data_dir: where TFDS keeps data; None is TFDS's own default.
+        output: str or path. The folder of the run. A run in it is replaced when the new one is complete.
+        smoke: bool. Trains for seconds on a small part of the data.
+        data_dir: folder of TFDS. None for its default.
 
     Returns:
         dict of the two reports, `trained` and `exported`.
 
     Raises:
-        OptionError: if the folder holds a run of another recipe, or, for a smoke run, a whole one.
+        OptionError: if the folder holds a run of another recipe, or `smoke` would replace a whole run.
     """
     output = pathlib.Path(output)
     if (output / "run.json").exists():
@@ -41,7 +41,7 @@ def run(output, smoke=False, data_dir=None):
 
 
 def summary(output, trained, exported):
-    """What the demo showed: str of a few lines, each figure measured in this run."""
+    """The results of the demo: str of a few lines, with figures that were measured in this run."""
     metric, device, (proof,) = exported["metric"], exported["target_report"], _proofs(exported)
     file = pathlib.Path(exported["path"])
     rows = [

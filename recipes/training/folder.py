@@ -1,17 +1,17 @@
-"""The folder of a run, and the rules by which it is begun, continued and replaced.
+"""The folder of a run, and the rules for starting, continuing and replacing it.
 
 RUN/
-  run.json           how the run was begun: its options, and whether XLA was chosen; the first file that is written
-  checkpoints/       one file a variant, until the run is complete
-  failure.json       if a loss was not finite: where, and up to which epoch last_good.keras goes
+  run.json           the options of the run, and whether XLA was chosen; written first
+  checkpoints/       one file per variant, until the run is complete
+  failure.json       after a loss that is not finite: the place, and the epoch of last_good.keras
   last_good.keras
   model.keras        the first variant
-  vocabularies.json  where the data is text: how it becomes tokens
-  history.csv        what Keras logged, a row an epoch and variant
+  vocabularies.json  for text: its tokenizers
+  history.csv        the logs of Keras, one row per epoch and variant
   picture.png
-  report.json        written last: a folder that has it is complete
+  report.json        written last: with it, the run is complete
   tensorboard/       with --tensorboard
-  exports/           what `keras-dl export` makes
+  exports/           files of `keras-dl export`
 """
 
 import contextlib
@@ -26,16 +26,16 @@ from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError, Options
 from keras_dl.recipes.training.report import versions, write_json
 
-# What may differ when a run is continued: where the data is does not show in the result.
+# Options that may differ when a run is continued: the folder of the data does not change the result.
 NOT_KEPT = ("data_dir",)
 
 
 class RunFolder:
-    """A run's folder that exists and may be written.
+    """The folder of a run, which exists.
 
     Args:
         path: str or path.
-        record: dict, what `run.json` holds.
+        record: dict, the contents of `run.json`.
     """
 
     def __init__(self, path, record):
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def options(self):
-        """The `Options` that the run was begun with."""
+        """The `Options` of the run."""
         return Options(**self.record["options"])
 
     @property
@@ -64,45 +64,45 @@ class RunFolder:
         write_json(self / "run.json", self.record)
 
     def finish(self, report):
-        """Writes the report, which makes the run complete, and drops what only an unfinished run needs."""
+        """Writes the report, which makes the run complete, and removes what only an unfinished run needs."""
         write_json(self / "report.json", report)
         self.clean()
 
     def clean(self):
-        """Drops what a complete run does not need: checkpoints, and the run that this one replaces."""
+        """Removes what a complete run does not need: checkpoints, and the run that this one replaces."""
         shutil.rmtree(self / "checkpoints", ignore_errors=True)
         if self.record["replaces"]:
             shutil.rmtree(self.path.parent / self.record["replaces"], ignore_errors=True)
 
 
 def open_run(path, options, resume=False, overwrite=False):
-    """Begins a run's folder, or opens the one that is to be continued.
+    """Makes the folder of a run, or opens it to continue the run.
 
     Args:
         path: str or path.
         options: `Options` of the run.
-        resume: bool. Continues the run that stands there, which must have equal options; begins it if there is none.
-        overwrite: bool. Replaces the run that stands there. The old one is kept as `NAME.previous`
-            until the new one is complete.
+        resume: bool. Continues the run in the folder, which must have equal options; starts it if there is none.
+        overwrite: bool. Replaces the run in the folder. The old one is kept as `NAME.previous` until the new one is
+            complete.
 
     Returns:
         `RunFolder`.
 
     Raises:
-        OptionError: if the folder exists and neither is asked for, if it is no run's folder, or if the run that it
-            holds was begun with other options, or another process trains there.
+        OptionError: if the folder exists and both are False; if it is not the folder of a run; if its run has other
+            options; or if another process trains in it.
     """
     path = pathlib.Path(path)
     check(path, options, resume, overwrite)
     if _is_free(path):
         return _begin(path, options, replaces=None)
-    with locked(path):  # whoever trains there keeps it
+    with locked(path):  # fails if a process trains in it
         pass
     return _continue(path) if resume else _begin(path, options, replaces=_move_aside(path))
 
 
 def check(path, options, resume=False, overwrite=False):
-    """Raises the errors of `open_run`, and touches nothing."""
+    """Raises the errors of `open_run`, and changes nothing."""
     path = pathlib.Path(path)
     if _is_free(path):
         return
@@ -120,9 +120,8 @@ def check(path, options, resume=False, overwrite=False):
         for name, kept in read_run(path).record["options"].items():
             if getattr(options, name) != kept:
                 raise OptionError(
-                    f"--{name.replace('_', '-')} {getattr(options, name)} differs from the {kept} that {path} was "
-                    "begun with, and a run is continued as it was begun. Leave the option out, or choose another "
-                    "--output."
+                    f"--{name.replace('_', '-')} {getattr(options, name)} differs from {kept}, the value of the run in "
+                    f"{path}. Leave the option out, or choose another --output."
                 )
     else:
         raise OptionError(
@@ -134,7 +133,7 @@ def read_run(path):
     """The `RunFolder` at `path`.
 
     Raises:
-        OptionError: if it is no run's folder, or its run.json is damaged.
+        OptionError: if it is not the folder of a run, or its run.json is damaged.
     """
     try:
         record = json.loads((pathlib.Path(path) / "run.json").read_text())
@@ -143,7 +142,7 @@ def read_run(path):
     except ValueError as error:
         raise OptionError(f"{path} has a damaged run.json: {error}.") from error
     if not isinstance(record, dict) or "options" not in record:
-        raise OptionError(f"{path} has a run.json that no run has written: it holds no options.")
+        raise OptionError(f"{path} has a run.json that is not of a run: it holds no options.")
     return RunFolder(path, record)
 
 
@@ -167,7 +166,7 @@ def _continue(path):
         return folder
     for package, version in folder.record["versions"].items():
         if versions().get(package) != version:
-            say(f"{path} was begun with {package} {version}; this is {versions().get(package)}: bits may differ.")
+            say(f"{path} was started with {package} {version}, and this is {versions().get(package)}: bits may differ.")
     _drop_scratch(path)
     folder.update(resumed=folder.record["resumed"] + 1)
     return folder
@@ -178,10 +177,10 @@ def _previous(path):
 
 
 def _move_aside(path):
-    """Keeps the newest complete run as `NAME.previous`; returns that name."""
+    """Keeps the newest complete run as `NAME.previous`, and returns that name."""
     previous = _previous(path)
     if previous.exists():
-        if not (path / "report.json").exists():  # an overwriting that was broken off
+        if not (path / "report.json").exists():  # a replacement that was interrupted
             shutil.rmtree(path)
             return previous.name
         shutil.rmtree(previous)
@@ -190,7 +189,7 @@ def _move_aside(path):
 
 
 def _drop_scratch(path):
-    """Removes what writes that a kill cut short have left."""
+    """Removes temporary files of writes that were interrupted by a kill."""
     for parent in (path, path / "checkpoints"):
         for scratch in parent.glob(".*.*"):
             if scratch.is_dir():
@@ -199,14 +198,14 @@ def _drop_scratch(path):
 
 @contextlib.contextmanager
 def locked(path):
-    """Holds a run's folder for one process, so that two do not write into it; a kill frees it.
+    """Reserves the folder of a run for one process, so that no two write to it. A kill releases it.
 
     Raises:
-        OptionError: if another process trains there.
+        OptionError: if another process trains in it.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has other locks; there nothing is held
+    except ImportError:  # Windows has other locks: nothing is reserved there
         yield
         return
     with open(path / ".lock", "w") as file:

@@ -1,4 +1,4 @@
-"""`--jit auto`: whether XLA or the plain graph trains faster here, found by timing both on the recipe's own batch."""
+"""`--jit auto`: whether XLA or the plain graph trains faster on this device, by timing both on the recipe's batch."""
 
 import statistics
 import time
@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_dl.recipes.training.resume import state_variables
 
-SECONDS = 3.0  # of timed steps, for both together
+SECONDS = 3.0  # for the timed steps of both together
 MIN_STEPS, MAX_STEPS = 3, 30
 
 
@@ -18,14 +18,14 @@ def supported(model):
 
 
 def choose(model, batches):
-    """Times training steps of `model` with and without XLA, and sets the model to the faster.
+    """Times training steps of `model` with and without XLA, and sets the model to the faster one.
 
-    Weights, optimizer and random states are put back afterwards, so that the choice does not show in the result
-    other than by the rounding of XLA itself. What was compiled for the choice is used by the training that follows.
+    Weights, optimizer and random states are restored afterwards, so that only the rounding of XLA changes the result.
+    The training that follows uses the functions that were compiled here.
 
     Args:
         model: a built and compiled `keras.Model`.
-        batches: an endless `tf.data.Dataset` of batches with the element spec of the training data.
+        batches: an infinite `tf.data.Dataset` of batches with the element spec of the training data.
 
     Returns:
         dict of `jit` (bool, the choice), `jit_ms` and `graph_ms` (medians of one training step in milliseconds),
@@ -51,7 +51,7 @@ def choose(model, batches):
     start = time.perf_counter()
     while len(steps[True]) < MIN_STEPS or (
         len(steps[True]) < MAX_STEPS and time.perf_counter() - start < SECONDS
-    ):  # in turns, so that both see the machine in the same state
+    ):  # alternating, so that both run on the machine in the same state
         for jit, times in steps.items():
             times.append(timed_step(jit))
     for variable, value in zip(variables, before, strict=True):

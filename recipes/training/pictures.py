@@ -1,4 +1,4 @@
-"""What the pictures of recipes share: one look, and the parts that several draw."""
+"""Shared parts of the recipes' pictures: one style, and the plots that several recipes draw."""
 
 import itertools
 
@@ -12,12 +12,12 @@ COLORS = ("#2667c9", "#d1495b", "#2a9d6f", "#e0912f", "#7b52ab", "#3aa6b9")
 
 
 def figure(width, height):
-    """An empty matplotlib `Figure` of that size in inches, drawn without a display."""
+    """An empty matplotlib `Figure` of this size in inches, which needs no display."""
     return require("matplotlib.figure", extra="recipes").Figure(figsize=(width, height), layout="constrained")
 
 
 def style(axis, title=None, x=None, y=None):
-    """Gives an axis its title and labels, and takes away what is not data."""
+    """Sets title and labels of an axis, and removes all that is not data."""
     axis.set_title(title or "", loc="left", fontsize=11, color=INK, fontweight="bold")
     axis.set_xlabel(x or "", color=INK)
     axis.set_ylabel(y or "", color=INK)
@@ -28,7 +28,7 @@ def style(axis, title=None, x=None, y=None):
 
 
 def show_image(axis, image, caption=None, color=INK, cmap="gray_r"):
-    """Draws one image `(height, width, channels)` of raw pixels without axes, with a caption below."""
+    """Draws one image `(height, width, channels)` of raw pixels without axes, with a caption below it."""
     image = np.asarray(image)
     pixels = image[..., 0] if image.shape[-1] == 1 else image.astype("uint8")
     axis.imshow(pixels, cmap=cmap, vmin=0, vmax=255, interpolation="nearest")
@@ -41,12 +41,12 @@ def show_image(axis, image, caption=None, color=INK, cmap="gray_r"):
 
 
 def curves(axis, trained, key, scaled=lambda value: value, **look):
-    """Draws `scaled(row[key])` of each variant's history against the epochs, in one colour a variant.
+    """Draws `scaled(row[key])` of each variant's history over the epochs, with one color per variant.
 
     Args:
         axis: matplotlib axis.
         trained: dict of `Trained` by variant.
-        key: str. A name in the history's rows.
+        key: str. A key of the rows of the history.
         scaled: function from a float to a float.
         look: keyword arguments for `axis.plot`. `label=None` keeps the curves out of the legend.
     """
@@ -56,7 +56,7 @@ def curves(axis, trained, key, scaled=lambda value: value, **look):
 
 
 def predictions(figure, model, data, rows=5, columns=8):
-    """Draws test images with what a classifier takes them for: first its mistakes, then others.
+    """Draws test images with the classes that a classifier predicts: first its mistakes, then others.
 
     Args:
         figure: matplotlib figure or subfigure.
@@ -64,14 +64,14 @@ def predictions(figure, model, data, rows=5, columns=8):
         data: `Data` of images.
         rows, columns: int. Size of the grid.
     """
-    images, labels, found = [], [], []
+    images, labels, predicted = [], [], []
     for batch, truth in data.test.as_numpy_iterator():
         images.append(batch)
         labels.append(truth)
-        found.append(np.argmax(model.predict_on_batch(batch), axis=-1))
-    images, labels, found = np.concatenate(images), np.concatenate(labels), np.concatenate(found)
-    order = np.argsort(found == labels, kind="stable")
-    wrong = int(np.sum(found != labels))
+        predicted.append(np.argmax(model.predict_on_batch(batch), axis=-1))
+    images, labels, predicted = np.concatenate(images), np.concatenate(labels), np.concatenate(predicted)
+    order = np.argsort(predicted == labels, kind="stable")
+    wrong = int(np.sum(predicted != labels))
     shown = min(wrong, rows * columns)
     which = "all" if shown == wrong else "the first"
     figure.suptitle(
@@ -81,13 +81,13 @@ def predictions(figure, model, data, rows=5, columns=8):
         fontweight="bold",
     )
     for axis, i in zip(figure.subplots(rows, columns, squeeze=False).flat, order, strict=False):
-        right = found[i] == labels[i]
-        names = (data.labels[found[i]], data.labels[labels[i]])
+        right = predicted[i] == labels[i]
+        names = (data.labels[predicted[i]], data.labels[labels[i]])
         show_image(axis, images[i], names[0] if right else f"{names[0]}, not {names[1]}", INK if right else COLORS[1])
 
 
 def kernels(figure, kernels, title):
-    """Draws kernels `(height, width, n)` beside each other, blue for negative and red for positive weights."""
+    """Draws kernels `(height, width, n)` side by side, blue for negative and red for positive weights."""
     figure.suptitle(title, fontsize=11, color=INK, fontweight="bold")
     limit = np.abs(kernels).max()
     for i, axis in enumerate(figure.subplots(1, kernels.shape[-1])):

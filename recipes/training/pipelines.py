@@ -12,7 +12,7 @@ IMAGENET_SHAPE = (224, 224, 3)
 
 
 def augmented_images(options, **digits):
-    """`images` with the augmentation that is usual for the data set: crops of ImageNet, flips and shifts of CIFAR-10.
+    """`images` with the usual augmentation of the data set: crops for ImageNet, flips and shifts for CIFAR-10.
 
     Args:
         options: `Options`.
@@ -30,23 +30,23 @@ def images(options, augment=None, image_shape=None):
 
     Args:
         options: `Options`.
-        augment: `augment(image, seed) -> image` of `image_shape`, applied to training images; None for none.
-        image_shape: `(height, width, channels)` that the model takes. None for that of the data set, which then
-            has to be one for all images. Test images of another size are scaled so that they cover the shape with
-            a margin of 1/7 (256 pixels for 224), and cut out of the middle.
+        augment: `augment(image, seed) -> image` of `image_shape`, for training images. None for no augmentation.
+        image_shape: `(height, width, channels)` of the model's input. None for the shape of the data set, which must
+            then be the same for all images. Test images of another size are scaled to cover the shape with a margin
+            of 1/7 (256 pixels for 224), and cropped in the middle.
 
     Returns:
-        `Data`; test images are uint8, training images uint8 or, when augmented, float32.
+        `Data`. Test images are uint8; training images are uint8, or float32 with augmentation.
 
     Raises:
-        DataError: if the data set cannot be had.
+        DataError: if the data set is not available.
     """
     tfds = require("tensorflow_datasets", extra="recipes")
     builder = open_dataset(options)
     feature = builder.info.features["image"]
     same_size = None not in feature.shape
     image_shape = tuple(image_shape or feature.shape)
-    # Images of many sizes cannot be batched for shuffling: they stay encoded until they are used.
+    # Images of several sizes cannot be batched for shuffling: they stay encoded until they are used.
     decoders = None if same_size else {"image": tfds.decode.SkipDecoding()}
     decode = (lambda image: image) if same_size else feature.decode_example
 
@@ -95,8 +95,8 @@ def images(options, augment=None, image_shape=None):
 def folds(options, fold, num_folds=5):
     """`Data` of one fold of a table: a TFDS set with features `features` and `label` or `target`, in one split.
 
-    Every row is in the test part of exactly one fold. Classes are spread evenly over the folds, and the folds depend on
-    the seed alone.
+    Each row is in the test part of exactly one fold. Each fold has the same share of each class, and the folds depend
+    only on the seed.
 
     Args:
         options: `Options`.
@@ -107,7 +107,7 @@ def folds(options, fold, num_folds=5):
         `Data`, with `arrays` of `x_train`, `y_train`, `x_test` and `y_test`.
 
     Raises:
-        DataError: if the data set cannot be had.
+        DataError: if the data set is not available.
     """
     model_selection = require("sklearn.model_selection", extra="recipes")
     tfds = require("tensorflow_datasets", extra="recipes")
@@ -146,7 +146,7 @@ def folds(options, fold, num_folds=5):
 
 
 def resize_and_crop(image, shape):
-    """The middle of an image, uint8, of `shape`: scaled to cover it with a margin of 1/7, unless it has that shape."""
+    """The middle of an image, uint8, of `shape`: scaled to cover it with a margin of 1/7, unless it has this shape."""
     if image.shape.is_fully_defined() and tuple(image.shape) == tuple(shape):
         return image
     height, width, _ = shape
@@ -158,7 +158,7 @@ def resize_and_crop(image, shape):
 
 
 def accuracy(serve, data, signature="classify", name="images"):
-    """The share of `data.test` whose most probable class is the right one: float in [0, 1]."""
+    """The share of `data.test` whose most probable class is right: float in [0, 1]."""
     correct = 0
     for inputs, labels in data.test.as_numpy_iterator():
         probabilities = serve(signature, **{name: inputs})["probabilities"]
@@ -167,10 +167,10 @@ def accuracy(serve, data, signature="classify", name="images"):
 
 
 def as_arrays(data):
-    """The examples as they are served, for baselines that are not trained by the epoch.
+    """The examples as arrays, for baselines that are not trained by epochs.
 
     Returns:
-        `(x_train, y_train, x_test, y_test)`: arrays, one row an example; images flattened.
+        `(x_train, y_train, x_test, y_test)`: arrays with one row per example. Images are flattened.
     """
     if data.arrays:
         return tuple(data.arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
@@ -187,6 +187,6 @@ def _splits(builder):
 
 
 def _count(dataset):
-    """Number of elements: known for prepared data, counted otherwise."""
+    """Number of elements: known for prepared data, else counted."""
     known = int(dataset.cardinality())
     return known if known >= 0 else int(dataset.reduce(np.int64(0), lambda n, _: n + 1))

@@ -1,4 +1,4 @@
-"""What a run says while it works: on stderr, a bar on a terminal and a line an epoch elsewhere."""
+"""Progress of a run on stderr: a bar on a terminal, one line per epoch elsewhere."""
 
 import sys
 import time
@@ -14,12 +14,12 @@ def say(text):
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows how the training of one variant goes.
+    """Shows the progress of the training of one variant.
 
     Args:
-        title: str. Stands before every line.
-        epochs: int. Number of epochs in all.
-        steps: int. Training steps of an epoch.
+        title: str. Start of each line.
+        epochs: int. Number of all epochs.
+        steps: int. Training steps per epoch.
     """
 
     def __init__(self, title, epochs, steps):
@@ -48,7 +48,7 @@ class Progress(keras.callbacks.Callback):
         say(f"{self.title}  epoch {epoch + 1}/{self.epochs}  {values}  {seconds:.1f} s")
 
     def close(self):
-        """Takes the bar off the terminal; also after an error, where Keras calls no callback."""
+        """Removes the bar from the terminal, also after an error, for which Keras calls no callback."""
         if self.bar:
             self.bar.stop()
             self.bar = None

@@ -1,24 +1,24 @@
-"""A run's report: what was trained, how, and what came of it. `RUN/report.json` is written last.
+"""The report of a run: its training and its results. `RUN/report.json` is written last.
 
 Keys, all at the top level:
 
     recipe            str    name of the recipe
-    model             str    public class that it trains
+    model             str    public class of the model
     dataset           str    name in TensorFlow Datasets
     dataset_version   str
-    licence           str    of the data
-    metric            str    what is measured on the test split
+    licence           str    license of the data
+    metric            str    name of the metric, measured on the test split
     value             float  of the run
     variants          dict   metric by variant; the first is model.keras
-    means             dict   of variants that differ in a number alone (gcn-0, gcn-1): mean, standard_error, trainings
+    means             dict   of variants that differ only in a number (gcn-0, gcn-1): mean, standard_error, trainings
     higher_is_better  bool
-    baseline          str    what has to be beaten
+    baseline          str    the simpler method that the run must beat
     baseline_value    float
     aim               float or null
-    aim_met           bool; null without an aim, and for a smoke run, which is not judged
+    aim_met           bool; null without an aim and for a smoke run
     parameters        int    weights of model.keras
-    seconds           float  of training, all variants, validation included; time lost to a kill is not counted
-    epochs            int    of each variant; the most, where training stops early
+    seconds           float  training of all variants, with validation; time lost by a kill is not counted
+    epochs            int    of each variant; the largest number with early stopping
     batch_size        int
     seed              int
     smoke             bool
@@ -31,13 +31,13 @@ Keys, all at the top level:
     graph_compile_s   float  first step without, null where nothing was timed
     train_examples    int
     test_examples     int
-    resumed           int    how often the run was continued after an interruption
+    resumed           int    number of times that the run was continued
     versions          dict   of str by package
     python            str
     platform          str    system and processor architecture
-    cpus              int    cores that the process may use
+    cpus              int    cores that the process can use
     devices           list   of str, accelerators that TensorFlow saw
-    command           str    repeats the run
+    command           str    command that repeats the run
 """
 
 import importlib.metadata
@@ -104,7 +104,7 @@ def build(recipe, outcome, baseline, jit, resumed):
 
 
 def means(variants):
-    """Means of the trainings that are called alike but for a number.
+    """Means over trainings whose names differ only in a number.
 
     Args:
         variants: dict of float by variant.
@@ -134,13 +134,13 @@ def means(variants):
 
 
 def versions():
-    """dict of str: the versions that bear on a result."""
+    """dict of str: the versions of packages that can change a result."""
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return {"keras_dl": __version__, **{name: installed[name] for name in PACKAGES if name in installed}}
 
 
 def surroundings():
-    """dict: software and machine, with nothing that names the machine or its user."""
+    """dict: software and machine, without names of the machine or its user."""
     return {
         "versions": versions(),
         "python": platform.python_version(),
@@ -162,20 +162,20 @@ def read(folder):
 
 
 def describe(report):
-    """The report as a person reads it: str of a few lines."""
+    """The report for a person: str of a few lines."""
     lines = [f"{report['recipe']} ({report['model']}) on {report['dataset']} {report['dataset_version']}"]
     for variant, value in report["variants"].items() if len(report["variants"]) > 1 else ():
         lines.append(f"  {variant:<28} {report['metric']} {value:.4f}")
-    for stem, found in report.get("means", {}).items():
-        spread = f"+- {found['standard_error']:.4f}, standard error of {found['trainings']}"
-        lines.append(f"  {stem + ', mean':<28} {report['metric']} {found['mean']:.4f} {spread}")
-    better = "more is better" if report["higher_is_better"] else "less is better"
+    for stem, row in report.get("means", {}).items():
+        spread = f"+- {row['standard_error']:.4f}, standard error of {row['trainings']}"
+        lines.append(f"  {stem + ', mean':<28} {report['metric']} {row['mean']:.4f} {spread}")
+    better = "higher is better" if report["higher_is_better"] else "lower is better"
     lines.append(f"{report['metric']:<30} {report['value']:.4f}  ({better})")
     lines.append(f"baseline, {report['baseline']:<20} {report['baseline_value']:.4f}")
     if report["aim_met"] is not None:
         lines.append(f"aim {report['aim']} {'met' if report['aim_met'] else 'NOT met'}")
     elif report["smoke"]:
-        lines.append("a smoke run: a small part of the data, the aim is not judged")
+        lines.append("a smoke run on a small part of the data: the aim is not judged")
     lines.append(
         f"{report['seconds']:.1f} s of training, {report['epochs']} epochs, seed {report['seed']}, "
         f"{'XLA' if report['jit'] else 'graph'}, {report['precision']}, {report['cpus']} cores"

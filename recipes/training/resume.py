@@ -1,8 +1,8 @@
-"""Checkpoints: all that decides how a training goes on, in one file that is whole or not there.
+"""Checkpoints: all that decides how a training continues, in one file that is complete or absent.
 
-`keras.callbacks.BackupAndRestore` keeps weights and optimizers, but not the state of random layers: a net with dropout
-that resumes from it goes another way. This keeps both, and writes one file, renamed into place, so that no moment of a
-kill leaves half of it.
+`keras.callbacks.BackupAndRestore` saves weights and optimizers, but not the state of random layers: a model with
+dropout that resumes from it trains differently. This saves both. It writes one file under a temporary name and renames
+it, so that a kill at any moment leaves a complete file.
 """
 
 import json
@@ -15,13 +15,13 @@ from keras_dl.files import replacing
 
 
 class Checkpoint(NamedTuple):
-    """How far a training had come.
+    """The progress of a training.
 
     Attributes:
-        epochs: int. Number of epochs that are done.
-        history: list of one dict of floats an epoch.
-        seconds: float. Of training until here.
-        kept: list of arrays: the model's weights after the epoch that early stopping would leave; None without it.
+        epochs: int. Number of finished epochs.
+        history: list of dicts of floats, one per epoch.
+        seconds: float. Duration of the training so far.
+        kept: list of arrays: the weights that early stopping would keep. None without early stopping.
     """
 
     epochs: int
@@ -34,10 +34,10 @@ def state_variables(model):
     """Every variable that training changes: weights, states of random layers, and optimizers.
 
     Args:
-        model: a built and compiled `keras.Model`. Every optimizer that it holds is built.
+        model: a built and compiled `keras.Model`, with all of its optimizers built.
 
     Returns:
-        list of variables, each once, in the order in which the model was made.
+        list of variables, each once, in the order in which they were made.
     """
     variables = {id(v): v for v in model.variables}
     for owner in _with_parts(model):
@@ -48,7 +48,7 @@ def state_variables(model):
 
 
 def _with_parts(model):
-    """The model and the models inside it, which may hold optimizers of their own."""
+    """The model and the models inside it, which may have their own optimizers."""
     yield model
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -56,10 +56,10 @@ def _with_parts(model):
 
 
 def save(path, model, checkpoint):
-    """Writes the state of `model` and `checkpoint` to one file, in place of the one before.
+    """Writes the state of `model` and `checkpoint` to one file, which replaces the previous one.
 
     Raises:
-        FloatingPointError: if a weight is not finite; the file before stays.
+        FloatingPointError: if a weight is not finite. The previous file is kept.
     """
     arrays = [np.asarray(v) for v in state_variables(model)]
     if not all(np.isfinite(np.asarray(w)).all() for w in model.weights):
@@ -71,13 +71,13 @@ def save(path, model, checkpoint):
 
 
 def restore(path, model):
-    """Puts the saved state back into `model`, in place.
+    """Restores the saved state of `model` in place.
 
     Returns:
-        `Checkpoint`, or None where there is no file: the training has not finished an epoch.
+        `Checkpoint`, or None if there is no file, because no epoch was finished.
 
     Raises:
-        ValueError: if the file is of another model.
+        ValueError: if the file is from another model.
     """
     if not path.exists():
         return None
@@ -88,7 +88,7 @@ def restore(path, model):
     if [tuple(v.shape) for v in variables] != [a.shape for a in saved]:
         raise ValueError(
             f"{path} holds another model: the recipe has changed since that run began. "
-            "Begin anew with --overwrite, or in another --output."
+            "Start again with --overwrite, or choose another --output."
         )
     for variable, array in zip(variables, saved, strict=True):
         variable.assign(array)

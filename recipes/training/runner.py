@@ -1,9 +1,9 @@
-"""The run of a recipe: trains its variants, measures them, and leaves a folder with the model and a report.
+"""Runs a recipe: trains its variants, measures them, and writes a folder with the model and a report.
 
-A run is a function of its `Options`. Weights, order of the data, augmentation and dropout come from the seed and the
-epoch, and each epoch ends with a checkpoint; so a run that is killed and resumed ends with the weights of one that was
-not: bit for bit on the CPU of one machine with the same versions. Some GPU kernels add up in any order; they repeat to
-the bit with the environment variable TF_DETERMINISTIC_OPS=1, under which Keras does not use XLA.
+A run is a function of its `Options`. Weights, data order, augmentation and dropout depend on the seed and the epoch,
+and each epoch ends with a checkpoint. So a run that was killed and resumed ends with the same weights as one that was
+not: bit for bit on the CPU of one machine with the same versions. Some GPU kernels sum in any order; they are
+reproducible with the environment variable TF_DETERMINISTIC_OPS=1, with which Keras does not use XLA.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class Interrupted(Exception):
-    """The run was broken off from the keyboard; it can be resumed."""
+    """The run was interrupted from the keyboard. It can be resumed."""
 
 
 def train(recipe, options, output, resume=False, overwrite=False, tensorboard=False):
@@ -47,17 +47,17 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
     Args:
         recipe: `Recipe`.
         options: `Options`.
-        output: str or path. The run's folder.
-        resume: bool. Continues the run in `output`, or begins it if there is none.
-        overwrite: bool. Replaces the run in `output`, which is kept until the new one is complete.
+        output: str or path. The folder of the run.
+        resume: bool. Continues the run in `output`, or starts it if there is none.
+        overwrite: bool. Replaces the run in `output`. It is kept until the new one is complete.
         tensorboard: bool. Writes curves to `output/tensorboard`.
 
     Returns:
-        dict: the report (`keras_dl.recipes.training.report` says what it holds).
+        dict: the report, with the keys that `keras_dl.recipes.training.report` lists.
 
     Raises:
-        OptionError: if the options do not fit the data or the folder.
-        NonFiniteError: if a loss is not finite. The folder keeps the last good model and says where it went wrong.
+        OptionError: if the options do not match the data or the folder.
+        NonFiniteError: if a loss is not finite. The folder has the last good model and the place of the failure.
         Interrupted: on Ctrl-C.
     """
     folders.check(output, options, resume, overwrite)
@@ -80,7 +80,7 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
 
 @contextlib.contextmanager
 def _settings(options):
-    """The dtype policy of the options, for the time of a run."""
+    """Sets the dtype policy of the options during a run."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(options.precision)
     try:
@@ -111,7 +111,7 @@ def _run(recipe, options, folder, tensorboard):
 
 
 def _train_variant(recipe, options, variant, folder, tensorboard):
-    """Trains one variant from its last checkpoint on: `(Trained, model)`."""
+    """Trains one variant from its last checkpoint: `(Trained, model)`."""
     data = recipe.load_data(options, variant)
     steps = data.num_train // options.batch_size
     keras.utils.set_random_seed(options.seed)
@@ -141,7 +141,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
                 epochs=options.epochs,
                 steps_per_epoch=steps,
                 callbacks=callbacks,
-                shuffle=False,  # the data comes in an order of its own
+                shuffle=False,  # the data sets its own order
                 verbose=0,
             )
         except NonFiniteError as error:
@@ -149,7 +149,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
             raise
         finally:
             progress.close()
-    elif model.optimizer:  # as fit does after its last epoch: one that averages weights puts the averages in place
+    elif model.optimizer:  # as fit does after its last epoch: an optimizer that averages weights assigns the averages
         model.optimizer.finalize_variable_values(model.trainable_weights)
     if keeper.verdict.keep < keeper.done.epochs:
         for variable, array in zip(model.weights, keeper.done.kept, strict=True):
@@ -159,7 +159,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
 
 
 def _build(recipe, data, options, variant):
-    """The model with its optimizer's variables, which otherwise would be made by the first step."""
+    """The model with the variables of its optimizer, which otherwise the first step would make."""
     model = recipe.build_model(data, options, variant)
     if model.optimizer and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
@@ -172,29 +172,29 @@ def epochs(data, first, last):
 
 
 def _choose_jit(model, data, options):
-    """dict as `jit.choose` returns it: timed for "auto", else what the options say."""
+    """dict as `jit.choose` returns it: timed for "auto", else by the options."""
     untimed = dict.fromkeys(("jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s"))
     if options.jit == "on" and not jit.supported(model):
         raise OptionError(f"--jit on: XLA does not compile every layer of {options.recipe} on this device.")
     if options.jit != "auto":
         return {"jit": options.jit == "on", **untimed}
     if options.smoke:
-        say("jit auto: a smoke run times nothing and takes the graph")
+        say("jit auto: a smoke run uses the graph, without timing")
         return {"jit": False, **untimed}
     if not jit.supported(model):
-        say("jit auto: XLA does not compile every layer on this device; it is the graph")
+        say("jit auto: XLA does not compile every layer on this device; using the graph")
         return {"jit": False, **untimed}
     timed = jit.choose(model, epochs(data, 0, 1).take(1).cache().repeat())
     say(
         f"jit auto: a step takes {timed['jit_ms']:.1f} ms with XLA (first step {timed['jit_compile_s']:.1f} s), "
         f"{timed['graph_ms']:.1f} ms without (first step {timed['graph_compile_s']:.1f} s): "
-        f"{'XLA' if timed['jit'] else 'graph'} it is"
+        f"using {'XLA' if timed['jit'] else 'the graph'}"
     )
     return timed
 
 
 class _Keeper(keras.callbacks.Callback):
-    """Stops at a loss that is not finite or where the recipe says so, and writes a checkpoint after each epoch."""
+    """Stops at a loss that is not finite, or by the rule of the recipe, and writes a checkpoint after each epoch."""
 
     def __init__(self, path, done, title, stopping=None):
         super().__init__()
@@ -205,7 +205,7 @@ class _Keeper(keras.callbacks.Callback):
 
     @property
     def verdict(self):
-        """What the recipe's rule says of the epochs that are done; without one, all count and the last is kept."""
+        """The verdict of the recipe's rule on the finished epochs. Without a rule, the last epoch is kept."""
         return self.stopping(self.done.history) if self.stopping else Verdict(False, self.done.epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -214,7 +214,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         for name, value in logs.items():
-            # Means since the epoch began: not finite from the first bad step on.
+            # These are means since the start of the epoch: not finite from the first bad step on.
             if name.endswith("loss") and not math.isfinite(value):
                 raise NonFiniteError(
                     f"{self.title}: the {name} is {float(value)} in epoch {self.epoch + 1}, step {batch + 1}.",
@@ -239,7 +239,7 @@ class _Keeper(keras.callbacks.Callback):
 
 
 def _keep_last_good(recipe, options, variant, folder, data, error):
-    """Saves the model of the last checkpoint, and what happened."""
+    """Saves the model of the last checkpoint, and a description of the failure."""
     model = _build(recipe, data, options, variant)
     good = resume.restore(folder.checkpoint(variant), model)
     if good:

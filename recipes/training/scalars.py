@@ -1,4 +1,4 @@
-"""`--tensorboard`: curves as TensorBoard reads them, written by TensorFlow alone: TensorBoard need not be installed."""
+"""`--tensorboard`: curves for TensorBoard, written by TensorFlow, so that TensorBoard need not be installed."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ class Scalars(keras.callbacks.Callback):
     """Writes the logs of each epoch into an event file.
 
     Args:
-        folder: path. One folder a curve.
+        folder: path. One folder per curve.
     """
 
     def __init__(self, folder):

@@ -1,8 +1,7 @@
-"""Early stopping: when a training ends before its last epoch, and the weights of which epoch it leaves.
+"""Early stopping: when a training ends before its last epoch, and the weights of which epoch it keeps.
 
-A rule is a function of a variant's history and of nothing else, so that a resumed run decides as one that was never
-broken off. The recipe's `Data.validation` is what the rule looks at (`val_loss`, `val_accuracy` of each epoch); the
-test split stays unseen.
+A rule is a function of a variant's history and of nothing else, so that a resumed run decides as an uninterrupted one.
+The rule reads `val_loss` and `val_accuracy` of each epoch, measured on `Data.validation`. The test split is not used.
 """
 
 from typing import NamedTuple
@@ -11,11 +10,11 @@ import numpy as np
 
 
 class Verdict(NamedTuple):
-    """What a rule says after an epoch.
+    """The decision of a rule after an epoch.
 
     Attributes:
         stop: bool. Whether the training ends here.
-        keep: int. After how many epochs the weights were those that the training leaves.
+        keep: int. The epoch, counted from 1, whose weights are kept.
     """
 
     stop: bool
