@@ -136,7 +136,7 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
 
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
-        _check_keywords(self, wrapper, kwargs, hidden)
+        check_keywords(self, wrapper, kwargs, hidden)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
@@ -242,10 +242,17 @@ def _is_set(instance, name):
     return name in vars(instance) or isinstance(getattr(type(instance), name, None), property)
 
 
-def _check_keywords(instance, wrapper, keywords, hidden=()):
-    """Raises a TypeError for a keyword that neither this constructor nor those of the base classes take."""
+def check_keywords(instance, init, keywords, hidden=()):
+    """Raises a TypeError for a keyword that neither the constructor `init` nor those of the base classes take.
+
+    Args:
+        instance: a layer, model or other object that is being made.
+        init: a constructor of its class or of a base class.
+        keywords: names of the keyword arguments that `init` got.
+        hidden: further names that it takes.
+    """
     classes = type(instance).__mro__
-    owner = next((i for i, cls in enumerate(classes) if vars(cls).get("__init__") is wrapper), 0)
+    owner = next((i for i, cls in enumerate(classes) if vars(cls).get("__init__") is init), 0)
     known = _keywords(classes[owner:])
     if isinstance(instance, keras.Layer):
         known += _KERAS_MODEL if isinstance(instance, keras.Model) else _KERAS_LAYER

@@ -3,7 +3,7 @@
 import keras
 
 from keras_dl import sublayers
-from keras_dl.arguments import config_arguments, renamed_arguments
+from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
 from keras_dl.compat import inner_layers
 from keras_dl.signatures import Signature, default_signatures, next_states
 
@@ -107,6 +107,8 @@ class FunctionalModel(_Published, keras.Model):
     """
 
     def __init__(self, *args, dtype=None, **kwargs):
+        # keras.Model ignores what it does not know, if built from inputs and outputs.
+        check_keywords(self, FunctionalModel.__init__, kwargs, hidden=("inputs", "outputs"))
         super().__init__(*args, **kwargs)
         # keras.Model drops it when built from inputs and outputs. None is the policy in force, which `arguments` sets.
         self.dtype_policy = keras.dtype_policies.get(dtype)

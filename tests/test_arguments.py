@@ -221,6 +221,23 @@ def test_a_subclass_refuses_unknown_keywords_with_names_of_both(cls):
         cls(offset=1.0)
 
 
+def test_an_undecorated_functional_model_refuses_unknown_keywords():
+    """keras.Model would ignore them."""
+
+    class Linear(keras_dl.FunctionalModel):
+        def __init__(self, width=2, **kwargs):
+            inputs = keras.Input((2,))
+            super().__init__(inputs=inputs, outputs=keras.layers.Dense(width)(inputs), **kwargs)
+
+    assert Linear(name="line", trainable=False, dtype="float64").name == "line"
+    for wrong, nearest in (("nmae", "name"), ("widht", "width")):
+        with pytest.raises(TypeError, match=rf"Linear\(\).*'{wrong}'. Did you mean '{nearest}'\?"):
+            Linear(**{wrong: 1})
+    inputs = keras.Input((2,))
+    with pytest.raises(TypeError, match=r"'nmae'\. Did you mean 'name'\?"):
+        keras_dl.Model(inputs, inputs, nmae="line")
+
+
 def test_arguments_are_handed_on_over_two_classes():
     layer = HandingTwice(2, shift=3, factor=5)
     config = layer.get_config()

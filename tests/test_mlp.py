@@ -213,6 +213,12 @@ def test_bad_statistics_are_refused():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("name", ["axis", "mean", "variance"])
+def test_arguments_of_keras_that_standardization_does_not_take(name):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        Standardization(**{name: 1.0})
+
+
 def test_standardisation_inverts():
     x = columns()
     forward, backward = Standardization(), Standardization(invert=True)

@@ -37,6 +37,11 @@ class Standardization(keras.layers.Normalization):
 
     @arguments
     def __init__(self, invert: bool = False, **kwargs):
+        for name in {"axis", "mean", "variance"} & kwargs.keys():
+            raise TypeError(
+                f"Standardization() got an unexpected keyword argument {name!r}. The axis is the last one, and the "
+                "statistics are weights: call adapt or set_weights."
+            )
         super().__init__(axis=-1, invert=invert, **kwargs)
 
     def adapt(self, data):

@@ -263,7 +263,7 @@ class ViT(ImageClassifier):
         tokens = layers.Dropout(dropout_rate, name="dropout")(tokens)
         for i in range(num_layers):
             tokens = ViTBlock(num_heads, mlp_dim, dropout_rate, norm_epsilon, name=f"block_{i}")(tokens)
-        features = LayerNormalization(epsilon=norm_epsilon, name="norm")(tokens[:, 0])  # (batch, hidden_dim)
+        features = LayerNormalization(epsilon=norm_epsilon, name="features")(tokens[:, 0])  # (batch, hidden_dim)
         logits = layers.Dense(num_classes, kernel_initializer="zeros", name="head")(features)  # (batch, num_classes)
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
@@ -328,7 +328,7 @@ class ViT(ImageClassifier):
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
                 model keeps its weights.
         """
-        modules = {"conv_proj": "patches", "encoder.ln": "norm", "heads.head": "head"}
+        modules = {"conv_proj": "patches", "encoder.ln": "features", "heads.head": "head"}
         block = {"ln_1": "attention_norm", "ln_2": "mlp_norm", "mlp.0": "expand", "mlp.3": "project"}
         attention = {"output": "self_attention.out_proj"}
         entries = self._torch_entries(modules, "encoder.layers.encoder_layer_{}", block, attention)
@@ -356,7 +356,7 @@ class ViT(ImageClassifier):
         weights = _as_mapping(weights)
         modules = {
             "vit.embeddings.patch_embeddings.projection": "patches",
-            "vit.layernorm": "norm",
+            "vit.layernorm": "features",
             "classifier": "head",
         }
         block = {"layernorm_before": "attention_norm", "layernorm_after": "mlp_norm"}
