@@ -9,7 +9,7 @@ from reference import loss_and_gradients, write_safetensors
 from keras_dl import ViT
 from keras_dl.export import export
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
-from keras_dl.models.vision.vit import attention_rollout, resize_positions
+from keras_dl.models.vision.vit import ViTBlock, attention_rollout, resize_positions
 
 TINY = dict(image_shape=(24, 24, 3), num_classes=5, patch_size=8, hidden_dim=16, mlp_dim=24, num_layers=2, num_heads=2)
 IMAGENET = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -117,6 +117,15 @@ def test_all_of_it_runs_on_an_npu(tmp_path):
     assert report.target_report["cpu_ops"] == []
     assert report.tensors["float_ops"] == []
     assert report.ops["GELU"] == TINY["num_layers"]
+
+
+def test_attention_starts_as_in_the_papers_code():
+    """Glorot's deviation of each matrix `(width, width)`: of queries, keys, values and outputs alike."""
+    block = ViTBlock(num_heads=4, mlp_dim=8)
+    block.build((None, 5, 64))
+    for name in ("query", "key", "value", "output"):
+        deviation = np.std(getattr(block.attention, f"{name}_kernel"))
+        np.testing.assert_allclose(deviation, 64**-0.5, rtol=0.05)
 
 
 def test_logits_start_at_zero():
