@@ -265,24 +265,27 @@ def test_generation_goes_on_from_each_prompt(language_model):
         np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 5))
 
 
-def test_samples_are_scored_by_the_model(model, language_model):
-    drawn = model.sample(SOURCE, temperature=0.7, seed=1)
+def test_samples_are_scored_by_the_model(one_model):
+    drawn = one_model.sample(SOURCE, temperature=0.7, seed=1)
     tokens = np.asarray(drawn.tokens)
     target = np.concatenate([np.ones((3, 1), "int32"), tokens[:, :-1]], 1)
-    log_p = np.asarray(ops.log_softmax(model({"source": SOURCE, "target": target})))
+    log_p = np.asarray(ops.log_softmax(one_model({"source": SOURCE, "target": target})))
     expected = (np.take_along_axis(log_p, tokens[..., None], -1)[..., 0] * (tokens > 0)).sum(1)
     np.testing.assert_allclose(drawn.log_probabilities, expected, rtol=1e-4, atol=1e-4)
 
+
+def test_samples_of_a_language_model_go_on_from_each_prompt():
+    language_model = tiny_language_model(True)
     prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
-    drawn = language_model.sample(prompts, max_length=3, seed=1)
-    assert drawn.tokens.shape == (3, 3)
+    drawn = language_model.sample(prompts, seed=1)
+    assert drawn.tokens.shape == (3, 5)
     for row, length in enumerate((4, 2, 3)):
         tokens = np.asarray(drawn.tokens)[row][: int(drawn.lengths[row])]
         text = np.array([[*prompts[row, :length], *tokens]], "int32")
         log_p = np.asarray(ops.log_softmax(language_model(text)))[0, length - 1 : -1]
         expected = log_p[range(len(tokens)), tokens].sum()
         np.testing.assert_allclose(drawn.log_probabilities[row], expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(language_model.sample(prompts, 3, seed=1).tokens, drawn.tokens)
+    np.testing.assert_array_equal(language_model.sample(prompts, seed=1).tokens, drawn.tokens)
     np.testing.assert_array_equal(
         language_model.sample(prompts, temperature=0).tokens, language_model.greedy(prompts).tokens
     )
@@ -409,7 +412,7 @@ def test_checkpoint_average_is_the_mean_of_the_last_epochs():
 def test_training_under_xla_equals_the_graph(one_model):
     losses = []
     for jit in (False, True):
-        copy = Transformer(**one_model.get_config())
+        copy = Transformer.from_config(one_model.get_config())
         copy.set_weights(one_model.get_weights())
         copy.compile(keras.optimizers.SGD(0.01), SmoothedCrossentropy(), jit_compile=jit)
         inputs = {"source": SOURCE, "target": TARGET}
