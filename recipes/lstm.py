@@ -23,7 +23,7 @@ from keras_dl.recipes.tasks import characters, series
 from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Recipe, Task, run_as_script
 
 # The proof refuses int8: the log-probabilities of unlikely characters are too far off.
-TEXTS = dict(metric="bits a character", higher_is_better=False, variants=("lstm",), exports=(FLOAT, DYNAMIC_INT8))
+TEXTS = dict(metric="bits per character", higher_is_better=False, variants=("lstm",), exports=(FLOAT, DYNAMIC_INT8))
 
 
 def _of(data):
