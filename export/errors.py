@@ -1,9 +1,9 @@
-"""The errors of an export that cannot be trusted, and of a file that does not hold what is asked for."""
+"""The errors of exporting, and of running a file."""
 
 
 class ExportError(RuntimeError):
-    """A proof did not hold, or the format or the device cannot express the model; no file was left behind."""
+    """A check failed, or the format or the device cannot express the model. No file is written."""
 
 
 class SignatureError(ValueError):
-    """A signature was asked for that a file does not hold."""
+    """A file does not have the signature that was asked for."""

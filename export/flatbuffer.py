@@ -1,15 +1,15 @@
-"""LiteRT files as trees of objects that can be changed, and back."""
+"""LiteRT files as trees of objects that can be changed, and objects as files."""
 
 from keras_dl.extras import require
 
 
 def unpacked(content):
-    """The `ModelT` of a LiteRT file: bytes in."""
+    """The `ModelT` of a LiteRT file, given as bytes."""
     return require("ai_edge_litert.schema_py_generated", extra="export").ModelT.InitFromPackedBuf(content, 0)
 
 
 def tensors(content):
-    """All tensors of a LiteRT file, read where they lie: a look before a file is unpacked, which takes longer."""
+    """All tensors of a LiteRT file, read in place. This is faster than to unpack the file."""
     model = require("ai_edge_litert.schema_py_generated", extra="export").Model.GetRootAs(content, 0)
     graphs = (model.Subgraphs(i) for i in range(model.SubgraphsLength()))
     return (graph.Tensors(i) for graph in graphs for i in range(graph.TensorsLength()))
@@ -20,11 +20,11 @@ def packed(model, size=0):
 
     Args:
         model: `ModelT`.
-        size: int. About how many bytes it will have.
+        size: int. The expected number of bytes.
 
     Returns:
-        bytes. Data of tensors lies at multiples of 16 bytes, as the schema asks (`force_align: 16`) and the kernels of
-        microcontrollers need.
+        bytes. The data of tensors is aligned to 16 bytes. The schema asks for this (`force_align: 16`), and the kernels
+        of microcontrollers need it.
     """
     flatbuffers = require("flatbuffers", extra="export")
 

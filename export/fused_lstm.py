@@ -1,16 +1,16 @@
-"""Three settings of LiteRT's fused LSTM that the converter does not set as the model has them, and its lost names.
+"""A repair of LiteRT's fused LSTM: three settings that the converter gets wrong, and lost names.
 
-- It has cell states clipped at 10, which the layer does not do. Trained nets go beyond: the log-probabilities of a
-  character model were off by up to 7 from where its first cell state had reached 10. Here nothing is clipped.
-- An int8 op keeps cell states in 16 bits, on the least power of two that holds what calibration saw, and that sees them
-  at the ends of sequences alone. What was larger in between would be clipped after all; and for states below 1/2 the
-  scale is less than 2^-15, for which the kernel's tanh has no form: its results are wrong, without an error. Here the
-  scale is 2^-10 at least: states up to 32, in steps 8 times finer than those of an int8 output in [-1, 1]. The int8
-  file of that character model costs 1.4506 bits with it, and 1.4516 at worst with scales from 2^-13 to 2^-9.
-- The op writes its hidden state as integers by the scale of its fifth intermediate tensor, reads it back in the next
-  step by that of its state, and whoever comes after it reads it by that of its output. It copies the integers from one
-  to the next, so that all three must be one. Where a concatenation follows, as in `Bidirectional`, the converter gives
-  the output the scale of all that is concatenated and leaves the other two: probabilities were off by 0.1 and more.
+- The converter clips cell states at 10. The layer does not clip, and trained networks exceed 10: the log-probabilities
+  of a character model were off by up to 7 after its first cell state had reached 10. Here nothing is clipped.
+- An int8 op keeps cell states in 16 bits. Their scale is the smallest power of two that holds what calibration saw, and
+  calibration sees them only at the ends of sequences. Larger states in between would be clipped. For states below 1/2
+  the scale is less than 2^-15, which the kernel's tanh does not support: its results are wrong, without an error. Here
+  the scale is at least 2^-10. It holds states up to 32, in steps 8 times finer than those of an int8 output in [-1, 1].
+  The int8 file of that character model costs 1.4506 bits with it, and at most 1.4516 with scales from 2^-13 to 2^-9.
+- The op writes its hidden state as integers by the scale of its fifth intermediate tensor. In the next step it reads
+  them by the scale of its state. The next op reads them by the scale of the output. The integers are copied, so that
+  all three scales must be equal. If a concatenation follows, as in `Bidirectional`, the converter gives the output the
+  scale of the concatenation and leaves the other two: probabilities were off by 0.1 and more.
 """
 
 import numpy as np
@@ -18,14 +18,14 @@ import numpy as np
 from keras_dl.export import flatbuffer
 from keras_dl.extras import require
 
-_INPUT_WEIGHTS = 1  # of the input gate, which is the first; this and the next two are places among the op's inputs
+_INPUT_WEIGHTS = 1  # of the input gate, which is the first; this and the next two are indices of the op's inputs
 _HIDDEN_STATE, _CELL_STATE = 18, 19
-_HIDDEN = 4  # and that of what it computes before a projection, which is none here, among the intermediate tensors
+_HIDDEN = 4  # index among the intermediate tensors: the output before a projection, of which there is none
 _LEAST_SCALE = 2.0**-10
 
 
 def mended(content, variables=()):
-    """A LiteRT file, bytes, whose fused LSTMs compute what the layers do; one without any comes back as it is.
+    """A LiteRT file, as bytes, whose fused LSTMs compute what the layers do. One without LSTMs is returned unchanged.
 
     Args:
         content: bytes.
@@ -53,9 +53,9 @@ def mended(content, variables=()):
 
 
 def _name(model, subgraph, op, variables):
-    """Puts the op's layer before the name of its output where that has none, as long as the file tells it.
+    """Adds the op's layer to the name of its output if it is missing and the file has it.
 
-    Its states have the layer in their names, unless two ops have equal ones, of which the converter makes one; and
+    The layer is in the names of the op's states, with two exceptions: the converter merges equal states of two ops, and
     quantized states have no names.
     """
     output, state, weights = (
@@ -69,7 +69,7 @@ def _name(model, subgraph, op, variables):
 
 
 def _layer_of(buffer, weights, variables):
-    """The path of the layer whose kernel, `(features, 4 units)`, has these weights of one gate; or nothing."""
+    """The path of the layer whose kernel, `(features, 4 * units)`, has these weights of one gate; empty if none has."""
     units, features = weights.shape
     for variable in variables:
         if tuple(variable.shape) == (features, 4 * units):

@@ -21,12 +21,12 @@ class Tensor:
 
     Attributes:
         name: str. Begins with the scopes of the Keras model and layers that made it; the tensors of fused
-            ops carry several names, parted by `;`.
+            ops have several names, separated by `;`.
         shape: tuple of int, -1 where it is only known at run time; None if even the rank is unknown.
         dtype: str: `"float32"`, `"int8"`, ...
         constant: bool. Whether its values are in the file.
-        scales, zero_points: tuples: one value, one a channel, or none where the tensor is not quantized.
-        public: str. Its name in the signature, for the inputs and outputs of one; else empty.
+        scales, zero_points: tuples: one value, one per channel, or none if the tensor is not quantized.
+        public: str. Its name in the signature, if it is an input or output of one; else empty.
         variable: bool. Whether it keeps its values between calls, as the state of a fused LSTM does.
         data: bytes of its values if it is constant, else None.
     """
@@ -76,9 +76,9 @@ class Op:
 
     @property
     def layer(self):
-        """str. The scopes of the Keras layer that the op comes from; its output's name where none is written down."""
+        """str. The scopes of the Keras layer that the op comes from. If they are not known, its output's name."""
         inputs = [x for x in self.inputs if x is not None]
-        # The state of a fused LSTM is a variable, and has a name where nothing else of it has.
+        # The state of a fused LSTM is a variable. It may be the only one of its tensors that has a name.
         named = [*self.outputs, *(x for x in inputs if x.constant), *(x for x in inputs if x.variable)]
         for tensor in named:
             scopes, separator, _ = tensor.name.split(";")[0].rpartition("/")
@@ -104,7 +104,7 @@ class Op:
                 return _size(out) * w.shape[-1]
             case "BATCH_MATMUL":
                 return _size(out) * x.shape[-2 if self.options.adjX else -1]
-            case "UNIDIRECTIONAL_SEQUENCE_LSTM":  # x (batch, steps, in); inputs 1 to 8: a matrix a gate
+            case "UNIDIRECTIONAL_SEQUENCE_LSTM":  # x (batch, steps, in); inputs 1 to 8: one matrix per gate
                 return _size(x, x.shape[:-1]) * sum(_size(matrix) for matrix in self.inputs[1:9] if matrix is not None)
         return 0
 
@@ -114,7 +114,7 @@ class Op:
 
 @dataclasses.dataclass(frozen=True)
 class Subgraph:
-    """A function of the file: what a signature runs, or the body of a WHILE or IF."""
+    """A function of the file: the body of a signature, of a WHILE or of an IF."""
 
     name: str
     inputs: list[Tensor]
@@ -145,7 +145,7 @@ class Graph:
 
     @property
     def stateful(self):
-        """list of `Op`: those that begin where their last call ended, unless the runtime resets its variables."""
+        """list of `Op`: those that keep their state between calls, unless the runtime resets its variables."""
         return [op for op in self.ops if any(x is not None and x.variable for x in op.inputs)]
 
 
@@ -159,7 +159,7 @@ def read(path):
         `Graph`.
 
     Raises:
-        ValueError: if the file is not a LiteRT file, or only a part of one.
+        ValueError: if the file is not a LiteRT file, or is cut off.
         ImportError: if ai-edge-litert is missing.
     """
     return parse(pathlib.Path(path).read_bytes(), path)
@@ -170,7 +170,7 @@ def parse(content, path="The content"):
 
     Args:
         content: bytes.
-        path: what an error calls the file.
+        path: the name of the file in errors.
     """
     if content[4:8] != b"TFL3":
         raise ValueError(f"{path} is not a LiteRT file: it lacks the identifier TFL3.")
@@ -180,7 +180,7 @@ def parse(content, path="The content"):
         raise ValueError(f"{path} is not a whole LiteRT file ({len(content)} bytes): {error}.") from error
 
 
-@functools.lru_cache(maxsize=1)  # an export reads its file half a dozen times
+@functools.lru_cache(maxsize=1)  # an export reads its file several times
 def _parsed(content):
     return _graph(_schema().ModelT.InitFromPackedBuf(content, 0))
 
@@ -259,7 +259,7 @@ def _op(op, codes, tensors):
 
 
 def _size(tensor, shape=None):
-    """Elements of a tensor; a dimension known at run time alone counts once."""
+    """Number of elements of a tensor. A dimension that is only known at run time counts as 1."""
     return math.prod(abs(size) for size in (tensor.shape if shape is None else shape))
 
 

@@ -1,4 +1,4 @@
-"""What is in an exported file, without running it."""
+"""Reads the contents of an exported file without running it."""
 
 import collections
 import pathlib
@@ -15,17 +15,17 @@ def inspect(path):
     """Reads a file's ops, signatures and metadata.
 
     Args:
-        path: str or path of a `.tflite` or `.onnx` file, or of a SavedModel's folder; not only of ours.
+        path: str or path of a `.tflite` or `.onnx` file, or of a SavedModel's folder, from any exporter.
 
     Returns:
-        dict that JSON can hold: `path, format, bytes`; `ops`, a histogram; `flex_ops` and `custom_ops`, how many
-        of them only TensorFlow's runtime, or a runtime of one's own, can run; `signatures`, each with `inputs`
+        dict that JSON can hold: `path, format, bytes`; `ops`, a histogram; `flex_ops` and `custom_ops`, the
+        numbers of ops that need TensorFlow's runtime, or a kernel of the application; `signatures`, each with `inputs`
         and `outputs` as `{"shape", "dtype"}`, and `"scale"` and `"zero_point"` where quantized; `tensors`, counts by
-        dtype of `constants` and `activations` (LiteRT only); `metadata`, what `export` put in, else empty.
+        dtype of `constants` and `activations` (LiteRT only); `metadata`, as given to `export`, else empty.
 
     Raises:
-        FileNotFoundError: if nothing is there.
-        ValueError: if it is no such file, or corrupt.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not such a file, or is corrupt.
         ImportError: if the runtime of its format is missing.
     """
     path = pathlib.Path(path)
@@ -42,7 +42,7 @@ def size(path):
 
 
 def _litert(path):
-    # LiteRT's own loader goes first, for it checks what the flatbuffer's offsets point at.
+    # LiteRT's own loader comes first, because it checks the offsets of the flatbuffer.
     signatures = load(path).signatures
     file = graph.read(path)
     constants, activations = collections.Counter(), collections.Counter()

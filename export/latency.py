@@ -1,4 +1,4 @@
-"""Milliseconds a call takes on this machine."""
+"""The latency of a file's signatures on this machine."""
 
 import os
 import statistics
@@ -18,13 +18,14 @@ def measure(path, format, samples, threads=(1, 2)):
 
     Args:
         path: path of the artifact.
-        format: str. A SavedModel is measured on the threads that TensorFlow has, for they are set once for a process.
+        format: str. A SavedModel is measured on TensorFlow's threads, whose number is fixed for a process.
         samples: dict by signature of lists of dicts of arrays, of the signature's static shapes.
         threads: numbers of threads to measure with.
 
     Returns:
         dict by signature of `{"1": milliseconds, "2": milliseconds}`: medians of up to 50 calls or half a second,
-        after 3 that are not counted. Calls with the numbers of threads alternate, so that both meet the same machine.
+        after 3 that are not counted. Calls with different numbers of threads alternate, so that a change of the
+        machine's speed affects all of them.
     """
     if format == "saved_model":
         threads = (tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),)

@@ -1,4 +1,4 @@
-"""What travels inside a file: a JSON document under the name `keras_dl`."""
+"""The metadata inside a file: a JSON document under the name `keras_dl`."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ def encode(metadata):
     """The document as bytes.
 
     Raises:
-        TypeError: if `metadata` is no dict, or holds what JSON cannot.
+        TypeError: if `metadata` is not a dict, or JSON cannot hold it.
     """
     if not isinstance(metadata, dict):
         raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
@@ -33,8 +33,8 @@ def into_litert(content, metadata):
         metadata: dict.
 
     Returns:
-        bytes. Data of tensors lies at multiples of 16 bytes, as the schema asks (`force_align: 16`) and the
-        kernels of microcontrollers need.
+        bytes. The data of tensors is aligned to 16 bytes. The schema asks for this (`force_align: 16`), and the kernels
+        of microcontrollers need it.
     """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     model = flatbuffer.unpacked(content)
@@ -48,7 +48,7 @@ def into_litert(content, metadata):
 
 
 def from_litert(content):
-    """The metadata of a LiteRT flatbuffer; an empty dict where it has none of ours."""
+    """The metadata of a LiteRT flatbuffer, or an empty dict if it has none of keras_dl."""
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     model = schema.Model.GetRootAs(content, 0)
     for i in range(model.MetadataLength()):
@@ -59,14 +59,14 @@ def from_litert(content):
 
 
 def into_saved_model(folder, metadata):
-    """Writes `assets.extra/keras_dl.json`, the place that TensorFlow leaves to users."""
+    """Writes `assets.extra/keras_dl.json`. TensorFlow leaves this folder to users."""
     path = pathlib.Path(folder) / "assets.extra" / f"{NAME}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(metadata))
 
 
 def from_saved_model(folder):
-    """The metadata of a SavedModel's folder; an empty dict where it has none of ours."""
+    """The metadata of a SavedModel's folder, or an empty dict if it has none of keras_dl."""
     path = pathlib.Path(folder) / "assets.extra" / f"{NAME}.json"
     return json.loads(path.read_bytes()) if path.exists() else {}
 

@@ -1,7 +1,7 @@
-"""Names of tensors, which the converter joins of all that it has merged.
+"""Short names for tensors: the converter joins the names of all tensors that it merges.
 
-Where two hundred steps stand one after the other, they are most of the file: the int8 file of a GRU of 48 units over so
-many steps was 2,236 kB with whole names, and is 607 kB.
+If two hundred steps are unrolled, the names are most of the file. The int8 file of a GRU of 48 units over 200 steps was
+2,236 kB with whole names, and is 607 kB with short ones.
 """
 
 from keras_dl.export import flatbuffer
@@ -10,10 +10,10 @@ LONGEST = 80  # characters of joined names
 
 
 def shortened(content):
-    """A LiteRT file, bytes, whose inner tensors have one name each where the joined ones exceed `LONGEST` characters.
+    """A LiteRT file, as bytes, in which inner tensors keep only the first of names over `LONGEST` characters.
 
-    The first of them stays as it is, however long, for it says from which layer the tensor comes; a number after it
-    keeps it apart from others. Inputs and outputs keep theirs. A file without such names comes back as it is.
+    The first name stays whole, because it says from which layer the tensor comes. A number after it makes it unique.
+    Inputs and outputs keep their names. A file without long names is returned unchanged.
     """
     if not any(_long(tensor.Name()) for tensor in flatbuffer.tensors(content)):
         return content

@@ -13,7 +13,7 @@ from keras_dl.extras import require
 
 # The newest that tf2onnx writes.
 OPSET = 18
-# Behind the name of an output that is also an input.
+# Added to the name of an output that is also an input.
 STATE_SUFFIX = "_out"
 
 
@@ -22,15 +22,15 @@ def convert(model, name, signature, concrete, metadata):
 
     Args:
         model: the `keras.Model` that the signature belongs to; errors name its layers.
-        name: str. The signature's name; it travels in the file.
+        name: str. The signature's name. The file holds it.
         signature: `keras_dl.Signature`.
         concrete: the concrete function of the signature.
-        metadata: dict. It travels in the file's `metadata_props`, as JSON under `keras_dl`.
+        metadata: dict. The file holds it in its `metadata_props`, as JSON under `keras_dl`.
 
     Returns:
-        bytes: the ONNX file. Its inputs and outputs have the signature's names; but ONNX has one name space for both,
-        so that an output with the name of an input, such as a state, gets `_out` behind it. The file says which: their
-        names are in its `metadata_props`, as JSON under `keras_dl.states`.
+        bytes: the ONNX file. Its inputs and outputs have the signature's names, with one exception: ONNX has one name
+        space for both, so an output with the name of an input, such as a state, gets the suffix `_out`. These names are
+        in the file's `metadata_props`, as JSON under `keras_dl.states`.
 
     Raises:
         ExportError: if ONNX has no op for one of the model's.
@@ -46,7 +46,7 @@ def convert(model, name, signature, concrete, metadata):
         outputs = concrete(**dict(zip(signature.inputs, tensors, strict=True)))
         return {key + STATE_SUFFIX if key in states else key: x for key, x in outputs.items()}
 
-    # Ops without a translation are logged there, and reported as an error here.
+    # tf2onnx logs ops that it cannot translate. Here they raise an error.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     try:
         proto, _ = tf2onnx.convert.from_function(
@@ -67,7 +67,7 @@ def convert(model, name, signature, concrete, metadata):
 
 
 def _hold_constants(graph, concrete, names):
-    """Turns inputs that the signature does not have into constants: they are tensors that the model holds."""
+    """Turns inputs that the signature does not have into constants. They are tensors of the model."""
     onnx = require("onnx", extra="export")
     held = {inner.name: outer for outer, inner in concrete.graph.captures if inner.dtype != tf.resource}
     for x in [x for x in graph.input if x.name not in names]:
@@ -85,7 +85,7 @@ def nodes(graph):
 
 
 def _erfc(context, node, name, arguments):
-    """Keras computes exact GELU with erfc(x) = 1 - erf(x), for which ONNX has no op and tf2onnx no rule."""
+    """Keras computes exact GELU with erfc(x) = 1 - erf(x). ONNX has no such op, and tf2onnx no rule for it."""
     onnx = require("onnx", extra="export")
     (x,), dtype = node.input, context.get_dtype(node.output[0])
     one = context.make_const(f"{name}/one", np.ones((), onnx.helper.tensor_dtype_to_np_dtype(dtype)))

@@ -7,7 +7,7 @@ import pathlib
 
 @dataclasses.dataclass
 class Report:
-    """What was exported, and the proof of it.
+    """The exported file and its proof.
 
     Attributes:
         path: str.
@@ -19,15 +19,15 @@ class Report:
         signatures: dict by name of `{"inputs", "outputs", "latency_ms"}`; a tensor is `{"shape", "dtype"}`, with
             `"scale"` and `"zero_point"` where quantized.
         tensors: dict. Of a LiteRT file, counts by dtype of `constants`, `activations` and, among the constants,
-            `weights`; `float_ops`, those of an integer file that compute in float32, with their layers, for want of an
-            integer kernel; and `float_layers`, those that were to stay in float32.
+            `weights`; `float_ops`, the ops of an integer file that compute in float32, with their layers, because
+            LiteRT has no integer kernel for them; and `float_layers`, as given to `export`.
         proof: dict. `signatures`: by signature and output `max_abs_error, mean_abs_error, max_rel_error, cosine` (see
             `keras_dl.export.verify.errors`); `samples`, the number of batches by signature; `inputs`,
             `"calibration"` or `"random"`; `tolerance`. Empty if not verified.
         metric: dict `{"name", "keras", "artifact"}`, or None.
         latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
-        target_report: dict. What the target found.
-        metadata: dict. What travels inside the file.
+        target_report: dict. The report of the target.
+        metadata: dict. The metadata inside the file.
         versions: dict. Versions of the packages that made it.
         warnings: list of str.
     """
@@ -65,7 +65,7 @@ class Report:
         """Reads a report that `save` wrote.
 
         Raises:
-            ValueError: if the file is no such report.
+            ValueError: if the file is not such a report.
         """
         try:
             return cls(**json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
@@ -89,10 +89,10 @@ class Report:
             rows.append((name, f"{inputs} -> {outputs}"))
         for name, outputs in self.proof.get("signatures", {}).items():
             batches = self.proof["samples"][name]
-            for key, found in outputs.items():
+            for key, errors in outputs.items():
                 text = (
-                    f"{key}: largest error {found['max_abs_error']:.2e} ({found['max_rel_error']:.2e} of the largest "
-                    f"value), mean {found['mean_abs_error']:.2e}, cosine {found['cosine']:.6f}"
+                    f"{key}: largest error {errors['max_abs_error']:.2e} ({errors['max_rel_error']:.2e} of the largest "
+                    f"value), mean {errors['mean_abs_error']:.2e}, cosine {errors['cosine']:.6f}"
                 )
                 rows.append(("proof", f"{text}; {batches} {self.proof['inputs'][name]} batches"))
         if self.metric:

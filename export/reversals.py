@@ -1,8 +1,8 @@
-"""LiteRT's REVERSE_V2 copies integers: it has to read and write them by one scale, which the converter does not see to.
+"""A repair of quantized REVERSE_V2 ops: their input and output must have one scale.
 
-Where a concatenation follows, as in `Bidirectional`, it gives what comes out of the reversal the scale of all that is
-concatenated, and leaves what goes in with its own: half of the outputs of a bidirectional LSTM were off by 0.02. Here
-the reversal keeps the scale of what goes in, and a QUANTIZE after it brings the integers to the other.
+LiteRT's REVERSE_V2 copies integers. If a concatenation follows, as in `Bidirectional`, the converter gives the output
+of the reversal the scale of the concatenation, and its input another scale. Half of the outputs of a bidirectional LSTM
+were off by 0.02. Here the reversal keeps the scale of its input, and a QUANTIZE after it changes the scale.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from keras_dl.extras import require
 
 
 def mended(content):
-    """A LiteRT file, bytes, whose reversals are right; one without a wrong one comes back as it is."""
+    """A LiteRT file, as bytes, with right reversals. A file without wrong ones is returned unchanged."""
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     code = schema.BuiltinOperator.REVERSE_V2
     head = schema.Model.GetRootAs(content, 0)
@@ -35,7 +35,7 @@ def mended(content):
 
 
 def _scale(tensor):
-    """Scale and zero point of a quantized tensor; None of another."""
+    """Scale and zero point of a quantized tensor. None for other tensors."""
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None:
         return None
@@ -43,7 +43,7 @@ def _scale(tensor):
 
 
 def _requantized(model, subgraph, op, schema):
-    """A QUANTIZE from what a reversal writes, a new tensor in the scale of its input, to what it wrote before."""
+    """A QUANTIZE op from a new tensor, which the reversal now writes by the scale of its input, to its old output."""
     before, after = (subgraph.tensors[index] for index in (op.inputs[0], op.outputs[0]))
     copy = schema.TensorT()
     copy.name = after.name + b"/reversed"
@@ -64,7 +64,7 @@ def _requantized(model, subgraph, op, schema):
 
 
 def _code(model, schema):
-    """The index of QUANTIZE among the file's kinds of ops, made where there is none."""
+    """The index of QUANTIZE among the file's kinds of ops. It is added if there is none."""
     number = schema.BuiltinOperator.QUANTIZE
     for index, code in enumerate(model.operatorCodes):
         if code.builtinCode == number:

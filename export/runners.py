@@ -1,4 +1,4 @@
-"""Running what was exported, and the Keras model that it came from, through one interface."""
+"""Runs exported files, and the Keras model that they came from, through one interface."""
 
 import json
 import pathlib
@@ -53,11 +53,11 @@ class Runner:
         """Runs signature `name`.
 
         Args:
-            arrays: one for each input, of the signature's static shape or any number of rows of it. Real values:
-                quantized inputs and outputs are converted.
+            arrays: one for each input, with the signature's static shape or any number of rows. Real values: quantized
+                inputs and outputs are converted.
 
         Returns:
-            dict of arrays, as many rows as went in.
+            dict of arrays with as many rows as the inputs.
 
         Raises:
             ValueError: if the signature is unknown, or an array does not fit it.
@@ -92,7 +92,7 @@ class KerasRunner(Runner):
         model: a built `keras.Model`.
         batch_size: int. The static batch of the signatures.
         signatures: names of those wanted; None for all.
-        traced: dict of `keras_dl.export.saved_model.Traced` by signature, where they exist; else they are made.
+        traced: dict of `keras_dl.export.saved_model.Traced` by signature. None to trace the model.
 
     Raises:
         TypeError, ValueError: as `keras_dl.export.signatures.collect`.
@@ -117,7 +117,7 @@ class KerasRunner(Runner):
 
 
 class LiteRTRunner(Runner):
-    """Runs a LiteRT file on the CPU, through XNNPACK where it has a kernel; each call begins without memory.
+    """Runs a LiteRT file on the CPU, through XNNPACK if it has a kernel. Each call begins with the states reset.
 
     Args:
         path: str or path of a `.tflite` file.
@@ -145,7 +145,7 @@ class LiteRTRunner(Runner):
             for name, runner in self._runners.items()
         }
         self._stateful = bool(graph.read(path).stateful)
-        if self._stateful:  # only variables that were allocated can be reset, and a first call allocates them
+        if self._stateful:  # variables can only be reset after the first call has allocated them
             for name, runner in self._runners.items():
                 inputs = self.signatures[name]["inputs"]
                 runner(**{key: np.zeros(x["shape"], x["dtype"]) for key, x in inputs.items()})
@@ -157,7 +157,7 @@ class LiteRTRunner(Runner):
             results = self._runners[name](**arrays)
         except RuntimeError as error:
             raise ValueError(f"{self._path} cannot be run by LiteRT: {_first_line(error)}") from error
-        # Copies, for a live view of one of its tensors blocks the interpreter.
+        # Copies, because a view of one of its tensors blocks the interpreter.
         return {key: np.array(x) for key, x in results.items()}
 
 
@@ -239,7 +239,7 @@ class SavedModelRunner(Runner):
 
 
 def load(path, num_threads=None):
-    """Opens an exported file, or any of its kind, to be run.
+    """Opens an exported file, or any other of these formats, to run it.
 
     Args:
         path: str or path of a `.tflite` or `.onnx` file, or of a SavedModel's folder.
@@ -249,8 +249,8 @@ def load(path, num_threads=None):
         `Runner`.
 
     Raises:
-        FileNotFoundError: if nothing is there.
-        ValueError: if it is none of these, or corrupt.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not one of these, or is corrupt.
     """
     match file_format(path):
         case "litert":
@@ -262,11 +262,11 @@ def load(path, num_threads=None):
 
 
 def file_format(path):
-    """The format of what stands at `path`, by its content: `"litert"`, `"onnx"` or `"saved_model"`.
+    """The format of a file or folder, by its content: `"litert"`, `"onnx"` or `"saved_model"`.
 
     Raises:
-        FileNotFoundError: if nothing is there.
-        ValueError: if it is none of these.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not one of these.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -279,7 +279,7 @@ def file_format(path):
         head = file.read(8)
     if head[4:8] == b"TFL3":
         return "litert"
-    if path.suffix == ".onnx":  # protocol buffers have no identifier; onnxruntime refuses what is none
+    if path.suffix == ".onnx":  # protocol buffers have no identifier; onnxruntime refuses other files
         return "onnx"
     raise ValueError(f"{path} is neither a LiteRT file, an ONNX file (.onnx) nor a SavedModel's folder.")
 

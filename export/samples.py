@@ -1,10 +1,10 @@
-"""Inputs of signatures: checked, cut into batches of the static shape, or drawn where the user has none."""
+"""Inputs of signatures: checked, cut into batches of the static shape, or drawn at random if there are none."""
 
 import itertools
 
 import numpy as np
 
-# No more batches than these are read of one calibration set (which may be endless); the proof runs on the first ones.
+# At most so many batches are read of one calibration set, which may be endless. The proof runs on the first ones.
 CALIBRATION_BATCHES = 256
 PROOF_BATCHES = 64
 
@@ -18,14 +18,13 @@ def batches(arrays, shapes, what="inputs"):
     """Cuts rows into batches of a static shape.
 
     Args:
-        arrays: dict of arrays by input name. Each has its static shape, or any number of rows of it,
-            the same for all inputs.
-        shapes: dict of `(shape, dtype)` by input name. dtype None stands for any real number.
-        what: str. What errors call the arrays.
+        arrays: dict of arrays by input name. Each has its static shape, or any number of rows, the same for all inputs.
+        shapes: dict of `(shape, dtype)` by input name. The dtype None allows any real numbers.
+        what: str. The name of the arrays in errors.
 
     Returns:
-        list of `(batch, rows)`: a dict of arrays of the static shapes, and how many of its rows are the caller's.
-        The last batch is filled up with its last row. `rows` is None where the arrays had the static shape.
+        list of `(batch, rows)`: a dict of arrays of the static shapes, and the number of rows that come from `arrays`.
+        The last batch is filled up with its last row. `rows` is None if the arrays had the static shape.
 
     Raises:
         ValueError: if an input is missing or unknown, or a shape or dtype does not fit.
@@ -56,7 +55,7 @@ def batches(arrays, shapes, what="inputs"):
 
 
 def _cast(value, dtype, what):
-    """`value` in `dtype`, if no value changes but by rounding to a float's precision."""
+    """`value` in `dtype`. Values may only change by rounding to a float's precision."""
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" and str(array.dtype) != "bfloat16":
         raise ValueError(f"{what} must be numbers, not {array.dtype}.")
@@ -76,8 +75,8 @@ def read_calibration(calibration, signatures):
 
     Args:
         calibration: None; or an iterable (such as a `tf.data.Dataset`) of dicts of arrays by input name; or, for
-            several signatures, a dict of such iterables by signature. A dict of arrays stands for one element.
-            Each element has the signature's static shape or any number of rows of it.
+            several signatures, a dict of such iterables by signature. A dict of arrays is one element.
+            Each element has the signature's static shape or any number of rows.
         signatures: dict of `keras_dl.Signature`.
 
     Returns:
@@ -136,8 +135,10 @@ def _read(data, signature, name):
 
 
 def draw_inputs(signature, count=8, seed=0):
-    """Random inputs: floats from the standard normal distribution, 8-bit integers from their whole range,
-    wider integers and booleans 0 or 1 (what larger integers mean, only the model knows).
+    """Random inputs, for models without calibration data.
+
+    Floats come from the standard normal distribution, and 8-bit integers from their whole range. Wider integers and
+    booleans are 0 or 1, because only the model knows what larger integers mean.
 
     Returns:
         list of `count` dicts of arrays of the signature's static shapes.

@@ -1,4 +1,4 @@
-"""The proof: an artifact computes what the Keras model computes."""
+"""The proof: a file computes what the Keras model computes."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from keras_dl.export.errors import ExportError
 
 # Largest error of a float32 file, as a share of the largest magnitude of Keras's output.
 RELATIVE_TOLERANCE = {"none": 1e-4, "float16": 1e-2}
-# Least cosine similarity between the outputs of a quantized file and Keras's, over all samples together.
-# A sound export of a trained net lies far above; below, the file computes something else.
+# Lowest cosine similarity between the outputs of a quantized file and of Keras, over all samples together.
+# A sound export of a trained network is far above it. Below it, the file computes something else.
 COSINE_BOUND = {"weight_only_int8": 0.99, "dynamic_int8": 0.99, "int16x8": 0.99, "int8": 0.95}
-# Least share of equal values in integer and boolean outputs of a quantized file; a float file has to have all equal.
+# Lowest share of equal values in integer and boolean outputs of a quantized file. In a float file all must be equal.
 AGREEMENT_BOUND = 0.8
 
 
@@ -21,9 +21,9 @@ def errors(found, expected):
 
     Returns:
         dict of float: `max_abs_error`, `mean_abs_error`; `max_rel_error`, the largest error as a share of the largest
-        magnitude expected (of the error itself, where only zeros are expected: 1 if there is any); `cosine`, of both
-        as one long vector each (1 where both are zero, 0 where one is); and `agreement`, the share of equal
-        values, for integers and booleans.
+        expected magnitude (if only zeros are expected, 1 for any error); `cosine`, the cosine similarity of the two
+        arrays as vectors (1 if both are zero, 0 if one is); and, for integers and booleans, `agreement`, the share of
+        equal values.
 
     Example:
 
@@ -54,7 +54,7 @@ def _cosine(a, b):
 
 
 def reference(keras_runner, samples):
-    """What Keras computes on the samples.
+    """The outputs of Keras for the samples.
 
     Args:
         keras_runner: `Runner` of the model, computing in float32.
@@ -79,17 +79,17 @@ def prove(artifact, expected, samples, quantization):
 
     Args:
         artifact: `Runner` of the file.
-        expected: what `reference` gave for the samples.
+        expected: the result of `reference` for the samples.
         samples: dict by signature of lists of dicts of arrays, of the signature's static shapes.
         quantization: str.
 
     Returns:
-        dict: `signatures`, by signature and output what `errors` gives; `samples`, the number of batches by
-        signature; `tolerance`, the bound that was held.
+        dict: `signatures`, the result of `errors` by signature and output; `samples`, the number of batches by
+        signature; `tolerance`, the bound that the file met.
 
     Raises:
-        ExportError: if an output is not finite, misses, has another shape, is constant where Keras's is not, or
-            is further from Keras's than `RELATIVE_TOLERANCE` or `COSINE_BOUND` allow.
+        ExportError: if an output is missing, is not finite, has another shape, is constant although that of Keras is
+            not, or differs from that of Keras by more than `RELATIVE_TOLERANCE` or `COSINE_BOUND` allows.
     """
     if quantization in RELATIVE_TOLERANCE:
         tolerance = {"max_rel_error": RELATIVE_TOLERANCE[quantization]}
@@ -119,7 +119,7 @@ def _compare(what, found, expected, tolerance):
     if not _finite(found):
         raise ExportError(f"{what} holds NaN or infinity, where Keras gives numbers.")
     if _varies(expected) and not (found != found[:1]).any():
-        raise ExportError(f"{what} is constant in the file, and varies with the samples in Keras.")
+        raise ExportError(f"{what} is constant in the file, but varies with the samples in Keras.")
     result = errors(found, expected)
     if "max_rel_error" in tolerance:
         if result["max_rel_error"] > tolerance["max_rel_error"]:
@@ -130,13 +130,13 @@ def _compare(what, found, expected, tolerance):
     elif "agreement" in result:
         if result["agreement"] < tolerance["agreement"]:
             raise ExportError(
-                f"{what} equals Keras's in {result['agreement']:.1%} of its values; "
-                f"{tolerance['agreement']:.0%} is the least."
+                f"{what} equals that of Keras in {result['agreement']:.1%} of its values; "
+                f"it must be at least {tolerance['agreement']:.0%}."
             )
     elif result["cosine"] < tolerance["cosine"]:
         raise ExportError(
-            f"{what} has a cosine similarity of {result['cosine']:.4f} with Keras's; "
-            f"{tolerance['cosine']} is the least."
+            f"{what} has a cosine similarity of {result['cosine']:.4f} with that of Keras; "
+            f"it must be at least {tolerance['cosine']}."
         )
     return result
 

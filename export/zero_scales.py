@@ -1,8 +1,8 @@
-"""Scales of tensors that are zeros throughout, which the converter makes 0 where activations have 16 bits.
+"""A repair of scales of 0: with 16-bit activations, the converter gives them to tensors that are all zeros.
 
-By such a scale no number becomes an integer, and the runtime does not refuse it: kernels that check what they compute
-from it end the process. The first state of an unrolled GRU is such a tensor. Here it has the scale of numbers from -1
-to 1; zeros stay zeros by any.
+No number can be quantized by such a scale. The runtime accepts it, but kernels that check what they compute from it end
+the process. The first state of an unrolled GRU is such a tensor. Here it gets the scale of numbers from -1 to 1. Zeros
+stay zeros by any scale.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _SCALE = 2.0**-15
 
 
 def mended(content):
-    """A LiteRT file, bytes, whose scales are above 0; one that has no other comes back as it is."""
+    """A LiteRT file, as bytes, with all scales above 0. A file without a scale of 0 is returned unchanged."""
     found = (tensor.Quantization() for tensor in flatbuffer.tensors(content))
     if not any(x is not None and x.ScaleLength() and (x.ScaleAsNumpy() == 0).any() for x in found):
         return content

@@ -76,11 +76,12 @@ def _sequences(monkeypatch):
         verify=False,
     )
     oracle = np.load(ROOT / "tests" / "oracles" / "transformer.npz")
-    bert = {name.removeprefix("bert/weights/"): x for name, x in oracle.items() if name.startswith("bert/weights/")}
+    begin = "bert/weights/"
+    bert = {name.removeprefix(begin): x.astype("float32") for name, x in oracle.items() if name.startswith(begin)}
     pathlib.Path("folder").mkdir()
     write_safetensors(pathlib.Path("folder/model.safetensors"), bert)
     pathlib.Path("folder/config.json").write_text(json.dumps({"model_type": "bert", "num_attention_heads": 3}))
-    return dict(np=np)
+    return dict(token_ids=_integers(17, 2, 6, dtype="int32"))
 
 
 def _images_model(monkeypatch):

@@ -1,4 +1,4 @@
-"""Device targets: what becomes of a LiteRT file on a microcontroller, an NPU, an Edge TPU or a GPU."""
+"""Device targets: a LiteRT file is checked, compiled or run for a microcontroller, an NPU, an Edge TPU or a GPU."""
 
 from keras_dl.export.targets.base import Context, Cpu, Target
 from keras_dl.export.targets.edgetpu import EdgeTpu
@@ -19,7 +19,7 @@ def get_target(name):
     """The target called `name`.
 
     Raises:
-        ValueError: if there is none; the message lists those that exist.
+        ValueError: if there is none. The message lists the names.
     """
     if name not in _TARGETS:
         raise ValueError(f"target={name!r} is unknown. Choose one of: {', '.join(_TARGETS)}.")

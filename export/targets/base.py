@@ -1,4 +1,4 @@
-"""What a device target is, and what the exporter hands to it."""
+"""The base class of device targets, and the context that the exporter gives them."""
 
 import dataclasses
 import pathlib
@@ -8,14 +8,14 @@ from keras_dl.extras import require
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a target needs beside the LiteRT file.
+    """What a target needs in addition to the LiteRT file.
 
     Attributes:
-        folder: where further files of the target go, in the exporter's scratch folder.
-            The exporter moves every file that the report lists under `"files"` beside the artifact.
+        folder: for further files of the target, in the exporter's scratch folder. The exporter moves every file that
+            the report lists under `"files"` next to the exported file.
         quantization: str. How the file was quantized: `"none"`, `"int8"`, ...
         samples: dict of lists by signature. Each sample is a dict of arrays by input name: one batch of the
-            signature's static shape, real values (not yet quantized).
+            signature's static shape, with real values that are not quantized yet.
     """
 
     folder: pathlib.Path
@@ -28,8 +28,8 @@ class Target:
 
     Attributes:
         name: str. As given to `keras_dl.export.export(target=...)`.
-        requires_quantization: tuple of the quantizations with which the target works, or None for any.
-        formats: tuple of the formats with which it works.
+        requires_quantization: tuple of the quantizations that the target supports, or None for any.
+        formats: tuple of the formats that it supports.
         requires: tuple of the modules that it imports from the extra `edge`.
     """
 
@@ -41,15 +41,15 @@ class Target:
         self.name = name
 
     def check(self, format, quantization):
-        """Refuses what cannot work, before any work is done.
+        """Raises an error for a format or quantization that the target does not support, before any work is done.
 
         Args:
             format: str. The format of the export.
             quantization: str. The quantization of the export.
 
         Raises:
-            ValueError: if the target does not take the format or the quantization; the message names those it takes.
-            ImportError: if a package of the target is missing; the message holds the pip command.
+            ValueError: if it does not support the format or the quantization. The message names those it supports.
+            ImportError: if a package of the target is missing. The message has the pip command.
         """
         if format not in self.formats:
             raise ValueError(f"target={self.name!r} needs format {_either(self.formats)}, not format={format!r}.")
@@ -73,13 +73,13 @@ class Target:
             the target wrote into `context.folder`; its `"summary"` is a list of str, the lines for the terminal.
 
         Raises:
-            ExportError: if the file cannot run on the target; the message says why.
+            ExportError: if the file cannot run on the target. The message says why.
         """
         raise NotImplementedError
 
 
 class Cpu(Target):
-    """Any CPU with the runtime of the format: nothing to add to the exporter's own proof."""
+    """Any CPU with the runtime of the format. It adds nothing to the exporter's proof."""
 
     formats = ("litert", "onnx", "saved_model")
 

@@ -1,4 +1,4 @@
-"""A LiteRT file as C source: what a microcontroller without a file system links into its flash."""
+"""A LiteRT file as C source, for microcontrollers without a file system to link into their flash."""
 
 import re
 
@@ -17,7 +17,7 @@ extern "C" {{
 #endif
 
 /* The smallest tensor arena with which the model ran on a machine with {pointer_bits}-bit pointers and the
-   reference kernels. Narrower pointers need less, optimized kernels (CMSIS-NN, Ethos-U) may need more. Align the arena
+   reference kernels. Narrower pointers need less; optimized kernels (CMSIS-NN, Ethos-U) may need more. Align the arena
    to {alignment} bytes. */
 #define {macro}_ARENA_BYTES {arena}
 
@@ -68,7 +68,7 @@ inline TfLiteStatus {function}({type}& resolver) {{
 
 
 def identifier(stem):
-    """A C identifier of a file's name: `"le-net.int8"` becomes `le_net_int8`, `"3d"` becomes `model_3d`."""
+    """A C identifier for a file's name: `"le-net.int8"` becomes `le_net_int8`, `"3d"` becomes `model_3d`."""
     name = re.sub(r"\W", "_", stem, flags=re.ASCII)
     return name if re.match(r"[A-Za-z]", name) else f"model_{name}"
 
@@ -78,9 +78,9 @@ def write(folder, stem, content, methods, arena, pointer_bits=64):
 
     Args:
         folder: path of an existing folder.
-        stem: str. The name of the LiteRT file without its ending.
+        stem: str. The name of the LiteRT file without its suffix.
         content: bytes of the LiteRT file.
-        methods: list of str. Those of `tflite::MicroMutableOpResolver` to call: `"AddConv2D"`, ...
+        methods: list of str. The methods of `tflite::MicroMutableOpResolver` to call: `"AddConv2D"`, ...
         arena: int, bytes of the tensor arena.
         pointer_bits: int. Width of the pointers of the machine on which `arena` was found.
 

@@ -1,11 +1,11 @@
-"""Pre-flight for the Coral Edge TPU: which ops its compiler would leave on the CPU, and why.
+"""A check for the Coral Edge TPU: which ops its compiler would leave on the CPU, and why.
 
 The rules are those that Google publishes for the Edge TPU compiler 16 and the Edge TPU runtime 14:
 "TensorFlow models on the Edge TPU", sections "Model requirements" and "Supported operations",
-https://coral.ai/docs/edgetpu/models-intro/. The compiler itself is not run: it exists for Debian on x86-64 alone.
+https://coral.ai/docs/edgetpu/models-intro/. The compiler itself is not run: it only exists for Debian on x86-64.
 
-The compiler maps one stretch: from the inputs to the first op that it cannot map. Every later op stays on the CPU,
-whether supported or not ("Compiling", same page).
+The compiler maps one part of the graph: from the inputs to the first op that it cannot map. Every later op stays on the
+CPU, supported or not ("Compiling", same page).
 """
 
 import math
@@ -27,7 +27,7 @@ MAX_SOFTMAX = 16_000
 
 
 class EdgeTpu(Target):
-    """Names each op that the Edge TPU compiler would not map, and the reason; nothing is compiled."""
+    """Names each op that the Edge TPU compiler would not map, and the reason. Nothing is compiled."""
 
     def run(self, litert_path, context):
         verdicts = preflight.check(litert_path, refuse)
@@ -120,7 +120,7 @@ def _after_the_first(verdicts):
 
 
 def _outer(tensor):
-    """Product of all sizes but the innermost."""
+    """Product of all sizes except the innermost."""
     return math.prod(tensor.shape[:-1])
 
 

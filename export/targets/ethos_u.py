@@ -1,7 +1,7 @@
-"""Arm Ethos-U NPUs: the file compiled by Vela, and what Vela says of it.
+"""Arm Ethos-U NPUs: compiles the file with Vela, and reports what Vela says about it.
 
-Vela's figures are estimates of a model of the NPU and its memories, not measurements; the report names the system
-configuration (clock, memories) and the memory mode that they assume. Time spent in ops on the CPU is not in them.
+Vela's figures are estimates by a model of the NPU and its memories, not measurements. The report names the system
+configuration (clock, memories) and the memory mode that they assume. They leave out the time of ops on the CPU.
 """
 
 import csv
@@ -17,10 +17,10 @@ from keras_dl.export import graph
 from keras_dl.export.errors import ExportError
 from keras_dl.export.targets.base import Target
 
-NPU_OP = "ethos-u"  # the custom op into which Vela compiles each stretch of NPU ops
+NPU_OP = "ethos-u"  # the custom op into which Vela compiles each run of NPU ops
 
-# (system configuration, memory mode) by family: Vela's own defaults, which are written out because it warns about
-# defaults. Both are described in the vela.ini that comes with it.
+# (system configuration, memory mode) by family: Vela's own defaults. They are written out because Vela warns about
+# defaults. Its vela.ini describes both.
 ASSUMPTIONS = {
     "ethos-u55": ("Ethos_U55_High_End_Embedded", "Shared_Sram"),
     "ethos-u65": ("Ethos_U65_Client_Server", "Dedicated_Sram_384KB"),
@@ -46,10 +46,10 @@ _NO_REASON = "Vela gave no reason"
 
 
 class EthosU(Target):
-    """Compiles the file for one accelerator configuration and reports what runs on the NPU, and at what cost.
+    """Compiles the file for one accelerator configuration, and reports which ops run on the NPU and their cost.
 
-    Some ops Vela takes for the NPU's and then finds that they are not, and stops. Such a file runs, uncompiled, on the
-    CPU alone: the report says so, and why.
+    Vela stops if it assigns an op to the NPU and then finds that it cannot run there. Such a file only runs uncompiled,
+    on the CPU. The report says so, with the reason.
     """
 
     requires_quantization = ("int8", "int16x8")
@@ -89,13 +89,13 @@ class EthosU(Target):
 
 
 def _compile(path, accelerator, system, memory_mode, folder):
-    """Runs Vela; returns what it printed, and why it refuses the whole file, or None."""
+    """Runs Vela. Returns its output, and the reason if it refuses the whole file, else None."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "ethosu.vela", str(path.resolve()), "--output-dir", folder),
             *("--accelerator-config", accelerator, "--config", "Arm/vela.ini"),
             *("--system-config", system, "--memory-mode", memory_mode),
-            "--verbose-performance",  # and not --show-cpu-operations: Vela 5.2 dies of it where it splits an ARG_MAX
+            "--verbose-performance",  # not --show-cpu-operations: Vela 5.2 crashes with it if it splits an ARG_MAX
         ],
         cwd=folder,
         capture_output=True,
@@ -111,14 +111,14 @@ def _compile(path, accelerator, system, memory_mode, folder):
 
 
 def _cause(printed):
-    """What Vela died of, in one line: the error below its traceback, of one line or more, or else its last words."""
+    """Vela's error in one line: the lines below its traceback, else the last line of its output."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
     start = next((i for i in reversed(range(len(lines))) if _ERROR.match(lines[i])), len(lines) - 1)
     return " ".join(lines[start:])
 
 
 def _reasons(output):
-    """dict of the reason by `(op, output tensor)`, read from Vela's warnings about unsupported operators."""
+    """The reasons of Vela's warnings about unsupported operators: dict of str by `(op, output tensor)`."""
     return {
         (match["op"], match["output"]): ". ".join(match["reason"].splitlines()).removeprefix("Reason: ")
         for match in _FALLBACK.finditer(output)
@@ -126,9 +126,9 @@ def _reasons(output):
 
 
 def _placement(ops, compiled_ops, reasons, otherwise=_NO_REASON):
-    """What runs on the NPU: by number of the file's ops, and by multiply-accumulates.
+    """The share that runs on the NPU, of the file's ops and of its multiply-accumulates.
 
-    What Vela leaves on the CPU stays in the compiled file as it was; everything else became part of an NPU op.
+    Ops that Vela leaves on the CPU are unchanged in the compiled file. All others became part of an NPU op.
     """
     cpu = [op for op in compiled_ops if op.name != NPU_OP]
     macs, cpu_macs = (sum(op.macs for op in some) for some in (ops, cpu))
@@ -145,12 +145,12 @@ def _placement(ops, compiled_ops, reasons, otherwise=_NO_REASON):
 def _reason(op, reasons, otherwise=_NO_REASON):
     names = {tensor.name for tensor in op.outputs}
     of_output = {key[0]: reason for key, reason in reasons.items() if key[1] in names}
-    # Vela takes a fused activation for an op of its own, and then refuses that one.
+    # Vela treats a fused activation as an op of its own, and then refuses that op.
     return of_output.get(op.name) or next((f"{other}: {why}" for other, why in of_output.items()), otherwise)
 
 
 def _cost(summary):
-    """Memory and time, from Vela's summary. Its memories are in KiB, its times in seconds."""
+    """Memory and time from Vela's summary, which has KiB and seconds."""
 
     def kibibytes(column):
         return round(float(summary[column]) * 1024)

@@ -1,13 +1,13 @@
-"""Pre-flight for LiteRT's GPU delegate: which ops it would leave on the CPU, and why.
+"""A check for LiteRT's GPU delegate: which ops it would leave on the CPU, and why.
 
-The rules are those of the delegate's own source, read at LiteRT commit 34ec5ba and TensorFlow commit 03a5e4e:
+The rules come from the delegate's source, read at LiteRT commit 34ec5ba and TensorFlow commit 03a5e4e:
 `tflite/delegates/gpu/common/model_builder.cc` (`NewOperationParser`, `GetOpsToReplace`: ops, ranks, dtypes) and
 `tflite/tools/versioning/gpu_compatibility.cc` (limits of each op). The same check in
 `tf.lite.experimental.Analyzer(gpu_compatibility=True)` is not used: in TensorFlow 2.21 and ai-edge-litert 2.3 it calls
 every op compatible, even WHERE and REVERSE_V2, for which the delegate has no kernel.
 
-Two rules are about the graph as a whole: a tensor of dynamic shape makes the delegate refuse all of it, and of several
-parts that it could take, it takes the largest alone (`max_delegated_partitions` is 1 by default).
+Two rules are about the whole graph. A tensor of dynamic shape makes the delegate refuse all of it. Of several parts
+that it could take, it only takes the largest (`max_delegated_partitions` is 1 by default).
 """
 
 from keras_dl.export.targets import preflight
@@ -38,7 +38,7 @@ ONE_INPUT = frozenset(_UNARY.split()) | frozenset(_ONE_INPUT.split()) | REDUCTIO
 TWO_INPUTS = COMPARISONS | frozenset(_BINARY.split())
 SUPPORTED = ONE_INPUT | TWO_INPUTS | frozenset(_OTHERS.split())
 
-# Computed tensors; constants may be of any dtype. int8 and uint8 are dequantized on the way in.
+# Dtypes of computed tensors; constants may have any. int8 and uint8 are dequantized at the inputs.
 DTYPES = frozenset(["float32", "float16", "int8", "uint8"])
 MORE_INPUT_DTYPES = {
     "CAST": ("bool", "int32"),
@@ -54,7 +54,7 @@ MIRROR_PAD_REFLECT = 0  # schema: MirrorPadMode
 
 
 class Gpu(Target):
-    """Names each op that the GPU delegate would refuse, and the reason; nothing is run on a GPU."""
+    """Names each op that the GPU delegate would refuse, and the reason. Nothing is run on a GPU."""
 
     def run(self, litert_path, context):
         return preflight.report(
@@ -82,7 +82,7 @@ def refuse(op):
 
 
 def _whole_graph(verdicts):
-    """Adds the ops that the delegate would take, but for another op of their graph."""
+    """Adds a reason for ops that the delegate only refuses because of other ops of their graph."""
     if any(preflight.dynamic(op) for op, _ in verdicts):
         return [
             (op, reason or "another op has a dynamic shape, so the whole graph is refused") for op, reason in verdicts
@@ -94,7 +94,7 @@ def _whole_graph(verdicts):
 
 
 def _limitation(op):
-    """The limits that `gpu_compatibility.cc` sets to an op beside its tensors' ranks and dtypes."""
+    """The limits of `gpu_compatibility.cc` for an op, in addition to those of ranks and dtypes."""
     computed = preflight.runtime(op.inputs)
     x = op.inputs[0]
     options = op.options

@@ -1,11 +1,11 @@
-"""Microcontrollers: the file run in tflite-micro's own interpreter, and its C source.
+"""Microcontrollers: runs the file in tflite-micro's interpreter, and writes it as C source.
 
-tflite-micro runs the first subgraph of a file, so of several signatures the one that is written first; the others
-stay in the file, and their ops must be registered too, because the interpreter sets up every subgraph.
+tflite-micro runs the first subgraph of a file: the first signature. The other signatures stay in the file. Their ops
+must be registered too, because the interpreter sets up every subgraph.
 
-Its kernels come from LiteRT's reference kernels, and int8 outputs are equal bit for bit where both still compute alike.
-FULLY_CONNECTED with one scale a channel does not: LiteRT scales its sums in floating point, tflite-micro in fixed
-point, so that a value near the middle of two steps may fall to either side. One step apart is then no error.
+The kernels of tflite-micro come from LiteRT's reference kernels. As long as both compute alike, int8 outputs are equal
+bit for bit. FULLY_CONNECTED with one scale per channel differs: LiteRT scales its sums in floating point, and
+tflite-micro in fixed point. A value halfway between two steps may be rounded to either, which is not an error.
 """
 
 import importlib.metadata
@@ -43,8 +43,8 @@ _BY_OP = {method.upper(): f"Add{method}" for method in _METHODS.split()}  # CONV
 _NODE = re.compile(r"Node \w+ \(number (?P<number>\d+)f?\)")
 
 MAX_SAMPLES = 16
-FLOAT_TOLERANCE = 1e-4  # relative to the largest output, as in the proof of a float32 file
-MAX_STEPS = 8  # a rounding that differs in each of several layers stays below; a kernel that is wrong does not
+FLOAT_TOLERANCE = 1e-4  # relative to the largest output, as in the proof of float32 files
+MAX_STEPS = 8  # different rounding in several layers stays below it; a wrong kernel does not
 
 
 class Micro(Target):
@@ -122,7 +122,7 @@ def _served(model):
 
 
 def _integers(model, served, samples):
-    """The samples as the file takes them."""
+    """The samples in the dtypes of the file."""
     inputs = model.signatures[served].inputs
     return [{name: _as_stored(array, inputs[name]) for name, array in sample.items()} for sample in samples]
 
@@ -165,7 +165,7 @@ def _index(tensors, tensor):
 
 
 def _cause(done, ops):
-    """What the interpreter printed before Python's traceback, or that the process died. Nodes become layers."""
+    """What the interpreter printed before Python's traceback, with layers for nodes; or the signal that ended it."""
     if done.returncode < 0:
         return f"its interpreter was ended by signal {-done.returncode}."
     said = re.split(r"^Traceback", done.stderr, flags=re.MULTILINE)[0].strip().splitlines()
@@ -174,7 +174,7 @@ def _cause(done, ops):
 
 
 def _run_reference(path, served, samples):
-    """What LiteRT's reference kernels compute, from which those of tflite-micro come."""
+    """The outputs of LiteRT's reference kernels, from which those of tflite-micro come."""
     litert = require("ai_edge_litert.interpreter", extra="edge")
     interpreter = litert.Interpreter(
         str(path), experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF, num_threads=1
@@ -182,14 +182,14 @@ def _run_reference(path, served, samples):
     runner = interpreter.get_signature_runner(served)
     results = []
     for i, sample in enumerate(samples):
-        if i:  # the first call allocates the variables, at their zeros
+        if i:  # the first call allocates the variables, with zeros
             interpreter.reset_all_variables()
         results.append({name: np.array(array) for name, array in runner(**sample).items()})
     return results
 
 
 def _compare(model, served, expected, found):
-    """The largest difference of each output over all samples.
+    """Compares each output over all samples.
 
     Returns:
         dict by output: `equal` (bool, bit for bit), `equal_share` (of the values, in [0, 1]), and `max_steps` (int, of

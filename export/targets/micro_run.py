@@ -1,9 +1,9 @@
-"""Runs a LiteRT file in tflite-micro, in a process of its own: what crashes the interpreter does not end the caller.
+"""Runs a LiteRT file in tflite-micro, in its own process: if the interpreter crashes, the caller goes on.
 
     python micro_run.py MODEL INPUTS.npz OUTPUTS.npz
 
-INPUTS holds `<sample>/<input index>`; OUTPUTS gets `<sample>/<output index>`. Prints the smallest arena, in bytes, in
-which the file can be set up, and in which these outputs were computed.
+INPUTS holds `<sample>/<input index>`, and OUTPUTS gets `<sample>/<output index>`. The script prints the size of the
+smallest arena in bytes with which the file can be set up. The outputs are computed with this arena.
 """
 
 import os
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
 
-LARGEST = 1 << 28  # bytes; its untouched pages cost nothing
+LARGEST = 1 << 28  # bytes; pages that are not touched cost nothing
 STEP = 16  # bytes; the interpreter aligns the arena to it
 
 
@@ -37,7 +37,7 @@ def main(model, inputs, outputs):
 
 
 def smallest_arena(content):
-    """Bisects for the smallest arena, in bytes, with which `content` can be set up. RuntimeError if none is enough."""
+    """The smallest arena in bytes with which `content` can be set up, by bisection. RuntimeError if none is enough."""
     runtime.Interpreter.from_bytes(content, arena_size=LARGEST)
     too_small, enough = 0, LARGEST
     while enough - too_small > STEP:
@@ -50,11 +50,11 @@ def smallest_arena(content):
 
 
 def can_set_up(content, arena):
-    """Whether an arena of so many bytes is enough; tried in a child, for very small ones crash the interpreter."""
+    """Whether an arena of so many bytes is enough. A child tries, because small arenas crash the interpreter."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1] == 0
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the interpreter complains of what it lacks
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the interpreter prints how much it lacks
     try:
         runtime.Interpreter.from_bytes(content, arena_size=arena)
     except RuntimeError:
@@ -63,7 +63,7 @@ def can_set_up(content, arena):
 
 
 def outputs_of(content):
-    """The number of outputs of subgraph 0, the one that tflite-micro runs."""
+    """The number of outputs of subgraph 0, which tflite-micro runs."""
     return len(runtime.convert_bytearray_to_object(content).subgraphs[0].outputs)
 
 

@@ -1,7 +1,7 @@
-"""What the pre-flight checks share: one verdict an op, and the report made of the verdicts.
+"""Shared parts of the checks for delegates: one verdict per op, and the report of the verdicts.
 
-A pre-flight reads the file and knows the rules of a delegate; nothing is compiled or run. It can say for
-certain that an op will not be delegated, never that the driver of a certain device will take all the others.
+A check reads the file and knows the rules of a delegate. Nothing is compiled or run. It can say that an op will not be
+delegated. It cannot say that the driver of a certain device will accept all others.
 """
 
 from keras_dl.export import graph
@@ -15,18 +15,18 @@ def check(path, refuse):
         refuse: function of a `graph.Op`, which returns the reason (str) why the op is not delegated, or None.
 
     Returns:
-        list of lists, one a subgraph: `(op, reason or None)` in the order of execution.
+        list of lists, one per subgraph: `(op, reason or None)` in the order of execution.
     """
     return [[(op, refuse(op)) for op in subgraph.ops] for subgraph in graph.read(path).subgraphs]
 
 
 def report(verdicts, sources, note):
-    """The report of a pre-flight.
+    """The report of a check.
 
     Args:
         verdicts: as `check` returns them.
-        sources: list of str. Where the rules are written down.
-        note: str. What the reader has to know beside the figures.
+        sources: list of str. Where the rules come from.
+        note: str. What the reader must know in addition to the figures.
 
     Returns:
         dict: `ops` and `delegated_ops` (int), `delegated_share` in [0, 1], `not_delegated` (list of dicts with
@@ -50,16 +50,16 @@ def report(verdicts, sources, note):
 
 
 def parts(verdicts):
-    """The stretches of one subgraph's ops that a delegate can take over, each as one op.
+    """The parts of one subgraph that a delegate can run, each as one op.
 
-    As LiteRT partitions a graph: as many ops of one kind (delegated or not) as have all their inputs, then as many of
-    the other kind, until none is left (`PartitionGraphIntoIndependentNodeSubsets`, `tflite/graph_info.h`).
+    LiteRT partitions a graph so: all ops of one kind (delegated or not) whose inputs are ready, then all of the other
+    kind, until none is left (`PartitionGraphIntoIndependentNodeSubsets`, `tflite/graph_info.h`).
 
     Args:
         verdicts: list of `(op, reason or None)` of one subgraph.
 
     Returns:
-        list of lists of indices into `verdicts`: the delegated stretches.
+        list of lists of indices into `verdicts`: the delegated parts.
     """
     waiting = {id(tensor) for op, _ in verdicts for tensor in op.outputs}
     left = list(range(len(verdicts)))
@@ -80,7 +80,7 @@ def parts(verdicts):
 
 
 def runtime(tensors):
-    """Those of `tensors` that are present and computed when the model runs."""
+    """The `tensors` that are present and computed when the model runs."""
     return [tensor for tensor in tensors if tensor is not None and not tensor.constant]
 
 
@@ -90,7 +90,7 @@ def present(op):
 
 
 def dynamic(op):
-    """The reason if a shape of `op` is only known at run time, else None."""
+    """A reason if a shape of `op` is only known at run time, else None."""
     for tensor in present(op):
         if tensor.dynamic:
             return f"{tensor.name!r} has the dynamic shape {tensor.shape}; every size must be static"
@@ -98,6 +98,6 @@ def dynamic(op):
 
 
 def constant(op, index):
-    """The values of input `index` of `op` as a flat list; None if it is absent or not constant."""
+    """The values of input `index` of `op` as a flat list. None if it is absent or not constant."""
     tensor = op.inputs[index] if index < len(op.inputs) else None
     return None if tensor is None or tensor.values is None else tensor.values.ravel().tolist()

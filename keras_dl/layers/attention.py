@@ -65,8 +65,7 @@ class MultiHeadAttention(Layer):
     layer of that one. `load_torch` takes the weights of `torch.nn.MultiheadAttention`.
 
     For decoding with a cache, `call` has two steps. `project` returns the keys and values of a source, which can be
-    kept and appended to. `attend` takes them. A model of only this layer can be exported: see the README, "Sequences
-    and text".
+    kept and appended to. `attend` takes them. A model of only this layer can be exported: see docs/sequences.md.
 
     Args:
         num_heads: int.

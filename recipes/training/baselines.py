@@ -23,7 +23,7 @@ def nearest_neighbor(outcome):
     neighbors = require("sklearn.neighbors", extra="recipes")
     x_train, y_train, x_test, y_test = pipelines.as_arrays(pipelines.images(outcome.options))
     classifier = neighbors.KNeighborsClassifier(1).fit(x_train, y_train)
-    return "nearest neighbour", float(classifier.score(x_test, y_test))
+    return "nearest neighbor", float(classifier.score(x_test, y_test))
 
 
 def trigram_bits(train, test, vocabulary_size):
