@@ -133,4 +133,6 @@ def normal(name, *shape):
 
 NO_MASK = {"masked_positions_change_nothing": "the model takes no mask"}
 
+ONE_LAYER = {"frozen_layers_stay_frozen": "one layer holds all weights: none is left to train beside a frozen one"}
+
 DROPOUT_UNDER_XLA = {"trains_equally_under_xla": "dropout draws other numbers under XLA"}
