@@ -249,6 +249,10 @@ class Exporter:
         )
         for name, times in milliseconds.items():
             report.signatures[name]["latency_ms"] = times
+            for kind, model_names in source.signatures[name].model_names.items():
+                for key, other in model_names.items():
+                    report.signatures[name][kind][key]["model_name"] = other
+                    report.warnings.append(f"Of the {kind} of {name!r}, the model's {other!r} is {key!r} in the file.")
         folder = file.parent / "target"
         folder.mkdir()
         report.target_report = request.target.run(file, Context(folder, quantization, samples))

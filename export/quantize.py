@@ -102,7 +102,7 @@ def check_float_layers(float_layers, quantization, model):
     float_layers = tuple(float_layers)
     if float_layers and quantization != "int8":
         raise ValueError(f"float_layers={float_layers} needs quantization='int8', not {quantization!r}.")
-    known = layer_names(model)
+    known = set(layer_names(model).values())
     if unknown := [name for name in float_layers if name not in known]:
         raise ValueError(f"float_layers={unknown}: the model has no such layer. It has {', '.join(sorted(known))}.")
     return float_layers

@@ -104,7 +104,7 @@ class KerasRunner(Runner):
         self.signatures = {}
         entries = collect(model, batch_size, signatures)
         for name, signature in entries.items():
-            found = traced[name] if traced else trace_signature(name, signature, dtypes={})
+            found = traced[name] if traced else trace_signature(model, name, signature)
             self._functions[name] = found.concrete
             self.signatures[name] = {
                 "inputs": {key: {"shape": list(x.shape), "dtype": x.dtype} for key, x in signature.inputs.items()},

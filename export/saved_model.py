@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_dl.compat import all_layers
 from keras_dl.export.errors import ExportError
-from keras_dl.export.signatures import computing_in_float32
+from keras_dl.export.signatures import computing_in_float32, named_as_scopes, scope_name
 
 _NAMELESS = ("arith.", "tf.", "tfl.")  # so begin the names that the converter gives tensors whose own it has lost
 
@@ -36,13 +36,19 @@ def trace(model, signatures, dtypes=None):
     traced = {}
     with computing_in_float32(model):
         for name, signature in signatures.items():
-            traced[name] = trace_signature(name, signature, dtypes or {})
+            traced[name] = trace_signature(model, name, signature, dtypes)
             _check_pure(name, traced[name].concrete, model)
     return traced
 
 
-def trace_signature(name, signature, dtypes):
+def trace_signature(model, name, signature, dtypes=None):
     """Traces one signature with its static shapes.
+
+    Args:
+        model: the `keras.Model` that it belongs to.
+        name: str. The signature's name, for errors.
+        signature: `keras_dl.Signature`.
+        dtypes: as in `trace`.
 
     Returns:
         `Traced`.
@@ -52,9 +58,11 @@ def trace_signature(name, signature, dtypes):
             tensor whose shape is not static.
     """
     function = tf.function(signature.function, autograph=False)
+    dtypes = dtypes or {}
     specs = {key: tf.TensorSpec(x.shape, dtypes.get(x.dtype, x.dtype), name=key) for key, x in signature.inputs.items()}
     try:
-        concrete = function.get_concrete_function(**specs)
+        with named_as_scopes(model):
+            concrete = function.get_concrete_function(**specs)
     except Exception as error:  # the model's own code runs here, and may raise anything
         reason = str(error).strip().splitlines() or [""]
         raise ExportError(
@@ -108,8 +116,8 @@ def located(op, scopes, model):
 
 
 def layer_names(model):
-    """The names of the layers of a model, and of the layers inside them: set of str."""
-    return {layer.name for layer in all_layers(model) if layer is not model}
+    """The names of the layers of a model, and of the layers inside them, by their scopes: dict of str by str."""
+    return {scope_name(layer.name): layer.name for layer in all_layers(model) if layer is not model}
 
 
 def layer_path(scopes, known):
@@ -117,14 +125,14 @@ def layer_path(scopes, known):
 
     Args:
         scopes: str, as in `located`.
-        known: set of str: the names of all layers.
+        known: dict: what `layer_names` gives.
     """
     path = []
     for scope in scopes.split("/"):
         stem, _, number = scope.rpartition("_")
-        name = stem if number.isdigit() and stem in known else scope
-        if name in known:
-            path.append(name)
+        scope = stem if number.isdigit() and stem in known else scope
+        if scope in known:
+            path.append(known[scope])
     return path
 
 

@@ -1,6 +1,8 @@
 """What a model serves, checked before any work is done on it."""
 
 import contextlib
+import keyword
+import re
 
 import keras
 
@@ -44,7 +46,7 @@ def collect(model, batch_size=1, names=None):
         raise ValueError(f"serving_signatures of model={model.name!r} returned no signature.")
     for name, signature in signatures.items():
         for key, x in signature.inputs.items():
-            if not key.isidentifier():
+            if not key.isidentifier() or keyword.iskeyword(key) or key == "self":
                 raise ValueError(f"The input {key!r} of signature {name!r} must be named like a Python variable.")
             if x.dtype == "string":
                 raise ValueError(f"The input {key!r} of signature {name!r} holds strings; a device takes numbers.")
@@ -104,3 +106,28 @@ def computing_in_float32(model):
     finally:
         for layer, policy in zip(changed, policies, strict=True):
             layer.dtype_policy = policy
+
+
+def scope_name(name):
+    """The name that TensorFlow takes for the scope of a layer with this name.
+
+    Example:
+
+    >>> scope_name("dense_1"), scope_name("my model (b)"), scope_name("_first")
+    ('dense_1', 'my_model__b_', 'layer_first')
+    """
+    name = re.sub(r"[^A-Za-z0-9_.>-]", "_", name)
+    return name if re.match("[A-Za-z0-9.]", name) else f"layer{name}"
+
+
+@contextlib.contextmanager
+def named_as_scopes(model):
+    """Inside the block, layers with names that TensorFlow refuses as scopes have names that it takes."""
+    changed = [(layer, layer.name) for layer in all_layers(model) if scope_name(layer.name) != layer.name]
+    try:
+        for layer, name in changed:
+            layer.name = scope_name(name)
+        yield
+    finally:
+        for layer, name in changed:
+            layer.name = name

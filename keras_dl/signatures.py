@@ -1,7 +1,8 @@
 """What a model serves on a device: its signatures, and the one that any built Keras model has."""
 
+import keyword
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import keras
@@ -18,10 +19,13 @@ class Signature(NamedTuple):
             returns a dict of named tensors.
         inputs: dict of `keras.KerasTensor` by argument name. Each has a static
             shape, the batch included, and the dtype that a device hands over.
+        model_names: dict of two dicts, `"inputs"` and `"outputs"`: the names that tensors have in the model, by their
+            names here, where these differ. Those of outputs are known once the function was called.
     """
 
     function: Callable
     inputs: dict[str, keras.KerasTensor]
+    model_names: Mapping[str, Mapping[str, str]] = {"inputs": {}, "outputs": {}}
 
 
 def next_states(states):
@@ -44,9 +48,10 @@ def default_signatures(model, batch_size=1):
         batch_size: int. The static batch of every input.
 
     Returns:
-        dict with one `Signature`, `"serve"`. Its inputs carry the names of `model.inputs`, with
-        `_` for what a Python variable's name cannot hold; its outputs those of `model.output_names`,
-        or the keys of the dict that the model returns.
+        dict with one `Signature`, `"serve"`. Its inputs carry the names of `model.inputs`, changed where a Python
+        function cannot have such a parameter: `a b` becomes `a_b`, `class` becomes `class_`. Its outputs carry
+        those of `model.output_names`, or the keys of the dict that the model returns. Nested inputs and outputs
+        carry their paths: `boxes` of `first` becomes `first_boxes`. No two get the same name.
 
     Raises:
         ValueError: if the model has no known inputs.
@@ -56,23 +61,67 @@ def default_signatures(model, batch_size=1):
             f"model={model.name!r} has no known inputs. Call it once on a batch if it is not built; give a subclassed "
             "model a method `serving_signatures(batch_size)` that returns a dict of `keras_dl.Signature`."
         )
-    names = [re.sub(r"\W|^(?=\d)", "_", x.name) for x in model.inputs]
+    # A Sequential knows `inputs` before its first call, `input` only after.
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    paths = _paths(structure)
+    given = ["/".join(path) for path in paths] if _nested(paths) else [x.name for x in model.inputs]
+    names = _distinct([_parameter(name) for name in given], given)
     inputs = {
         name: keras.KerasTensor((batch_size, *x.shape[1:]), x.dtype, name=name)
         for name, x in zip(names, model.inputs, strict=True)
     }
+    model_names = {"inputs": _differing(names, given), "outputs": {}}
     output_names = getattr(model, "output_names", None)
-    # A Sequential knows `inputs` before its first call, `input` only after.
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
     def serve(**tensors):
         outputs = model(keras.tree.pack_sequence_as(structure, [tensors[name] for name in inputs]), training=False)
-        if isinstance(outputs, dict):
+        paths = _paths(outputs)
+        if _nested(paths):
+            # An item of a list has a number for its name.
+            joined = ["_".join(path) if path[0].isidentifier() else f"output_{'_'.join(path)}" for path in paths]
+            names = _distinct(joined, joined)
+            model_names["outputs"].update(_differing(names, ["/".join(path) for path in paths]))
+        elif isinstance(outputs, dict):
             return outputs
-        outputs = keras.tree.flatten(outputs)
-        # One layer can give several outputs, and then lends them all its name.
-        unique = output_names is not None and len(set(output_names)) == len(outputs)
-        names = output_names if unique else [f"output_{i}" for i in range(len(outputs))]
-        return dict(zip(names, outputs, strict=True))
+        else:
+            # One layer can give several outputs, and then lends them all its name.
+            unique = output_names is not None and len(set(output_names)) == len(paths)
+            names = output_names if unique else [f"output_{i}" for i in range(len(paths))]
+        return dict(zip(names, keras.tree.flatten(outputs), strict=True))
 
-    return {"serve": Signature(serve, inputs)}
+    return {"serve": Signature(serve, inputs, model_names)}
+
+
+def _paths(structure):
+    """The path of each leaf, a tuple of str, in the order in which `keras.tree.flatten` gives them."""
+    return [tuple(str(key) for key in path) for path, _ in keras.tree.flatten_with_path(structure)]
+
+
+def _nested(paths):
+    return any(len(path) > 1 for path in paths)
+
+
+def _parameter(name):
+    """A name that a parameter of a Python function and a graph's input can have."""
+    name = re.sub(r"[^0-9A-Za-z_]", "_", name)
+    if not name[:1].isalpha():
+        name = f"input_{name.lstrip('_')}"
+    return f"{name}_" if keyword.iskeyword(name) or name == "self" else name
+
+
+def _distinct(names, given):
+    """The names, those that occur again with a number behind them. Who has such a name from the beginning, keeps it."""
+    kept = {name for name, other in zip(names, given, strict=True) if name == other}
+    taken, result = set(), []
+    for name, other in zip(names, given, strict=True):
+        number, distinct = 0, name
+        while distinct in taken or ((number or name != other) and distinct in kept):
+            number += 1
+            distinct = f"{name}_{number}"
+        taken.add(distinct)
+        result.append(distinct)
+    return result
+
+
+def _differing(names, given):
+    return {name: other for name, other in zip(names, given, strict=True) if name != other}

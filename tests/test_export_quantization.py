@@ -80,7 +80,7 @@ def test_a_layer_that_stays_in_float(tmp_path):
     (signature,) = report.signatures.values()
     assert {x["dtype"] for x in (*signature["inputs"].values(), *signature["outputs"].values())} == {"int8"}
     floats = [op for op in graph.read(report.path).ops if op.outputs[0].dtype == "float32" and op.macs]
-    assert [saved_model.layer_path(op.layer, {spared}) for op in floats] == [[spared]]
+    assert [saved_model.layer_path(op.layer, {spared: spared}) for op in floats] == [[spared]]
     errors = [r.proof["signatures"]["serve"]["probabilities"]["mean_abs_error"] for r in reports.values()]
     assert errors[1] < errors[0]
 
