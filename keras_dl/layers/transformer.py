@@ -114,7 +114,7 @@ class TransformerBlock(Layer):
 
     def call(self, states, mask=None, memory=None, memory_mask=None, causal=False, training=False):
         def attend(x):
-            return self.attention.attend(x, *self.attention.project(x), mask, causal, training=training)
+            return self.attention.attend_to_itself(x, mask, causal, training=training)
 
         states = self._residual(states, self.attention_norm, attend, training)
         pair = self.memory_attention.project(memory) if self.cross_attention else None
@@ -169,14 +169,13 @@ class TransformerBlock(Layer):
     def attention_weights(self, states, mask=None, causal=False):
         """The weights of self-attention, in inference: float, `(batch, heads, n, n)`. Arguments as of the call."""
         x = self.attention_norm(states) if self.norm_first else states
-        pair = self.attention.project(x)
-        return self.attention.attend(x, *pair, mask, causal, return_attention_scores=True)[1]
+        return self.attention.attend_to_itself(x, mask, causal, return_attention_scores=True)[1]
 
     def memory_weights(self, states, memory, memory_mask):
         """The weights of a causal block's attention to its memory: float, `(batch, heads, n, m)`."""
 
         def attend(x):
-            return self.attention.attend(x, *self.attention.project(x), use_causal_mask=True)
+            return self.attention.attend_to_itself(x, use_causal_mask=True)
 
         states = self._residual(states, self.attention_norm, attend, False)
         x = self.memory_norm(states) if self.norm_first else states
