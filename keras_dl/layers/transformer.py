@@ -16,7 +16,7 @@ from keras import layers, ops
 
 from keras_dl.arguments import OneOf, Positive, Rate, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_choice, check_heads, check_rate, check_size
+from keras_dl.checks import check_heads
 from keras_dl.compat import inner_layers
 from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
@@ -114,7 +114,7 @@ class TransformerBlock(Layer):
 
     def call(self, states, mask=None, memory=None, memory_mask=None, causal=False, training=False):
         def attend(x):
-            return self.attention.attend(x, *self.attention.project(x), mask, causal, training=training)
+            return self.attention.attend_to_itself(x, mask, causal, training=training)
 
         states = self._residual(states, self.attention_norm, attend, training)
         pair = self.memory_attention.project(memory) if self.cross_attention else None
@@ -169,14 +169,13 @@ class TransformerBlock(Layer):
     def attention_weights(self, states, mask=None, causal=False):
         """The weights of self-attention, in inference: float, `(batch, heads, n, n)`. Arguments as of the call."""
         x = self.attention_norm(states) if self.norm_first else states
-        pair = self.attention.project(x)
-        return self.attention.attend(x, *pair, mask, causal, return_attention_scores=True)[1]
+        return self.attention.attend_to_itself(x, mask, causal, return_attention_scores=True)[1]
 
     def memory_weights(self, states, memory, memory_mask):
         """The weights of a causal block's attention to its memory: float, `(batch, heads, n, m)`."""
 
         def attend(x):
-            return self.attention.attend(x, *self.attention.project(x), use_causal_mask=True)
+            return self.attention.attend_to_itself(x, use_causal_mask=True)
 
         states = self._residual(states, self.attention_norm, attend, False)
         x = self.memory_norm(states) if self.norm_first else states
@@ -226,22 +225,3 @@ def step_through(blocks, states, keys, values, position, memory_keys=None, memor
         for all_blocks, x in zip(kept, pair, strict=True):
             all_blocks.append(x)
     return states, *(ops.concatenate(x, axis=1) for x in kept)
-
-
-def check_stack(num_layers, hidden_dim, mlp_dim, num_heads, dropout_rate, attention_dropout_rate, activation):
-    """The arguments that all three models share, checked, as a tuple in the same order.
-
-    Raises:
-        ValueError: naming the argument and its value.
-    """
-    hidden_dim, num_heads = check_size("hidden_dim", hidden_dim), check_size("num_heads", num_heads)
-    check_heads(num_heads, hidden_dim)
-    return (
-        check_size("num_layers", num_layers),
-        hidden_dim,
-        check_size("mlp_dim", mlp_dim),
-        num_heads,
-        check_rate("dropout_rate", dropout_rate),
-        check_rate("attention_dropout_rate", attention_dropout_rate),
-        check_choice("activation", activation, tuple(ACTIVATIONS)),
-    )

@@ -31,7 +31,9 @@ def load(model, weights) -> None:
         }
         for name, layer in modules.items():
             entries |= torch_entries(f"encoder.layer.{i}.{name}", layer)
-        entries |= _attention_entries(f"encoder.layer.{i}.attention", block.attention)
+        places = {name: f"self.{name}" for name in ("query", "key", "value")} | {"output": "output.dense"}
+        places = {name: f"encoder.layer.{i}.attention.{place}" for name, place in places.items()}
+        entries |= block.attention.torch_entries(places)
     if model.pooler:
         entries |= torch_entries("pooler.dense", model.pool)
     load_entries(entries, _as_bert(weights))
@@ -63,26 +65,6 @@ def _read_config(path):
     if not isinstance(config, Mapping):
         raise ValueError(f"config={str(path)!r} must hold an object, not a {type(config).__name__}.")
     return config
-
-
-def _attention_entries(prefix, attention):
-    """Entries of query, key, value and output: torch has matrices where the layer has an axis of heads."""
-    entries = {}
-    for name, place in (("query", "self"), ("key", "self"), ("value", "self"), ("output", "output")):
-        kernel, bias = getattr(attention, f"{name}_kernel"), getattr(attention, f"{name}_bias")
-        name = "output.dense" if place == "output" else f"self.{name}"
-        width = kernel.shape[-1] if place == "output" else kernel.shape[0]  # the other two are heads and their width
-        entries[f"{prefix}.{name}.weight"] = Entry(kernel, (width, width), _transposed(kernel.shape))
-        entries[f"{prefix}.{name}.bias"] = Entry(bias, (width,), _reshaped(bias.shape))
-    return entries
-
-
-def _transposed(shape):
-    return lambda array: array.T.reshape(shape)
-
-
-def _reshaped(shape):
-    return lambda array: array.reshape(shape)
 
 
 def _as_bert(weights):
