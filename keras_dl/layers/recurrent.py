@@ -28,6 +28,9 @@ from keras_dl.checks import asserted, shapes_agree
 from keras_dl.compat import NoDropoutMasksInInference, in_xla
 from keras_dl.ops.recurrence import product_scan, scan
 
+# Names of the states of a layer, by its cell. With the number of the layer: `hidden_0`, `cell_0`, `hidden_1`, ...
+STATES = {"rnn": ("hidden",), "irnn": ("hidden",), "lstm": ("hidden", "cell"), "gru": ("hidden",)}
+
 _UNROLLED = contextvars.ContextVar("unrolled", default=False)
 
 

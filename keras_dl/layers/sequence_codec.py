@@ -14,12 +14,11 @@ from keras_dl.base import Layer
 from keras_dl.layers.alignment import AdditiveAttention
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
+from keras_dl.layers.recurrent import STATES
 from keras_dl.ops.attentive_recurrence import Memory, attentive_scan
 from keras_dl.tokens import PADDING, check_sequences, known_tokens
 
 CELLS = {"lstm": LSTM, "gru": GRU}
-# Names of the states of a layer: `hidden_0`, `cell_0`, `hidden_1`, ...
-STATES = {"lstm": ("hidden", "cell"), "gru": ("hidden",)}
 Cell = OneOf(*CELLS)
 PassesOn = OneOf("state", "context", "memory")
 
