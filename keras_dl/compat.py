@@ -6,6 +6,7 @@
 import re
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
 
@@ -15,6 +16,11 @@ def is_eager(x) -> bool:
     `tf.executing_eagerly` does not tell: Keras traces its symbolic tensors while TensorFlow executes eagerly.
     """
     return isinstance(x, tf.__internal__.EagerTensor)
+
+
+def is_recording() -> bool:
+    """Whether a tape of the caller records gradients now. TensorFlow has no public name for it."""
+    return record.could_possibly_record()
 
 
 def in_xla() -> bool:

@@ -17,6 +17,14 @@ def test_is_eager():
     assert seen == [False], VERSIONS
 
 
+def test_is_recording():
+    assert not compat.is_recording(), VERSIONS
+    with tf.GradientTape() as tape:
+        assert compat.is_recording(), VERSIONS
+        with tape.stop_recording():
+            assert not compat.is_recording(), VERSIONS
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 def test_in_xla(compiled):
     seen = []

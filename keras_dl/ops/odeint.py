@@ -15,8 +15,8 @@ not grow with the number of steps. It is the gradient of the differential equati
 as the steps follow the solution. In eager mode a tape of the caller records every step all the same. The memory is
 saved inside `tf.function`, where `fit` runs.
 
-Called eagerly, adaptive steps are slow, since each is run from Python. Call them inside `tf.function`, as the models of
-this package do (`keras_dl.models.continuous.solving`).
+Called eagerly, adaptive steps are slow, since each is run from Python. Call them inside `tf.function`. The models of
+this package do so themselves (`keras_dl.models.continuous.solving`).
 
 A solver that fails raises `SolverError` if it is called eagerly. Inside `tf.function` it raises TensorFlow's
 `InvalidArgumentError` with the same words. XLA cannot raise errors: there the solution is NaN.
@@ -37,7 +37,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.arguments import OneOf
-from keras_dl.checks import check_choice, check_positive, check_size
+from keras_dl.checks import check_choice, check_number, check_size
 
 
 class Tableau(NamedTuple):
@@ -91,7 +91,7 @@ class Solver:
         gradient: "adjoint", or "backprop" (not for "dopri5").
         unroll: bool. Whether the steps of a fixed solver are written out in the graph, one after the other, instead of
             a loop.
-        rtol, atol: float, positive. Error that "dopri5" allows in a step, relative and absolute, as a root of a mean
+        rtol, atol: float, at least 0. Error that "dopri5" allows in a step, relative and absolute, as a root of a mean
             square.
         max_num_steps: int. Steps, rejected ones included, after which "dopri5" gives up.
 
@@ -118,8 +118,8 @@ class Solver:
         check_choice("gradient", self.gradient, GRADIENTS)
         check_size("num_steps", self.num_steps)
         check_size("max_num_steps", self.max_num_steps)
-        check_positive("rtol", self.rtol)
-        check_positive("atol", self.atol)
+        check_number("rtol", self.rtol, 0)
+        check_number("atol", self.atol, 0)
         if self.adaptive and self.gradient == "backprop":
             raise ValueError("gradient='backprop' is not available for method='dopri5'. Choose 'adjoint'.")
 

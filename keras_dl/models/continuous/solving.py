@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.base import Layer
-from keras_dl.compat import all_layers, is_eager
+from keras_dl.compat import all_layers, is_eager, is_recording
 from keras_dl.ops.odeint import checked_times, solver_error
 
 
@@ -24,24 +24,23 @@ class SolvingLayer(Layer):
             self.solver = solver
 
     def _solved(self, solve: Callable, times, *tensors):
-        """`solve(times, *tensors)`, as a graph if it takes adaptive steps and is called eagerly.
+        """`solve(times, *tensors)`, as a graph if it takes adaptive steps and is called eagerly without a tape.
 
         From Python, adaptive steps would take a hundred times as long. The graph is traced once for each kind of
-        inputs, and again when the layers inside are frozen or get another dtype.
+        inputs. A tape records the steps themselves, since the derivative of a graph of loops takes longer to trace.
 
         Args:
-            solve: a method of this layer, that reads nothing that changes but weights and the arguments.
+            solve: a method of this layer, which reads only the arguments and the weights.
             times: float, `(n,)`, as of `odeint`.
             tensors: tensors or None.
 
         Raises:
             SolverError: if the steps did not reach the last time.
         """
-        if not self.solver.adaptive or not is_eager(tensors[0]):
+        if not self.solver.adaptive or not is_eager(tensors[0]) or is_recording():
             return solve(times, *tensors)
-        state = tuple((layer.compute_dtype, layer.trainable) for layer in all_layers(self))
+        key = (solve.__name__, self.solver, *(layer.compute_dtype for layer in all_layers(self)))
         graphs = self.__dict__.setdefault("_graphs", {})  # which Keras must not track
-        key = (solve.__name__, self.solver, state)
         if key not in graphs:
             graphs[key] = tf.function(solve, autograph=False, reduce_retracing=True)
         try:
