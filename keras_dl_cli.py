@@ -44,6 +44,7 @@ def cli():
       keras-dl list
       keras-dl train cnn
       keras-dl export runs/cnn --quantization int8 --target ethos-u55-128
+      keras-dl export runs/cnn --quantization none,float16,int8
       keras-dl inspect runs/cnn/exports/cnn-int8-ethos-u55-128.tflite
     """
 
@@ -201,15 +202,26 @@ def evaluate(path, data_dir):
     )
 
 
+class OneOrMore(click.Choice):
+    """One of the choices; or several with commas between them, which become a tuple."""
+
+    def convert(self, value, param, ctx):
+        names = tuple(super(OneOrMore, self).convert(name.strip(), param, ctx) for name in value.split(","))
+        if len(set(names)) < len(names):
+            self.fail(f"{value!r} names one of them twice.", param, ctx)
+        return names if len(names) > 1 else names[0]
+
+
 @command(cli, "export")
 @click.argument("path", type=click.Path(exists=True))
 @click.option("--format", type=click.Choice(["litert", "onnx", "saved_model"]), default="litert", show_default=True)
 @click.option(
     "--quantization",
-    type=click.Choice(["none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8"]),
+    type=OneOrMore(["none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8"]),
     default="none",
     show_default=True,
-    help="int8: weights, activations, inputs and outputs. int16x8: 16-bit activations. The others: only weights.",
+    help="int8: weights, activations, inputs and outputs. int16x8: 16-bit activations. The others: only weights. "
+    "Several, with commas between them, give several files.",
 )
 @click.option(
     "--target",
@@ -245,6 +257,7 @@ def export(no_verify, **options):
     Examples:
       keras-dl export runs/cnn
       keras-dl export runs/cnn --quantization int8 --target ethos-u55-128
+      keras-dl export runs/cnn --quantization none,float16,int8
       keras-dl export mine.keras --quantization int8 --calibration samples.npz
       keras-dl export runs/seq2seq --quantization int8 --signature encode --signature decode_step
     """
@@ -252,7 +265,8 @@ def export(no_verify, **options):
     from keras_dl.recipes.training import commands
 
     document = commands.export(verify=not no_verify, **options)
-    return document, str(Report(**document))
+    reports = document.get("files", [document])
+    return document, "\n\n".join(str(Report(**report)) for report in reports)
 
 
 @command(cli, "inspect")

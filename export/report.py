@@ -17,7 +17,7 @@ class Report:
         ops: dict. How often each op occurs.
         flex_ops, custom_ops: int. Ops that are not builtins of the format; always 0.
         signatures: dict by name of `{"inputs", "outputs", "latency_ms"}`; a tensor is `{"shape", "dtype"}`, with
-            `"scale"` and `"zero_point"` where quantized.
+            `"scale"` and `"zero_point"` where quantized, and `"model_name"` where the model has another name for it.
         tensors: dict. Of a LiteRT file, counts by dtype of `constants`, `activations` and, among the constants,
             `weights`; `float_ops`, the ops of an integer file that compute in float32, with their layers, because
             LiteRT has no integer kernel for them; and `float_layers`, as given to `export`.

@@ -144,8 +144,9 @@ def write(model, traced, folder):
         traced: dict of `Traced` by signature.
         folder: path of the folder to be written.
     """
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, (function, _) in traced.items():
-        archive.add_endpoint(name, function)
-    archive.write_out(str(folder), verbose=False)
+    with named_as_scopes(model):
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        for name, (function, _) in traced.items():
+            archive.add_endpoint(name, function)
+        archive.write_out(str(folder), verbose=False)

@@ -6,7 +6,7 @@ import re
 
 import keras
 
-from keras_dl.compat import all_layers
+from keras_dl.compat import all_layers, renamed
 from keras_dl.signatures import Signature, default_signatures
 
 # Ways to train: device runtimes lack kernels for the first two, and nearly all for the last.
@@ -116,18 +116,20 @@ def scope_name(name):
     >>> scope_name("dense_1"), scope_name("my model (b)"), scope_name("_first")
     ('dense_1', 'my_model__b_', 'layer_first')
     """
-    name = re.sub(r"[^A-Za-z0-9_.>-]", "_", name)
+    name = re.sub(r"[^A-Za-z0-9_.:>-]", "_", name)
     return name if re.match("[A-Za-z0-9.]", name) else f"layer{name}"
 
 
 @contextlib.contextmanager
 def named_as_scopes(model):
-    """Inside the block, layers with names that TensorFlow refuses as scopes have names that it takes."""
+    """Inside the block, layers and variables with names that TensorFlow refuses as scopes have names that it takes."""
+    variables = [variable.value for variable in model.variables]
     changed = [(layer, layer.name) for layer in all_layers(model) if scope_name(layer.name) != layer.name]
     try:
         for layer, name in changed:
             layer.name = scope_name(name)
-        yield
+        with renamed(variables, lambda name: "/".join(map(scope_name, name.split("/")))):
+            yield
     finally:
         for layer, name in changed:
             layer.name = name

@@ -7,7 +7,7 @@ import tempfile
 from keras_dl.export import litert, saved_model
 from keras_dl.export.runners import KerasRunner
 from keras_dl.export.samples import PROOF_BATCHES, draw_inputs, read_calibration
-from keras_dl.export.signatures import collect
+from keras_dl.export.signatures import collect, named_as_scopes
 from keras_dl.export.verify import reference
 
 
@@ -79,7 +79,9 @@ class Source:
         key = (*names, float_pixels)
         if key not in self._converters:
             folder = pathlib.Path(self._scratch.name) / str(len(self._converters))
-            litert.write(self.traced(names, float_pixels), folder)
+            traced = self.traced(names, float_pixels)
+            with named_as_scopes(self.model):
+                litert.write(traced, folder)
             self._converters[key] = functools.partial(litert.convert, self.model, litert.reader(folder, names))
         return self._converters[key]
 

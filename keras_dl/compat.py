@@ -3,6 +3,7 @@
 `tests/test_compat.py` fails, and names the versions, where one of them is no longer what it was.
 """
 
+import contextlib
 import re
 
 import tensorflow as tf
@@ -66,3 +67,20 @@ def variables_of_class(store, snake_case_name):
     folder, _, name = saved_path(store).rpartition("/")
     number = re.search(r"(_\d+)?$", name).group()
     return store.get(f"{folder}/{snake_case_name}{number}")
+
+
+@contextlib.contextmanager
+def renamed(variables, rename):
+    """Inside the block, TensorFlow variables have other names: `rename` gives each from the one that it has.
+
+    TensorFlow creates variables by any name, and does not save those whose names cannot be scopes. Only the handle of a
+    variable holds its name, and there is no public way to change it.
+    """
+    names = [(variable, variable._handle_name) for variable in variables if rename(variable.name) != variable.name]
+    try:
+        for variable, name in names:
+            variable._handle_name = rename(name)
+        yield
+    finally:
+        for variable, name in names:
+            variable._handle_name = name

@@ -16,6 +16,7 @@ from parts import ARCHITECTURES, part_of
 
 # Of one architecture in `make test`: 31 of them have to fit into continuous integration.
 BUDGET = 75
+SHOWN = 40  # of the tests that used most
 
 
 def used():
@@ -79,11 +80,12 @@ class Table:
 
     def __init__(self, counter):
         self.counter = counter  # None where workers run the tests
-        self.seconds, self.overhead = collections.Counter(), 0.0
+        self.seconds, self.tests, self.overhead = collections.Counter(), collections.Counter(), 0.0
 
     def pytest_runtest_logreport(self, report):
         if hasattr(report, "part"):  # else xdist made it, for a worker that died
             self.seconds[report.part] += report.cpu_seconds
+            self.tests[report.nodeid] += report.cpu_seconds
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
@@ -93,6 +95,9 @@ class Table:
         # With workers, their processes are children of this one, and are counted where they count themselves.
         self.overhead += self.counter.overhead() if self.counter else time.process_time()
         if self.seconds:
+            terminalreporter.section(f"tests that used most CPU seconds, of {len(self.tests)}")
+            for name, seconds in self.tests.most_common(SHOWN):
+                terminalreporter.line(f"{seconds:7.1f}  {name}")
             terminalreporter.section("CPU seconds")
             for line in table(self.seconds, self.overhead):
                 terminalreporter.line(line)

@@ -372,6 +372,28 @@ def test_presets():
     assert (model.num_classes, model.num_blocks) == (3, (3, 3, 3))
 
 
+def test_a_training_step_is_traced_once():
+    """A step that creates the optimizer's variables would be traced again without them."""
+    traces = []
+
+    class Traced(keras_dl.FunctionalModel):
+        def train_step(self, data):
+            traces.append(data)
+            return super().train_step(data)
+
+    x = keras.Input((2,))
+    model = Traced(x, keras.layers.Dense(1)(x))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
+    model.layers[-1].trainable = False
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
+    model.layers[-1].trainable = True  # what is frozen when the training begins decides
+    rows = np.random.default_rng(0).normal(size=(8, 2)), np.ones((8, 1))
+    history = model.fit(*rows, batch_size=4, epochs=3, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    assert len(traces) == 1
+    assert len(model.optimizer.variables) == 4  # iterations, learning rate, and two of momentum
+
+
 def test_a_model_without_known_inputs_has_no_default_signature():
     class Doubling(keras_dl.Model):
         def call(self, x):

@@ -177,6 +177,29 @@ def test_export_of_a_keras_file(call, tmp_path):
     assert "is not an .npz" in err
 
 
+def test_export_of_several_quantizations(call, tmp_path):
+    keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)]).save(tmp_path / "mine.keras")
+    arguments = ("export", tmp_path / "mine.keras", "--quantization")
+    code, out, _ = call(*arguments, "none, float16", "--json")
+    assert code == 0
+    files = json.loads(out)["files"]
+    assert [report["quantization"] for report in files] == ["none", "float16"]
+    paths = [tmp_path / f"mine-{name}-cpu.tflite" for name in ("none", "float16")]
+    assert [report["path"] for report in files] == [str(path) for path in paths]
+    assert all(path.exists() for path in paths)
+
+    code, _, err = call(*arguments, "dynamic_int8,float16")
+    assert code == 2
+    assert "mine-float16-cpu.tflite exists" in err
+    code, out, _ = call(*arguments, "weight_only_int8,float16", "--output", tmp_path / "other.tflite")
+    assert code == 0
+    assert out.index("other-weight_only_int8.tflite") < out.index("other-float16.tflite")
+    for names, message in {"none,none": "names one of them twice", "none,int4": "'int4' is not one of"}.items():
+        code, _, err = call(*arguments, names)
+        assert code == 2
+        assert message in err
+
+
 def test_calibration_file_is_checked(call, tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "mine.keras")
     np.savez(tmp_path / "uneven.npz", a=np.zeros((3, 2)), b=np.zeros((2, 2)))

@@ -94,3 +94,14 @@ def test_variables_of_a_renamed_class(tmp_path):
     after.load_weights(path)
     for a, b in zip(after.get_weights(), before.get_weights(), strict=True):
         assert (a == b).all(), VERSIONS
+
+
+def test_renamed_variables():
+    """TensorFlow saves a variable by the name that it has in the block, and it has its own name again after it."""
+    layer = keras.layers.Dense(1, name="a b")
+    layer.build((None, 2))
+    plain, odd = tf.Variable(1.0, name="plain"), layer.kernel.value
+    with compat.renamed([plain, odd], lambda name: name.replace(" ", "_")):
+        assert odd.name == "a_b/kernel:0", VERSIONS
+        assert plain.name == "plain:0", VERSIONS
+    assert odd.name == "a b/kernel:0", VERSIONS

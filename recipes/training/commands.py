@@ -142,10 +142,12 @@ def export(
     signatures=None,
     float_layers=(),
 ):
-    """Exports a run's model, or any Keras file, and returns the export's report.
+    """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file takes `calibration`, an `.npz` with one array
     `(samples, ...)` per input. `signatures` names those that the file holds; empty or None for all.
+    `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
+    each quantization added.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
@@ -161,9 +163,13 @@ def export(
     run = _run_of(path)
     name = folder.read_run(run).options.recipe if run else path.stem
     where = run / "exports" if run else path.parent
-    output = pathlib.Path(output or where / f"{name}-{quantization}-{target}{SUFFIXES[format]}")
-    if output.exists() and not overwrite:
-        raise OptionError(f"{output} exists. Replace it with --overwrite, or choose another --output.")
+    several = not isinstance(quantization, str)
+    paths = {}
+    for one in quantization if several else (quantization,):
+        file = pathlib.Path(output or where / f"{name}-{one}-{target}{SUFFIXES[format]}")
+        paths[one] = file.with_name(f"{file.stem}-{one}{file.suffix}") if output and several else file
+        if paths[one].exists() and not overwrite:
+            raise OptionError(f"{paths[one]} exists. Replace it with --overwrite, or choose another --output.")
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers)
     if run:
@@ -180,7 +186,10 @@ def export(
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
     try:
-        return keras_dl.export.export(model, output, **options).to_dict()
+        if several:
+            reports = keras_dl.export.export(model, paths, **options)
+            return {"files": [report.to_dict() for report in reports.values()]}
+        return keras_dl.export.export(model, paths[quantization], **options).to_dict()
     except ValueError as error:
         raise OptionError(str(error)) from error
 
