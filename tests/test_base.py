@@ -383,10 +383,9 @@ def test_a_training_step_is_traced_once():
 
     x = keras.Input((2,))
     model = Traced(x, keras.layers.Dense(1)(x))
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
     model.layers[-1].trainable = False
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
-    model.layers[-1].trainable = True  # what is frozen when the training begins decides
+    model.layers[-1].trainable = True  # the optimizer has variables for what is trained when the training begins
     rows = np.random.default_rng(0).normal(size=(8, 2)), np.ones((8, 1))
     history = model.fit(*rows, batch_size=4, epochs=3, verbose=0).history["loss"]
     assert history[-1] < history[0]
