@@ -79,8 +79,9 @@ def default_signatures(model, batch_size=1):
         if _nested(paths):
             # An item of a list has a number for its name.
             joined = ["_".join(path) if path[0].isidentifier() else f"output_{'_'.join(path)}" for path in paths]
-            names = _distinct(joined, joined)
-            model_names["outputs"].update(_differing(names, ["/".join(path) for path in paths]))
+            given = ["/".join(path) for path in paths]
+            names = _distinct(joined, given)
+            model_names["outputs"].update(_differing(names, given))
         elif isinstance(outputs, dict):
             return outputs
         else:
