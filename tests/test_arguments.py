@@ -108,7 +108,7 @@ def test_keywords_of_keras_are_taken():
         (None | Sizes, [(None, None), ([3], (3,))], [0, (0,)]),
         (Annotated[Sizes, lambda name, value: value[::-1]], [([1, 2], (2, 1))], [0]),
     ],
-    ids=str,
+    ids=lambda value: None,  # the names of validators hold addresses, which differ between workers
 )
 def test_a_validator_keeps_good_values_and_names_bad_ones(kind, good, bad):
     class Kind(keras_dl.Layer):
