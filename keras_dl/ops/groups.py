@@ -65,22 +65,18 @@ def find_group(name: str) -> Group:
 def turn_pixels(images, element: int, axes=(1, 2)):
     """Mirrors and turns images: `(L_g f)(x) = f(g^-1 x)`.
 
-        Args:
-            images: tensor or NumPy array. A quarter turn swaps the sides of an image that is not square.
-            element: int in [0, 8).
-            axes: the axes of height and width.
+    Args:
+        images: tensor or NumPy array. A quarter turn swaps the sides of an image that is not square.
+        element: int in [0, 8).
+        axes: the axes of height and width.
 
-        Returns:
-    <<<<<<< HEAD
-            The same kind, dtype and rank.
+    Returns:
+        Tensor or NumPy array, as `images`; same dtype and rank.
 
-        Example:
+    Example:
 
-        >>> turn_pixels(np.array([[[1, 2], [3, 4]]]), 1).tolist()
-        [[[2, 4], [1, 3]]]
-    =======
-            Tensor or NumPy array, as `images`; same dtype and rank.
-    >>>>>>> vision
+    >>> turn_pixels(np.array([[[1, 2], [3, 4]]]), 1).tolist()
+    [[[2, 4], [1, 3]]]
     """
     library = np if isinstance(images, np.ndarray) else ops
     turns, mirrored = element % 4, element >= 4
