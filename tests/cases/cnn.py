@@ -16,7 +16,7 @@ CASES = [
             towers=1,
             response_normalization=False,
             hidden_dim=16,
-            dropout_rate=0.2,
+            dropout_rate=0.05,  # a loss of eight rows goes up and down by more
             mean=60.0,
             std=50.0,
         ),
