@@ -9,7 +9,7 @@ if _keras.backend.backend() != "tensorflow":
     )
 
 from keras_dl import arguments, averaging, layers, losses, schedules
-from keras_dl.base import FunctionalModel, Layer, Model, Signature
+from keras_dl.base import FunctionalModel, Layer, Model
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
 from keras_dl.layers.gru import GRU, GRUCell
 from keras_dl.layers.lstm import LSTM, LSTMCell
@@ -36,6 +36,7 @@ from keras_dl.models.vision.lenet import LeNet5
 from keras_dl.models.vision.resnet import ResNet
 from keras_dl.models.vision.vgg import VGG
 from keras_dl.models.vision.vit import ViT
+from keras_dl.signatures import Signature
 from keras_dl.version import __version__
 
 __all__ = [

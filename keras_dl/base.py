@@ -5,9 +5,7 @@ import keras
 from keras_dl import sublayers
 from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
 from keras_dl.compat import inner_layers
-from keras_dl.signatures import Signature, default_signatures, next_states
-
-__all__ = ["FunctionalModel", "Layer", "Model", "Signature", "default_signatures", "next_states"]
+from keras_dl.signatures import Signature, default_signatures
 
 
 class _Described:

@@ -23,10 +23,11 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.arguments import OneOf, PerChannel, Positive, PositivePerChannel, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer, Signature
+from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_size
 from keras_dl.models.continuous.solving import SolvingLayer, until
 from keras_dl.ops.odeint import AnySolver, Gradient, Method, Solver
+from keras_dl.signatures import Signature
 
 Squashing = OneOf("tanh", "softplus")
 Trace = OneOf("exact", "hutchinson")

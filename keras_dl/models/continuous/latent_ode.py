@@ -23,8 +23,9 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.arguments import NumberIn, OneOf, Positive, Size, Sizes, SizesAtLeast, arguments
-from keras_dl.base import FunctionalModel, Layer, Signature
+from keras_dl.base import FunctionalModel, Layer
 from keras_dl.ops.odeint import AnySolver, FixedMethod, Gradient, Solver
+from keras_dl.signatures import Signature
 
 Encoder = OneOf("ode_rnn", "rnn")
 

@@ -6,8 +6,9 @@ import keras
 from keras import layers, ops
 
 from keras_dl.arguments import SizesAtLeast
-from keras_dl.base import FunctionalModel, Signature
+from keras_dl.base import FunctionalModel
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.signatures import Signature
 
 # Widths of hidden layers, of which there may be none.
 Widths = SizesAtLeast(allow_empty=True)

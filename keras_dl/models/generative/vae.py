@@ -22,9 +22,10 @@ import keras
 from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, NumberIn, OneOf, Size, arguments
-from keras_dl.base import Layer, Signature
+from keras_dl.base import Layer
 from keras_dl.checks import check_size
 from keras_dl.models.generative.image_codec import ImageCodec, Widths, check_halvings, encoder, mirrored
+from keras_dl.signatures import Signature
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

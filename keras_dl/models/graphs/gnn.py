@@ -20,11 +20,12 @@ from keras import layers, ops
 
 from keras_dl import graphs
 from keras_dl.arguments import AtLeast, Number, OneOf, Positive, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer, Signature
+from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_number
 from keras_dl.compat import is_eager
 from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
+from keras_dl.signatures import Signature
 
 CONVOLUTIONS = {"gcn": GCNConv, "sage": SAGEConv, "gat": GATConv, "gin": GINConv}
 

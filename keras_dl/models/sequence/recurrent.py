@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import OneOf, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer, Signature, next_states
+from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_shapes
 from keras_dl.compat import is_eager
 from keras_dl.layers.gru import GRU
@@ -30,6 +30,7 @@ from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import STATES, is_unrolled, unrolled
 from keras_dl.layers.rnn import SimpleRNN
 from keras_dl.layers.standardization import Standardization
+from keras_dl.signatures import Signature, next_states
 
 CELLS = {"rnn": SimpleRNN, "irnn": SimpleRNN.irnn, "lstm": LSTM, "gru": GRU}
 

@@ -23,9 +23,10 @@ import keras
 from keras import layers, ops
 
 from keras_dl.arguments import AtLeast, OneOf, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer, Signature, next_states
+from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_shapes
 from keras_dl.ops.convolution import dilated_convolution
+from keras_dl.signatures import Signature, next_states
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

@@ -22,13 +22,14 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import AtLeast, Positive, Rate, Size, arguments
-from keras_dl.base import Model, Signature
+from keras_dl.base import Model
 from keras_dl.checks import check_heads
 from keras_dl.compat import inner_layers
 from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock, step_through
 from keras_dl.models.sequence.searching import SearchingModel, check_pair
+from keras_dl.signatures import Signature
 from keras_dl.tokens import check_sequences, check_token, check_tokens, key_mask, known_tokens
 
 # Table 3, with the shared vocabulary of "about 37000 tokens" of section 5.1: 63,045,632 and 214,171,648 parameters by

@@ -18,13 +18,14 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import AtLeast, Positive, Rate, Size, arguments
-from keras_dl.base import Model, Signature
+from keras_dl.base import Model
 from keras_dl.checks import check_heads
 from keras_dl.compat import inner_layers
 from keras_dl.layers.embedding import Positions, SegmentEmbedding, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock
 from keras_dl.models.sequence import bert_weights
+from keras_dl.signatures import Signature
 from keras_dl.tokens import PADDING, check_sequences, check_tokens, key_mask, known_tokens
 
 # Parameters with the pooler, as transformers counts those of its BertModel.

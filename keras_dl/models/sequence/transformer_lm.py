@@ -17,13 +17,14 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import AtLeast, Positive, Rate, Size, arguments
-from keras_dl.base import Model, Signature
+from keras_dl.base import Model
 from keras_dl.checks import check_heads
 from keras_dl.compat import inner_layers
 from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock, step_through
 from keras_dl.models.sequence.searching import SearchingModel
+from keras_dl.signatures import Signature
 from keras_dl.tokens import check_sequences, check_token, check_tokens, last_tokens, lengths
 
 # Parameters as those of the published checkpoints. The paper's table 2 rounds otherwise (117 and 345 million).

@@ -8,9 +8,10 @@ import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import OneOf
-from keras_dl.base import FunctionalModel, Signature
+from keras_dl.base import FunctionalModel
 from keras_dl.checks import check_size, check_sizes
 from keras_dl.layers.standardization import Standardization
+from keras_dl.signatures import Signature
 
 Task = OneOf("classification", "regression")
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from keras import KerasTensor, layers, ops
 
-from keras_dl.base import FunctionalModel, Signature
+from keras_dl.base import FunctionalModel
+from keras_dl.signatures import Signature
 
 
 class ImageClassifier(FunctionalModel):

@@ -25,7 +25,6 @@ import keras
 from keras import layers, ops
 
 from keras_dl.arguments import AtLeast, ImageShape, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
-from keras_dl.base import Signature
 from keras_dl.checks import check_image_shape
 from keras_dl.layers.group_convolution import (
     AlignedPooling2D,
@@ -37,6 +36,7 @@ from keras_dl.layers.group_convolution import (
 )
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier, classify_signature
+from keras_dl.signatures import Signature
 
 
 def _check_square(name, image_shape):
