@@ -7,7 +7,8 @@ A signature says everything about an argument: its name, what it may be, and its
 
 A validator is a function `check(name, value)`. It returns the value in the form that the config keeps, or raises a
 ValueError that names the argument. It stands in the signature as the metadata of `typing.Annotated`. `Size | None`
-also takes None. Checks of two arguments against each other stand in the constructor.
+also takes None. Checks of two arguments against each other stand in the constructor. `help` and `inspect.signature`
+show the plain types: `num_classes: int = 1000`.
 """
 
 import contextlib
@@ -15,10 +16,11 @@ import difflib
 import functools
 import inspect
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import keras
 
@@ -37,7 +39,7 @@ ImageShape = Annotated[tuple[int, int, int], checks.check_image_shape]
 
 def OneOf(*choices) -> Any:
     """The type of an argument that must be one of `choices`."""
-    return Annotated[object, lambda name, value: checks.check_choice(name, value, choices)]
+    return Annotated[Literal[choices], lambda name, value: checks.check_choice(name, value, choices)]
 
 
 def AtLeast(minimum: int) -> Any:
@@ -52,7 +54,7 @@ def NumberIn(minimum: float, maximum: float = math.inf) -> Any:
 
 def FromKeras(get: Callable) -> Any:
     """The type of an argument that `get` of Keras, such as `keras.activations.get`, finds by name, config or object."""
-    return Annotated[object, lambda name, value: _from_keras(get, name, value)]
+    return Annotated[str | dict | Callable | None, lambda name, value: _from_keras(get, name, value)]
 
 
 def _from_keras(get, name, value):
@@ -68,12 +70,12 @@ Regularizer = FromKeras(keras.regularizers.get)
 
 def SizesAtLeast(minimum: int = 1, allow_empty: bool = False) -> Any:
     """The type of a sequence of integers of at least `minimum`, which may have none with `allow_empty`."""
-    return Annotated[tuple, lambda name, values: checks.check_sizes(name, values, minimum, allow_empty)]
+    return Annotated[tuple[int, ...], lambda name, values: checks.check_sizes(name, values, minimum, allow_empty)]
 
 
 def ImageShapeAtLeast(min_side: int) -> Any:
     """The type of `(height, width, channels)` with sides of at least `min_side`."""
-    return Annotated[tuple, lambda name, value: checks.check_image_shape(name, value, min_side)]
+    return Annotated[tuple[int, int, int], lambda name, value: checks.check_image_shape(name, value, min_side)]
 
 
 # Arguments of Keras's own constructors.
@@ -157,7 +159,8 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
             vars(self)["_given_arguments"] = (bound.args[1:], bound.kwargs)
 
     # Keras reads the signature by `inspect.getfullargspec`, which does not follow `__wrapped__`.
-    wrapper.__signature__ = signature
+    wrapper.__signature__ = _without_validators(signature)
+    wrapper.validated_signature = signature
     return wrapper
 
 
@@ -206,15 +209,32 @@ def _merged(own, classes):
     """The signature of a constructor with the parameters `own` and those of `classes`, theirs first."""
     theirs = {}
     for cls in classes:
-        theirs |= {name: p for name, p in inspect.signature(cls).parameters.items() if name not in theirs}
+        signature = getattr(cls.__init__, "validated_signature", None) or inspect.signature(cls)
+        theirs |= {name: p for name, p in signature.parameters.items() if name not in theirs}
     first, *others = own.values()  # self
     parameters = [p for p in theirs.values() if p.name not in own and p.kind is p.POSITIONAL_OR_KEYWORD]
     return inspect.Signature([first, *parameters, *others])
 
 
+def _without_validators(signature):
+    parameters = [p.replace(annotation=_plain(p.annotation)) for p in signature.parameters.values()]
+    return signature.replace(parameters=parameters)
+
+
+def _plain(annotation):
+    """The type in an annotation, without validators."""
+    if _is_union(annotation):
+        return functools.reduce(operator.or_, map(_plain, typing.get_args(annotation)))
+    return _plain(annotation.__origin__) if typing.get_origin(annotation) is Annotated else annotation
+
+
+def _is_union(annotation):
+    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+
+
 def _checks(annotation):
     """The validators in an annotation. Those of a union with None let None pass."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    if _is_union(annotation):
         options = typing.get_args(annotation)
         return [_unless_none(check) for option in options for check in _checks(option)]
     return list(getattr(annotation, "__metadata__", ()))

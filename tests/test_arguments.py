@@ -346,6 +346,26 @@ def test_the_signature_and_the_docstring_stay():
     assert inspect.getfullargspec(Doubling.__init__).args == ["self", "factor", "offset"]
 
 
+def test_a_signature_shows_plain_types_and_keeps_the_checks_for_those_that_take_its_arguments():
+    class Kinds(keras_dl.Layer):
+        @arguments
+        def __init__(self, size: Size = 1, sizes: Sizes | None = None, kind: OneOf("a", None) = "a", **kwargs):
+            super().__init__(**kwargs)
+
+    class Like(keras_dl.Layer):
+        @arguments(like=Kinds)
+        def __init__(self, rate: Rate = 0.0, **kwargs):
+            super().__init__()
+
+    shown = "size: int = 1, sizes: tuple[int, ...] | None = None, kind: Literal['a', None] = 'a'"
+    assert str(inspect.signature(Kinds)) == f"({shown}, **kwargs)"
+    assert str(inspect.signature(Like)) == f"({shown}, rate: float = 0.0, **kwargs)"
+    with pytest.raises(ValueError, match="size=0"):
+        Like(size=0)
+    public = [*CLASSES, *(getattr(keras_dl.layers, name) for name in keras_dl.layers.__all__)]
+    assert not [cls for cls in public if "<" in str(inspect.signature(cls))]
+
+
 def test_the_regularizer_of_activities_is_in_the_config():
     layer = Doubling(activity_regularizer=keras.regularizers.L2(0.5))
     copy = Doubling.from_config(layer.get_config())
