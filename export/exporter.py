@@ -128,7 +128,7 @@ class Exporter:
     Example:
 
     >>> import contextlib, keras, tempfile
-    >>> model = keras.Sequential([keras.Input((4,), name="features"), keras.layers.Dense(2)])
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, bias_initializer="ones")])
     >>> folder = tempfile.mkdtemp()
     >>> with contextlib.closing(Exporter(model)) as exporter:
     ...     gpu = exporter.export(folder + "/gpu.tflite", target="gpu")
