@@ -1,4 +1,4 @@
-"""From a SavedModel to LiteRT, with builtin ops alone."""
+"""From a SavedModel to LiteRT, with only builtin ops."""
 
 import copy
 import re
@@ -6,6 +6,7 @@ import warnings
 
 import tensorflow as tf
 
+from keras_dl.compat import change_before_quantizing, quantize_calibrated
 from keras_dl.export import fused_lstm, reversals, saved_model, zero_scales
 from keras_dl.export.errors import ExportError
 
@@ -50,7 +51,7 @@ def convert(model, opened, **settings):
         model: the `keras.Model` that the signatures belong to; errors name its layers.
         opened: what `reader` gave. It stays as it is.
         settings: attributes of `tf.lite.TFLiteConverter`; those of its `target_spec` under `target_spec`,
-            as a dict. `_experimental_calibrate_only` gives the file that `quantize_all_but` takes.
+            as a dict. `keras_dl.compat.CALIBRATE_ONLY` gives the file that `quantize_all_but` takes.
 
     Returns:
         bytes: the flatbuffer.
@@ -64,10 +65,9 @@ def convert(model, opened, **settings):
         setattr(converter.target_spec, name, value)
     for name, value in settings.items():
         setattr(converter, name, value)
-    # Calibration runs the float file, and would see the cell states that it clips; after it, no weights tell the layers
-    # of LSTMs. The method is not public.
-    quantize = converter._quantize
-    converter._quantize = lambda content, *arguments: quantize(fused_lstm.mended(content, model.variables), *arguments)
+    # Calibration runs the float file, which clips cell states. After it, the weights no longer show which layer an LSTM
+    # comes from.
+    change_before_quantizing(converter, lambda content: fused_lstm.mended(content, model.variables))
     try:
         with warnings.catch_warnings():
             # The converter's own calibrator uses the interpreter that TensorFlow has deprecated.
@@ -80,7 +80,7 @@ def convert(model, opened, **settings):
 
 
 def quantize_all_but(content, nodes, dtype):
-    """Quantizes a calibrated file but for some of its ops, as TensorFlow's QuantizationDebugger does.
+    """Quantizes a calibrated file except for some of its ops, as TensorFlow's QuantizationDebugger does.
 
     Args:
         content: bytes: a flatbuffer with the ranges of its tensors, not quantized yet.
@@ -90,11 +90,7 @@ def quantize_all_but(content, nodes, dtype):
     Returns:
         bytes: the flatbuffer.
     """
-    # The debugger itself leaves inputs and outputs in float32.
-    from tensorflow.lite.python.convert import mlir_quantize
-
-    quantized = mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=nodes)
-    return _mended(quantized)
+    return _mended(quantize_calibrated(content, dtype, nodes))
 
 
 def _mended(content, variables=()):

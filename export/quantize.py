@@ -27,6 +27,7 @@ import re
 
 import tensorflow as tf
 
+from keras_dl.compat import CALIBRATE_ONLY
 from keras_dl.export import graph, litert
 from keras_dl.export.errors import ExportError
 from keras_dl.export.saved_model import layer_names, layer_path, located
@@ -125,7 +126,7 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         representative_dataset=representative,
     )
     if float_layers:
-        content = convert(**settings, _experimental_calibrate_only=True)
+        content = convert(**settings, **{CALIBRATE_ONLY: True})
         nodes = _outputs_of(float_layers, graph.parse(content), model)
         return litert.quantize_all_but(content, nodes, CALIBRATED[quantization])
     ends = dict.fromkeys(("inference_input_type", "inference_output_type"), CALIBRATED[quantization])

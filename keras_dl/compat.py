@@ -5,6 +5,7 @@
 
 import contextlib
 import re
+from collections.abc import Callable
 
 import tensorflow as tf
 from tensorflow.python.eager import record
@@ -84,3 +85,27 @@ def renamed(variables, rename):
     finally:
         for variable, name in names:
             variable._handle_name = name
+
+
+def change_before_quantizing(converter, change: Callable[[bytes], bytes]) -> None:
+    """Lets `change` edit the float file of a `tf.lite.TFLiteConverter` before the converter calibrates it.
+
+    TensorFlow has no public step between conversion and quantization.
+    """
+    quantize = converter._quantize
+    converter._quantize = lambda content, *arguments: quantize(change(content), *arguments)
+
+
+# The setting of a `tf.lite.TFLiteConverter` that `quantize_calibrated` needs: the file has the ranges of its tensors,
+# and is not quantized yet.
+CALIBRATE_ONLY = "_experimental_calibrate_only"
+
+
+def quantize_calibrated(content: bytes, dtype, float_nodes: list[str]) -> bytes:
+    """Quantizes a calibrated LiteRT file, except the ops that write `float_nodes`.
+
+    TensorFlow's public `QuantizationDebugger` calls this function, but leaves inputs and outputs in float32.
+    """
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=float_nodes)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dl import compat
+from keras_dl.export import graph
 
 VERSIONS = f"with TensorFlow {tf.__version__} and Keras {keras.__version__}"
 
@@ -105,3 +106,34 @@ def test_renamed_variables():
         assert odd.name == "a_b/kernel:0", VERSIONS
         assert plain.name == "plain:0", VERSIONS
     assert odd.name == "a b/kernel:0", VERSIONS
+
+
+def _converter():
+    function = tf.function(lambda x: tf.matmul(x, tf.ones((4, 4)), name="product"), autograph=False)
+    concrete = function.get_concrete_function(x=tf.TensorSpec((1, 4)))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: [[tf.ones((1, 4))]]
+    return converter
+
+
+def test_a_change_before_quantization():
+    converter, seen = _converter(), []
+    compat.change_before_quantizing(converter, lambda content: seen.append(content) or content)
+    content = converter.convert()
+    (before,) = seen
+    assert graph.parse(before).ops[0].inputs[0].dtype == "float32", VERSIONS
+    assert "int8" in {x.dtype for op in graph.parse(content).ops for x in op.outputs}, VERSIONS
+
+
+def test_a_calibrated_file_is_quantized_except_some_ops():
+    converter = _converter()
+    setattr(converter, compat.CALIBRATE_ONLY, True)
+    calibrated = converter.convert()
+    (op,) = graph.parse(calibrated).ops
+    assert op.outputs[0].dtype == "float32", VERSIONS
+    for nodes, dtype in (([], "int8"), ([op.outputs[0].name], "float32")):
+        ops = graph.parse(compat.quantize_calibrated(calibrated, tf.int8, nodes)).ops
+        (product,) = [x for x in ops if x.name == "FULLY_CONNECTED"]
+        assert product.outputs[0].dtype == dtype, VERSIONS
+        assert ops[0].inputs[0].dtype == "int8", VERSIONS

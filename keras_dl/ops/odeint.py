@@ -38,6 +38,7 @@ import tensorflow as tf
 
 from keras_dl.arguments import OneOf
 from keras_dl.checks import check_choice, check_number, check_size
+from keras_dl.compat import is_eager
 
 
 class Tableau(NamedTuple):
@@ -443,7 +444,7 @@ class _Adaptive:
             f"max_num_steps={self.max_num_steps}. Allow more steps or a larger error, or see whether the derivatives "
             "are finite and not stiff. Steps taken:"
         )
-        if tf.executing_eagerly():
+        if is_eager(reached):
             if not bool(reached):
                 raise SolverError(f"{words} {int(steps)}.")
             return tensors
