@@ -5,8 +5,12 @@ import hashlib
 import importlib.metadata
 import math
 import numbers
+import os
 import platform
 import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import keras
 
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import ExportError, SignatureError
@@ -24,24 +28,28 @@ from keras_dl.export.verify import prove
 from keras_dl.files import replacing
 from keras_dl.version import __version__
 
-# The distributions that the report gives the versions of: what makes and runs the files of a format.
+Path = str | os.PathLike
+Calibration = Iterable[dict] | Mapping[str, Iterable[dict]]
+Metric = tuple[str, Callable[..., float]]
+
+# The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
 
 def export(
-    model,
-    path,
-    format="litert",
-    quantization="none",
-    target="cpu",
-    calibration=None,
-    verify=True,
-    metadata=None,
-    metric=None,
-    batch_size=1,
-    signatures=None,
-    float_layers=(),
-):
+    model: keras.Model,
+    path: Path | Mapping[str, Path],
+    format: str = "litert",
+    quantization: str | Sequence[str] = "none",
+    target: str = "cpu",
+    calibration: Calibration | None = None,
+    verify: bool = True,
+    metadata: dict | None = None,
+    metric: Metric | None = None,
+    batch_size: int = 1,
+    signatures: str | Sequence[str] | None = None,
+    float_layers: Sequence[str] = (),
+) -> Report | dict[str, Report]:
     """Writes what a model serves to a file for a device, and proves that the file computes what the model does.
 
     The file holds the model's `serving_signatures(batch_size)`, or its `call` where it has none. Everything happens
@@ -137,27 +145,33 @@ class Exporter:
     (1, {'Add': 1, 'MatMul': 1})
     """
 
-    def __init__(self, model, calibration=None, batch_size=1, signatures=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        calibration: Calibration | None = None,
+        batch_size: int = 1,
+        signatures: str | Sequence[str] | None = None,
+    ):
         self.model, self._all = model, signatures is None
         self._source = Source(model, batch_size, signatures, calibration)
         self._measured = {}
 
-    def close(self):
+    def close(self) -> None:
         """Deletes the scratch folder."""
         self._source.close()
 
     def export(
         self,
-        path,
-        format="litert",
-        quantization="none",
-        target="cpu",
-        verify=True,
-        metadata=None,
-        metric=None,
-        signatures=None,
-        float_layers=(),
-    ):
+        path: Path,
+        format: str = "litert",
+        quantization: str = "none",
+        target: str = "cpu",
+        verify: bool = True,
+        metadata: dict | None = None,
+        metric: Metric | None = None,
+        signatures: str | Sequence[str] | None = None,
+        float_layers: Sequence[str] = (),
+    ) -> Report:
         """Writes one file: see `keras_dl.export.export`, with one quantization.
 
         Args:
@@ -169,7 +183,7 @@ class Exporter:
         request = Request(path, format, quantization, target, metadata, metric, verify, float_layers)
         return self.make([request], signatures)[0]
 
-    def make(self, requests, signatures=None):
+    def make(self, requests: list[Request], signatures: str | Sequence[str] | None = None) -> list[Report]:
         """Writes files that take their names together.
 
         Args:

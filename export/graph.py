@@ -149,7 +149,7 @@ class Graph:
         return [op for op in self.ops if any(x is not None and x.variable for x in op.inputs)]
 
 
-def read(path):
+def read(path: str | pathlib.Path) -> Graph:
     """Reads a LiteRT file.
 
     Args:
@@ -165,7 +165,7 @@ def read(path):
     return parse(pathlib.Path(path).read_bytes(), path)
 
 
-def parse(content, path="The content"):
+def parse(content: bytes, path="The content") -> Graph:
     """Reads a LiteRT file that is in memory, as `read` does.
 
     Args:

@@ -1,6 +1,7 @@
 """Reads the contents of an exported file without running it."""
 
 import collections
+import os
 import pathlib
 
 from keras_dl.export import graph, metadata
@@ -11,7 +12,7 @@ from keras_dl.extras import require
 _ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 
-def inspect(path):
+def inspect(path: str | os.PathLike) -> dict:
     """Reads a file's ops, signatures and metadata.
 
     Args:
@@ -34,7 +35,7 @@ def inspect(path):
     return {"path": str(path), "format": format, "bytes": size(path), **read[format](path)}
 
 
-def size(path):
+def size(path: str | os.PathLike) -> int:
     """Bytes of a file, or of all files in a folder."""
     path = pathlib.Path(path)
     files = path.rglob("*") if path.is_dir() else [path]

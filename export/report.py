@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 
@@ -51,17 +52,17 @@ class Report:
     versions: dict
     warnings: list
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """A dict that JSON can hold."""
         return dataclasses.asdict(self)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Writes the report as JSON."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
         pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "Report":
         """Reads a report that `save` wrote.
 
         Raises:

@@ -1,6 +1,7 @@
 """Runs exported files, and the Keras model that they came from, through one interface."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -12,6 +13,8 @@ from keras_dl.export.samples import batches
 from keras_dl.export.saved_model import trace_signature
 from keras_dl.export.signatures import collect
 from keras_dl.extras import require
+
+Arrays = dict[str, np.ndarray]
 
 
 def quantize(values, scale, zero_point, dtype):
@@ -35,11 +38,11 @@ class Runner:
 
     signatures: dict[str, dict]
 
-    def run(self, name, arrays):
+    def run(self, name: str, arrays: Arrays) -> Arrays:
         """One call with arrays of exactly the shapes and dtypes in `signatures`; returns a dict of arrays."""
         raise NotImplementedError
 
-    def quantized(self, name, arrays):
+    def quantized(self, name: str, arrays: Arrays) -> Arrays:
         """The arrays as the inputs of signature `name` take them: integers where those are quantized."""
         inputs = self.signatures[name]["inputs"]
         return {
@@ -49,7 +52,7 @@ class Runner:
             for key, x in arrays.items()
         }
 
-    def serve(self, name, /, **arrays):
+    def serve(self, name: str, /, **arrays) -> Arrays:
         """Runs signature `name`.
 
         Args:
@@ -104,14 +107,14 @@ class KerasRunner(Runner):
         self.signatures = {}
         entries = collect(model, batch_size, signatures)
         for name, signature in entries.items():
-            found = traced[name] if traced else trace_signature(model, name, signature)
-            self._functions[name] = found.concrete
+            graph_of = traced[name] if traced else trace_signature(model, name, signature)
+            self._functions[name] = graph_of.concrete
             self.signatures[name] = {
                 "inputs": {key: {"shape": list(x.shape), "dtype": x.dtype} for key, x in signature.inputs.items()},
                 "outputs": _specs(self._functions[name].structured_outputs),
             }
 
-    def run(self, name, arrays):
+    def run(self, name: str, arrays: Arrays) -> Arrays:
         outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
         return {key: x.numpy() for key, x in outputs.items()}
 
@@ -150,7 +153,7 @@ class LiteRTRunner(Runner):
                 inputs = self.signatures[name]["inputs"]
                 runner(**{key: np.zeros(x["shape"], x["dtype"]) for key, x in inputs.items()})
 
-    def run(self, name, arrays):
+    def run(self, name: str, arrays: Arrays) -> Arrays:
         if self._stateful:
             self._interpreter.reset_all_variables()
         try:
@@ -196,7 +199,7 @@ class OnnxRunner(Runner):
             }
         }
 
-    def run(self, name, arrays):
+    def run(self, name: str, arrays: Arrays) -> Arrays:
         return dict(zip(self._outputs.values(), self._session.run(list(self._outputs), arrays), strict=True))
 
 
@@ -227,18 +230,18 @@ class SavedModelRunner(Runner):
             for name, function in functions.items()
         }
 
-    def run(self, name, arrays):
+    def run(self, name: str, arrays: Arrays) -> Arrays:
         outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
         return {key: x.numpy() for key, x in outputs.items()}
 
-    def ops(self, name):
+    def ops(self, name: str) -> list[str]:
         """list of the types of TensorFlow ops that signature `name` runs, its functions' included."""
         definition = self._functions[name].graph.as_graph_def()
         nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
         return [node.op for node in nodes]
 
 
-def load(path, num_threads=None):
+def load(path: str | os.PathLike, num_threads: int | None = None) -> Runner:
     """Opens an exported file, or any other of these formats, to run it.
 
     Args:
@@ -261,7 +264,7 @@ def load(path, num_threads=None):
             return SavedModelRunner(path)
 
 
-def file_format(path):
+def file_format(path: str | os.PathLike) -> str:
     """The format of a file or folder, by its content: `"litert"`, `"onnx"` or `"saved_model"`.
 
     Raises:

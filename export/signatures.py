@@ -13,7 +13,7 @@ from keras_dl.signatures import Signature, default_signatures
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
 
 
-def collect(model, batch_size=1, names=None):
+def collect(model, batch_size: int = 1, names=None) -> dict[str, Signature]:
     """The signatures of any built Keras 3 model.
 
     Args:
@@ -58,7 +58,7 @@ def collect(model, batch_size=1, names=None):
     return signatures if names is None else select(signatures, names)
 
 
-def select(signatures, names):
+def select(signatures: dict[str, Signature], names) -> dict[str, Signature]:
     """Some of the signatures, in the order of their names.
 
     Args:
@@ -108,7 +108,7 @@ def computing_in_float32(model):
             layer.dtype_policy = policy
 
 
-def scope_name(name):
+def scope_name(name: str) -> str:
     """The name that TensorFlow takes for the scope of a layer with this name.
 
     Example:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value, choices):
     """`value`, which must be one of `choices`.
 
     Example:
@@ -23,21 +23,21 @@ def check_choice(name, value, choices):
     return value
 
 
-def check_size(name, value, minimum=1):
+def check_size(name: str, value, minimum: int = 1) -> int:
     """`value` as an int, which must be an integer of at least `minimum`."""
     if not _is_integer(value) or value < minimum:
         raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}.")
     return int(value)
 
 
-def check_odd_size(name, value):
+def check_odd_size(name: str, value) -> int:
     """`value` as an int, which must be an odd integer of at least 1, such as the side of a kernel with a center."""
     if not _is_integer(value) or value < 1 or value % 2 == 0:
         raise ValueError(f"{name}={value!r} must be an odd integer of at least 1.")
     return int(value)
 
 
-def check_sizes(name, values, minimum=1, allow_empty=False):
+def check_sizes(name: str, values, minimum: int = 1, allow_empty: bool = False) -> tuple[int, ...]:
     """`values` as a tuple of ints, each an integer of at least `minimum`."""
     valid = isinstance(values, list | tuple) and all(_is_integer(n) and n >= minimum for n in values)
     if not valid or not (values or allow_empty):
@@ -45,21 +45,21 @@ def check_sizes(name, values, minimum=1, allow_empty=False):
     return tuple(int(n) for n in values)
 
 
-def check_rate(name, value):
+def check_rate(name: str, value) -> float:
     """`value` as a float, which must be in [0, 1), such as the share of units that dropout sets to zero."""
     if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"{name}={value!r} must be a number in [0, 1).")
     return float(value)
 
 
-def check_positive(name, value):
+def check_positive(name: str, value) -> float:
     """`value` as a float, which must be a finite number above 0."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"{name}={value!r} must be a finite number above 0.")
     return float(value)
 
 
-def check_number(name, value, minimum=-math.inf, maximum=math.inf):
+def check_number(name: str, value, minimum: float = -math.inf, maximum: float = math.inf) -> float:
     """`value` as a float, which must be a finite number from `minimum` to `maximum`."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not minimum <= value <= maximum:
@@ -69,7 +69,7 @@ def check_number(name, value, minimum=-math.inf, maximum=math.inf):
     return float(value)
 
 
-def check_per_channel(name, value):
+def check_per_channel(name: str, value) -> float | tuple[float, ...]:
     """`value` as a float, or a tuple of floats, one per channel; all finite."""
     array = np.asarray(value, "float64")
     if array.ndim > 1 or not np.isfinite(array).all():
@@ -77,7 +77,7 @@ def check_per_channel(name, value):
     return tuple(array.tolist()) if array.ndim else array.item()
 
 
-def check_positive_per_channel(name, value):
+def check_positive_per_channel(name: str, value) -> float | tuple[float, ...]:
     """`value` as `check_per_channel` returns it, all above 0."""
     checked = check_per_channel(name, value)
     if not np.all(np.asarray(checked) > 0):
@@ -85,7 +85,7 @@ def check_positive_per_channel(name, value):
     return checked
 
 
-def check_image_shape(name, image_shape, min_side=1):
+def check_image_shape(name: str, image_shape, min_side: int = 1) -> tuple[int, int, int]:
     """`image_shape` as a tuple `(height, width, channels)` of ints, both sides at least `min_side`."""
     valid = isinstance(image_shape, list | tuple) and len(image_shape) == 3 and all(map(_is_integer, image_shape))
     if not valid or min(image_shape[:2]) < min_side or image_shape[2] < 1:
@@ -95,7 +95,7 @@ def check_image_shape(name, image_shape, min_side=1):
     return tuple(int(n) for n in image_shape)
 
 
-def check_heads(num_heads, hidden_dim):
+def check_heads(num_heads: int, hidden_dim: int) -> None:
     """Refuses a number of attention heads that does not divide the width of the vectors.
 
     Example:
@@ -116,7 +116,7 @@ def shapes_agree(shape, wanted) -> bool:
     )
 
 
-def check_shapes(name, tensors, shapes, remedy):
+def check_shapes(name: str, tensors, shapes: dict[str, tuple], remedy: str) -> None:
     """Checks that `tensors`, such as the states of a step, have the names and shapes of `shapes`.
 
     Args:
@@ -152,7 +152,7 @@ def check_shapes(name, tensors, shapes, remedy):
         raise ValueError(f"{name}: found {wrong} where {right} must be; {remedy}.")
 
 
-def asserted(x, condition, message):
+def asserted(x, condition, message: str):
     """`x`, a tensor of a graph. The graph raises an `InvalidArgumentError` with this message if the condition is False.
 
     It is for values that are only known when the graph runs, such as a size that was None when it was traced. XLA

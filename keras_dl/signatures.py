@@ -28,7 +28,7 @@ class Signature(NamedTuple):
     model_names: Mapping[str, Mapping[str, str]] = {"inputs": {}, "outputs": {}}
 
 
-def next_states(states):
+def next_states(states: dict) -> dict:
     """The states that a signature `step` returns, by the names that they have there.
 
     Example:
@@ -39,7 +39,7 @@ def next_states(states):
     return {f"next_{name}": state for name, state in states.items()}
 
 
-def default_signatures(model, batch_size=1):
+def default_signatures(model, batch_size: int = 1) -> dict[str, Signature]:
     """What any built Keras model serves: one entry point `serve`, which is `model.call` in inference.
 
     Args:

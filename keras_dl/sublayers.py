@@ -15,7 +15,7 @@ from keras_dl.compat import inner_layers
 LORA = ("lora_rank", "lora_alpha")
 
 
-def walk(layer, prefix=""):
+def walk(layer: keras.Layer, prefix: str = "") -> dict[str, keras.Layer]:
     """The layers inside a layer by their paths, parents first: dict.
 
     A path consists of class names, each with its number among layers of that class, as the paths of weights in Keras's
@@ -36,7 +36,7 @@ def walk(layer, prefix=""):
     return layers
 
 
-def state(layer):
+def state(layer: keras.Layer) -> dict[str, dict]:
     """State of each sublayer that differs from `layer` itself: a dict by path, for a config.
 
     `"trainable"` and `"dtype"` (a serialized policy) stand where they differ from those of `layer`; `"lora_rank"` and
@@ -57,7 +57,7 @@ def state(layer):
     return states
 
 
-def restore(layer, states):
+def restore(layer: keras.Layer, states: dict[str, dict]) -> None:
     """Restores the sublayers of `layer` to what `state` returned.
 
     Raises:

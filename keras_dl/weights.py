@@ -17,6 +17,7 @@ width)`, and Keras flattens `(height, width, channels)`. See `flattened` of `loa
 
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from typing import NamedTuple
 import keras
 import ml_dtypes
 import numpy as np
+
+# What a loader of weights takes: arrays by name, or the path of a `.safetensors` file.
+Weights = Mapping[str, np.ndarray] | str | os.PathLike
 
 # Entries of torch that a model does not need.
 _IGNORED_SUFFIX = "num_batches_tracked"
@@ -108,7 +112,7 @@ def _entry(layer, variable, flattened):
     return Entry(variable, shape, np.asarray)
 
 
-def load_torch(layers: dict, weights, flattened: dict | None = None):
+def load_torch(layers: dict, weights: Weights, flattened: dict | None = None) -> None:
     """Loads a torch checkpoint into Keras layers. It loads all entries or none.
 
     Args:
@@ -128,7 +132,7 @@ def load_torch(layers: dict, weights, flattened: dict | None = None):
     load_entries(entries, weights)
 
 
-def load_entries(entries: dict[str, Entry], weights):
+def load_entries(entries: dict[str, Entry], weights: Weights) -> None:
     """Assigns each array of a checkpoint to its variable, after it has checked all of them.
 
     Args:

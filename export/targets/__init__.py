@@ -10,12 +10,12 @@ _ALL = [Cpu("cpu"), Micro("micro"), *(EthosU(name) for name in NAMES), EdgeTpu("
 _TARGETS = {target.name: target for target in _ALL}
 
 
-def target_names():
+def target_names() -> list[str]:
     """The names that `get_target` knows, in a fixed order."""
     return list(_TARGETS)
 
 
-def get_target(name):
+def get_target(name: str) -> Target:
     """The target called `name`.
 
     Raises:

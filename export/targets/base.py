@@ -40,7 +40,7 @@ class Target:
     def __init__(self, name):
         self.name = name
 
-    def check(self, format, quantization):
+    def check(self, format: str, quantization: str) -> None:
         """Raises an error for a format or quantization that the target does not support, before any work is done.
 
         Args:
@@ -61,7 +61,7 @@ class Target:
         for module in self.requires:
             require(module, extra="edge")
 
-    def run(self, litert_path, context):
+    def run(self, litert_path, context: Context) -> dict:
         """Checks, compiles or runs the file.
 
         Args:
@@ -83,7 +83,7 @@ class Cpu(Target):
 
     formats = ("litert", "onnx", "saved_model")
 
-    def run(self, litert_path, context):
+    def run(self, litert_path, context: Context) -> dict:
         return {"summary": [], "files": []}
 
 

@@ -11,7 +11,7 @@ CPU, supported or not ("Compiling", same page).
 import math
 
 from keras_dl.export.targets import preflight
-from keras_dl.export.targets.base import Target
+from keras_dl.export.targets.base import Context, Target
 
 SOURCE = "https://coral.ai/docs/edgetpu/models-intro/"
 
@@ -29,7 +29,7 @@ MAX_SOFTMAX = 16_000
 class EdgeTpu(Target):
     """Names each op that the Edge TPU compiler would not map, and the reason. Nothing is compiled."""
 
-    def run(self, litert_path, context):
+    def run(self, litert_path, context: Context) -> dict:
         verdicts = preflight.check(litert_path, refuse)
         return preflight.report(
             [_after_the_first(subgraph) for subgraph in verdicts],

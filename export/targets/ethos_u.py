@@ -15,7 +15,7 @@ import tempfile
 
 from keras_dl.export import graph
 from keras_dl.export.errors import ExportError
-from keras_dl.export.targets.base import Target
+from keras_dl.export.targets.base import Context, Target
 
 NPU_OP = "ethos-u"  # the custom op into which Vela compiles each run of NPU ops
 
@@ -55,7 +55,7 @@ class EthosU(Target):
     requires_quantization = ("int8", "int16x8")
     requires = ("ai_edge_litert.interpreter", "ethosu.vela")
 
-    def run(self, litert_path, context):
+    def run(self, litert_path, context: Context) -> dict:
         path = pathlib.Path(litert_path)
         system, memory_mode = ASSUMPTIONS[self.name.rpartition("-")[0]]
         with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ that it could take, it only takes the largest (`max_delegated_partitions` is 1 b
 """
 
 from keras_dl.export.targets import preflight
-from keras_dl.export.targets.base import Target
+from keras_dl.export.targets.base import Context, Target
 
 SOURCES = [
     "https://github.com/google-ai-edge/LiteRT/blob/34ec5ba/tflite/delegates/gpu/common/model_builder.cc",
@@ -56,7 +56,7 @@ MIRROR_PAD_REFLECT = 0  # schema: MirrorPadMode
 class Gpu(Target):
     """Names each op that the GPU delegate would refuse, and the reason. Nothing is run on a GPU."""
 
-    def run(self, litert_path, context):
+    def run(self, litert_path, context: Context) -> dict:
         return preflight.report(
             [_whole_graph(subgraph) for subgraph in preflight.check(litert_path, refuse)],
             SOURCES,

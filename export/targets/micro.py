@@ -22,7 +22,7 @@ from keras_dl.export import graph
 from keras_dl.export.errors import ExportError
 from keras_dl.export.runners import quantize
 from keras_dl.export.targets import c_array
-from keras_dl.export.targets.base import Target
+from keras_dl.export.targets.base import Context, Target
 from keras_dl.extras import require
 
 # The methods of tflite::MicroMutableOpResolver for builtin ops, without "Add", as in
@@ -53,7 +53,7 @@ class Micro(Target):
     requires_quantization = ("none", "int8", "int16x8")
     requires = ("ai_edge_litert.interpreter", "tflite_micro")
 
-    def run(self, litert_path, context):
+    def run(self, litert_path, context: Context) -> dict:
         path = pathlib.Path(litert_path)
         model = graph.read(path)
         methods = resolver_methods(model)

@@ -28,7 +28,7 @@ from keras_dl.base import Layer
 from keras_dl.checks import check_size, shapes_agree
 from keras_dl.layers.alignment import AdditiveAttention, LuongAttention
 from keras_dl.ops.attention import chunked_attention, dot_product_attention
-from keras_dl.weights import Entry, load_entries, read_safetensors
+from keras_dl.weights import Entry, Weights, load_entries, read_safetensors
 
 __all__ = ["AdditiveAttention", "LuongAttention", "MultiHeadAttention"]
 
@@ -304,7 +304,7 @@ class MultiHeadAttention(Layer):
                 mask = padding if mask is None else ops.logical_and(mask, padding)
         return self.attend(query, keys, values, mask, use_causal_mask, return_attention_scores, training)
 
-    def load_torch(self, weights):
+    def load_torch(self, weights: Weights) -> None:
         """Takes the weights of a `torch.nn.MultiheadAttention(num_heads * key_dim, num_heads)`.
 
             torch                                       here

@@ -44,7 +44,7 @@ class Standardization(keras.layers.Normalization):
             )
         super().__init__(axis=-1, invert=invert, **kwargs)
 
-    def adapt(self, data):
+    def adapt(self, data) -> None:
         """Measures mean and variance of each column.
 
         Args:

@@ -228,7 +228,7 @@ def _full_precision(x):
     return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
 
-def checked_times(times, dtype=tf.float32):
+def checked_times(times, dtype=tf.float32) -> tf.Tensor:
     """`times` as a tensor, whose shape is that of times of a solution, and whose values, where known, increase."""
     times = tf.cast(tf.convert_to_tensor(times), dtype)
     if times.shape.rank not in (1, 2) or times.shape[-1] is None or times.shape[-1] < 2:

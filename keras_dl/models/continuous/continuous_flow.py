@@ -301,7 +301,7 @@ class ContinuousFlow(FunctionalModel):
         """The density as a `tfp.distributions.Distribution` with `log_prob` and `sample`, of event shape `(dim,)`."""
         return _distribution_class()(self)
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of `Signature`.
 
         `density(points: float32, (batch_size, dim))` returns `{"log_prob": float32, (batch_size,)}`, in nats;

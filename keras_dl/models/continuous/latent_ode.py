@@ -314,7 +314,7 @@ class LatentODE(FunctionalModel):
         kl = 0.5 * ops.sum(ops.exp(log_variance) + ops.square(mean) - 1.0 - log_variance, axis=-1)  # (batch,)
         return ops.mean(self.kl_weight * kl - ops.mean(ops.sum(likelihood, axis=(2, 3)), axis=0))
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of `Signature`.
 
         `encode(values, mask, times)` returns `mean` and `log_variance` of `q(z(0))`, float32,

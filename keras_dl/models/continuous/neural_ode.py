@@ -25,6 +25,7 @@ from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.models.continuous.solving import SolvingLayer, until
 from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.odeint import AnySolver, Gradient, Method, Solver
+from keras_dl.signatures import Signature
 
 # The authors' net for MNIST: 208,266 parameters, "0.22M" in table 1 of the paper, beside 0.60M of a residual net;
 # errors of 0.42% and 0.41%. Adaptive steps, with gradients by the adjoint.
@@ -213,7 +214,7 @@ class ODEClassifier(ImageClassifier):
         stem = keras.Model(self.input, block.input)
         return block.solve(stem(images), times)
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `classify`, as for other classifiers of images."""
         signature = super().serving_signatures(batch_size)["classify"]
 

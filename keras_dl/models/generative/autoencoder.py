@@ -16,6 +16,7 @@ from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, NumberIn, OneOf, Size, arguments
 from keras_dl.models.generative.image_codec import ImageCodec, Widths, check_halvings, encoder, mirrored
+from keras_dl.signatures import Signature
 
 CORRUPTIONS = ("none", "gaussian", "masking", "salt_and_pepper")
 
@@ -141,7 +142,7 @@ class Autoencoder(ImageCodec):
     def _unit_pixels(self, latents):
         return self.decoder(latents)
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of `Signature`.
 
         `encode(images: uint8, (batch_size, *image_shape))` returns `{"latents": float32, (batch_size, latent_dim)}`;

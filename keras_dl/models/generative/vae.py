@@ -227,7 +227,7 @@ class VAE(ImageCodec):
         seed = seed if seed is not None else self.seed_generator
         return self.decode(keras.random.normal((num_images, self.latent_dim), seed=seed))
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of `Signature`.
 
         `encode(images: uint8, (batch_size, *image_shape))` returns `mean` and `log_variance` of `q(z|x)`, float32,

@@ -178,7 +178,7 @@ class NodeClassifier(FunctionalModel):
             )(hidden, edges, mask)
         super().__init__(inputs=inputs, outputs=hidden, **kwargs)
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `classify_nodes`.
 
         It takes the model's inputs at `num_nodes` nodes and `num_edges` edges, and returns
@@ -282,7 +282,7 @@ class GraphPredictor(FunctionalModel):
         values = layers.Rescaling(output_std, output_mean, dtype="float32", name="rescale")(values)
         super().__init__(inputs=inputs, outputs=values, **kwargs)
 
-    def serving_signatures(self, batch_size=1):
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `predict`.
 
         It takes the model's inputs at `num_nodes` nodes and `num_edges` edges, and returns

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_dl.weights import Entry, load_entries, read_safetensors, torch_entries
+from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
 
 # Activations by their names in a config.json of transformers.
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -15,7 +15,7 @@ _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_p
 _PASSED_OVER = ("embeddings.position_ids", "cls.")
 
 
-def load(model, weights) -> None:
+def load(model, weights: Weights) -> None:
     """`TransformerEncoder.load_bert`."""
     entries = {}
     for name, layer in (("word", model.embedding), ("position", model.positions), ("token_type", model.segments)):

@@ -201,7 +201,7 @@ class SearchingModel:
         return self._search(decoding.greedy, tokens, max_length=self._room(tokens)[0])
 
 
-def check_pair(model, inputs):
+def check_pair(model, inputs) -> None:
     """Refuses inputs of a translator that are not a dict of `source` and `target`."""
     if isinstance(inputs, Mapping) and {"source", "target"} <= inputs.keys():
         return

@@ -27,6 +27,7 @@ from keras_dl.layers.transformer import Activation, TransformerBlock
 from keras_dl.models.sequence import bert_weights
 from keras_dl.signatures import Signature
 from keras_dl.tokens import PADDING, check_sequences, check_tokens, key_mask, known_tokens
+from keras_dl.weights import Weights
 
 # Parameters with the pooler, as transformers counts those of its BertModel.
 _BERT = dict(vocabulary_size=30_522, max_length=512, num_segments=2, pooler=True)
@@ -206,7 +207,7 @@ class TransformerEncoder(Model):
             "encode": Signature(encode, inputs),
         }
 
-    def load_bert(self, weights) -> None:
+    def load_bert(self, weights: Weights) -> None:
         """Takes the weights of transformers' BertModel, and of all models with its layout.
 
         Args:
@@ -220,7 +221,7 @@ class TransformerEncoder(Model):
         bert_weights.load(self, weights)
 
     @classmethod
-    def from_bert(cls, weights, config=None, **overrides) -> "TransformerEncoder":
+    def from_bert(cls, weights: Weights, config=None, **overrides) -> "TransformerEncoder":
         """A model of the size of a published BERT, with its weights.
 
         Args:

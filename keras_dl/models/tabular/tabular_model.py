@@ -30,7 +30,7 @@ class TabularModel(FunctionalModel):
     `num_outputs` and `task`.
     """
 
-    def adapt(self, features, targets=None):
+    def adapt(self, features, targets=None) -> None:
         """Measures the mean and variance with which the model standardizes. Call it before `fit`, on the training data.
 
         Args:

@@ -51,7 +51,7 @@ from keras_dl.arguments import (
 from keras_dl.base import Layer
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier, dense_head
-from keras_dl.weights import load_torch
+from keras_dl.weights import Weights, load_torch
 
 
 def _check_five(name, values):
@@ -229,7 +229,7 @@ class AlexNet(ImageClassifier):
         logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, "he_normal")
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
-    def load_torchvision(self, weights):
+    def load_torchvision(self, weights: Weights) -> None:
         """Takes the weights of torchvision's AlexNet, which has one tower and no response normalization.
 
         Args:

@@ -27,7 +27,7 @@ from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalizati
 from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.models.vision.classifier import ImageClassifier
 from keras_dl.ops.activations import gelu
-from keras_dl.weights import Entry, load_entries, torch_entries
+from keras_dl.weights import Entry, Weights, load_entries, torch_entries
 
 _EPSILON = 1e-6  # of every layer normalization
 
@@ -195,7 +195,7 @@ class ConvNeXt(ImageClassifier):
         head = layers.Dense(num_classes, kernel_initializer=_initial_kernel(), name="head")
         super().__init__(inputs=images, outputs=head(features), **kwargs)  # (batch, num_classes)
 
-    def load_torchvision(self, weights):
+    def load_torchvision(self, weights: Weights) -> None:
         """Takes the weights of a torchvision ConvNeXt of the same size.
 
         torchvision's checkpoints want pixels normalized by the constants that are this class's defaults.
@@ -213,7 +213,7 @@ class ConvNeXt(ImageClassifier):
         block = dict(names=names, scale_name="layer_scale", scale_shape=(1, 1))
         self._load(weights, modules, lambda n: f"features.{2 * n}", lambda n: f"features.{2 * n + 1}", block)
 
-    def load_transformers(self, weights):
+    def load_transformers(self, weights: Weights) -> None:
         """Takes the weights of transformers' ConvNextForImageClassification of the same size.
 
         Facebook's checkpoints want pixels normalized by the constants that are this class's defaults. The last

@@ -37,7 +37,7 @@ from keras_dl.base import Layer
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier
-from keras_dl.weights import load_torch
+from keras_dl.weights import Weights, load_torch
 
 Version = OneOf("v1", "v1.5", "v2")
 Block = OneOf("basic", "bottleneck")
@@ -327,7 +327,7 @@ class ResNet(ImageClassifier):
         logits = layers.Dense(num_classes, name="head")(features)  # (batch, num_classes)
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
-    def load_torchvision(self, weights):
+    def load_torchvision(self, weights: Weights) -> None:
         """Takes the weights of a torchvision ResNet of the same size. The model then gives the same outputs.
 
         torchvision's pretrained ResNets are v1.5 with shortcut B and an ImageNet stem. They take pixels normalized by

@@ -24,7 +24,7 @@ from keras_dl.arguments import ImageShape, PerChannel, PositivePerChannel, Rate,
 from keras_dl.checks import check_image_shape
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier, dense_head
-from keras_dl.weights import load_torch
+from keras_dl.weights import Weights, load_torch
 
 PRESETS = {
     "vgg11": dict(num_blocks=(1, 1, 2, 2, 2)),
@@ -97,7 +97,7 @@ class VGG(ImageClassifier):
         logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, "glorot_uniform")
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
-    def load_torchvision(self, weights):
+    def load_torchvision(self, weights: Weights) -> None:
         """Takes the weights of a torchvision VGG of the same size, without batch normalization.
 
         Args:

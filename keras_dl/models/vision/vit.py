@@ -34,7 +34,7 @@ from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.transformer import TransformerBlock
 from keras_dl.models.vision.classifier import ImageClassifier
-from keras_dl.weights import Entry, load_entries, read_safetensors, torch_entries
+from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
 
 
 def attention_rollout(attentions: list):
@@ -316,7 +316,7 @@ class ViT(ImageClassifier):
                 new.assign(old)
         return model
 
-    def load_torchvision(self, weights):
+    def load_torchvision(self, weights: Weights) -> None:
         """Takes the weights of torchvision's VisionTransformer; positions for another size are interpolated.
 
         torchvision's checkpoints need `mean=IMAGENET_MEAN` and `std=IMAGENET_STD`, of `keras_dl.layers.pixels`.
@@ -340,7 +340,7 @@ class ViT(ImageClassifier):
                 entries[f"{prefix}_{kind}"] = Entry(rows, rows.shape, np.asarray)
         self._load(entries, weights, "class_token", "encoder.pos_embedding", align_corners=True)
 
-    def load_transformers(self, weights):
+    def load_transformers(self, weights: Weights) -> None:
         """Takes the weights of transformers' ViTForImageClassification; positions for another size are interpolated.
 
         Google's checkpoints need the default `mean` and `std`, and `norm_epsilon=1e-12`.
