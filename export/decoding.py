@@ -1,16 +1,15 @@
-"""Beam search over the signatures of a model or file: what a Python program on a device runs beside the interpreter.
+"""Beam search over the signatures of a model or file, for Python programs on a device.
 
-It needs only NumPy, and knows no architecture. It searches any model that serves these two signatures:
+The search itself needs only NumPy. It works for any model that serves these two signatures:
 
     encode(tokens: int32, (batch, source_length)) -> {state: tensor (batch, ...)}
     decode_step(tokens: int32, (batch,); position: int32, (batch,); states) -> {"log_probabilities": float,
                                                                      (batch, vocabulary); new states}
 
-`tokens` of `decode_step` are those before the next ones. `position` is how many have been written so far; a signature
-that needs no `position` leaves it out. Every tensor that `encode` returns and `decode_step` takes is fed under its
-name. An output of `decode_step` that has the name of an input is its next value. Inputs that do not come back keep
-their values. Where a step takes the `position` and a cache of `keys`, the last axis but one of `keys` is the number of
-places, and there is no step beyond them.
+`tokens` of `decode_step` are the tokens before the next ones. `position`, which is optional, is the number of tokens
+written so far. Each state that `encode` returns and `decode_step` takes is passed on by its name. An output of
+`decode_step` with the name of an input is its next value. Other inputs keep their values. If a step takes `position`
+and a cache `keys`, the second to last axis of `keys` is the number of places, and the search cannot be longer.
 
 The search is that of `keras_dl.ops.decoding`, whose docstring has its rules and the length penalty.
 """
@@ -25,13 +24,13 @@ from keras_dl.tokens import PADDING
 
 
 class Hypotheses(NamedTuple):
-    """The sequences that the search has written, the best one of each row first.
+    """The sequences that the search found, the best one of each row first.
 
     Attributes:
         tokens: int32, `(batch, beam_size, max_length)`. The end token is part of it; 0 follows.
         lengths: int32, `(batch, beam_size)`. Number of tokens, the end token included.
         log_probabilities: float32, `(batch, beam_size)`: the sum over the tokens.
-        scores: float32, `(batch, beam_size)`: `log_probabilities` divided by the length penalty. Where there are fewer
+        scores: float32, `(batch, beam_size)`: `log_probabilities` divided by the length penalty. If there are fewer
             sequences than `beam_size`, the rest have the score minus infinity and no tokens. A token whose
             log-probability is NaN is never chosen.
     """
@@ -59,19 +58,19 @@ def beam_search(
         runner: `keras_dl.export.Runner` of a model or file, or any object with its `signatures` and `serve`.
         tokens: int, `(batch, source_length)`, as `encode` takes them; any number of rows.
         beam_size: int. May be larger than the vocabulary. 1 is the greedy search.
-        max_length: int. Number of tokens at most, the end token included. Not more than the places of a static cache.
+        max_length: int. Maximum number of tokens, the end token included. At most the places of a static cache.
         start: int, in [0, vocabulary). The token before the first.
         end: int, in [1, vocabulary).
         length_penalty: float, at least 0.
-        encode: str. Name of the first signature.
-        decode_step: str. Name of the second.
+        encode: str. Name of the signature `encode`.
+        decode_step: str. Name of the signature `decode_step`.
 
     Returns:
-        `Hypotheses`. Those that have ended come first; each kind is ordered by falling score.
+        `Hypotheses`. Those that have ended come first. Both groups are in the order of descending scores.
 
     Raises:
-        ValueError: if an argument has a wrong value, or the signatures do not fit together. Also if the first signature
-            reads a prompt (`TransformerLM`'s `prefill`): this search begins at position 0.
+        ValueError: if an argument has a wrong value, or the signatures do not match. Also if `encode` is a signature
+            that reads a prompt, such as `prefill` of `TransformerLM`: this search starts at position 0.
     """
     for name, value in (("beam_size", beam_size), ("max_length", max_length)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
@@ -82,7 +81,7 @@ def beam_search(
     if tokens.ndim != 2 or not tokens.size:
         raise ValueError(f"tokens has the shape {tokens.shape}; it must be (batch, source_length), and not empty.")
     if not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"tokens has the dtype {tokens.dtype}; it must be ids, of an integer dtype.")
+        raise ValueError(f"tokens has the dtype {tokens.dtype}; it must be int.")
     batch = len(tokens)
     _check(runner, encode, decode_step, max_length, start, end)
     state, takes_position = _begin(runner, tokens.astype("int32"), encode, decode_step)
@@ -137,7 +136,7 @@ def beam_search(
 
 
 def _check(runner, encode, decode_step, max_length, start, end):
-    """Refuses signatures that cannot be searched, or have no room for it."""
+    """Refuses signatures that do not support the search, or have no room for `max_length` tokens."""
     for name in (encode, decode_step):
         if name not in runner.signatures:
             raise ValueError(f"There is no signature {name!r}. Choose one of: {', '.join(runner.signatures)}.")
@@ -155,7 +154,7 @@ def _check(runner, encode, decode_step, max_length, start, end):
             raise ValueError(f"max_length={max_length} must be at most {places}, the places of the file's cache.")
         if "length" in runner.signatures[encode]["outputs"]:
             raise ValueError(
-                f"encode={encode!r} goes on from the prompt that it reads, and this search begins at position 0. "
+                f"encode={encode!r} continues a prompt, and this search starts at position 0. "
                 "Use a signature 'generate', or the model's own beam_search."
             )
 
@@ -175,7 +174,7 @@ def _penalty(length, alpha):
 
 
 def _top(values, count):
-    """int: where the `count` largest values of each row are. Of equals, the first comes first."""
+    """The indices of the `count` largest values of each row. Equal values keep their order."""
     return np.argsort(-values, axis=1, kind="stable")[:, :count]
 
 

@@ -1,4 +1,4 @@
-"""From a Keras model to a file, proven against the model before it takes its name."""
+"""Exports a Keras model to a file, and compares the file with the model before the file gets its name."""
 
 import contextlib
 import hashlib
@@ -52,48 +52,49 @@ def export(
 ) -> Report | dict[str, Report]:
     """Writes what a model serves to a file for a device, and proves that the file computes what the model does.
 
-    The file holds the model's `serving_signatures(batch_size)`, or its `call` where it has none. Everything happens
-    in a scratch folder: only when each check has passed do the file, the target's files and the report
-    (`<path>.json`) take their names. Until then, what stood there stays as it was.
+    The file holds the model's `serving_signatures(batch_size)`, or its `call` if the model has no such method. All work
+    is done in a scratch folder. When all checks have passed, the file, the target's files and the report
+    (`<path>.json`) get their names. Until then, existing files of these names do not change.
 
-    A model of another precision (float16, bfloat16, float64) is exported computing in float32, and compared with itself
-    computing so.
+    A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
+    model computing in float32.
 
-    Several quantizations give several files, each with its own proof and report, from one trace of the model. They take
-    their names together, when the last one has passed.
+    Several quantizations give several files, each with its own proof and report. The model is traced once for all of
+    them. They get their names together, when the last one has passed.
 
     Args:
         model: a built `keras.Model`.
         path: str or path. Ends with `.tflite` for LiteRT, `.onnx` for ONNX; a folder for a SavedModel. For several
             quantizations, each file has `-` and its quantization before the suffix; or give a dict of paths by
             quantization.
-        format: str: `"litert"`, `"onnx"` (one signature a file), or `"saved_model"`.
-        quantization: str: `"none"`, `"float16"`, `"dynamic_int8"`, `"int8"`, `"int16x8"` or `"weight_only_int8"`; what
-            each means stands in `keras_dl.export.quantize`. Only LiteRT has others than `"none"`. Inputs
-            of uint8 become int8 (or int16) in `"int8"` (`"int16x8"`) files, with the scale that the report gives.
-            Or a sequence of these, for several files.
+        format: str: `"litert"`, `"onnx"` (one signature per file), or `"saved_model"`.
+        quantization: str: `"none"`, `"float16"`, `"dynamic_int8"`, `"int8"`, `"int16x8"` or `"weight_only_int8"`. They
+            are explained in `keras_dl.export.quantize`. Formats other than LiteRT support only `"none"`. Inputs of
+            uint8 become int8 in `"int8"` files and int16 in `"int16x8"` files, with the scale that the report gives.
+            Give a sequence of these names for several files.
         target: str: the device that the file is checked, compiled or run for; `keras_dl.export.targets` has the names.
         calibration: real inputs, raw as the signature takes them: an iterable (such as a `tf.data.Dataset`) of dicts
-            `{input name: array}`, each of any number of rows; for several signatures, a dict of such iterables by
+            `{input name: array}`, each with any number of rows; for several signatures, a dict of such iterables by
             signature. At most 256 batches of `batch_size` rows are read. `"int8"` and `"int16x8"` need it. The proof
-            runs on its first 64 batches; without it, on random inputs, and the report warns so.
-        verify: bool. Whether to hold the proof: see `keras_dl.export.verify`.
-        metadata: dict that JSON can hold; it travels inside the file (labels, input range, licence of the data, ...).
+            runs on the first 64 batches. Without calibration data it runs on random inputs, and the report has a
+            warning.
+        verify: bool. Whether to compare the file with the model: see `keras_dl.export.verify`.
+        metadata: dict that JSON can hold. It is stored in the file (labels, input range, license of the data, ...).
         metric: `(name, function)`, where `function(serve)` is a float and `serve(signature, **arrays)` returns a dict
             of arrays for any number of rows. Measured on the Keras model and on the file; the report has both.
         batch_size: int. The static batch of the file's inputs.
-        signatures: names of the signatures wanted; None for all.
+        signatures: names of the signatures to export; None for all.
         float_layers: names of layers, also of layers inside layers, that an `"int8"` file computes in float32, between
-            two conversions: where one of them ruins it. Integer hardware leaves them to the CPU.
+            two conversions. Use it if one layer ruins the file. Integer hardware runs these layers on the CPU.
 
     Returns:
         `Report`; for several quantizations a dict of reports by quantization.
 
     Raises:
-        TypeError: if an argument is of a wrong type.
-        ValueError: if an argument has a wrong value, or two do not go together; the message says what would do.
-        ExportError: if the format cannot express the model, or the proof did not hold; no file is left behind.
-        ImportError: if a package is missing; the message holds the pip command.
+        TypeError: if an argument has a wrong type.
+        ValueError: if an argument has a wrong value, or two arguments exclude each other. The message names valid ones.
+        ExportError: if the format cannot express the model, or the file differs from the model. No file is written.
+        ImportError: if a package is missing. The message has the pip command.
 
     Example:
 
@@ -120,9 +121,9 @@ def export(
 
 
 class Exporter:
-    """Exports one model to several files: its signatures are traced, run and written for the converter once.
+    """Exports one model to several files. Its signatures are traced, run and written for the converter once.
 
-    The model must not change meanwhile. `close` deletes what stands in the scratch folder.
+    The model must not change meanwhile. `close` deletes the scratch folder.
 
     Args:
         model, calibration, batch_size, signatures: as `export` takes them.
@@ -184,7 +185,7 @@ class Exporter:
         return self.make([request], signatures)[0]
 
     def make(self, requests: list[Request], signatures: str | Sequence[str] | None = None) -> list[Report]:
-        """Writes files that take their names together.
+        """Writes files that get their names together.
 
         Args:
             requests: list of `keras_dl.export.request.Request`.
@@ -215,23 +216,23 @@ class Exporter:
             )
 
     def _make(self, request, names, whole, files):
-        """Makes and proves one file; `files` gives it and its companions their names when it is closed."""
+        """Makes one file and proves it. When `files` is closed, the file and its companions get their names."""
         source, format, quantization = self._source, request.format, request.quantization
         missing = [name for name in names if name in source.drawn]
         warnings = _warnings(self.model, missing, request.verify)
         traced, samples = source.traced(names), source.proof_samples(names)
         expected = source.expected(names) if request.verify else None
-        # Left in the opposite order: the target's files take their names first, then the artifact, last its report.
+        # Closed in reverse order: the target's files get their names first, then the file, and last its report.
         report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
         file = files.enter_context(replacing(request.path))
         self._write(file, request, names, traced)
-        found, artifact = _opened(file)
-        if found["flex_ops"] or found["custom_ops"]:
-            raise ExportError(f"The file holds ops that are no builtins: {found['ops']}.")
+        contents, artifact = _opened(file)
+        if contents["flex_ops"] or contents["custom_ops"]:
+            raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":
             content = graph.read(file)
-            found["tensors"] |= quantize.check(content, quantization, self.model, request.float_layers)
-            float_ops = found["tensors"]["float_ops"]
+            contents["tensors"] |= quantize.check(content, quantization, self.model, request.float_layers)
+            float_ops = contents["tensors"]["float_ops"]
             warnings += _litert_warnings(float_ops, content, self.model, request.float_layers)
 
         proof = {}
@@ -243,14 +244,16 @@ class Exporter:
             try:
                 measured = self._measure(request.metric, names, artifact)
             except SignatureError as error:
-                if whole:  # the file has all that there are
+                if whole:  # the file has all signatures of the model
                     raise
                 warnings.append(
-                    f"The metric {request.metric[0]!r} is not measured: it takes more than the file has. {error}"
+                    f"The metric {request.metric[0]!r} is not measured: it needs signatures that the file does not "
+                    f"have. {error}"
                 )
         milliseconds = latency.measure(file, format, samples)
+        in_order = {name: contents["signatures"][name] for name in names}
         report = Report(
-            **found | {"path": str(request.path), "signatures": {name: found["signatures"][name] for name in names}},
+            **contents | {"path": str(request.path), "signatures": in_order},
             quantization=quantization,
             target=request.target.name,
             sha256=_sha256(file),
@@ -291,7 +294,7 @@ class Exporter:
                 into_saved_model(file, document)
 
     def _measure(self, metric, names, artifact):
-        """The metric of the file, and of Keras, which is measured once."""
+        """The metric of the file and of the Keras model. The latter is measured once."""
         key = (*metric, *names)
         if key not in self._measured:
             runner = KerasRunner(self.model, self._source.batch_size, names)
@@ -304,7 +307,7 @@ def _opened(file):
         return inspect(file), load(file)
     except ValueError as error:
         reason = str(error).replace(str(file), file.name)  # the file is still in the scratch folder
-        raise ExportError(f"The runtime refuses the file that was made: {reason}") from error
+        raise ExportError(f"The runtime refuses the exported file: {reason}") from error
 
 
 def _warnings(model, missing, verify):
@@ -313,10 +316,10 @@ def _warnings(model, missing, verify):
         if changed:
             warnings.append(
                 f"The model has layers that compute in {', '.join(sorted(changed))}. The file computes in float32, and "
-                "is compared with the model computing so."
+                "is compared with the model computing in float32."
             )
     if not verify:
-        warnings.append("The proof was switched off: nothing says that the file computes what the model does.")
+        warnings.append("The proof was switched off: the file was not compared with the model.")
     elif missing:
         warnings.append(
             f"No calibration data for {', '.join(missing)}: the proof ran on random inputs, which are unlike real ones."
@@ -329,16 +332,16 @@ def _litert_warnings(float_ops, content, model, float_layers):
     loops = dict.fromkeys(located(op.name, op.layer, model) for op in content.ops if op.name == "WHILE")
     if loops:
         warnings.append(
-            f"These run step by step in a loop, slower than unrolled or fused, and not in int8: {', '.join(loops)}."
+            f"These are loops. Unrolled or fused layers are faster, and int8 files need them: {', '.join(loops)}."
         )
     stateful_ops = content.stateful
     if float_ops:
-        reason = "LiteRT has no integer kernel for these" + ", or they stand by a layer of float32" * bool(float_layers)
+        reason = "LiteRT has no integer kernel for these" + ", or they are next to a float32 layer" * bool(float_layers)
         warnings.append(f"{reason}; they compute in float32: {', '.join(float_ops)}.")
     if stateful_ops:
         ops = dict.fromkeys(located(op.name, op.layer, model) for op in stateful_ops)
         warnings.append(
-            "These go on from where their last call ended, unless the runtime resets its variables, as "
+            "These continue from their last call, unless the runtime resets its variables, as "
             f"keras_dl.export.load does before each call: {', '.join(ops)}."
         )
     return warnings

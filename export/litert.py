@@ -10,19 +10,19 @@ from keras_dl.compat import change_before_quantizing, quantize_calibrated
 from keras_dl.export import fused_lstm, reversals, saved_model, zero_scales
 from keras_dl.export.errors import ExportError
 
-# The converter writes one line for each op it has no builtin for:
+# The converter writes one line for each op for which it has no builtin:
 # loc(...fused["Svd:", "model/layer/Svd@__inference_serve_41"]...): 'tf.Svd' op is neither a custom op nor a flex op
 _UNSUPPORTED = re.compile(r"""fused\["[^"]*", "(?P<scopes>[^"@]+)@[^\n]*'tf\.(?P<op>\w+)' op is neither a custom""")
 
 
 def write(traced, folder):
-    """Writes traced signatures as the SavedModel that `convert` reads, with no more than that in it.
+    """Writes traced signatures as a SavedModel that holds only what `convert` reads.
 
-    Keras's own archive also holds the layers' tree, custom gradients and a second copy of each graph.
+    Keras's own archive also holds the tree of layers, custom gradients and a second copy of each graph.
 
     Args:
         traced: dict of `keras_dl.export.saved_model.Traced` by signature.
-        folder: path of the folder to be written.
+        folder: path of the new folder.
     """
     served = tf.Module()
     signatures = {name: concrete for name, (_, concrete) in traced.items()}
@@ -32,14 +32,14 @@ def write(traced, folder):
 
 
 def reader(folder, names):
-    """Opens written signatures for `convert`, as often as wanted.
+    """Opens written signatures. The result can be given to `convert` several times.
 
     Args:
-        folder: path of the folder that `write` made of them.
-        names: of the signatures, in order.
+        folder: path of the folder that `write` made.
+        names: names of the signatures, in order.
 
     Returns:
-        `tf.lite.TFLiteConverter` without any settings.
+        `tf.lite.TFLiteConverter` with default settings.
     """
     return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(names))
 
@@ -49,9 +49,9 @@ def convert(model, opened, **settings):
 
     Args:
         model: the `keras.Model` that the signatures belong to; errors name its layers.
-        opened: what `reader` gave. It stays as it is.
-        settings: attributes of `tf.lite.TFLiteConverter`; those of its `target_spec` under `target_spec`,
-            as a dict. `keras_dl.compat.CALIBRATE_ONLY` gives the file that `quantize_all_but` takes.
+        opened: the result of `reader`, which is not changed.
+        settings: attributes of `tf.lite.TFLiteConverter`; those of its `target_spec` as a dict `target_spec`.
+            `keras_dl.compat.CALIBRATE_ONLY` gives the file that `quantize_all_but` takes.
 
     Returns:
         bytes: the flatbuffer.
@@ -74,7 +74,7 @@ def convert(model, opened, **settings):
             warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
             content = converter.convert()
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
-        # `from None`, for the converter's own words are pages of its intermediate representation.
+        # `from None`: the converter's own message is pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
     return _mended(content, model.variables)
 
@@ -94,14 +94,14 @@ def quantize_all_but(content, nodes, dtype):
 
 
 def _mended(content, variables=()):
-    """The converter's file without its faults that would make it wrong, or end the process that runs it."""
+    """The converter's file, with repairs of faults that make it wrong, or that crash the runtime."""
     return zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables)))
 
 
 def _explain(message, model):
-    found = [saved_model.located(match["op"], match["scopes"], model) for match in _UNSUPPORTED.finditer(message)]
-    if found:
-        ops = ", ".join(dict.fromkeys(found))
+    unsupported = [saved_model.located(match["op"], match["scopes"], model) for match in _UNSUPPORTED.finditer(message)]
+    if unsupported:
+        ops = ", ".join(dict.fromkeys(unsupported))
         return f"LiteRT has no builtin op for {ops}. Write that part of the model with other ops."
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return f"The LiteRT converter failed: {lines[0] if lines else 'it gave no reason'}"

@@ -52,7 +52,7 @@ def convert(model, name, signature, concrete, metadata):
         proto, _ = tf2onnx.convert.from_function(
             positional, specs, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
         )
-    except Exception as error:  # tf2onnx raises whatever its handlers raise
+    except Exception as error:  # tf2onnx passes on any error of its handlers
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"tf2onnx could not convert signature {name!r}: {lines[0]}") from error
     unknown = [x for x in nodes(proto.graph) if not onnx.defs.has(x.op_type, OPSET, x.domain)]

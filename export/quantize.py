@@ -1,23 +1,26 @@
-"""Quantization: what each name means, how it is done, and the check that the file is exactly that.
+"""Quantization: the meaning of each name, the conversion, and a check that the file is quantized accordingly.
 
 | name             | weights         | activations                | inputs, outputs | calibration |
 |------------------|-----------------|----------------------------|-----------------|-------------|
 | none             | float32         | float32                    | as the model's  | no          |
 | float16          | float16         | float32                    | as the model's  | no          |
-| weight_only_int8 | int8, a channel | float32                    | as the model's  | no          |
-| dynamic_int8     | int8, a channel | int8, scaled at run time   | as the model's  | no          |
-| int16x8          | int8, a channel | int16                      | int16           | yes         |
-| int8             | int8, a channel | int8                       | int8            | yes         |
+| weight_only_int8 | int8            | float32                    | as the model's  | no          |
+| dynamic_int8     | int8            | int8, scaled at run time   | as the model's  | no          |
+| int16x8          | int8            | int16                      | int16           | yes         |
+| int8             | int8            | int8                       | int8            | yes         |
 
-`none`, `float16`, `int8` and `int16x8` are made by TensorFlow's LiteRT converter. Its calibration keeps the exact
-minimum and maximum of every tensor, where that of ai-edge-quantizer keeps moving averages: the int8 file of a small
-residual net was off by 1% of the largest probability with the first, by 38% with the second. `weight_only_int8` and
-`dynamic_int8` need no calibration and are made from the float file by ai-edge-quantizer, for the converter leaves
-weights of fewer than 1,024 elements in float32. One exception: ai-edge-quantizer leaves fused LSTMs and embeddings
-(GATHER) in float32, so that a model with one gets `dynamic_int8` from the converter, and cannot have
-`weight_only_int8`.
+Weights in int8 have one scale per channel.
 
-Where one layer ruins an `int8` file, `float_layers` leaves it in float32, between two conversions.
+TensorFlow's LiteRT converter makes `none`, `float16`, `int8` and `int16x8`. Its calibration keeps the exact minimum and
+maximum of every tensor; that of ai-edge-quantizer keeps moving averages. The int8 file of a small residual net was off
+by 1% of the largest probability with the first, by 38% with the second.
+
+ai-edge-quantizer makes `weight_only_int8` and `dynamic_int8` from the float file, without calibration. The converter
+would keep weights of fewer than 1,024 elements in float32. There is one exception: ai-edge-quantizer keeps fused LSTMs
+and embeddings (GATHER) in float32. So the converter makes `dynamic_int8` of a model with one of these, and such a model
+does not support `weight_only_int8`.
+
+If one layer ruins an `int8` file, `float_layers` keeps it in float32, between two conversions.
 """
 
 import collections
@@ -36,7 +39,7 @@ from keras_dl.extras import require
 QUANTIZATIONS = ("none", "float16", "dynamic_int8", "int8", "int16x8", "weight_only_int8")
 CALIBRATED = {"int8": tf.int8, "int16x8": tf.int16}
 
-# Where an op keeps its weights, among its inputs.
+# Indices of the weights among the inputs of an op.
 _WEIGHTS = {
     "BATCH_MATMUL": (0, 1),
     "CONV_2D": (1,),
@@ -48,10 +51,10 @@ _WEIGHTS = {
     "TRANSPOSE_CONV": (1,),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (1, 2, 3, 4, 5, 6, 7, 8),
 }
-# The share of the elements of all weights that have to be of the dtype that a quantization names. The rest are
-# matrices of fewer than 1,024 elements, which the converter leaves in float32.
+# Share of the elements of all weights that must have the dtype of the quantization. The rest are matrices of fewer than
+# 1,024 elements, which the converter keeps in float32.
 WEIGHTS_SHARE = 0.9
-# Ops that the converter cannot calibrate, and ops whose weights ai-edge-quantizer leaves as they are.
+# Ops that the converter cannot calibrate, and ops whose weights ai-edge-quantizer does not quantize.
 _LOOPS = ("WHILE", "IF")
 _CONVERTER_ONLY = ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 _NO_INTEGER_KERNEL = re.compile(r"not yet supported for op: '(\w+)'")
@@ -70,7 +73,7 @@ def to_litert(source, names, quantization, float_layers=()):
         bytes: the flatbuffer.
 
     Raises:
-        ExportError: if an op has no builtin, or cannot be quantized so.
+        ExportError: if LiteRT has no builtin for an op, or cannot quantize it in this way.
     """
     signatures = {name: source.signatures[name] for name in names}
     pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
@@ -95,8 +98,8 @@ def check_float_layers(float_layers, quantization, model):
     """`float_layers` as a tuple.
 
     Raises:
-        TypeError: if they are one str.
-        ValueError: if the quantization takes none, or the model has no such layer.
+        TypeError: if `float_layers` is one str.
+        ValueError: if the quantization does not support it, or the model has no such layer.
     """
     if isinstance(float_layers, str):
         raise TypeError(f"float_layers={float_layers!r} must be a sequence of names, not one str.")
@@ -111,7 +114,7 @@ def check_float_layers(float_layers, quantization, model):
 
 def _calibrate(model, convert, quantization, float_graph, representative, float_layers):
     for op in float_graph.ops:
-        if op.name in _LOOPS:  # the calibrator's process dies in one, with no error to be caught
+        if op.name in _LOOPS:  # the calibrator crashes in a loop, without an error
             raise ExportError(
                 f"quantization={quantization!r} cannot calibrate the loop or branch "
                 f"{located(op.name, op.layer, model)}. Unroll it, use a fused layer, or choose dynamic_int8."
@@ -136,20 +139,20 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         lacking = _NO_INTEGER_KERNEL.search(str(error))
         if lacking is None:
             raise
-        found = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
-        raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(found)}.") from None
+        ops = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
+        raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(ops)}.") from None
 
 
 def _outputs_of(float_layers, calibrated, model):
     """The names of the first outputs of the ops in these layers."""
-    known, nodes, found = layer_names(model), [], set()
+    known, nodes, present = layer_names(model), [], set()
     for op in calibrated.ops:
         if inside := set(layer_path(op.layer, known)) & set(float_layers):
             nodes.append(op.outputs[0].name)
-            found |= inside
-    if missing := [name for name in float_layers if name not in found]:
+            present |= inside
+    if missing := [name for name in float_layers if name not in present]:
         raise ExportError(
-            f"float_layers={missing}: no op of the file is theirs; the converter merged them into others."
+            f"float_layers={missing}: the file has no op of these layers; the converter merged them into others."
         )
     return nodes
 
@@ -164,7 +167,7 @@ def _representative(signatures, samples):
 
 
 def _reaching_both_ends(pixels):
-    """Sets one pixel to 0 and one to 255, so that int8 has scale 1 and zero point -128, and loses no grey value."""
+    """Sets one pixel to 0 and one to 255, so that int8 has scale 1 and zero point -128, and loses no gray value."""
     pixels = pixels.copy()
     pixels.flat[0], pixels.flat[-1] = 0, 255
     return pixels
@@ -181,13 +184,13 @@ def _quantize_weights(content, quantization):
 
 
 def check(file, quantization, model, float_layers=()):
-    """Reads from a file's tensors whether it is what `quantization` promises.
+    """Checks by the tensors of a file that it is quantized as `quantization` says.
 
     Args:
         file: `keras_dl.export.graph.Graph`.
         quantization: str, one of `QUANTIZATIONS`.
-        model: `keras.Model` that the file came from; errors name its layers.
-        float_layers: names of the layers that were to stay in float32.
+        model: the exported `keras.Model`; errors name its layers.
+        float_layers: names of the layers that stay in float32.
 
     Returns:
         dict: `weights`, counts by dtype of the weights of convolutions, products, LSTMs and embeddings; `float_ops`,
@@ -195,7 +198,7 @@ def check(file, quantization, model, float_layers=()):
         layer; and `float_layers`, as given.
 
     Raises:
-        ExportError: if the file is something else.
+        ExportError: if the file is quantized in another way.
     """
     dtype = {"none": "float32", "float16": "float16"}.get(quantization, "int8")
     activation = {"int8": "int8", "int16x8": "int16"}.get(quantization, "float32")
@@ -212,17 +215,17 @@ def check(file, quantization, model, float_layers=()):
                 elements[x.dtype] += math.prod(x.shape)
                 if x.dtype != dtype:
                     kept[located(op.name, op.layer, model)] += math.prod(x.shape)
-                # A row that is looked up becomes float in any case, with its table or after it.
+                # A row of an embedding is always converted to float, before or after the lookup.
                 if op.name != "GATHER" and x.dtype == "int8" and direct == (quantization == "weight_only_int8"):
                     where, how = located(op.name, op.layer, model), "read as int8" if direct else "dequantized first"
-                    raise ExportError(f"{quantization!r} cannot be had: the weights of {where} are {how}.")
+                    raise ExportError(f"{quantization!r} is not available: the weights of {where} are {how}.")
             # The state of a fused LSTM is a variable, of int16 also in int8 files.
             tensors = [x for x in (*op.inputs, *op.outputs) if x is not None and not (x.constant or x.variable)]
             dtypes = {x.dtype for x in tensors}
             others = dtypes & {"int8", "int16"} - {activation}
             if others and not (activation == "float32" and op.name in ("GATHER", "DEQUANTIZE")):
                 where = located(op.name, op.layer, model)
-                raise ExportError(f"{quantization!r} cannot be had: activations of {where} are {others.pop()}.")
+                raise ExportError(f"{quantization!r} is not available: activations of {where} are {others.pop()}.")
             if spared or op.name in ("QUANTIZE", "DEQUANTIZE"):
                 continue
             if activation != "float32" and "float32" in dtypes:
@@ -230,17 +233,17 @@ def check(file, quantization, model, float_layers=()):
     if elements[dtype] < WEIGHTS_SHARE * elements.total():
         where, count = kept.most_common(1)[0]
         raise ExportError(
-            f"{quantization!r} cannot be had: {count} of {elements.total()} weights stay as they are in {where}."
+            f"{quantization!r} is not available: {count} of {elements.total()} weights are not quantized, in {where}."
         )
     for name, signature in file.signatures.items():
         for key, x in (signature.inputs | signature.outputs).items():
             if x.dtype == "float32" and activation != "float32":
-                raise ExportError(f"{quantization!r} cannot be had: {key!r} of signature {name!r} stays float32.")
+                raise ExportError(f"{quantization!r} is not available: {key!r} of signature {name!r} stays float32.")
     return {"weights": dict(weights), "float_ops": float_ops, "float_layers": list(float_layers)}
 
 
 def _weights(op, dequantized=None):
-    """list of `(tensor, direct)` of an op's weights; not direct are those that a DEQUANTIZE op hands to it.
+    """The weights of an op: list of `(tensor, direct)`. `direct` is False where a DEQUANTIZE op is in between.
 
     Args:
         op: `keras_dl.export.graph.Op`.
@@ -248,5 +251,5 @@ def _weights(op, dequantized=None):
     """
     dequantized = dequantized or {}
     held = [op.inputs[i] for i in _WEIGHTS.get(op.name, ()) if i < len(op.inputs) and op.inputs[i] is not None]
-    found = [(dequantized.get(id(x), x), id(x) not in dequantized) for x in held]
-    return [(x, direct) for x, direct in found if x.constant and x.dtype in ("float32", "float16", "int8")]
+    pairs = [(dequantized.get(id(x), x), id(x) not in dequantized) for x in held]
+    return [(x, direct) for x, direct in pairs if x.constant and x.dtype in ("float32", "float16", "int8")]

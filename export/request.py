@@ -1,4 +1,4 @@
-"""One file that a user asks for: what can be refused before any work on the model is refused here."""
+"""The request for one file. Wrong requests are refused before any work on the model."""
 
 import collections.abc
 import dataclasses
@@ -18,10 +18,10 @@ _MODULES = {"litert": ("ai_edge_litert.interpreter",), "onnx": ("tf2onnx", "onnx
 
 @dataclasses.dataclass
 class Request:
-    """One file to be made; what can be refused without the model is refused here.
+    """The request for one file. Errors that do not depend on the model are raised here.
 
     Attributes:
-        path, format, quantization, target, metadata, metric, verify, float_layers: as `export` takes them, of one file.
+        path, format, quantization, target, metadata, metric, verify, float_layers: as `export` takes them for one file.
     """
 
     path: pathlib.Path
@@ -41,20 +41,20 @@ class Request:
         for module in _MODULES[self.format]:
             require(module, extra="export")
         _check_metric(self.metric)
-        if not isinstance(self.float_layers, str):  # that is refused where the model is known
+        if not isinstance(self.float_layers, str):  # `check_float_layers` refuses one str
             self.float_layers = tuple(self.float_layers)
         encode({} if self.metadata is None else self.metadata)
 
 
 def paths_of(path, quantization):
-    """dict of the path of each file by its quantization.
+    """The path of each file: dict by quantization.
 
     Args:
         path, quantization: as `keras_dl.export.export` takes them.
 
     Raises:
-        TypeError: if the path of several files is of a wrong type.
-        ValueError: if quantizations are named twice, or there is none; or if paths do not go with them.
+        TypeError: if the path of several files has a wrong type.
+        ValueError: if no quantization is named, or one is named twice; or if the paths do not match the quantizations.
     """
     if isinstance(quantization, str) or not isinstance(quantization, collections.abc.Iterable):
         return {quantization: path}
@@ -100,7 +100,7 @@ def _check_quantization(format, quantization):
         )
     if format != "litert" and quantization != "none":
         raise ValueError(
-            f"format={format!r} takes quantization='none' alone; quantization={quantization!r} needs format='litert'."
+            f"format={format!r} supports only quantization='none'; quantization={quantization!r} needs format='litert'."
         )
 
 

@@ -122,11 +122,11 @@ def _read(data, signature, name):
                 f"{what} must hold dicts of arrays by input name ({', '.join(signature.inputs)}), "
                 f"not {type(element).__name__}. A dataset of pairs becomes one by .map(lambda x, y: ...)."
             )
-        found = [batch for batch, _ in batches(element, static_shapes(signature), what)]
+        read = [batch for batch, _ in batches(element, static_shapes(signature), what)]
         for name in signature.inputs:
-            if not all(np.isfinite(batch[name]).all() for batch in found):
+            if not all(np.isfinite(batch[name]).all() for batch in read):
                 raise ValueError(f"{what}: {name!r} holds a value that is not finite.")
-        result += found
+        result += read
         if len(result) >= CALIBRATION_BATCHES:
             break
     if not result:

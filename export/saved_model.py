@@ -1,4 +1,4 @@
-"""Keras signatures as TensorFlow graphs, and those as a SavedModel."""
+"""From Keras signatures to TensorFlow graphs, and from graphs to a SavedModel."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from keras_dl.compat import all_layers
 from keras_dl.export.errors import ExportError
 from keras_dl.export.signatures import computing_in_float32, named_as_scopes, scope_name
 
-_NAMELESS = ("arith.", "tf.", "tfl.")  # so begin the names that the converter gives tensors whose own it has lost
+_NAMELESS = ("arith.", "tf.", "tfl.")  # prefixes of names that the converter makes up for tensors that lost their own
 
 
 class Traced(NamedTuple):
@@ -20,18 +20,18 @@ class Traced(NamedTuple):
 
 
 def trace(model, signatures, dtypes=None):
-    """Traces each signature for a file: with its static shapes, computing in float32.
+    """Traces each signature for a file: with static shapes, computing in float32.
 
     Args:
         model: the `keras.Model` that the signatures belong to.
         signatures: dict of `keras_dl.Signature`.
-        dtypes: dict of dtypes that replace others at the inputs, e.g. `{"uint8": "float32"}`.
+        dtypes: dict of replacements for dtypes of inputs, such as `{"uint8": "float32"}`.
 
     Returns:
         dict of `Traced` by signature.
 
     Raises:
-        ExportError: as `trace_signature`; and if a signature draws random numbers or changes a variable.
+        ExportError: as `trace_signature`. Also if a signature draws random numbers or changes a variable.
     """
     traced = {}
     with computing_in_float32(model):
@@ -54,8 +54,8 @@ def trace_signature(model, name, signature, dtypes=None):
         `Traced`.
 
     Raises:
-        ExportError: if the signature fails when it is traced, returns something else than a dict of tensors, or a
-            tensor whose shape is not static.
+        ExportError: if the signature fails when it is traced, does not return a dict of tensors, or returns a tensor
+            whose shape is not static.
     """
     function = tf.function(signature.function, autograph=False)
     dtypes = dtypes or {}
@@ -78,12 +78,12 @@ def trace_signature(model, name, signature, dtypes=None):
 
 
 def _check_pure(name, concrete, model):
-    """A file that is proven on samples gives the same result for the same input: no noise, no memory."""
+    """Refuses random numbers and changes of variables: a file must give the same result for the same input."""
     nodes = list(_nodes(concrete))
     draws = [node for node in nodes if any(word in node.op for word in ("Random", "Normal", "Multinomial", "Stateful"))]
     draws = [node for node in draws if node.op != "StatefulPartitionedCall"]
     changes = [node for node in nodes if node.op.startswith(("Assign", "ResourceScatter"))]
-    # Keras keeps a seed in a variable, which each draw changes; a draw from a constant seed repeats itself.
+    # Keras keeps a seed in a variable, and each draw changes it. Draws from a constant seed are always the same.
     if draws and (changes or not all(node.op.startswith("Stateless") for node in draws)):
         node, what, cure = draws[0], "draws random numbers", "Make the noise an input of the signature."
     elif changes:
@@ -106,12 +106,12 @@ def located(op, scopes, model):
     Args:
         op: str.
         scopes: str. The op's name in the graph, such as `"model_1/block_1/attention_1/Softmax"`. Keras opens the scope
-            of a layer twice in a call, so that TensorFlow appends `_1` to the layer's name; `_3` in a second call.
+            of a layer twice per call. So TensorFlow appends `_1` to the layer's name, and `_3` in a second call.
         model: `keras.Model`.
     """
     path = layer_path(scopes, layer_names(model))
     if not path and scopes.startswith(_NAMELESS):
-        return f"{op} in a layer that the converter did not write down"
+        return f"{op} in a layer that the converter did not record"
     return f"{op} in layer {'/'.join(path)!r}" if path else f"{op} outside of the model's layers"
 
 
@@ -142,7 +142,7 @@ def write(model, traced, folder):
     Args:
         model: the `keras.Model` whose variables and lookup tables they use.
         traced: dict of `Traced` by signature.
-        folder: path of the folder to be written.
+        folder: path of the new folder.
     """
     with named_as_scopes(model):
         archive = keras.export.ExportArchive()

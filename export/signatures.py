@@ -1,4 +1,4 @@
-"""What a model serves, checked before any work is done on it."""
+"""The serving signatures of a model, checked before any work on them."""
 
 import contextlib
 import keyword
@@ -9,7 +9,7 @@ import keras
 from keras_dl.compat import all_layers, renamed
 from keras_dl.signatures import Signature, default_signatures
 
-# Ways to train: device runtimes lack kernels for the first two, and nearly all for the last.
+# Precisions for training. Device runtimes have few kernels for the first two, and almost none for the last.
 _OTHER_PRECISIONS = ("float16", "bfloat16", "float64")
 
 
@@ -17,18 +17,18 @@ def collect(model, batch_size: int = 1, names=None) -> dict[str, Signature]:
     """The signatures of any built Keras 3 model.
 
     Args:
-        model: `keras.Model`. Its `serving_signatures(batch_size)` is asked where it has one;
-            else `keras_dl.signatures.default_signatures` serves `call`.
+        model: `keras.Model`. Its method `serving_signatures(batch_size)` is called if it has one. Otherwise
+            `keras_dl.signatures.default_signatures` serves `call`.
         batch_size: int >= 1. The static batch of every input.
-        names: the signatures wanted, in this order; None for all.
+        names: names of the signatures, in this order; None for all.
 
     Returns:
         dict of `keras_dl.Signature` by name, every input of a static shape.
 
     Raises:
-        TypeError: if `model` is no Keras model, or `batch_size` no int.
-        ValueError: if the model was never built, serves nothing, lacks one of `names`, or has an input whose
-            shape is not static.
+        TypeError: if `model` is not a Keras model, or `batch_size` is not an int.
+        ValueError: if the model was never built, has no signatures, lacks one of `names`, or has an input whose shape
+            is not static.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model, not {type(model).__name__}.")
@@ -66,7 +66,7 @@ def select(signatures: dict[str, Signature], names) -> dict[str, Signature]:
         names: str, or sequence of str.
 
     Raises:
-        ValueError: if there is no name, or an unknown one.
+        ValueError: if `names` is empty, or one of them is unknown.
     """
     names = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in names if name not in signatures]
@@ -89,10 +89,10 @@ class _Float32(keras.DTypePolicy):
 
 @contextlib.contextmanager
 def computing_in_float32(model):
-    """Inside the block, every layer of `model` computes in float32; after it, in its own precision again.
+    """Inside the block, every layer of `model` computes in float32. After it, in its own precision.
 
-    Other precisions are ways to train: device runtimes have few kernels for them, or none, and a LiteRT file of
-    quantization `float16` stores float16 weights that float32 arithmetic reads. Variables are not changed.
+    Other precisions are for training: device runtimes have few kernels for them, or none. A LiteRT file of quantization
+    `float16` stores weights in float16 and computes in float32. Variables are not changed.
 
     Yields:
         set of the precisions that were changed; empty for a float32 model.
@@ -109,7 +109,7 @@ def computing_in_float32(model):
 
 
 def scope_name(name: str) -> str:
-    """The name that TensorFlow takes for the scope of a layer with this name.
+    """A name of a layer as TensorFlow accepts it for a scope.
 
     Example:
 
@@ -122,7 +122,7 @@ def scope_name(name: str) -> str:
 
 @contextlib.contextmanager
 def named_as_scopes(model):
-    """Inside the block, layers and variables with names that TensorFlow refuses as scopes have names that it takes."""
+    """Inside the block, layers and variables whose names TensorFlow refuses as scopes have other names."""
     variables = [variable.value for variable in model.variables]
     changed = [(layer, layer.name) for layer in all_layers(model) if scope_name(layer.name) != layer.name]
     try:

@@ -1,4 +1,4 @@
-"""A model as files are made of it: its signatures traced, run and written once, however many files there will be."""
+"""The source of several files: the signatures of a model, traced, run and written for the converter once."""
 
 import functools
 import pathlib
@@ -12,14 +12,14 @@ from keras_dl.export.verify import reference
 
 
 class Source:
-    """The signatures of a model, their samples, and what has been made of them so far.
+    """The signatures of a model, their samples, and results that several files share.
 
     The model must not change while this is in use.
 
     Args:
         model: a built `keras.Model`.
         batch_size: int. The static batch of every input.
-        signatures: names of the signatures wanted; None for all.
+        signatures: names of the signatures; None for all.
         calibration: as `keras_dl.export.export` takes it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Source:
         self._scratch = tempfile.TemporaryDirectory()
 
     def close(self):
-        """Deletes what was written for the converter."""
+        """Deletes the scratch folder."""
         self._scratch.cleanup()
 
     def traced(self, names, float_pixels=False):
@@ -67,7 +67,7 @@ class Source:
         return {name: self.samples[name][:PROOF_BATCHES] for name in names}
 
     def expected(self, names):
-        """What Keras computes on the samples of the proof: see `keras_dl.export.verify.reference`."""
+        """The outputs of Keras for the samples of the proof: see `keras_dl.export.verify.reference`."""
         for name in names:
             if name not in self._expected:
                 runner = KerasRunner(self.model, self.batch_size, [name], self.traced([name]))
@@ -75,7 +75,7 @@ class Source:
         return {name: self._expected[name] for name in names}
 
     def converter(self, names, float_pixels=False):
-        """A function of converter settings that gives a LiteRT file, bytes: see `keras_dl.export.litert.convert`."""
+        """A function from settings of the converter to a LiteRT file, bytes: see `keras_dl.export.litert.convert`."""
         key = (*names, float_pixels)
         if key not in self._converters:
             folder = pathlib.Path(self._scratch.name) / str(len(self._converters))
@@ -86,7 +86,7 @@ class Source:
         return self._converters[key]
 
     def float_file(self, names, float_pixels=False):
-        """The LiteRT file in float32, bytes, which several quantizations start from."""
+        """The LiteRT file in float32, bytes, from which several quantizations are made."""
         key = (*names, float_pixels)
         if key not in self._float_files:
             self._float_files[key] = self.converter(names, float_pixels)()

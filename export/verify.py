@@ -13,11 +13,11 @@ COSINE_BOUND = {"weight_only_int8": 0.99, "dynamic_int8": 0.99, "int16x8": 0.99,
 AGREEMENT_BOUND = 0.8
 
 
-def errors(found, expected):
+def errors(actual, expected) -> dict[str, float]:
     """How far an output is from the one expected.
 
     Args:
-        found, expected: arrays of one shape.
+        actual, expected: arrays of the same shape.
 
     Returns:
         dict of float: `max_abs_error`, `mean_abs_error`; `max_rel_error`, the largest error as a share of the largest
@@ -30,7 +30,7 @@ def errors(found, expected):
     >>> errors(np.array([1.0, 2.5]), np.array([1.0, 2.0]))["max_rel_error"]
     0.25
     """
-    a, b = np.asarray(found, "float64"), np.asarray(expected, "float64")
+    a, b = np.asarray(actual, "float64"), np.asarray(expected, "float64")
     difference = np.abs(a - b)
     largest, magnitude = difference.max(initial=0.0), np.abs(b).max(initial=0.0)
     result = {
@@ -97,12 +97,12 @@ def prove(artifact, expected, samples, quantization):
         tolerance = {"cosine": COSINE_BOUND[quantization], "agreement": AGREEMENT_BOUND}
     proof = {"signatures": {}, "samples": {}, "tolerance": tolerance}
     for name, batches in samples.items():
-        found = _stack(artifact, name, batches)
-        if set(found) != set(expected[name]):
-            raise ExportError(f"Signature {name!r} has outputs {sorted(found)}; Keras has {sorted(expected[name])}.")
+        actual = _stack(artifact, name, batches)
+        if set(actual) != set(expected[name]):
+            raise ExportError(f"Signature {name!r} has outputs {sorted(actual)}; Keras has {sorted(expected[name])}.")
         proof["samples"][name] = len(batches)
         proof["signatures"][name] = {
-            key: _compare(f"Output {key!r} of signature {name!r}", found[key], values, tolerance)
+            key: _compare(f"Output {key!r} of signature {name!r}", actual[key], values, tolerance)
             for key, values in expected[name].items()
         }
     return proof
@@ -113,14 +113,14 @@ def _stack(runner, name, batches):
     return {key: np.stack([result[key] for result in results]) for key in results[0]}
 
 
-def _compare(what, found, expected, tolerance):
-    if found.shape != expected.shape:
-        raise ExportError(f"{what} has shape {found.shape[1:]}; Keras gives {expected.shape[1:]}.")
-    if not _finite(found):
+def _compare(what, actual, expected, tolerance):
+    if actual.shape != expected.shape:
+        raise ExportError(f"{what} has shape {actual.shape[1:]}; Keras gives {expected.shape[1:]}.")
+    if not _finite(actual):
         raise ExportError(f"{what} holds NaN or infinity, where Keras gives numbers.")
-    if _varies(expected) and not (found != found[:1]).any():
+    if _varies(expected) and not (actual != actual[:1]).any():
         raise ExportError(f"{what} is constant in the file, but varies with the samples in Keras.")
-    result = errors(found, expected)
+    result = errors(actual, expected)
     if "max_rel_error" in tolerance:
         if result["max_rel_error"] > tolerance["max_rel_error"]:
             raise ExportError(

@@ -14,8 +14,8 @@ _SCALE = 2.0**-15
 
 def mended(content):
     """A LiteRT file, as bytes, with all scales above 0. A file without a scale of 0 is returned unchanged."""
-    found = (tensor.Quantization() for tensor in flatbuffer.tensors(content))
-    if not any(x is not None and x.ScaleLength() and (x.ScaleAsNumpy() == 0).any() for x in found):
+    quantizations = (tensor.Quantization() for tensor in flatbuffer.tensors(content))
+    if not any(x is not None and x.ScaleLength() and (x.ScaleAsNumpy() == 0).any() for x in quantizations):
         return content
     model = flatbuffer.unpacked(content)
     for subgraph in model.subgraphs:

@@ -311,7 +311,7 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
             if other == quantization:
                 quantize.check(file, other, model)
             else:
-                with pytest.raises(ExportError, match=f"'{other}' cannot be had"):
+                with pytest.raises(ExportError, match=f"'{other}' is not available"):
                     quantize.check(file, other, model)
 
 

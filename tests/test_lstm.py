@@ -186,7 +186,7 @@ def test_large_cell_states_are_not_clipped(quantization, tmp_path):
 def test_a_file_says_which_layer_keeps_its_state(tmp_path):
     x = keras.Input((5, 3), name="x")
     report = export(keras.Model(x, LSTM(4, name="reader")(x)), tmp_path / "lstm.tflite")
-    (warning,) = (warning for warning in report.warnings if "go on from where" in warning)
+    (warning,) = (warning for warning in report.warnings if "last call" in warning)
     assert "in layer 'reader'" in warning
 
 

@@ -82,7 +82,7 @@ def write(folder, stem, content, methods, arena, pointer_bits=64):
         content: bytes of the LiteRT file.
         methods: list of str. The methods of `tflite::MicroMutableOpResolver` to call: `"AddConv2D"`, ...
         arena: int, bytes of the tensor arena.
-        pointer_bits: int. Width of the pointers of the machine on which `arena` was found.
+        pointer_bits: int. Width of the pointers of the machine on which `arena` was measured.
 
     Returns:
         list of the names of the three files.

@@ -38,7 +38,7 @@ _METHODS = """
     SplitV Sqrt Square SquaredDifference Squeeze StridedSlice Sub Sum Svdf Tanh Transpose TransposeConv
     UnidirectionalSequenceLSTM Unpack VarHandle While ZerosLike
 """
-_BY_OP = {method.upper(): f"Add{method}" for method in _METHODS.split()}  # CONV_2D is found under CONV2D
+_BY_OP = {method.upper(): f"Add{method}" for method in _METHODS.split()}  # the key of CONV_2D is CONV2D
 # Node CAST (number 0) failed to invoke with status 1
 _NODE = re.compile(r"Node \w+ \(number (?P<number>\d+)f?\)")
 
@@ -76,7 +76,7 @@ class Micro(Target):
             "not_run": others,
             "versions": {"tflite_micro": importlib.metadata.version("tflite_micro")},
             "summary": [
-                f"Runs in tflite-micro with an arena of {arena:,} bytes (found with {pointer_bits}-bit pointers).",
+                f"Runs in tflite-micro with an arena of {arena:,} bytes (measured with {pointer_bits}-bit pointers).",
                 *(_agreement(name, difference, len(samples)) for name, difference in differences.items()),
                 *(f"tflite-micro runs the first signature, {served!r}, and not {name!r}." for name in others),
                 f"{len(methods)} ops to register, in {files[-1]}; the file as C source, in {files[1]}.",
@@ -188,7 +188,7 @@ def _run_reference(path, served, samples):
     return results
 
 
-def _compare(model, served, expected, found):
+def _compare(model, served, expected, actual):
     """Compares each output over all samples.
 
     Returns:
@@ -201,7 +201,7 @@ def _compare(model, served, expected, found):
     differences = {}
     for name, tensor in model.signatures[served].outputs.items():
         a = np.stack([sample[name] for sample in expected])
-        b = np.stack([sample[name] for sample in found])
+        b = np.stack([sample[name] for sample in actual])
         error = np.abs(a.astype("float64") - b.astype("float64")).max(initial=0.0)
         if tensor.dtype.startswith("float"):
             kind, value, limit = "max_abs_error", float(error), FLOAT_TOLERANCE * float(np.abs(a).max(initial=0.0))
