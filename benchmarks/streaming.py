@@ -144,10 +144,10 @@ def measure(nets=NETS, width=WIDTH, lengths=LENGTHS, rounds=ROUNDS, calls=CALLS,
             for key in list(contenders) if round_ % 2 == 0 else reversed(contenders):  # no contender always comes first
                 times[key].append(_milliseconds(contenders[key], calls))
             progress(f"round {round_ + 1} of {rounds}")
-    for net, found in report.items():
-        found["step_ms"] = round(statistics.median(times[net, "step"]), 4)
-        found["sequence_ms"] = {n: round(statistics.median(times[net, n]), 4) for n in lengths}
-        found["ratio"] = {n: _ratios(times[net, n], times[net, "step"]) for n in lengths}
+    for net, figures in report.items():
+        figures["step_ms"] = round(statistics.median(times[net, "step"]), 4)
+        figures["sequence_ms"] = {n: round(statistics.median(times[net, n]), 4) for n in lengths}
+        figures["ratio"] = {n: _ratios(times[net, n], times[net, "step"]) for n in lengths}
     return {
         "title": f"Milliseconds to answer after one more sample: {FEATURES} features, width {width}, float32",
         "nets": report,
@@ -166,18 +166,18 @@ def picture(report):
     figure = pictures.figure(11, 4.2)
     axes = figure.subplots(1, len(report["nets"]), sharey=True, squeeze=False)[0]
     figure.suptitle(report["title"], fontsize=11, color=pictures.INK)
-    for axis, (net, found) in zip(axes, report["nets"].items(), strict=True):
-        lengths = [int(n) for n in found["sequence_ms"]]
+    for axis, (net, figures) in zip(axes, report["nets"].items(), strict=True):
+        lengths = [int(n) for n in figures["sequence_ms"]]
         axis.plot(
-            *(lengths, found["sequence_ms"].values()),
+            *(lengths, figures["sequence_ms"].values()),
             **dict(color=pictures.COLORS[1], marker="o", markersize=4, label="sequence: the whole window again"),
         )
         axis.plot(
-            *(lengths, [found["step_ms"]] * len(lengths)),
+            *(lengths, [figures["step_ms"]] * len(lengths)),
             **dict(color=pictures.COLORS[0], linewidth=2.2, label="step: the state is carried along"),
         )
-        faster = found["ratio"][str(lengths[-1])]["median"]
-        title = f"{net.upper()}, {found['parameters']:,} weights\nat {lengths[-1]} samples {faster:.0f} times as fast"
+        faster = figures["ratio"][str(lengths[-1])]["median"]
+        title = f"{net.upper()}, {figures['parameters']:,} weights\nat {lengths[-1]} samples {faster:.0f} times as fast"
         pictures.style(axis, title, "samples in the window")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")

@@ -130,10 +130,10 @@ def check_shapes(name: str, tensors, shapes: dict[str, tuple], remedy: str) -> N
     >>> check_shapes("states", {"hidden": np.zeros((1, 4))}, {"hidden": (2, 4)}, "start with zeros")
     Traceback (most recent call last):
     ...
-    ValueError: states: found {'hidden': (1, 4)} where {'hidden': (2, 4)} must be; start with zeros.
+    ValueError: states has {'hidden': (1, 4)}; it must have {'hidden': (2, 4)}: start with zeros.
     """
     if not isinstance(tensors, dict):
-        raise ValueError(f"{name}: found a {type(tensors).__name__} where a dict of {shapes} must be; {remedy}.")
+        raise ValueError(f"{name} is a {type(tensors).__name__}; it must be a dict of {shapes}: {remedy}.")
     given = {key: _shape(x) for key, x in tensors.items()}
     sizes = {}  # the sizes of each str
     for key in given.keys() & shapes.keys():
@@ -149,14 +149,14 @@ def check_shapes(name: str, tensors, shapes: dict[str, tuple], remedy: str) -> N
 
     wrong, right = ({key: x for key, x in side.items() if not agrees(key)} for side in (given, shapes))
     if wrong or right:
-        raise ValueError(f"{name}: found {wrong} where {right} must be; {remedy}.")
+        raise ValueError(f"{name} has {wrong}; it must have {right}: {remedy}.")
 
 
 def asserted(x, condition, message: str):
     """`x`, a tensor of a graph. The graph raises an `InvalidArgumentError` with this message if the condition is False.
 
     It is for values that are only known when the graph runs, such as a size that was None when it was traced. XLA
-    leaves assertions out.
+    drops assertions.
     """
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(x)

@@ -231,8 +231,8 @@ def picture(outcome):
     if papers:
         row, labels = outcome.data.arrays["row"], outcome.data.arrays["labels"]
         logits = np.asarray(outcome.model(row))[0]
-        centred = logits - logits.mean(0)
-        places = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        centered = logits - logits.mean(0)
+        places = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
         for i, name in enumerate(outcome.data.labels):
             right.scatter(*places[labels == i].T, s=4, alpha=0.6, label=name.replace("_", " "))
         right.legend(frameon=False, fontsize=7, markerscale=2)

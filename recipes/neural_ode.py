@@ -199,9 +199,9 @@ def _digits_picture(outcome):
     images, labels = next(outcome.data.test.as_numpy_iterator())
     chosen = np.concatenate([np.flatnonzero(labels == c)[:12] for c in range(len(outcome.data.labels))])
     path = np.asarray(outcome.model.trajectories(images[chosen], np.linspace(0, 1, 9, dtype="float32"))).mean((2, 3))
-    centred = path - path.mean((0, 1))
-    axes = np.linalg.svd(centred[-1], full_matrices=False)[2][:2]
-    places = centred @ axes.T
+    centered = path - path.mean((0, 1))
+    axes = np.linalg.svd(centered[-1], full_matrices=False)[2][:2]
+    places = centered @ axes.T
     import matplotlib
 
     colors = matplotlib.colormaps["tab10"](np.arange(10))

@@ -20,7 +20,7 @@ import keras_dl
 from keras_dl.recipes.training import pictures, pipelines
 from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
-GREY = dict(mean=33.0, std=79.0)  # pixels of MNIST; the presets hold those of CIFAR-10 and ImageNet
+GRAY = dict(mean=33.0, std=79.0)  # pixels of MNIST; the presets hold those of CIFAR-10 and ImageNet
 DEPTHS = ("resnet20", "resnet56", "plain20", "plain56")
 
 
@@ -34,7 +34,7 @@ def build_model(data, options, variant):
         image_shape=data.input_shape,
         num_classes=len(data.labels),
         residual=variant.startswith("resnet"),
-        **(GREY if data.input_shape[-1] == 1 else {}),
+        **(GRAY if data.input_shape[-1] == 1 else {}),
     )
     steps = data.steps(options)
     # Deep networks diverge or stall when started at the full rate: the paper warms up 110 layers (section 4.2).

@@ -24,7 +24,7 @@ class Case(NamedTuple):
         compile: arguments of `model.compile` but for the optimizer.
         bad_arguments: (overrides, name) pairs; each must raise a ValueError that names the argument and its value.
         forced: names of arguments that can only be given their default here, each with the reason.
-        padded: changes the inputs at masked positions alone; None where the model takes no mask.
+        padded: changes only the inputs at masked positions; None where the model takes no mask.
         served: for signatures that do not take the model's inputs: by name, what makes a dict of `n` rows of theirs.
         integer_signatures: names of those that int8 files hold; None for all. A loop cannot be calibrated.
         around: for a layer: makes the `keras.Model` that the battery trains and exports, from a new layer.

@@ -12,9 +12,9 @@ NaN counts as impossible. Where no token is left to choose, the score is minus i
 
 Beam search keeps `beam_size` live hypotheses of each sequence. Of all their continuations, those among the first
 `beam_size` that end are put aside, and the best `beam_size` that do not end live on. A sequence is complete when
-`beam_size` hypotheses have ended. (So a beam of 1 is the greedy search, whatever the penalty.) After that it does not
-change, whatever its neighbors in the batch do. Hypotheses that reach `max_length` without an end come after those that
-have ended.
+`beam_size` hypotheses have ended. (So a beam of 1 is the greedy search, with any penalty.) After that it does not
+change, while others in the batch go on. Hypotheses that reach `max_length` without an end come after those that have
+ended.
 
 References: Wu et al. 2016, "Google's Neural Machine Translation System", arXiv:1609.08144, section 7. Sutskever,
 Vinyals, Le 2014, arXiv:1409.3215, section 3.2. Gumbel 1954, "Statistical Theory of Extreme Values", for `sample`.
@@ -93,8 +93,8 @@ def greedy(step, state, start, end: int, max_length: int) -> Hypotheses:
     Example:
 
     >>> table = tf.math.log([[0.0, 0.0, 0.1, 0.9], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.8, 0.2]])
-    >>> found = greedy(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((1, 1)), 0, 2, 4)
-    >>> found.tokens.numpy().tolist(), round(math.exp(found.log_probabilities[0]), 2)
+    >>> best = greedy(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((1, 1)), 0, 2, 4)
+    >>> best.tokens.numpy().tolist(), round(math.exp(best.log_probabilities[0]), 2)
     ([[3, 2, 0, 0]], 0.72)
     """
 
@@ -205,8 +205,8 @@ def beam_search(
     Example:
 
     >>> table = tf.math.log([[0.0, 0.0, 0.1, 0.9], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.8, 0.2]])
-    >>> found = beam_search(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((1, 1)), 0, 2, 2, 4)
-    >>> found.tokens.numpy().tolist(), [round(math.exp(score), 2) for score in found.scores[0]]
+    >>> best = beam_search(lambda tokens, _, state: (tf.gather(table, tokens), state), tf.zeros((1, 1)), 0, 2, 2, 4)
+    >>> best.tokens.numpy().tolist(), [round(math.exp(score), 2) for score in best.scores[0]]
     ([[[3, 2, 0, 0], [2, 0, 0, 0]]], [0.72, 0.1])
     """
     beam_size, max_length = check_size("beam_size", beam_size), check_size("max_length", max_length)

@@ -36,10 +36,10 @@ def read_pronunciations(text):
     """
     words = {}
     for number, line in enumerate(text.splitlines(), 1):
-        found = re.fullmatch(r"(\S+?)(\(\d+\))?((?: [A-Z]{1,2}[012]?)+)", line.split("#")[0].rstrip())
-        if found is None:
+        entry = re.fullmatch(r"(\S+?)(\(\d+\))?((?: [A-Z]{1,2}[012]?)+)", line.split("#")[0].rstrip())
+        if entry is None:
             raise DataError(f"Line {number} of {MEMBER} is not a word with its phonemes: {line!r}")
-        words.setdefault(found[1], []).append(found[3].strip())
+        words.setdefault(entry[1], []).append(entry[3].strip())
     return words
 
 

@@ -9,7 +9,7 @@ def warp(image, matrix, shape):
     Args:
         image: `(height, width)`, any real dtype.
         matrix: float, `(2, 3)`. Takes an output pixel `(row, column, 1)` to the point
-            `(row, column)` of the image at which it is sampled. Pixel centres are at integers.
+            `(row, column)` of the image at which it is sampled. Pixel centers are at integers.
         shape: `(rows, columns)` of the output.
 
     Returns:

@@ -93,10 +93,10 @@ class Wheel(NamedTuple):
         """
         path = self.path()
         if path.exists():
-            found = _sha256(path)
-            if found != self.sha256:
+            digest = _sha256(path)
+            if digest != self.sha256:
                 raise DataError(
-                    f"{path} is damaged, or another file: its sha256 is {found}, expected {self.sha256}. "
+                    f"{path} is damaged, or another file: its sha256 is {digest}, expected {self.sha256}. "
                     "Delete it to have it downloaded again, or put the right file in its place."
                 )
             return path
@@ -151,15 +151,15 @@ class Wheel(NamedTuple):
                 f"Check the network and pip's index (pip config list), or {by_hand}."
             )
         if not path.exists():
-            found = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
+            downloaded = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
             raise DataError(
-                f"pip downloaded {found} for {self.requirement}, not {self.filename}. The index has other files "
+                f"pip downloaded {downloaded} for {self.requirement}, not {self.filename}. The index has other files "
                 f"than expected: check it (pip config list), or {by_hand}."
             )
-        found = _sha256(path)
-        if found != self.sha256:
+        digest = _sha256(path)
+        if digest != self.sha256:
             raise DataError(
-                f"{self.filename} from pip's index has the sha256 {found}, expected {self.sha256}. It was not kept. "
+                f"{self.filename} from pip's index has the sha256 {digest}, expected {self.sha256}. It was not kept. "
                 f"The index has another file with this name: check it (pip config list), or {by_hand}."
             )
 

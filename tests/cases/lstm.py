@@ -78,7 +78,7 @@ CASES = [
         ),
         forced={
             "dropout_rate": "the case of rnn has it; without it training is held equal under XLA",
-            "stateful_batch_size": "takes batches of one size alone; test_recurrent_lm.py has it",
+            "stateful_batch_size": "takes only batches of one size; test_recurrent_lm.py has it",
         },
         inputs=texts(STEPS, WIDE + 1),
         targets=texts(STEPS, WIDE + 1),
