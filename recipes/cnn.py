@@ -53,15 +53,7 @@ def baseline(outcome):
 
 def picture(outcome):
     """Test images with all mistakes first, the error over the epochs, and kernels of the first layer."""
-    figure = pictures.figure(12, 5.6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
-    digits, network = right.subfigures(2, 1, height_ratios=(1.5, 1))
-    pictures.predictions(left, outcome.model, outcome.data)
-    axis = digits.subplots()
-    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
-    pictures.style(axis, "Test error, %", "epoch")
-    axis.set_yscale("log")
-    axis.legend(frameon=False)
+    figure, network = pictures.of_classifier(outcome, height=5.6, ratio=1.5)
     kernels = next(layer for layer in outcome.model.layers if isinstance(layer, keras.layers.Conv2D)).kernel
     pictures.kernels(network, np.asarray(kernels)[..., 0, :6], "Kernels of the first layer")
     return figure

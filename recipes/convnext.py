@@ -45,14 +45,7 @@ def build_model(data, options, variant):
 
 def picture(outcome):
     """Test images with all mistakes first, the error over the epochs, and depthwise kernels of the first block."""
-    figure = pictures.figure(12, 5.6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
-    error, network = right.subfigures(2, 1, height_ratios=(1.5, 1))
-    pictures.predictions(left, outcome.model, outcome.data)
-    axis = error.subplots()
-    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
-    pictures.style(axis, "Test error, %", "epoch")
-    axis.set_yscale("log")
+    figure, network = pictures.of_classifier(outcome, height=5.6, ratio=1.5)
     kernels = np.asarray(outcome.model.get_layer("stage_0_block_0").depthwise.kernel)
     pictures.kernels(network, kernels[..., :6, 0], "Depthwise kernels of the first block")
     return figure

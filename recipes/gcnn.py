@@ -55,15 +55,7 @@ def baseline(outcome):
 
 def picture(outcome):
     """Test images with all mistakes first, the error over the epochs, and feature maps that rotate with their image."""
-    figure = pictures.figure(12, 6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
-    error, turning = right.subfigures(2, 1, height_ratios=(1, 1))
-    pictures.predictions(left, outcome.model, outcome.data)
-    axis = error.subplots()
-    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
-    pictures.style(axis, "Test error, %", "epoch")
-    axis.set_yscale("log")
-    axis.legend(frameon=False)
+    figure, turning = pictures.of_classifier(outcome, height=6, ratio=1)
 
     model = outcome.model
     image = next(outcome.data.test.as_numpy_iterator())[0][:1]

@@ -43,14 +43,7 @@ def build_model(data, options, variant):
 
 def picture(outcome):
     """Test images with all mistakes first, the error over the epochs, and the attention of the class token."""
-    figure = pictures.figure(12, 6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.3, 1))
-    error, looks = right.subfigures(2, 1, height_ratios=(1, 1))
-    pictures.predictions(left, outcome.model, outcome.data)
-    axis = error.subplots()
-    pictures.curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
-    pictures.style(axis, "Test error, %", "epoch")
-    axis.set_yscale("log")
+    figure, looks = pictures.of_classifier(outcome, height=6, ratio=1)
 
     images = next(outcome.data.test.as_numpy_iterator())[0][:6]
     maps = np.asarray(outcome.model.attention_map(images))

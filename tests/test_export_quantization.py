@@ -185,7 +185,7 @@ def test_embeddings_are_quantized_and_tokens_stay_integers(quantization, tmp_pat
 
 
 def test_weights_that_stay_float_are_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"3200 of 3248 weights stay as they are in GATHER in layer 'table'"):
+    with pytest.raises(ExportError, match=r"3200 of 3248 weights are not quantized, in GATHER in layer 'table'"):
         export(embedding(), tmp_path, "weight_only_int8")
     assert list(tmp_path.iterdir()) == []
 

@@ -86,6 +86,30 @@ def predictions(figure, model, data, rows=5, columns=8):
         show_image(axis, images[i], names[0] if right else f"{names[0]}, not {names[1]}", INK if right else COLORS[1])
 
 
+def of_classifier(outcome, height, ratio):
+    """A figure of a classifier: test images on the left, the test error over the epochs on the right.
+
+    Args:
+        outcome: `Outcome` of a task whose history has `val_accuracy`.
+        height: float. Height of the figure in inches.
+        ratio: float. Height of the error, as a multiple of the height of the space below it.
+
+    Returns:
+        `(figure, space)`: the matplotlib figure, and the empty subfigure below the error.
+    """
+    whole = figure(12, height)
+    left, right = whole.subfigures(1, 2, width_ratios=(1.3, 1))
+    error, space = right.subfigures(2, 1, height_ratios=(ratio, 1))
+    predictions(left, outcome.model, outcome.data)
+    axis = error.subplots()
+    curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
+    style(axis, "Test error, %", "epoch")
+    axis.set_yscale("log")
+    if len(outcome.trained) > 1:
+        axis.legend(frameon=False)
+    return whole, space
+
+
 def kernels(figure, kernels, title):
     """Draws kernels `(height, width, n)` side by side, blue for negative and red for positive weights."""
     figure.suptitle(title, fontsize=11, color=INK, fontweight="bold")
