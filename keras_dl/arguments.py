@@ -34,6 +34,7 @@ Positive = Annotated[float, checks.check_positive]
 Number = Annotated[float, checks.check_number]
 PerChannel = Annotated[float | tuple[float, ...], checks.check_per_channel]
 PositivePerChannel = Annotated[float | tuple[float, ...], checks.check_positive_per_channel]
+ActivationName = Annotated[str, checks.check_activation_name]
 ImageShape = Annotated[tuple[int, int, int], checks.check_image_shape]
 
 

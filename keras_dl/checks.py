@@ -6,6 +6,7 @@ Checks of constructor arguments return the value in the form that the config kee
 import math
 import numbers
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -21,6 +22,22 @@ def check_choice(name: str, value, choices):
     if value not in choices:
         raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}.")
     return value
+
+
+def check_activation_name(name: str, value) -> str:
+    """`value`, which must be a str that names an activation of Keras.
+
+    Example:
+
+    >>> check_activation_name("activation", "relu")
+    'relu'
+    """
+    try:
+        if isinstance(value, str) and keras.activations.get(value):
+            return value
+    except ValueError:
+        pass  # Keras knows no such name
+    raise ValueError(f"{name}={value!r} must be the name of a Keras activation, such as 'relu'.")
 
 
 def check_size(name: str, value, minimum: int = 1) -> int:

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_dl.arguments import Rate, arguments
+from keras_dl.arguments import Number, Rate, arguments
+from keras_dl.tokens import PADDING
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -38,7 +39,9 @@ class RejectionCrossentropy(keras.losses.Loss):
     """
 
     @arguments
-    def __init__(self, penalty: float = 10.0, reduction="sum_over_batch_size", name="rejection_crossentropy", **kwargs):
+    def __init__(
+        self, penalty: Number = 10.0, reduction="sum_over_batch_size", name="rejection_crossentropy", **kwargs
+    ):
         super().__init__(reduction=reduction, name=name, **kwargs)
 
     def call(self, y_true, y_pred):
@@ -89,7 +92,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
     def __init__(
         self,
         smoothing: Rate = 0.1,
-        padding: int = 0,
+        padding: int = PADDING,
         reduction="sum_over_batch_size",
         name="smoothed_crossentropy",
         **kwargs,

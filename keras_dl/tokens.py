@@ -96,11 +96,14 @@ def known_tokens(name: str, tokens, vocabulary_size: int):
     return ops.where(known, tokens, PADDING)
 
 
-def check_token(name: str, value: int, vocabulary_size: int) -> int:
-    """`value` as an int, which must be a token of the vocabulary other than padding."""
+def check_token(name: str, value: int, vocabulary_size: int, size_name: str = "vocabulary_size") -> int:
+    """`value` as an int, which must be a token of the vocabulary other than padding.
+
+    `size_name` is the name that the size of the vocabulary has in the error.
+    """
     value = check_size(name, value)
     if value >= vocabulary_size:
-        raise ValueError(f"{name}={value} must be less than vocabulary_size={vocabulary_size}.")
+        raise ValueError(f"{name}={value} must be less than {size_name}={vocabulary_size}.")
     return value
 
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.arguments import Rate, arguments
+from keras_dl.arguments import Number, Rate, arguments
 from keras_dl.base import Layer
 
 
@@ -33,7 +33,7 @@ class LayerScale(Layer):
     """
 
     @arguments
-    def __init__(self, initial_scale: float = 1e-6, **kwargs):
+    def __init__(self, initial_scale: Number = 1e-6, **kwargs):
         super().__init__(autocast=False, **kwargs)
 
     def build(self, branch_shape):

@@ -26,6 +26,7 @@ CASES = [
         bad_arguments=(
             (dict(image_shape=(12, 10, 2)), "image_shape"),
             (dict(filters=(4, 0)), "filters"),
+            (dict(activation="reglu"), "activation"),
             (dict(corruption="blur"), "corruption"),
             (dict(corruption_level=1.5), "corruption_level"),
         ),
@@ -53,6 +54,7 @@ CASES = [
         served=dict(decode=normal("latents", 4), sample=normal("noise", 4)),
         bad_arguments=(
             (dict(latent_dim=0), "latent_dim"),
+            (dict(activation="reglu"), "activation"),
             (dict(likelihood="poisson"), "likelihood"),
             (dict(bound="renyi"), "bound"),
             (dict(num_samples=0), "num_samples"),

@@ -27,6 +27,7 @@ CASES = [
         bad_arguments=(
             (dict(image_shape=(4, 22, 2)), "image_shape"),
             (dict(kernel_size=4), "kernel_size"),
+            (dict(initial_scale="small"), "initial_scale"),
             (dict(filters=(8, 12, 16)), "filters"),
             (dict(stochastic_depth_rate=1.0), "stochastic_depth_rate"),
             (dict(patch_size=0), "patch_size"),

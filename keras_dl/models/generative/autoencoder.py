@@ -14,7 +14,7 @@ Deviation: no layer-wise pre-training (Hinton 2006). Glorot's initialization mak
 import keras
 from keras import layers, ops
 
-from keras_dl.arguments import ImageShape, NumberIn, OneOf, Size, arguments
+from keras_dl.arguments import ActivationName, ImageShape, NumberIn, OneOf, Size, arguments
 from keras_dl.models.generative.image_codec import ImageCodec, Widths, check_halvings, encoder, mirrored
 from keras_dl.signatures import Signature
 
@@ -105,7 +105,7 @@ class Autoencoder(ImageCodec):
         latent_dim: Size = 32,
         hidden_dims: Widths = (512,),
         filters: Widths = (),
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         corruption: OneOf(*CORRUPTIONS) = "none",
         corruption_level: NumberIn(0, 1) = 0.0,
         seed: int | None = None,

@@ -21,7 +21,7 @@ import math
 import keras
 from keras import layers, ops
 
-from keras_dl.arguments import ImageShape, NumberIn, OneOf, Size, arguments
+from keras_dl.arguments import ActivationName, ImageShape, NumberIn, OneOf, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_size
 from keras_dl.models.generative.image_codec import ImageCodec, Widths, check_halvings, encoder, mirrored
@@ -112,7 +112,7 @@ class VAE(ImageCodec):
         latent_dim: Size = 20,
         hidden_dims: Widths = (500,),
         filters: Widths = (),
-        activation: str = "tanh",
+        activation: ActivationName = "tanh",
         likelihood: OneOf("bernoulli", "gaussian") = "bernoulli",
         bound: OneOf("elbo", "iwae") = "elbo",
         num_samples: Size = 1,
@@ -161,7 +161,7 @@ class VAE(ImageCodec):
         """
         tfd = _distributions()
         batch = ops.shape(latents)[:-1]
-        parameters = self.decoder(ops.reshape(latents, (-1, self.latent_dim)))
+        parameters = self.decoder(ops.reshape(latents, (-1, self.latent_dim)))  # (n, *image_shape), n of all axes
         parameters = {name: ops.reshape(x, (*batch, *self.image_shape)) for name, x in parameters.items()}
         if self.likelihood == "gaussian":
             return _diagonal_normal(parameters["mean"], parameters["log_variance"], 3)

@@ -38,7 +38,7 @@ from keras_dl.layers.recurrent import STATES, unrolled
 from keras_dl.layers.sequence_codec import Cell, SequenceDecoder, SequenceEncoder
 from keras_dl.models.sequence.searching import SearchingModel, check_pair
 from keras_dl.signatures import Signature
-from keras_dl.tokens import PADDING, check_sequences, check_tokens, known_tokens
+from keras_dl.tokens import PADDING, check_sequences, check_token, check_tokens, known_tokens
 
 # In a file, an encoder of up to this many steps, in all layers and directions, is written without a loop. An integer
 # file cannot have a loop, and each step of one costs more than what it computes.
@@ -179,9 +179,8 @@ class Seq2Seq(SearchingModel, FunctionalModel):
     ):
         if feed_context and attention:
             raise ValueError(f"feed_context={feed_context} needs attention=None: attention feeds a context of its own.")
-        for name, token in (("start_token", start_token), ("end_token", end_token)):
-            if token >= target_vocabulary_size:
-                raise ValueError(f"{name}={token} must be in [1, target_vocabulary_size={target_vocabulary_size}).")
+        check_token("start_token", start_token, target_vocabulary_size, "target_vocabulary_size")
+        check_token("end_token", end_token, target_vocabulary_size, "target_vocabulary_size")
         passes_on = "memory" if attention else "context" if feed_context else "state"
         nets = (embedding_dim, hidden_dim, num_layers, cell, dropout_rate, passes_on)
 

@@ -15,26 +15,12 @@ Deviations from the paper:
 - Batch normalization, layer normalization and dropout are options that came later.
 """
 
-from typing import Annotated
-
 import keras
 from keras import layers
 
-from keras_dl.arguments import OneOf, Rate, Size, SizesAtLeast, arguments
+from keras_dl.arguments import ActivationName, OneOf, Rate, Size, SizesAtLeast, arguments
 from keras_dl.layers.norm import BatchNormalization, LayerNormalization
 from keras_dl.models.tabular.tabular_model import FeatureShape, TabularModel, Task, answers_out, columns_in
-
-
-def _check_activation(name, value):
-    try:
-        if isinstance(value, str) and keras.activations.get(value):
-            return value
-    except ValueError:
-        pass  # Keras knows no such name
-    raise ValueError(f"{name}={value!r} must be the name of a Keras activation, such as 'relu'.")
-
-
-Activation = Annotated[str, _check_activation]
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -76,7 +62,7 @@ class MLP(TabularModel):
         feature_shape: FeatureShape,
         num_outputs: Size,
         hidden_dims: SizesAtLeast(1, allow_empty=True) = (64, 64),
-        activation: Activation = "relu",
+        activation: ActivationName = "relu",
         normalization: OneOf(None, "batch", "layer") = None,
         dropout_rate: Rate = 0.0,
         task: Task = "classification",

@@ -38,6 +38,7 @@ from keras import layers, ops
 from keras_dl.arguments import (
     AtLeast,
     ImageShapeAtLeast,
+    Number,
     OddSize,
     OneOf,
     PerChannel,
@@ -85,7 +86,7 @@ class LocalResponseNormalization(Layer):
     """
 
     @arguments
-    def __init__(self, depth_radius: AtLeast(0) = 2, bias: Positive = 2.0, alpha: float = 1e-4, **kwargs):
+    def __init__(self, depth_radius: AtLeast(0) = 2, bias: Positive = 2.0, alpha: Number = 1e-4, **kwargs):
         super().__init__(autocast=False, **kwargs)
 
     def call(self, maps):

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_dl.arguments import ImageShape, OddSize, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
+from keras_dl.arguments import ImageShape, Number, OddSize, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_image_shape
 from keras_dl.layers.norm import LayerNormalization
@@ -55,7 +55,7 @@ class ConvNeXtBlock(Layer):
 
     @arguments
     def __init__(
-        self, kernel_size: OddSize = 7, initial_scale: float = 1e-6, stochastic_depth_rate: Rate = 0.0, **kwargs
+        self, kernel_size: OddSize = 7, initial_scale: Number = 1e-6, stochastic_depth_rate: Rate = 0.0, **kwargs
     ):
         super().__init__(autocast=False, **kwargs)
         shared = dict(dtype=self.dtype_policy)
@@ -165,7 +165,7 @@ class ConvNeXt(ImageClassifier):
         filters: Sizes = (96, 192, 384, 768),
         patch_size: Size = 4,
         kernel_size: OddSize = 7,
-        initial_scale: float = 1e-6,
+        initial_scale: Number = 1e-6,
         stochastic_depth_rate: Rate = 0.1,
         mean: PerChannel = IMAGENET_MEAN,
         std: PositivePerChannel = IMAGENET_STD,
