@@ -134,7 +134,7 @@ class AdditiveAttention(_Alignment):
 
     def project(self, memory):
         """The memory's part of the score, `U m + b`: `(batch, length, units)`."""
-        projected = ops.matmul(memory, self.memory_kernel)
+        projected = ops.matmul(memory, self.memory_kernel)  # (batch, length, units)
         return projected if self.bias is None else projected + self.bias
 
     def attend(self, query, memory, projected, mask=None):
@@ -217,17 +217,18 @@ class LuongAttention(_Alignment):
     def _scores(self, query, memory):
         """float, `(batch, queries, length)`."""
         if self.score == "concat":
+            # (batch, queries, units), (batch, length, units)
             parts = ops.matmul(query, self.query_kernel), ops.matmul(memory, self.memory_kernel)
             return _additive_scores(*parts, self.vector)
         if self.score == "general":
-            query = ops.matmul(query, self.kernel)
+            query = ops.matmul(query, self.kernel)  # (batch, queries, memory width)
         return ops.matmul(query, ops.swapaxes(memory, 1, 2))
 
     def _center(self, query, keep, length, position, single):
         """p_t: float32, `(batch or 1, queries, 1)`."""
         if self.locality == "predictive":
-            hidden = ops.tanh(ops.matmul(query, self.position_kernel))
-            share = ops.sigmoid(ops.cast(ops.matmul(hidden, self.position_vector), "float32"))
+            hidden = ops.tanh(ops.matmul(query, self.position_kernel))  # (batch, queries, units)
+            share = ops.sigmoid(ops.cast(ops.matmul(hidden, self.position_vector), "float32"))  # (batch, queries, 1)
             if keep is None:
                 return share * ops.cast(length, "float32")
             return share * ops.sum(ops.cast(keep, "float32"), axis=-1, keepdims=True)

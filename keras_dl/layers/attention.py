@@ -384,5 +384,5 @@ def _rank_4(mask):
             "(batch, heads, queries, keys)."
         )
     if len(mask.shape) == 2:
-        mask = ops.expand_dims(mask, 0)
+        mask = ops.expand_dims(mask, 0)  # (1, queries, keys)
     return ops.expand_dims(mask, 1) if len(mask.shape) == 3 else mask

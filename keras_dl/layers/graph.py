@@ -216,6 +216,7 @@ class GATConv(_GraphConvolution):
         source, target = edges[..., 0], edges[..., 1]
 
         hidden = ops.matmul(nodes, self.kernel)  # (batch, nodes, heads * units)
+        # (batch, nodes, heads, units)
         hidden = ops.reshape(hidden, (size(hidden, 0), size(hidden, 1), self.num_heads, self.units))
         scores = gather(ops.sum(hidden * self.source_kernel, axis=-1), source)  # (batch, edges, heads)
         scores = scores + gather(ops.sum(hidden * self.target_kernel, axis=-1), target)
@@ -226,6 +227,7 @@ class GATConv(_GraphConvolution):
         # (batch, nodes, heads, units)
         attended = segment_sum(gather(hidden, source) * ops.expand_dims(attention, -1), target, num_nodes)
         if self.concat:
+            # (batch, nodes, heads * units)
             attended = ops.reshape(attended, (size(attended, 0), num_nodes, self.num_heads * self.units))
         else:
             attended = ops.mean(attended, axis=2)  # (batch, nodes, units)
@@ -281,7 +283,7 @@ class GINConv(_GraphConvolution):
             messages = messages * ops.cast(ops.expand_dims(edge_mask, -1), messages.dtype)
         hidden = (1.0 + self.epsilon) * nodes + segment_sum(messages, target, size(nodes, 1))
         hidden = ops.relu(ops.matmul(hidden, self.hidden_kernel) + self.hidden_bias)  # (batch, nodes, hidden_dim)
-        return self._finish(ops.matmul(hidden, self.kernel))
+        return self._finish(ops.matmul(hidden, self.kernel))  # (batch, nodes, units)
 
 
 def with_self_loops(edges, edge_mask, num_nodes):
@@ -299,7 +301,7 @@ def with_self_loops(edges, edge_mask, num_nodes):
     ids = ops.arange(num_nodes, dtype=edges.dtype)
     loops = ops.expand_dims(ops.stack([ids, ids], axis=-1), 0)  # (1, nodes, 2)
     batch = size(edges, 0)
-    loops = ops.tile(loops, (batch, 1, 1)) if edges.shape[0] != 1 else loops
+    loops = ops.tile(loops, (batch, 1, 1)) if edges.shape[0] != 1 else loops  # (batch, nodes, 2)
     if edge_mask is not None:
         edge_mask = ops.concatenate([edge_mask, ops.cast(ops.ones_like(loops[..., 0]), "bool")], axis=1)
     return ops.concatenate([edges, loops], axis=1), edge_mask

@@ -63,9 +63,9 @@ class GRUCell(Cell, keras.layers.GRUCell):
 
     def product(self, hidden):
         if not self.reset_after:
-            return ops.matmul(hidden, self.recurrent_kernel[:, : 2 * self.units])
+            return ops.matmul(hidden, self.recurrent_kernel[:, : 2 * self.units])  # (batch, 2 * units)
         kernel, bias = self.recurrent_weights()
-        product = ops.matmul(hidden, kernel)
+        product = ops.matmul(hidden, kernel)  # (batch, 3 * units)
         return product if bias is None else product + ops.cast(bias, product.dtype)
 
     def recurrent_weights(self):
@@ -74,9 +74,9 @@ class GRUCell(Cell, keras.layers.GRUCell):
     def advance(self, projected, product, hidden):
         x_update, x_reset, x_new = ops.split(projected, 3, axis=-1)  # (batch, units) each
         if self.reset_after:
-            p_update, p_reset, p_new = ops.split(product, 3, axis=-1)
+            p_update, p_reset, p_new = ops.split(product, 3, axis=-1)  # (batch, units) each
         else:
-            p_update, p_reset = ops.split(product, 2, axis=-1)
+            p_update, p_reset = ops.split(product, 2, axis=-1)  # (batch, units) each
         reset = self.recurrent_activation(x_reset + p_reset)
         if self.reset_after:
             p_new = reset * p_new

@@ -127,7 +127,7 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
         return ops.cast(scaled, x.dtype) * gain + shift
 
     def project(self, inputs):
-        projected = self._normalized(ops.matmul(inputs, self.kernel), "input")
+        projected = self._normalized(ops.matmul(inputs, self.kernel), "input")  # (..., 4 * units)
         return projected if self.bias is None else projected + ops.cast(self.bias, projected.dtype)
 
     def product(self, hidden):
@@ -143,7 +143,9 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
         if self.peephole:
             output_gate = output_gate + to_output * cell
         hidden = gate(output_gate) * self.activation(self._normalized(cell, "cell"))
-        return (ops.matmul(hidden, self.projection_kernel) if self.projection_units else hidden), cell
+        if self.projection_units:
+            hidden = ops.matmul(hidden, self.projection_kernel)  # (batch, projection_units)
+        return hidden, cell
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

@@ -66,15 +66,15 @@ class MPNNConv(Layer):
         matrices = self.matrices(self.expand(edge_features))  # (batch, edges, width * width)
         if edge_mask is not None:
             matrices = matrices * ops.cast(ops.expand_dims(edge_mask, -1), matrices.dtype)
-        matrices = ops.reshape(matrices, (batch, size(edges, 1), width, width))
+        matrices = ops.reshape(matrices, (batch, size(edges, 1), width, width))  # (batch, edges, width, width)
         for _ in range(self.num_steps):
             # (batch, edges, width)
             messages = ops.squeeze(ops.matmul(matrices, ops.expand_dims(gather(nodes, source), -1)), -1)
             received = segment_sum(messages, target, num_nodes)  # (batch, nodes, width)
             # The cell takes rows: each node is one.
-            state = ops.reshape(nodes, (batch * num_nodes, width))
+            state = ops.reshape(nodes, (batch * num_nodes, width))  # (batch * nodes, width)
             state, _ = self.update(ops.reshape(received, (batch * num_nodes, width)), [state])
-            nodes = ops.reshape(state, (batch, num_nodes, width))
+            nodes = ops.reshape(state, (batch, num_nodes, width))  # (batch, nodes, width)
         return nodes
 
     def compute_output_shape(self, nodes_shape, edges_shape, edge_features_shape, edge_mask_shape=None):

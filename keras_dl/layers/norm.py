@@ -111,7 +111,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if self.beta is not None:
             outputs = outputs + ops.cast(self.beta, x.dtype)
         if len(x.shape) != len(inputs.shape):
-            outputs = ops.reshape(outputs, (-1, *inputs.shape[1:]))
+            outputs = ops.reshape(outputs, (-1, *inputs.shape[1:]))  # (batch, height, width, channels)
         return ops.cast(outputs, self.compute_dtype)
 
 

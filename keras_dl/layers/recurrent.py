@@ -68,7 +68,7 @@ class Cell:
     def project(self, inputs):
         """`(..., features)` to the part of the gates that is known before any state: `(..., width)`."""
         kernel, bias = self.input_weights()
-        projected = ops.matmul(inputs, kernel)
+        projected = ops.matmul(inputs, kernel)  # (..., width)
         return projected if bias is None else projected + ops.cast(bias, projected.dtype)
 
     def product(self, hidden):
@@ -193,7 +193,7 @@ class Recurrent(NoDropoutMasksInInference):
         states = [tf.convert_to_tensor(s) for s in states]
         if mask is not None:
             mask = ops.cast(mask, "bool")
-            mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
+            mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask  # (batch, time)
             if not is_unrolled():  # a device has no gradients, and NPUs do not select
                 # NaN at a masked step would make the gradient by the kernel NaN: 0 times NaN.
                 sequences = ops.where(ops.expand_dims(mask, -1), sequences, ops.zeros((), sequences.dtype))
@@ -219,7 +219,7 @@ class Recurrent(NoDropoutMasksInInference):
     def _steps(self, sequences, states, mask, training):
         """Runs the loop: outputs `(time, batch, units)`, or None without `return_sequences`, and the last states."""
         cell = self.cell
-        mask = None if mask is None else ops.transpose(mask)
+        mask = None if mask is None else ops.transpose(mask)  # (time, batch)
         unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
         options = dict(mask=mask, truncate=self.bptt_steps, keep_outputs=self.return_sequences)
         if training and cell.drops_in_the_step:
@@ -252,7 +252,7 @@ class Recurrent(NoDropoutMasksInInference):
             `(batch, time, units)`, or `(batch, units)` without `return_sequences`.
         """
         if self.return_sequences:
-            outputs = ops.transpose(outputs, (1, 0, 2))
+            outputs = ops.transpose(outputs, (1, 0, 2))  # (batch, time, units)
             begun = mask if self.zero_output_for_mask else ops.cumsum(ops.cast(mask, "int32"), axis=1) > 0
         else:
             outputs = last

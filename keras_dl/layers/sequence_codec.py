@@ -118,7 +118,7 @@ def _run(layer, x, mask, training, backward=None):
     if backward is None:
         return outputs, states
     others, *other_states = backward(x, mask=mask, training=training)
-    outputs = ops.concatenate([outputs, ops.flip(others, axis=1)], axis=-1)
+    outputs = ops.concatenate([outputs, ops.flip(others, axis=1)], axis=-1)  # (batch, n, 2 * units)
     return outputs, [ops.concatenate(pair, axis=-1) for pair in zip(states, other_states, strict=True)]
 
 
@@ -249,7 +249,7 @@ class SequenceDecoder(Layer):
         elif self.passes_on == "context":
             seen = [state["context"]]
         if seen:
-            x = ops.concatenate([x, *seen], axis=-1)
+            x = ops.concatenate([x, *seen], axis=-1)  # (batch, embedding_dim + width)
         for i, layer in enumerate(self.recurrent):
             states = layer.cell.step(layer.cell.project(x), self._states(state, i))
             outputs |= {f"{name}_{i}": value for name, value in zip(STATES[self.cell], states, strict=True)}
@@ -264,7 +264,7 @@ class SequenceDecoder(Layer):
         features = [hidden, *seen]
         if self.maxout:
             pairs = self.maxout(ops.concatenate([*features, embedded], axis=-1))  # (..., 2 * maxout_dim)
-            x = ops.maximum(pairs[..., : self.maxout_dim], pairs[..., self.maxout_dim :])
+            x = ops.maximum(pairs[..., : self.maxout_dim], pairs[..., self.maxout_dim :])  # (..., maxout_dim)
         else:
-            x = ops.concatenate(features, axis=-1) if seen else hidden
-        return self.readout(self.dropout(x, training=training))
+            x = ops.concatenate(features, axis=-1) if seen else hidden  # (..., hidden_dim + width)
+        return self.readout(self.dropout(x, training=training))  # (..., vocabulary_size)

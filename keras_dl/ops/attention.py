@@ -228,16 +228,16 @@ class _Walk:
 
         def body(i, largest, total, mean):
             part = self._chunk(value, i, -2)
-            scores, keep = self._scores(query, self._chunk(key, i, -2), i)
+            scores, keep = self._scores(query, self._chunk(key, i, -2), i)  # (..., queries, size)
             if keep is not None:
                 scores = tf.where(keep, scores, _LOWEST)
-            new = tf.maximum(largest, tf.reduce_max(scores, -1, keepdims=True))
+            new = tf.maximum(largest, tf.reduce_max(scores, -1, keepdims=True))  # (..., queries, 1)
             weights = tf.exp(scores - new)
             if keep is not None:
                 weights *= tf.cast(keep, weights.dtype)
             fade = tf.exp(largest - new)
             seen = tf.cast(self._dropped(weights, i), part.dtype)
-            mean = fade * mean + tf.cast(tf.matmul(seen, part), mean.dtype)
+            mean = fade * mean + tf.cast(tf.matmul(seen, part), mean.dtype)  # (..., queries, value_dim)
             return i + 1, new, fade * total + tf.reduce_sum(weights, -1, keepdims=True), mean
 
         largest, sums, total = self._loop(body, zeros + _LOWEST, zeros, total)
@@ -255,7 +255,7 @@ class _Walk:
 
         def body(i, for_query, for_keys, for_values):
             keys, values = self._chunk(padded_key, i, -2), self._chunk(padded_value, i, -2)
-            scores, keep = self._scores(query, keys, i)
+            scores, keep = self._scores(query, keys, i)  # (..., queries, size)
             if keep is not None:
                 scores = tf.where(keep, scores, _LOWEST)
             weights = tf.exp(scores - log_sum)

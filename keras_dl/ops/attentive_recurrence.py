@@ -72,7 +72,7 @@ def attentive_scan(step, rows, memory, state_weights, states, additive):
         both = tf.concat([query_kernel, state_weights[0]], 1)  # one product with the state is faster than two
 
         def see(t, hidden):
-            query, product = tf.split(tf.matmul(hidden, both), widths, 1)
+            query, product = tf.split(tf.matmul(hidden, both), widths, 1)  # (batch, units), (batch, gates)
             if len(state_weights) > 1:
                 product += state_weights[1]
             scores = tf.squeeze(tf.matmul(hidden_layer(query, keys), vector), -1)  # (batch, places)
@@ -111,6 +111,7 @@ def attentive_scan(step, rows, memory, state_weights, states, additive):
                 step, back, parts, paths, d_hidden, d_last, (sums, arrays)
             )
             d_queries, d_contexts = (stacked(array, rows) for array in arrays)
+            # (batch, places, width)
             d_values = tf.matmul(tf.transpose(weights, (1, 2, 0)), tf.transpose(d_contexts, (1, 0, 2)))
             (d_context_kernel,) = affine_gradient(contexts, d_parts[0], (context_kernel,))
             d_query_kernel, *d_state_weights = _split(

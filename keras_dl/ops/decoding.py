@@ -221,11 +221,12 @@ def beam_search(
         return tf.logical_and(position < max_length, tf.reduce_any(tf.logical_not(_complete(ended))))
 
     def body(position, last, live, ended, state):
-        log_p, state = step(last, tf.fill([batch * beam_size], position), state)
+        log_p, state = step(last, tf.fill([batch * beam_size], position), state)  # (batch * beam_size, vocabulary)
         vocabulary = log_p.shape[-1]
         if vocabulary < 2:
             raise ValueError(f"step gives log-probabilities of {vocabulary} token. It needs padding and another one.")
         log_p = tf.reshape(_without_padding(log_p), [batch, beam_size, vocabulary])
+        # (batch, beam_size * vocabulary)
         sums = tf.reshape(tf.expand_dims(live.log_probabilities, -1) + log_p, [batch, beam_size * vocabulary])
         # As each live hypothesis ends in one way, at least `beam_size` of twice as many do not end.
         sums, chosen = tf.math.top_k(sums, 2 * beam_size)  # (batch, 2 * beam_size)
@@ -261,7 +262,7 @@ def beam_search(
     )
     # Now a sequence that is not complete has live hypotheses of `max_length` tokens. Those that ended come first.
     cut_off = live.log_probabilities / length_penalty_of(max_length, length_penalty)
-    scores = tf.concat([ended.scores, cut_off], axis=1)
+    scores = tf.concat([ended.scores, cut_off], axis=1)  # (batch, 2 * beam_size)
     kind = tf.where(
         tf.math.is_inf(scores), 0, tf.concat([tf.fill([batch, beam_size], 2), tf.ones_like(one, "int32")], 1)
     )

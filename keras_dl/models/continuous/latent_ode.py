@@ -117,6 +117,7 @@ class SeriesEncoder(Layer):
         else:
             state = tf.while_loop(lambda i, *_: i >= 0, back, state, maximum_iterations=last + 1)
         _, hidden, first = state
+        # (batch, latent_dim) each
         mean, log_variance = ops.split(self.posterior(self._drift(hidden, first)), 2, axis=-1)
         return mean, log_variance
 
@@ -129,7 +130,7 @@ class SeriesEncoder(Layer):
             hidden,
             ops.stack([ops.zeros_like(gap), gap], axis=-1),  # (batch, 2)
         )
-        return path[-1]
+        return path[-1]  # (batch, units)
 
     def compute_output_spec(self, values, mask, times):
         return tuple(keras.KerasTensor((values.shape[0], self.latent_dim), "float32") for _ in range(2))

@@ -53,6 +53,7 @@ def mirrored(image_shape, filters, hidden_dims, latent_dim, activation):
     for i, n in enumerate(reversed(hidden_dims)):
         hidden = layers.Dense(n, activation=activation, name=f"dense_{i}")(hidden)  # (batch, n)
     if not filters:
+        # (batch, height * width * channels)
         hidden = layers.Dense(math.prod(image_shape), dtype="float32", name="logits")(hidden)
         return latents, layers.Reshape(image_shape, dtype="float32", name="image")(hidden)
     smallest = (height >> len(filters), width >> len(filters), filters[-1])

@@ -91,7 +91,8 @@ class CausalConv1D(Layer):
     def call(self, x):
         if x.shape[1] == 0:
             raise ValueError(f"inputs of shape {tuple(x.shape)} must have at least one step.")
-        return self._convolve(ops.pad(x, ((0, 0), (self.reach, 0), (0, 0))))
+        x = ops.pad(x, ((0, 0), (self.reach, 0), (0, 0)))  # (batch, reach + length, channels)
+        return self._convolve(x)  # (batch, length, filters)
 
     def step(self, x, memory):
         """One step of a stream.

@@ -222,6 +222,7 @@ class Transformer(SearchingModel, Model):
         keys, values = (ops.concatenate(x, axis=1) for x in zip(*pairs, strict=True))  # (batch, heads of all, n, dim)
         # Zeros that are computed: an output that is a constant has no int8 form.
         empty = ops.minimum(ops.abs(keys[:, :, :1]), 0.0)
+        # (batch, heads of all, target_length, head_dim)
         empty = ops.pad(empty, ((0, 0), (0, 0), (0, self.target_length - 1), (0, 0)))
         return {
             "position": ops.zeros_like(source[:, 0]),

@@ -158,6 +158,7 @@ class TransformerEncoder(Model):
         tokens = known_tokens("tokens", inputs["tokens"], self.vocabulary_size)
         check_sequences("tokens", tokens)
         mask = key_mask(tokens)  # (batch, 1, n)
+        # (batch, n, hidden_dim)
         states = self.positions(self.segments(self.embedding(tokens), inputs.get("segments")))
         states = self.dropout(states if self.norm_first else self.norm(states), training=training)
         for block in self.blocks:

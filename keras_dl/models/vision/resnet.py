@@ -182,7 +182,8 @@ class ResidualBlock(Layer):
         if self.strides > 1:
             maps = ops.average_pool(maps, 1, self.strides)  # every second pixel: (batch, height', width', channels)
         if maps.shape[-1] < self.out_channels:
-            maps = ops.pad(maps, ((0, 0), (0, 0), (0, 0), (0, self.out_channels - maps.shape[-1])))  # maps of zeros
+            # maps of zeros: (batch, height', width', out_channels)
+            maps = ops.pad(maps, ((0, 0), (0, 0), (0, 0), (0, self.out_channels - maps.shape[-1])))
         return maps
 
     def compute_output_shape(self, maps_shape):
