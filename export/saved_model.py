@@ -111,7 +111,7 @@ def located(op, scopes, model):
     """
     path = layer_path(scopes, layer_names(model))
     if not path and scopes.startswith(_NAMELESS):
-        return f"{op} in a layer that the converter did not record"
+        return f"{op} in a layer that the converter did not write down"
     return f"{op} in layer {'/'.join(path)!r}" if path else f"{op} outside of the model's layers"
 
 
