@@ -126,6 +126,20 @@ def check_heads(num_heads: int, hidden_dim: int) -> None:
         raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}.")
 
 
+def check_stages(num_blocks: tuple[int, ...], filters: tuple[int, ...]) -> None:
+    """Refuses blocks and filters of different numbers of stages.
+
+    Example:
+
+    >>> check_stages((2, 2), (16, 32, 64))
+    Traceback (most recent call last):
+    ...
+    ValueError: num_blocks=(2, 2) and filters=(16, 32, 64) must have one value for each stage.
+    """
+    if len(num_blocks) != len(filters):
+        raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
+
+
 def shapes_agree(shape, wanted) -> bool:
     """Whether two shapes can be the same. They are sequences of int, or of None for a size that is not known."""
     return len(shape) == len(wanted) and all(

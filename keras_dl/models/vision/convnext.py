@@ -21,7 +21,7 @@ from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, Number, OddSize, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
 from keras_dl.base import Layer
-from keras_dl.checks import check_image_shape
+from keras_dl.checks import check_image_shape, check_stages
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.layers.residual import LayerScale, StochasticDepth
@@ -172,8 +172,7 @@ class ConvNeXt(ImageClassifier):
         dtype=None,
         **kwargs,
     ):
-        if len(filters) != len(num_blocks):
-            raise ValueError(f"filters={filters} and num_blocks={num_blocks} must have one value for each stage.")
+        check_stages(num_blocks, filters)
         check_image_shape("image_shape", image_shape, min_side=patch_size * 2 ** (len(num_blocks) - 1))
 
         def norm(maps, name):

@@ -25,7 +25,7 @@ import keras
 from keras import layers, ops
 
 from keras_dl.arguments import AtLeast, ImageShape, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
-from keras_dl.checks import check_image_shape
+from keras_dl.checks import check_image_shape, check_stages
 from keras_dl.layers.group_convolution import (
     AlignedPooling2D,
     GroupBatchNormalization,
@@ -221,8 +221,7 @@ class GroupResNet(GroupClassifier):
         dtype=None,
         **kwargs,
     ):
-        if len(num_blocks) != len(filters):
-            raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
+        check_stages(num_blocks, filters)
         check_image_shape("image_shape", image_shape, min_side=2 ** (len(filters) - 1))
 
         def conv(maps, width, size, name, convolution=GroupConv2D):

@@ -34,6 +34,7 @@ from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Size, Sizes, arguments
 from keras_dl.base import Layer
+from keras_dl.checks import check_stages
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier
@@ -294,8 +295,7 @@ class ResNet(ImageClassifier):
         dtype=None,
         **kwargs,
     ):
-        if len(num_blocks) != len(filters):
-            raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
+        check_stages(num_blocks, filters)
         imagenet = stem == "imagenet"
 
         images = keras.Input(image_shape, name="images")

@@ -21,7 +21,7 @@ import keras
 from keras import layers
 
 from keras_dl.arguments import ImageShape, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
-from keras_dl.checks import check_image_shape
+from keras_dl.checks import check_image_shape, check_stages
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.models.vision.classifier import ImageClassifier, dense_head
 from keras_dl.weights import Weights, load_torch
@@ -84,8 +84,7 @@ class VGG(ImageClassifier):
         dtype=None,
         **kwargs,
     ):
-        if len(num_blocks) != len(filters):
-            raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
+        check_stages(num_blocks, filters)
         check_image_shape("image_shape", image_shape, min_side=2 ** len(filters))
 
         images = keras.Input(image_shape, name="images")
