@@ -154,7 +154,7 @@ def _check(runner, encode, decode_step, max_length, start, end):
             raise ValueError(f"max_length={max_length} must be at most {places}, the places of the file's cache.")
         if "length" in runner.signatures[encode]["outputs"]:
             raise ValueError(
-                f"encode={encode!r} continues a prompt, and this search starts at position 0. "
+                f"encode={encode!r} goes on from the prompt that it reads, and this search starts at position 0. "
                 "Use a signature 'generate', or the model's own beam_search."
             )
 

@@ -3,7 +3,7 @@
 from keras_dl.ops.activations import gelu
 from keras_dl.ops.attention import causal_mask, chunked_attention, dot_product_attention, masked_softmax
 from keras_dl.ops.convolution import dilated_convolution
-from keras_dl.ops.decoding import beam_search, greedy
+from keras_dl.ops.decoding import beam_search, greedy, sample
 from keras_dl.ops.groups import act, find_group, turn_pixels
 from keras_dl.ops.odeint import SolverError, odeint
 from keras_dl.ops.recurrence import product_scan, scan
@@ -24,6 +24,7 @@ __all__ = [
     "masked_softmax",
     "odeint",
     "product_scan",
+    "sample",
     "scan",
     "segment_max",
     "segment_softmax",
