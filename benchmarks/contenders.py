@@ -14,7 +14,7 @@ class Task(NamedTuple):
 
     Attributes:
         name: of the task, such as "resnet50-train".
-        title: what is timed, in words: the step, the batch, the shape.
+        title: description of the measurement: the step, the batch, the shape.
         contenders: by label; the first is the reference of the ratios.
         steps: timed steps in a process.
         warmup: steps before them, which trace, compile and fill caches.

@@ -201,7 +201,7 @@ def _latencies(report):
 
 
 def _targets(run):
-    """What the report of each target but the CPU says: paragraphs."""
+    """The reports of the targets, except that of the CPU: paragraphs."""
     described = {"micro": _micro, "ethos": _ethos_u, "edgetpu": _edge_tpu}
     for report in run.files.values():
         kind = report["target"].split("-")[0]

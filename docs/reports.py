@@ -1,4 +1,4 @@
-"""What docs/table.py and docs/pages.py share: reading the reports in docs/results, and writing figures and files."""
+"""Shared parts of docs/table.py and docs/pages.py: reading the reports in docs/results, writing figures and files."""
 
 import csv
 import dataclasses

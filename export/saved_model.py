@@ -125,7 +125,7 @@ def layer_path(scopes, known):
 
     Args:
         scopes: str, as in `located`.
-        known: dict: what `layer_names` gives.
+        known: dict, the result of `layer_names`.
     """
     path = []
     for scope in scopes.split("/"):

@@ -25,7 +25,7 @@ class Architecture(NamedTuple):
 
     Attributes:
         name: str. The name of its case, its test, its recipe and on the command line.
-        title: str. What people call it.
+        title: str. Its usual name.
         room: str. A key of `ROOMS`.
         authors: str. Of the paper that introduced it.
         year: int. Of the paper's first version.

@@ -6,8 +6,8 @@ A signature says everything about an argument: its name, what it may be, and its
     def __init__(self, num_classes: Size = 1000, dropout_rate: Rate = 0.5, block: OneOf("A", "B") = "A"):
 
 A validator is a function `check(name, value)`. It returns the value in the form that the config keeps, or raises a
-ValueError that names the argument. It stands in the signature as the metadata of `typing.Annotated`. `Size | None`
-also takes None. Checks of two arguments against each other stand in the constructor. `help` and `inspect.signature`
+ValueError that names the argument. It is in the signature as the metadata of `typing.Annotated`. `Size | None`
+also takes None. Checks of two arguments against each other are in the constructor. `help` and `inspect.signature`
 show the plain types: `num_classes: int = 1000`.
 """
 
@@ -168,7 +168,7 @@ def arguments(init: Callable | None = None, *, like=(), hidden: tuple[str, ...] 
 def config_arguments(instance) -> dict[str, Any]:
     """The arguments that the config of `instance` holds, besides Keras's own.
 
-    They are the parameters of the constructor of its class, and the keywords that it hands on by `**kwargs`. The value
+    They are the parameters of the constructor of its class, and the keywords that it passes on by `**kwargs`. The value
     is that of the attribute of the same name, which the decorator sets. It is the value that was given, if there is no
     such attribute, or if it is the argument of a base class: that may have another value.
 

@@ -154,7 +154,7 @@ def check_shapes(name: str, tensors, shapes: dict[str, tuple], remedy: str) -> N
         name: str. The name of the tensors in an error.
         tensors: dict of arrays or tensors.
         shapes: dict of tuples. None is any size. A str is a size that is the same in all shapes that have this str.
-        remedy: str. What the error tells the user to do.
+        remedy: str. The advice at the end of the error.
 
     Example:
 

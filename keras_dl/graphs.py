@@ -185,7 +185,7 @@ def batches(
         batch_size: int. The last batch is filled up with empty graphs of sample weight 0.
         num_nodes: int. As `pad`.
         num_edges: int. As `pad`.
-        seed: int. Shuffles anew in each pass, in an order given by the seed. Default: keeps the order.
+        seed: int. Shuffles again in each pass, in an order given by the seed. Default: keeps the order.
 
     Returns:
         `tf.data.Dataset` of `(inputs, targets, sample_weight)`, as `model.fit` takes them.

@@ -1,4 +1,4 @@
-"""What a model serves on a device: its signatures, and the one that any built Keras model has."""
+"""Signatures: the entry points of a model on a device, and the default one of any built Keras model."""
 
 import keyword
 import re
@@ -11,8 +11,8 @@ import keras
 class Signature(NamedTuple):
     """One entry point of a deployed model.
 
-    One that goes through a stream, `step`, takes each state under a name of its own, and returns it as `next_` and that
-    name (`next_states`): what comes back is the input of the next call.
+    A signature that processes a stream, `step`, takes each state by its name. It returns the new state with the prefix
+    `next_` (see `next_states`), for the input of the next call.
 
     Attributes:
         function: called as `function(**inputs)`, one tensor for each of `inputs`;
@@ -20,7 +20,7 @@ class Signature(NamedTuple):
         inputs: dict of `keras.KerasTensor` by argument name. Each has a static
             shape, the batch included, and the dtype that a device hands over.
         model_names: dict of two dicts, `"inputs"` and `"outputs"`: the names that tensors have in the model, by their
-            names here, where these differ. Those of outputs are known once the function was called.
+            names here, where these differ. Those of outputs are known after the first call of the function.
     """
 
     function: Callable
@@ -33,14 +33,14 @@ def next_states(states: dict) -> dict:
 
     Example:
 
-    >>> next_states({"hidden_1": 0.5})
-    {'next_hidden_1': 0.5}
+    >>> next_states({"hidden_0": 0.5})
+    {'next_hidden_0': 0.5}
     """
     return {f"next_{name}": state for name, state in states.items()}
 
 
 def default_signatures(model, batch_size: int = 1) -> dict[str, Signature]:
-    """What any built Keras model serves: one entry point `serve`, which is `model.call` in inference.
+    """The signature of any built Keras model: one entry point `serve`, which is `model.call` in inference.
 
     Args:
         model: a built `keras.Model` with known input shapes (functional, sequential,
@@ -111,7 +111,7 @@ def _parameter(name):
 
 
 def _distinct(names, given):
-    """The names, those that occur again with a number behind them. Who has such a name from the beginning, keeps it."""
+    """The names, with numbers after those that occur again. A name that was not changed before keeps its form."""
     kept = {name for name, other in zip(names, given, strict=True) if name == other}
     taken, result = set(), []
     for name, other in zip(names, given, strict=True):

@@ -4,7 +4,7 @@ Paper:     Kingma, Welling 2013, "Auto-Encoding Variational Bayes", arXiv:1312.6
            Weighted Autoencoders", arXiv:1509.00519. Its table 1 has, for one stochastic layer on MNIST, 86.76 nats
            (VAE) and 85.54 (IWAE, k = 5), from 60,000 digits and with 5,000 samples in the bound.
 Data:      mnist_5k: 4,000 digits for training, 1,000 for the test. As in the papers, each pixel becomes black or white
-           with its brightness as the probability: anew in each epoch, and once for the test digits, by the seed. Each
+           with its brightness as the probability: again in each epoch, and once for the test digits, by the seed. Each
            training digit is also shifted, rotated, scaled and sheared a little in each epoch.
 Command:   keras-dl train autoencoder
 Aim:       a mean squared error of 0.03 for pixels of 0 and 1

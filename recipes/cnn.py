@@ -2,8 +2,8 @@
 
 Paper:     LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition", section III:
            99.2% of the 10,000 test digits of MNIST, after training on 60,000 digits with distortions
-Data:      mnist_5k: 4,000 digits for training, shifted, rotated, scaled and sheared anew in each epoch; 1,000 for the
-           test
+Data:      mnist_5k: 4,000 digits for training, shifted, rotated, scaled and sheared at random in each epoch; 1,000 for
+           the test
 Command:   keras-dl train cnn
 Aim:       98%
 Baseline:  an MLP with as many weights, trained in the same way: 97.4%, 97.7% and 97.5% (seeds 0 to 2)

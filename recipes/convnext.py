@@ -2,8 +2,8 @@
 
 Paper:     Liu et al. 2022, "A ConvNet for the 2020s", arXiv:2201.03545, table 1: 82.1% of the validation images of
            ImageNet for ConvNeXt-T, after 300 epochs
-Data:      mnist_5k: 4,000 digits for training, shifted, rotated, scaled and sheared anew in each epoch; 1,000 for the
-           test
+Data:      mnist_5k: 4,000 digits for training, shifted, rotated, scaled and sheared at random in each epoch; 1,000 for
+           the test
 Command:   keras-dl train convnext
 Aim:       97%
 Baseline:  the label of the nearest training digit, by its pixels: 93.0%

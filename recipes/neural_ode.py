@@ -2,7 +2,7 @@
 
 Paper:     Chen, Rubanova, Bettencourt, Duvenaud 2018, "Neural Ordinary Differential Equations", arXiv:1806.07366:
            table 1 (MNIST, 0.42% error with a third of the parameters of a residual network), sections 4 and 5
-Data:      mnist_5k: 4,000 digits for training, shifted and rotated anew in each epoch; 1,000 for the test
+Data:      mnist_5k: 4,000 digits for training, shifted and rotated at random in each epoch; 1,000 for the test
 Command:   keras-dl train neural_ode
 Aim:       97%, with a third of the baseline's parameters
 Baseline:  ResNet-20 on the same digits, by the recipe `resnet`: 98.7% with 270,810 parameters, after 15 epochs

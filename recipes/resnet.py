@@ -2,7 +2,7 @@
 
 Paper:     He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, section 4.2 and
            fig. 6: 20 and 56 layers on CIFAR-10, with and without shortcuts
-Data:      mnist_5k: 4,000 digits for training, shifted and rotated anew in each epoch; 1,000 for the test
+Data:      mnist_5k: 4,000 digits for training, shifted and rotated at random in each epoch; 1,000 for the test
 Command:   keras-dl train resnet
 Aim:       98%
 Baseline:  the plain network of 20 layers: 98.7%. At this depth there is nothing to cure yet.

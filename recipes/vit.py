@@ -2,8 +2,8 @@
 
 Paper:     Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929. It has no result without
            pre-training on millions of images: with little data, transformers are worse than convolutions (section 4.3).
-Data:      mnist_5k: 4,000 digits for training, shifted, rotated, scaled and sheared anew in each epoch; 1,000 for the
-           test
+Data:      mnist_5k: 4,000 digits for training, shifted, rotated, scaled and sheared at random in each epoch; 1,000 for
+           the test
 Command:   keras-dl train vit
 Aim:       95%
 Baseline:  the label of the nearest training digit, by its pixels: 93.0%

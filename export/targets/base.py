@@ -8,7 +8,7 @@ from keras_dl.extras import require
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a target needs in addition to the LiteRT file.
+    """Further inputs of a target, in addition to the LiteRT file.
 
     Attributes:
         folder: for further files of the target, in the exporter's scratch folder. The exporter moves every file that

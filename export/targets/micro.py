@@ -165,7 +165,7 @@ def _index(tensors, tensor):
 
 
 def _cause(done, ops):
-    """What the interpreter printed before Python's traceback, with layers for nodes; or the signal that ended it."""
+    """The interpreter's output before Python's traceback, with layers for nodes; or the signal that ended it."""
     if done.returncode < 0:
         return f"its interpreter was ended by signal {-done.returncode}."
     said = re.split(r"^Traceback", done.stderr, flags=re.MULTILINE)[0].strip().splitlines()

@@ -1,4 +1,4 @@
-"""Runs a LiteRT file in tflite-micro, in its own process: if the interpreter crashes, the caller goes on.
+"""Runs a LiteRT file in tflite-micro, in its own process: if the interpreter crashes, the caller continues.
 
     python micro_run.py MODEL INPUTS.npz OUTPUTS.npz
 

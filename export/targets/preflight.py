@@ -26,7 +26,7 @@ def report(verdicts, sources, note):
     Args:
         verdicts: as `check` returns them.
         sources: list of str. Where the rules come from.
-        note: str. What the reader must know in addition to the figures.
+        note: str. An explanation of the figures.
 
     Returns:
         dict: `ops` and `delegated_ops` (int), `delegated_share` in [0, 1], `not_delegated` (list of dicts with

@@ -129,7 +129,7 @@ class SequenceDecoder(Layer):
     Args:
         vocabulary_size, embedding_dim, hidden_dim, num_layers, cell, dropout_rate, maxout_dim, start_token: as in
             `keras_dl.Seq2Seq`.
-        passes_on: "state", "context" or "memory": what the encoder passes on.
+        passes_on: "state", "context" or "memory": the result of the encoder.
         attention_dim: int. Hidden width of the attention, for "memory".
 
     Call arguments:

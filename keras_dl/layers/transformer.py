@@ -167,7 +167,7 @@ class TransformerBlock(Layer):
         return self._rest(states, memory, memory_mask, False), *cache
 
     def attention_weights(self, states, mask=None, causal=False):
-        """The weights of self-attention, in inference: float, `(batch, heads, n, n)`. Arguments as of the call."""
+        """The weights of self-attention, in inference: float, `(batch, heads, n, n)`. Arguments as in the call."""
         x = self.attention_norm(states) if self.norm_first else states
         return self.attention.attend_to_itself(x, mask, causal, return_attention_scores=True)[1]
 

@@ -28,7 +28,7 @@ class Memory(typing.NamedTuple):
 
     Attributes:
         values: m, float `(batch, places, width)`.
-        keys: k, float `(batch, places, units)`: what the memory adds to the hidden layer of the scores.
+        keys: k, float `(batch, places, units)`: the part of the memory in the hidden layer of the scores.
         keep: bool, `(batch, places)`. True = a place that counts. Where none does, weights and context are zeros.
         query_kernel: Q, `(hidden, units)`.
         vector: v, `(units, 1)`.
@@ -49,7 +49,7 @@ def attentive_scan(step, rows, memory, state_weights, states, additive):
     Args:
         step: `step(*parts, *states) -> new states`, without weights of its own. `parts` is `(x + p,)` where `additive`,
             else `(x, p)`: x with the context's part, and the product with the state.
-        rows: x, float `(time, batch, gates)`: what each step's input gives to the gates, without the context.
+        rows: x, float `(time, batch, gates)`: the part of each step's input in the gates, without the context.
         memory: `Memory`.
         state_weights: R, `(hidden, gates)`, and b, `(gates,)` or None.
         states: sequence of tensors `(batch, hidden)`: those before the first step.

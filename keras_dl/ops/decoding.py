@@ -186,7 +186,7 @@ def beam_search(
 
     Args:
         step: as for `greedy`, on `batch * beam_size` rows: the beams of a sequence stand together. The state is
-            gathered anew after each step. So a tensor that never changes, such as an encoder's output, should not be in
+            gathered after each step. So a tensor that never changes, such as an encoder's output, should not be in
             the state: let `step` capture it, repeated by `repeat`.
         state: nested structure of tensors `(batch, ...)`, at least one.
         start: int, or int `(batch,)`. The token before the first.

@@ -33,7 +33,7 @@ def forward_loop(see, step, inputs, states, widths, masks=None):
         inputs: `(time, batch, ...)`. The loop has its length, its batch and its dtype.
         states: tuple of tensors `(batch, units)`: those before the first step.
         widths: sequence of int: those of the parts and of the others.
-        masks: bool rows `(batch,)`, as of `rows_of`, or None. A step whose mask is False hands on its states.
+        masks: bool rows `(batch,)`, as of `rows_of`, or None. A step whose mask is False keeps the states.
 
     Returns:
         kept: list of tensors `(time, batch, width)`: the parts and the others.
@@ -61,18 +61,18 @@ def backward_loop(step, back, parts, paths, d_hidden, d_last, carried=(), masks=
     Args:
         step, masks: as in `forward_loop`.
         back: `back(t, d_parts, carried) -> (d_hidden, carried)`: from the gradients of the parts of step t, the
-            gradient of the hidden state that the step saw, and what else is handed on to the step before it.
+            gradient of the hidden state that the step saw, and the values for the step before it.
         parts: list of tensors `(time, batch, width)`.
         paths: list of tensors `(1 + time, batch, units)`.
         d_hidden: gradients of the hidden states after each step, `(time, batch, units)`; None for zeros.
         d_last: sequence of tensors `(batch, units)`: gradients of the states after the last step.
-        carried: nested tensors and `tf.TensorArray`s: what `back` takes first.
+        carried: nested tensors and `tf.TensorArray`s: the first argument `carried` of `back`.
         truncate: int, or None. The gradient stops where the number of the step, from 0, is a multiple of it.
 
     Returns:
         d_parts: list of tensors `(time, batch, width)`.
         d_first: tuple of tensors `(batch, units)`: gradients of the states before the first step.
-        carried: what `back` returned last.
+        carried: the last result `carried` of `back`.
     """
     steps = size_of(parts[0])
     states_rows, d_rows = [rows_of(x, steps + 1) for x in paths], rows_of(d_hidden, steps)

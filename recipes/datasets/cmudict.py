@@ -23,7 +23,7 @@ def read_pronunciations(text):
     """dict of lists of pronunciations by word, from the lines of a cmudict file, in its order.
 
     Args:
-        text: str. Lines such as `read R EH1 D` and, for a further pronunciation, `read(2) R IY1 D`; what follows `#` is
+        text: str. Lines such as `read R EH1 D` and, for a further pronunciation, `read(2) R IY1 D`; text after `#` is
             a comment.
 
     Raises:

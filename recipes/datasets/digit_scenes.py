@@ -1,7 +1,7 @@
 """Digits on a cluttered canvas, with exact boxes, classes and masks, for detection and segmentation.
 
 A scene is drawn in this order: a smooth background; fragments of digits, which have no labels; one to six
-digits, later ones over earlier ones; sensor noise. What of a digit is not covered by later ones is its mask.
+digits, later ones over earlier ones; sensor noise. The mask of a digit is the part that later digits do not cover.
 """
 
 import dataclasses

@@ -68,7 +68,7 @@ class Series(Builder, skip_registration=True):
         CHANNELS: int.
         STEPS: int. Of the longest series.
         CLASSES: tuple of str, as the file has them.
-        ABOUT: str. What was measured, and by whom.
+        ABOUT: str. The measurement, and its authors.
     """
 
     VERSION = tfds.core.Version("1.0.0")

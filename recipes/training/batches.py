@@ -28,7 +28,7 @@ def origin(builder) -> dict:
 
 
 def limit(split, options, most=-1):
-    """How many examples of a split a run reads: few for a smoke run, else `most`. -1 stands for all of them."""
+    """The number of examples of a split that a run reads: few for a smoke run, else `most`. -1 means all."""
     return (SMOKE_TRAIN if split == "train" else SMOKE_TEST) if options.smoke else most
 
 

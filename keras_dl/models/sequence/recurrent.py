@@ -283,7 +283,7 @@ class RecurrentNetwork(FunctionalModel):
         return not self.bidirectional and self.pooling != "mean"
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         - `sequence` takes the model's inputs at `serving_length` steps, the mask as float32, 1 and 0, and returns
           `{"probabilities": ...}` or, for regression, `{"values": ...}`, float32 in the model's output shape.

@@ -284,7 +284,7 @@ class RecurrentLM(SearchingModel, FunctionalModel):
         return step_through(self._recurrent, self.cell, self.get_layer("embedding")(tokens), state)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs: dict of `Signature`.
+        """The entry points of a device: dict of `Signature`.
 
         - `sequence(tokens: int32, (batch_size, serving_length))` returns `{"log_probabilities": float32, (batch_size,
           serving_length, vocabulary_size)}` of the token after each.

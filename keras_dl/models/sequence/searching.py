@@ -18,7 +18,7 @@ from keras_dl.tokens import check_ids
 
 
 class SearchingModel:
-    """Mixin: what decoding starts from, one step of it, and three searches.
+    """Mixin of models that decode: the first state, one step, and three searches.
 
     A class puts it in front of its base, `class Seq2Seq(SearchingModel, FunctionalModel)`. It has an attribute
     `end_token`, and implements `_read`, `_begin`, `_step` and `_state_shapes`. A language model, which continues

@@ -4,7 +4,7 @@
     s_t = RNN([F y_{t-1}; c_t], s_{t-1})                   decoder
     p(y_t | y_<t, x) = softmax(W [s_t; c_t])               or W maxout([s_t; c_t; F y_{t-1}]), pairs of units
 
-    no c_t, s_0 = h_n                                         Sutskever et al.: each layer's last state is handed on
+    no c_t, s_0 = h_n                                         Sutskever et al.: each layer's last state is passed on
     c_t = c = tanh(V h_n), s_0 = tanh(V' c)                   Cho et al.: `feed_context`
     c_t = attention(s_{t-1}, h_1 .. h_n), s_0 = tanh(W h_n)   Bahdanau et al.: `attention="additive"`, bidirectional h
 
@@ -281,7 +281,7 @@ class Seq2Seq(SearchingModel, FunctionalModel):
         return shapes
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs; `keras_dl.export.beam_search` drives the first two.
+        """The entry points of a device; `keras_dl.export.beam_search` drives the first two.
 
         - `encode(tokens: int32, (batch_size, source_length))` returns the state by name.
         - `decode_step(tokens: int32, (batch_size,), and the state)` returns `log_probabilities`, float32, `(batch_size,

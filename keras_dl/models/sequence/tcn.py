@@ -299,7 +299,7 @@ class TCN(FunctionalModel):
         return self.get_layer("head")(hidden), after
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs, with plain convolutions: dict of `Signature`.
+        """The entry points of a device, with plain convolutions: dict of `Signature`.
 
         - `sequence` takes the model's input at `serving_length` steps, and returns `{"values": ...}` or, for
           classification, `{"probabilities": ...}`, float32 in the model's output shape.

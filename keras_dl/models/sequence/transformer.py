@@ -179,7 +179,7 @@ class Transformer(SearchingModel, Model):
         return (self.encoder_norm(states) if self.norm_first else states), mask
 
     def _target_states(self, target, training=False):
-        """What goes into the decoder's first block: float, `(batch, m, hidden_dim)`."""
+        """The inputs of the decoder's first block: float, `(batch, m, hidden_dim)`."""
         target = known_tokens("target", target, self.vocabulary_size)
         check_sequences("target", target)
         return self.dropout(self.positions(self.embedding(target)), training=training)
@@ -254,7 +254,7 @@ class Transformer(SearchingModel, Model):
         }
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs; `keras_dl.export.beam_search` drives the first two.
+        """The entry points of a device; `keras_dl.export.beam_search` drives the first two.
 
         - `encode(tokens: int32, (batch_size, source_length))` returns the state without `position`.
         - `decode_step(tokens: int32, (batch_size,); position: int32, (batch_size,); keys, values, memory_keys,

@@ -189,7 +189,7 @@ class TransformerEncoder(Model):
         return total / ops.maximum(ops.sqrt(ops.sum(ops.square(total), axis=-1, keepdims=True)), 1e-12)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs.
+        """The entry points of a device.
 
         - `embed(tokens: int32, (batch_size, serving_length))` returns `{"embedding": float32, (batch_size,
           hidden_dim)}`, of length 1.

@@ -171,7 +171,7 @@ class TransformerLM(SearchingModel, Model):
         return {"position": lengths(source) - 1, "keys": keys, "values": values}
 
     def _prefill(self, tokens):
-        """What a prompt leaves behind.
+        """Reads a prompt.
 
         Returns:
             `(states, keys, values)`: float `(batch, n, hidden_dim)`, and the cache, `(batch, num_layers * num_heads,
@@ -198,7 +198,7 @@ class TransformerLM(SearchingModel, Model):
         return {"position": (batch_size,), "keys": cache, "values": cache}
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs.
+        """The entry points of a device.
 
         - `prefill(tokens: int32, (batch_size, serving_length))` returns the cache, `keys` and `values`; `length`, int32
           `(batch_size,)`, the number of tokens of each prompt; and `log_probabilities`, float32 `(batch_size,

@@ -36,7 +36,7 @@ class MLP(TabularModel):
         num_outputs: int. Classes, or target columns.
         hidden_dims: sequence of int. Widths of the hidden layers. Empty makes a linear model.
         activation: str. Any name that `keras.activations.get` knows.
-        normalization: None, "batch" or "layer". It stands between the affine map and the activation.
+        normalization: None, "batch" or "layer". It is between the affine map and the activation.
         dropout_rate: float in [0, 1). After each activation.
         task: "classification" or "regression".
 

@@ -58,7 +58,7 @@ class TabularModel(FunctionalModel):
         return np.reshape(targets, (-1, self.num_outputs))
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs: dict of one `Signature`.
+        """The entry points of a device: dict of one `Signature`.
 
         It is `predict(features: float32, (batch_size, *feature_shape))` for columns. For images it is
         `classify(images: uint8, (batch_size, height, width, channels))`, or `predict(images)` for regression.

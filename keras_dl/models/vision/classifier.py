@@ -1,4 +1,4 @@
-"""Shared parts of models that classify images: what a device runs, and the dense layers at the end of early nets."""
+"""Shared parts of models that classify images: the entry point of a device, and the last layers of early networks."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ class ImageClassifier(FunctionalModel):
     """
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs: dict of one `Signature`, `classify`.
+        """The entry points of a device: dict of one `Signature`, `classify`.
 
         `classify(images: uint8, (batch_size, *image_shape), in [0, 255])` returns
         `{"probabilities": float32, (batch_size, num_classes)}`.

@@ -73,7 +73,7 @@ class GroupClassifier(ImageClassifier):
         return folded
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """What a device runs: `classify`, as of other image classifiers, computed by the folded network.
+        """The entry points of a device: `classify`, as for other image classifiers, computed by the folded network.
 
         The kernels are constants, computed from the weights when this method is called.
         """

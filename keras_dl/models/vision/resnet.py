@@ -75,7 +75,7 @@ class ResidualBlock(Layer):
         strides: int, 1 or 2. 2 halves the sides of the maps.
         block: "basic" or "bottleneck".
         version: "v1", "v1.5" or "v2": see the head of this file.
-        shortcut: "A" or "B": what replaces the identity where the shape changes.
+        shortcut: "A" or "B": the replacement of the identity where the shape changes.
         residual: bool. False leaves the shortcut out, which makes a plain network.
         zero_init_residual: bool. Whether the residual branch starts at zero, so that the block starts as the identity.
             The scale of the last normalization starts at zero in v1 and v1.5, the last kernel in v2.
