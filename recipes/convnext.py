@@ -46,7 +46,7 @@ def build_model(data, options, variant):
 def picture(outcome):
     """Test images with all mistakes first, the error over the epochs, and depthwise kernels of the first block."""
     figure, network = pictures.of_classifier(outcome, height=5.6, ratio=1.5)
-    kernels = np.asarray(outcome.model.get_layer("stage_0_block_0").depthwise.kernel)
+    kernels = np.asarray(outcome.model.get_layer("stage_1_block_0").depthwise.kernel)
     pictures.kernels(network, kernels[..., :6, 0], "Depthwise kernels of the first block")
     return figure
 

@@ -122,7 +122,7 @@ PRESETS = {
 class ConvNeXt(ImageClassifier):
     """ConvNeXt classifier.
 
-    Layers of interest by name: `patches`, `stage_0_block_0` and so on, `features`, `head`.
+    Layers of interest by name: `patches`, `stage_1_block_0` and so on, `features`, `head`.
 
     Args:
         image_shape: `(height, width, channels)`. Sides of at least `patch_size * 2 ** (stages - 1)`.
@@ -185,8 +185,8 @@ class ConvNeXt(ImageClassifier):
         maps = PixelNormalization(mean, std, name="pixels")(images)
         maps = norm(conv(maps, filters[0], patch_size, "patches"), "patches_norm")
         rates = iter(np.linspace(0, stochastic_depth_rate, sum(num_blocks)).tolist())
-        for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True)):
-            if stage:  # (batch, height / (patch_size * 2^stage), width / (patch_size * 2^stage), width)
+        for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True), start=1):
+            if stage > 1:  # halves both sides: (batch, height', width', width)
                 maps = conv(norm(maps, f"downsample_{stage}_norm"), width, 2, f"downsample_{stage}")
             for i in range(blocks):
                 maps = ConvNeXtBlock(kernel_size, initial_scale, next(rates), name=f"stage_{stage}_block_{i}")(maps)
@@ -241,16 +241,17 @@ class ConvNeXt(ImageClassifier):
         Args:
             weights: mapping or path, as the callers take it.
             modules: dict of the names of this model's layers, by name in the checkpoint.
-            downsampling: function from a stage's number to the name of the layers before the stage.
-            blocks: function from a stage's number to the name of its blocks.
+            downsampling: function from a stage's number, from 0, to the name of the layers before the stage.
+            blocks: function from a stage's number, from 0, to the name of its blocks.
             block: dict. Arguments of `ConvNeXtBlock.torch_entries`: the names of the parts of a block.
         """
         entries = {}
-        for n, blocks_of_stage in enumerate(self.num_blocks):
+        for n, blocks_of_stage in enumerate(self.num_blocks):  # checkpoints count stages from 0, layers from 1
             if n:
-                modules |= {f"{downsampling(n)}.0": f"downsample_{n}_norm", f"{downsampling(n)}.1": f"downsample_{n}"}
+                downsample = f"downsample_{n + 1}"
+                modules |= {f"{downsampling(n)}.0": f"{downsample}_norm", f"{downsampling(n)}.1": downsample}
             for i in range(blocks_of_stage):
-                entries |= self.get_layer(f"stage_{n}_block_{i}").torch_entries(f"{blocks(n)}.{i}", **block)
+                entries |= self.get_layer(f"stage_{n + 1}_block_{i}").torch_entries(f"{blocks(n)}.{i}", **block)
         for name, ours in modules.items():
             entries |= torch_entries(name, self.get_layer(ours))
         load_entries(entries, weights)
