@@ -4,7 +4,7 @@ import keras
 
 from keras_dl import sublayers
 from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
-from keras_dl.compat import inner_layers
+from keras_dl.compat import inner_layers, no_shared_objects
 from keras_dl.signatures import Signature, default_signatures
 
 
@@ -44,7 +44,8 @@ class _Described:
         renamed = renamed_arguments(cls)
         config = {renamed.get(name, name): value for name, value in config.items()}
         states, states_before_build = config.pop("sublayers", None), config.pop("sublayers_before_build", None)
-        instance = cls(**config)
+        with no_shared_objects():
+            instance = cls(**config)
         if states_before_build is not None:
             sublayers.restore(instance, states_before_build)
         if states is not None:

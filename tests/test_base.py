@@ -365,6 +365,28 @@ def test_clones_of_a_model_are_independent():
     assert (model.get_layer("head").bias.numpy() == 0).all()
 
 
+@keras.saving.register_keras_serializable(package="test_base")
+class SameIds(keras_dl.FunctionalModel):
+    """Makes layers as `keras.layers.Bidirectional` does, under an `id` that Python has given twice."""
+
+    def __init__(self, **kwargs):
+        config = keras.saving.serialize_keras_object(keras.layers.Dense(2)) | {"shared_object_id": 1}
+        first, second = (keras.saving.deserialize_keras_object(config) for _ in range(2))
+        first.name, second.name = "first", "second"
+        inputs = keras.Input((2,))
+        super().__init__(inputs=inputs, outputs=second(first(inputs)), **kwargs)
+
+
+def test_layers_made_by_a_constructor_are_not_taken_for_one_in_a_file(tmp_path):
+    """Else a bidirectional network of several layers failed to load now and then."""
+    model = SameIds()
+    assert len(model.weights) == 4
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(loaded.weights) == 4
+    _assert_same(_outputs(loaded, np.ones((1, 2))), _outputs(model, np.ones((1, 2))))
+
+
 def test_presets():
     with pytest.raises(ValueError, match=r"ResNet has no preset 'resnet51'. Choose one of: resnet18, "):
         keras_dl.ResNet.from_preset("resnet51")
