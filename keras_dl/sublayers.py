@@ -57,6 +57,12 @@ def state(layer):
     return states
 
 
+def exist(layer, states) -> bool:
+    """Whether `layer` has all sublayers that `states` names, and those with a low-rank adapter are built."""
+    layers = walk(layer)
+    return all(path in layers and (layers[path].built or "lora_rank" not in own) for path, own in states.items())
+
+
 def restore(layer, states):
     """Restores the sublayers of `layer` to what `state` returned.
 

@@ -227,6 +227,42 @@ def test_state_of_a_layer_that_is_not_there_is_refused():
         keras_dl.MLP.from_config(config | dict(sublayers={"Dense_9": dict(trainable=False)}))
 
 
+@keras.saving.register_keras_serializable(package="test_base")
+class WithoutBuild(keras_dl.Model):
+    """A user's model: Keras builds it by its call, when it loads a file."""
+
+    def __init__(self, units=3, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(units)
+        self.last = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.last(self.hidden(x))
+
+
+def test_a_model_without_build_has_its_frozen_layers_before_its_first_call(tmp_path):
+    """Else its optimizer has variables for all layers, and training begins anew."""
+    model, x = WithoutBuild(), np.ones((4, 5), "float32")
+    model(x)
+    model.hidden.trainable = False
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.fit(x, np.ones((4, 2)), verbose=0)
+    other = _through(model, "saved", tmp_path)
+    assert _trainable(other) == {"Dense": False, "Dense_1": True}
+    assert other.optimizer.iterations == 1
+    assert [v.shape for v in other.optimizer.variables] == [v.shape for v in model.optimizer.variables]
+
+
+def test_a_model_without_build_has_the_policies_of_its_layers_at_its_first_call(tmp_path):
+    model, x = WithoutBuild(), np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    model(x)
+    model.hidden.dtype_policy = "mixed_bfloat16"
+    model.last.enable_lora(1)
+    other = _through(model, "saved", tmp_path)
+    assert _policies(other) == {"Dense": "mixed_bfloat16", "Dense_1": "float32"}
+    _assert_same(_outputs(other, x), _outputs(model, x))
+
+
 # Layers of the package in plain models of Keras.
 
 
