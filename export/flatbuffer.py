@@ -1,11 +1,28 @@
 """LiteRT files as trees of objects that can be changed, and objects as files."""
 
+import numpy as np
+
 from keras_dl.extras import require
 
 
 def unpacked(content):
-    """The `ModelT` of a LiteRT file, given as bytes."""
-    return require("ai_edge_litert.schema_py_generated", extra="export").ModelT.InitFromPackedBuf(content, 0)
+    """The `ModelT` of a LiteRT file, given as bytes, with the data of all its buffers.
+
+    In files with large weights, the converter's quantizer writes the data of buffers behind the flatbuffer, at offsets
+    from the start of the file. The schema's classes do not read it there.
+
+    Raises:
+        IndexError: if the file ends before the data of a buffer.
+    """
+    model = require("ai_edge_litert.schema_py_generated", extra="export").ModelT.InitFromPackedBuf(content, 0)
+    for number, buffer in enumerate(model.buffers or ()):
+        if buffer.offset > 1:  # 1 is the place of an offset that was not written: the buffer is empty
+            end = buffer.offset + buffer.size
+            if end > len(content):
+                raise IndexError(f"buffer {number} ends at byte {end}")
+            buffer.data = np.frombuffer(content[buffer.offset : end], np.uint8)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def tensors(content):

@@ -12,6 +12,7 @@ import struct
 
 import numpy as np
 
+from keras_dl.export import flatbuffer
 from keras_dl.extras import require
 
 
@@ -182,7 +183,7 @@ def parse(content: bytes, path="The content") -> Graph:
 
 @functools.lru_cache(maxsize=1)  # an export reads its file several times
 def _parsed(content):
-    return _graph(_schema().ModelT.InitFromPackedBuf(content, 0))
+    return _graph(flatbuffer.unpacked(content))
 
 
 def _graph(model):

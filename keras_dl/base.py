@@ -4,7 +4,7 @@ import keras
 
 from keras_dl import sublayers
 from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
-from keras_dl.compat import inner_layers
+from keras_dl.compat import inner_layers, no_shared_objects
 from keras_dl.signatures import Signature, default_signatures
 
 
@@ -44,29 +44,34 @@ class _Described:
         renamed = renamed_arguments(cls)
         config = {renamed.get(name, name): value for name, value in config.items()}
         states, states_before_build = config.pop("sublayers", None), config.pop("sublayers_before_build", None)
-        instance = cls(**config)
+        with no_shared_objects():
+            instance = cls(**config)
         if states_before_build is not None:
             sublayers.restore(instance, states_before_build)
         if states is not None:
             instance._awaited_state = states
-            instance._restore_sublayers()
+            if instance.built:
+                instance._restore_sublayers(states)
         return instance
 
     def build_from_config(self, config):
         super().build_from_config(config)
-        self._restore_sublayers()
+        # Keras marks the model as built only after this, and then makes its optimizer. A model that Keras could not
+        # build gets its layers at its first call.
+        states = getattr(self, "_awaited_state", None)
+        if states is not None and (self.built or sublayers.exist(self, states)):
+            self._restore_sublayers(states)
 
     def __call__(self, *args, **kwargs):
         outputs = super().__call__(*args, **kwargs)
-        self._restore_sublayers()
-        return outputs
-
-    def _restore_sublayers(self):
-        """Restores the state of the layers inside, as soon as all of them exist."""
         states = getattr(self, "_awaited_state", None)
         if states is not None and self.built:
-            self._awaited_state = None
-            sublayers.restore(self, states)
+            self._restore_sublayers(states)
+        return outputs
+
+    def _restore_sublayers(self, states):
+        self._awaited_state = None
+        sublayers.restore(self, states)
 
 
 class Layer(_Described, keras.layers.Layer):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
@@ -68,6 +69,26 @@ def variables_of_class(store, snake_case_name):
     folder, _, name = saved_path(store).rpartition("/")
     number = re.search(r"(_\d+)?$", name).group()
     return store.get(f"{folder}/{snake_case_name}{number}")
+
+
+@contextlib.contextmanager
+def no_shared_objects():
+    """Inside the block, nothing that is deserialized stands for another object.
+
+    While Keras loads a file, it finds shared objects by the `id` with which they were serialized.
+    `keras.layers.Bidirectional` serializes the layer that it is given. If a constructor makes several of them and keeps
+    none of the layers, Python reuses an `id`, and a layer of the first may be taken for one of the second. There is no
+    public way to prevent it.
+    """
+    names = ("shared_objects/id_to_obj_map", "shared_objects/id_to_config_map")
+    before = {name: global_state.get_global_attribute(name) for name in names}
+    try:
+        for name in names:
+            global_state.set_global_attribute(name, None)
+        yield
+    finally:
+        for name, value in before.items():
+            global_state.set_global_attribute(name, value)
 
 
 @contextlib.contextmanager

@@ -57,6 +57,12 @@ def state(layer: keras.Layer) -> dict[str, dict]:
     return states
 
 
+def exist(layer: keras.Layer, states: dict[str, dict]) -> bool:
+    """Whether `layer` has all sublayers that `states` names, and those with a low-rank adapter are built."""
+    layers = walk(layer)
+    return all(path in layers and (layers[path].built or "lora_rank" not in own) for path, own in states.items())
+
+
 def restore(layer: keras.Layer, states: dict[str, dict]) -> None:
     """Restores the sublayers of `layer` to what `state` returned.
 

@@ -227,6 +227,42 @@ def test_state_of_a_layer_that_is_not_there_is_refused():
         keras_dl.MLP.from_config(config | dict(sublayers={"Dense_9": dict(trainable=False)}))
 
 
+@keras.saving.register_keras_serializable(package="test_base")
+class WithoutBuild(keras_dl.Model):
+    """A user's model: Keras builds it by its call, when it loads a file."""
+
+    def __init__(self, units=3, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(units)
+        self.last = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.last(self.hidden(x))
+
+
+def test_a_model_without_build_has_its_frozen_layers_before_its_first_call(tmp_path):
+    """Else its optimizer has variables for all layers, and training begins anew."""
+    model, x = WithoutBuild(), np.ones((4, 5), "float32")
+    model(x)
+    model.hidden.trainable = False
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.fit(x, np.ones((4, 2)), verbose=0)
+    other = _through(model, "saved", tmp_path)
+    assert _trainable(other) == {"Dense": False, "Dense_1": True}
+    assert other.optimizer.iterations == 1
+    assert [v.shape for v in other.optimizer.variables] == [v.shape for v in model.optimizer.variables]
+
+
+def test_a_model_without_build_has_the_policies_of_its_layers_at_its_first_call(tmp_path):
+    model, x = WithoutBuild(), np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    model(x)
+    model.hidden.dtype_policy = "mixed_bfloat16"
+    model.last.enable_lora(1)
+    other = _through(model, "saved", tmp_path)
+    assert _policies(other) == {"Dense": "mixed_bfloat16", "Dense_1": "float32"}
+    _assert_same(_outputs(other, x), _outputs(model, x))
+
+
 # Layers of the package in plain models of Keras.
 
 
@@ -363,6 +399,28 @@ def test_clones_of_a_model_are_independent():
     other = copy.deepcopy(model)
     other.get_layer("head").bias.assign([5.0, 5.0])
     assert (model.get_layer("head").bias.numpy() == 0).all()
+
+
+@keras.saving.register_keras_serializable(package="test_base")
+class SameIds(keras_dl.FunctionalModel):
+    """Makes layers as `keras.layers.Bidirectional` does, under an `id` that Python has given twice."""
+
+    def __init__(self, **kwargs):
+        config = keras.saving.serialize_keras_object(keras.layers.Dense(2)) | {"shared_object_id": 1}
+        first, second = (keras.saving.deserialize_keras_object(config) for _ in range(2))
+        first.name, second.name = "first", "second"
+        inputs = keras.Input((2,))
+        super().__init__(inputs=inputs, outputs=second(first(inputs)), **kwargs)
+
+
+def test_layers_made_by_a_constructor_are_not_taken_for_one_in_a_file(tmp_path):
+    """Else a bidirectional network of several layers failed to load now and then."""
+    model = SameIds()
+    assert len(model.weights) == 4
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(loaded.weights) == 4
+    _assert_same(_outputs(loaded, np.ones((1, 2))), _outputs(model, np.ones((1, 2))))
 
 
 def test_presets():

@@ -1,5 +1,7 @@
 """The private parts of TensorFlow and Keras do what `keras_dl.compat` says of them."""
 
+import contextlib
+
 import keras
 import pytest
 import tensorflow as tf
@@ -95,6 +97,18 @@ def test_variables_of_a_renamed_class(tmp_path):
     after.load_weights(path)
     for a, b in zip(after.get_weights(), before.get_weights(), strict=True):
         assert (a == b).all(), VERSIONS
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_shared_objects(apart):
+    """What Keras shares while it loads a file, it does not share in the block, and shares again after it."""
+    config = keras.saving.serialize_keras_object(keras.layers.ReLU()) | {"shared_object_id": 1}
+    with keras.src.saving.serialization_lib.ObjectSharingScope():
+        first = keras.saving.deserialize_keras_object(config)
+        with compat.no_shared_objects() if apart else contextlib.nullcontext():
+            second = keras.saving.deserialize_keras_object(config)
+        assert (second is not first) == apart, VERSIONS
+        assert keras.saving.deserialize_keras_object(config) is first, VERSIONS
 
 
 def test_renamed_variables():

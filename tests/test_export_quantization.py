@@ -1,5 +1,6 @@
 """Quantization: each name is exactly what the file's tensors say."""
 
+import contextlib
 import uuid
 
 import export_models as models
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_dl import LSTM
-from keras_dl.export import ExportError, KerasRunner, graph, load, names, quantize, runners, saved_model
+from keras_dl.export import ExportError, KerasRunner, graph, load, names, quantize, runners, saved_model, source
 from keras_dl.export import export as export_
 
 # (dtype of weights, of activations, of inputs and outputs)
@@ -126,6 +127,25 @@ def test_integers_are_smaller(tmp_path):
     images = [{"images": models.normal(8, models.SIDE, models.SIDE, 1)}]
     sizes = {q: export(models.convolutional(), tmp_path, q, images).bytes for q in ("none", "float16", "int8")}
     assert sizes["none"] > sizes["float16"] > sizes["int8"]
+
+
+def test_large_weights(tmp_path):
+    """The converter's quantizer writes them elsewhere in the file, where the classes of the schema do not read them."""
+    model = keras.Sequential([keras.Input((640,), name="x"), layers.Dense(640, activation="relu"), layers.Dense(2)])
+    reports = export(model, tmp_path, tuple(MEANING), [{"x": models.normal(16, 640)}])
+    assert all(report.bytes > 640 * 640 for report in reports.values())
+    file = graph.read(reports["dynamic_int8"].path)
+    (kernel,) = (x for op in file.ops for x in op.inputs if x and x.shape == (640, 640))
+    assert np.abs(kernel.values).max() == 127
+
+
+def test_a_file_that_ends_within_its_weights_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((640,), name="x"), layers.Dense(640)])
+    with contextlib.closing(source.Source(model)) as traced:
+        content = quantize.to_litert(traced, ["serve"], "dynamic_int8", ())
+    graph.parse(content)
+    with pytest.raises(ValueError, match="is not a whole LiteRT file"):
+        graph.parse(content[:-1000])
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 256), (90, 120)])
