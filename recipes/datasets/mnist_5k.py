@@ -105,7 +105,7 @@ class Mnist5k(Builder):
             The source has no split: here 100 digits of each class, drawn with the seed {SPLIT_SEED}, are the
             test split, and the other 400 the train split. That is not the published test set of MNIST, and
             results on it are not comparable with published ones.
-            Licence: {LICENCE}.
+            License: {LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}

@@ -105,7 +105,7 @@ class Molecules(Builder, skip_registration=True):
             description=f"""
             {self.ABOUT}
             {FEATURES.strip()}
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

@@ -30,7 +30,7 @@ class TwoMoons(Builder):
             description=f"""
             Generated, from the seed {SEED}: an angle drawn evenly from [0, pi) is a place on the half circle
             (cos a, sin a) or, for every second point, on (1 - cos a, 1/2 - sin a); normal noise of standard deviation
-            {self.NOISE} is added to both coordinates. Licence: {LICENCE}.
+            {self.NOISE} is added to both coordinates. License: {LICENCE}.
             """,
             features=tfds.features.FeaturesDict({"point": tfds.features.Tensor(shape=(2,), dtype=np.float32)}),
             homepage="https://scikit-learn.org/stable/modules/generated/sklearn.datasets.make_moons.html",
@@ -90,7 +90,7 @@ class Spirals(Builder):
             {self.LENGTH} `values` are seen at irregular `times` of the first 0.6 pi, with noise of standard deviation
             {self.NOISE}; what is left of the row is padding, where `mask` is False. To be told are the places at
             {self.QUERIES} `query_times` of the first 1.2 pi, half of them after the last time that could be seen:
-            `noisy_targets` with noise of the same size, `targets` without. Licence: {LICENCE}.
+            `noisy_targets` with noise of the same size, `targets` without. License: {LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

@@ -43,7 +43,7 @@ class RotatedMnist(Builder):
             each of the 4,000 train digits at one angle, the test split each of the 1,000 test digits at 4 angles.
             Corners that turn out of the canvas are lost: at most 4.2% of a digit's ink, and more than 1% in 2% of
             the digits. It is made as MNIST-rot is (Larochelle et al. 2007), from fewer digits.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

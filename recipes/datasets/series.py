@@ -83,7 +83,7 @@ class Series(Builder, skip_registration=True):
             {self.ABOUT} Series of up to {self.STEPS} steps with {self.CHANNELS} channels, as they are, not
             standardized; {len(self.CLASSES)} classes. The split is the archive's. Read from
             `aeon/datasets/data/{self.MEMBER}` in the wheel {AEON.filename}.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {

@@ -34,7 +34,7 @@ class BreastCancer(Builder):
             and the worst of ten measures of the cell nuclei in each image, unscaled. The names of the 30 columns are
             `info.metadata["feature_names"]`. Read from scikit-learn; there is one split, `train`, as there
             is no published one.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {
@@ -86,7 +86,7 @@ class Diabetes(Builder):
             measures, unscaled, and a quantitative measure of the disease's progression one year later, from 25 to
             346. The names of the 10 columns are `info.metadata["feature_names"]`. Read from scikit-learn; there is
             one split, `train`, as there is no published one.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {
@@ -141,7 +141,7 @@ class Optdigits(Builder):
             of a bitmap, 0 to 16; here it is scaled to 0 to 255 and rounded. The source has no split: here
             {self.TEST_PER_CLASS} digits of each class, drawn with the seed {self.SEED}, are the test split. The same
             writers are in both.
-            Licence: {self.LICENCE}.
+            License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
                 {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}

@@ -23,8 +23,8 @@ def open_dataset(options):
 
 def origin(builder) -> dict:
     """Name, version and license of a data set, as arguments of `Data`."""
-    licence = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
-    return dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=licence)
+    license = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
+    return dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=license)
 
 
 def limit(split, options, most=-1):
