@@ -9,7 +9,7 @@ import platform
 import shutil
 
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
-from keras_dl.export.errors import ExportError, SignatureError
+from keras_dl.export.errors import ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.inspection import inspect
 from keras_dl.export.metadata import into_litert, into_saved_model
 from keras_dl.export.names import shortened
@@ -211,7 +211,8 @@ class Exporter:
         report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
         file = files.enter_context(replacing(request.path))
         self._write(file, request, names, traced)
-        found, artifact = _opened(file)
+        with _accepted_by_the_runtime(file, ValueError):
+            found, artifact = inspect(file), load(file)
         if found["flex_ops"] or found["custom_ops"]:
             raise ExportError(f"The file holds ops that are no builtins: {found['ops']}.")
         if format == "litert":
@@ -222,7 +223,8 @@ class Exporter:
 
         proof = {}
         if request.verify:
-            proof = prove(artifact, expected, samples, quantization)
+            with _accepted_by_the_runtime(file, RuntimeFailure):
+                proof = prove(artifact, expected, samples, quantization)
             proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}
         measured = None
         if request.metric:
@@ -234,7 +236,8 @@ class Exporter:
                 warnings.append(
                     f"The metric {request.metric[0]!r} is not measured: it takes more than the file has. {error}"
                 )
-        milliseconds = latency.measure(file, format, samples)
+        with _accepted_by_the_runtime(file, RuntimeFailure):
+            milliseconds = latency.measure(file, format, samples)
         report = Report(
             **found | {"path": str(request.path), "signatures": {name: found["signatures"][name] for name in names}},
             quantization=quantization,
@@ -285,10 +288,11 @@ class Exporter:
         return {"name": metric[0], "keras": self._measured[key], "artifact": _value(metric, artifact, "artifact")}
 
 
-def _opened(file):
+@contextlib.contextmanager
+def _accepted_by_the_runtime(file, error_type):
     try:
-        return inspect(file), load(file)
-    except ValueError as error:
+        yield
+    except error_type as error:
         reason = str(error).replace(str(file), file.name)  # the file is still in the scratch folder
         raise ExportError(f"The runtime refuses the file that was made: {reason}") from error
 
