@@ -7,3 +7,7 @@ class ExportError(RuntimeError):
 
 class SignatureError(ValueError):
     """A file does not have the signature that was asked for."""
+
+
+class RuntimeFailure(ValueError):
+    """The runtime cannot run a file that it could load."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import keras
 
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
-from keras_dl.export.errors import ExportError, SignatureError
+from keras_dl.export.errors import ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.inspection import inspect
 from keras_dl.export.metadata import into_litert, into_saved_model
 from keras_dl.export.names import shortened
@@ -226,7 +226,8 @@ class Exporter:
         report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
         file = files.enter_context(replacing(request.path))
         self._write(file, request, names, traced)
-        contents, artifact = _opened(file)
+        with _accepted_by_the_runtime(file, ValueError):
+            contents, artifact = inspect(file), load(file)
         if contents["flex_ops"] or contents["custom_ops"]:
             raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":
@@ -237,7 +238,8 @@ class Exporter:
 
         proof = {}
         if request.verify:
-            proof = prove(artifact, expected, samples, quantization)
+            with _accepted_by_the_runtime(file, RuntimeFailure):
+                proof = prove(artifact, expected, samples, quantization)
             proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}
         measured = None
         if request.metric:
@@ -250,7 +252,8 @@ class Exporter:
                     f"The metric {request.metric[0]!r} is not measured: it needs signatures that the file does not "
                     f"have. {error}"
                 )
-        milliseconds = latency.measure(file, format, samples)
+        with _accepted_by_the_runtime(file, RuntimeFailure):
+            milliseconds = latency.measure(file, format, samples)
         in_order = {name: contents["signatures"][name] for name in names}
         report = Report(
             **contents | {"path": str(request.path), "signatures": in_order},
@@ -302,10 +305,11 @@ class Exporter:
         return {"name": metric[0], "keras": self._measured[key], "artifact": _value(metric, artifact, "artifact")}
 
 
-def _opened(file):
+@contextlib.contextmanager
+def _accepted_by_the_runtime(file, error_type):
     try:
-        return inspect(file), load(file)
-    except ValueError as error:
+        yield
+    except error_type as error:
         reason = str(error).replace(str(file), file.name)  # the file is still in the scratch folder
         raise ExportError(f"The runtime refuses the exported file: {reason}") from error
 

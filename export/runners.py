@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.export import graph
-from keras_dl.export.errors import SignatureError
+from keras_dl.export.errors import RuntimeFailure, SignatureError
 from keras_dl.export.samples import batches
 from keras_dl.export.saved_model import trace_signature
 from keras_dl.export.signatures import collect
@@ -159,7 +159,7 @@ class LiteRTRunner(Runner):
         try:
             results = self._runners[name](**arrays)
         except RuntimeError as error:
-            raise ValueError(f"{self._path} cannot be run by LiteRT: {_first_line(error)}") from error
+            raise RuntimeFailure(f"{self._path} cannot be run by LiteRT: {_first_line(error)}") from error
         # Copies, because a view of one of its tensors blocks the interpreter.
         return {key: np.array(x) for key, x in results.items()}
 

@@ -116,6 +116,17 @@ def test_a_wrong_file_is_written_where_the_proof_is_off(tmp_path, monkeypatch):
     assert (tmp_path / "model.tflite").exists()
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_file_that_the_runtime_cannot_run_fails(verify, tmp_path):
+    """LiteRT loads this file, and refuses the scales of its int8 tensors when it is to compute with them."""
+    model = keras.Sequential([keras.Input((2,), name="x"), layers.Dense(1)])
+    model.set_weights([np.array([[0.0], [1.0]]), np.zeros(1)])
+    calibration = [{"x": models.normal(16, 2) * np.array([1e6, 1.0], "float32")}]
+    with pytest.raises(ExportError, match=r"refuses the file that was made: model\.tflite cannot be run by LiteRT"):
+        export_(model, tmp_path / "model.tflite", quantization="int8", calibration=calibration, verify=verify)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keras_itself_must_be_finite(tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), layers.Lambda(lambda x: ops.log(x - 100.0))])
     with pytest.raises(ExportError, match="Keras gives NaN or infinity for output 'output_0' of signature 'serve'"):
