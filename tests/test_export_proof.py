@@ -122,7 +122,7 @@ def test_a_file_that_the_runtime_cannot_run_fails(verify, tmp_path):
     model = keras.Sequential([keras.Input((2,), name="x"), layers.Dense(1)])
     model.set_weights([np.array([[0.0], [1.0]]), np.zeros(1)])
     calibration = [{"x": models.normal(16, 2) * np.array([1e6, 1.0], "float32")}]
-    with pytest.raises(ExportError, match=r"refuses the file that was made: model\.tflite cannot be run by LiteRT"):
+    with pytest.raises(ExportError, match=r"refuses the exported file: model\.tflite cannot be run by LiteRT"):
         export_(model, tmp_path / "model.tflite", quantization="int8", calibration=calibration, verify=verify)
     assert list(tmp_path.iterdir()) == []
 
