@@ -32,6 +32,7 @@ class Case(NamedTuple):
         tolerances: overrides of TOLERANCES.
         agreements: by quantization, the share of tokens to be equal, where one that differs is no small error.
         skips: checks that do not apply, each with the reason.
+        slow_checks: checks that `make test-all` runs and `make test` does not, each with the reason.
         slow: bool. A further case of a class that another one covers: `make test-all` runs it, `make test` does not.
     """
 
@@ -52,6 +53,7 @@ class Case(NamedTuple):
     tolerances: Mapping[str, float] = {}
     agreements: Mapping[str, float] = {}
     skips: Mapping[str, str] = {}
+    slow_checks: Mapping[str, str] = {}
     slow: bool = False
 
     def build(self, **overrides):
@@ -134,5 +136,12 @@ def normal(name, *shape):
 NO_MASK = {"masked_positions_change_nothing": "the model takes no mask"}
 
 ONE_LAYER = {"frozen_layers_stay_frozen": "one layer holds all weights: none is left to train beside a frozen one"}
+
+
+def covered_by(case):
+    """Slow checks of a class whose layers are those of another case, which `make test` checks in the same way."""
+    names = ("compiles_under_xla", "trains_in_mixed_precision", "exports_to_onnx")
+    return dict.fromkeys(names, f"the case {case} has the same layers")
+
 
 DROPOUT_UNDER_XLA = {"trains_equally_under_xla": "dropout draws other numbers under XLA"}

@@ -36,11 +36,12 @@ def shared(tmp_path_factory):
 def _parameters():
     for case in CASES:
         names = {check.__name__ for check in CHECKS}
-        assert set(case.skips) <= names, f"{case.name} skips checks that do not exist: {set(case.skips) - names}"
+        unknown = {*case.skips, *case.slow_checks} - names
+        assert not unknown, f"{case.name} names checks that do not exist: {unknown}"
         for check in CHECKS:
             reason = case.skips.get(check.__name__)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
-            marks += [pytest.mark.slow] if case.slow else []
+            marks += [pytest.mark.slow] if case.slow or check.__name__ in case.slow_checks else []
             yield pytest.param(case, check, id=f"{case.name}-{check.__name__}", marks=marks)
 
 

@@ -160,6 +160,7 @@ def test_gradients_of_the_adaptive_solver(net):
     assert_near(tf.function(run, jit_compile=True)(STATE, TIMES), expected, 1e-4)
 
 
+@pytest.mark.slow  # measures processes of their own
 def test_memory_of_the_adjoint_does_not_grow_with_the_steps(net):
     """The largest array that XLA's program holds; benchmarks/neural_ode.py measures the process."""
 

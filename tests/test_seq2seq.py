@@ -425,6 +425,7 @@ def test_targets_without_a_place_are_refused(net):
             call()
 
 
+@pytest.mark.slow  # the battery compiles and runs a step; this compares three epochs
 def test_trains_equally_under_xla(sources):
     """Without dropout, whose draws differ there; and with batches of a length that is not known when it is traced."""
     losses = []

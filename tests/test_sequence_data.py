@@ -26,6 +26,7 @@ def words(tmp_path_factory):
     }
 
 
+@pytest.mark.slow  # reads all words: 27 CPU seconds
 def test_no_word_is_in_two_splits_and_none_is_lost(words):
     assert {split: len(found) for split, found in words.items()} == datasets.Cmudict.EXAMPLES
     every = set().union(*words.values())

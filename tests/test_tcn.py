@@ -173,6 +173,7 @@ def test_stream_of_a_file_equals_the_whole_sequence_of_the_file(tmp_path):
     np.testing.assert_allclose(after["values"], runner.serve("sequence", features=x)["values"], atol=1e-5)
 
 
+@pytest.mark.slow  # the battery exports and proves an int8 file; this compiles one for two devices
 def test_integer_file_runs_on_the_npu_and_on_a_microcontroller(tmp_path):
     """All of its ops: dilated convolutions of one pixel's height are what both take."""
     from keras_dl.export import export

@@ -409,6 +409,7 @@ def test_checkpoint_average_is_the_mean_of_the_last_epochs():
         mean_weights([[np.zeros(2)], [np.zeros(3)]])
 
 
+@pytest.mark.slow  # the battery compiles and runs a step; this compares trainings
 def test_training_under_xla_equals_the_graph(one_model):
     losses = []
     for jit in (False, True):

@@ -22,6 +22,7 @@ def verses(tmp_path_factory):
     return {split: list(builder.as_dataset(split=split).as_numpy_iterator()) for split in builder.EXAMPLES}
 
 
+@pytest.mark.slow  # reads all verses
 def test_no_verse_is_in_two_splits_and_none_is_lost(verses):
     assert {split: len(rows) for split, rows in verses.items()} == datasets.Bible.EXAMPLES
     numbers = [int(row["verse"]) for rows in verses.values() for row in rows]

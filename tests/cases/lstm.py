@@ -1,6 +1,6 @@
 """Long short-term memory: the layer with all its options, and a network whose steps stream."""
 
-from case import Case
+from case import Case, covered_by
 from keras import activations
 
 import keras_dl
@@ -82,6 +82,7 @@ CASES = [
         },
         inputs=texts(STEPS, WIDE + 1),
         targets=texts(STEPS, WIDE + 1),
+        slow_checks=covered_by("lstm_layer"),
         compile=dict(loss=SmoothedCrossentropy(0.0)),
         bad_arguments=(
             (dict(vocabulary_size=2), "vocabulary_size"),

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from case import DROPOUT_UNDER_XLA, Case
+from case import DROPOUT_UNDER_XLA, Case, covered_by
 
 import keras_dl
 from keras_dl.losses import SmoothedCrossentropy
@@ -137,6 +137,7 @@ CASES = [
                 named("tokens", texts(7, 33)),
             ),
         },
+        slow_checks=covered_by("transformer"),
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
     Case(
@@ -174,6 +175,7 @@ CASES = [
             "generate": named("tokens", texts(4, 33)),
         },
         integer_signatures=("prefill", "decode_step"),
+        slow_checks=covered_by("transformer"),
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
 ]
