@@ -15,10 +15,6 @@ from keras_dl.export.signatures import collect
 BATCH = 8
 
 
-def _rows(data, start, stop):
-    return keras.tree.map_structure(lambda x: x[start:stop], data)
-
-
 def _compiled(case, jit=False, **overrides):
     keras.utils.set_random_seed(1)
     model = case.create(**overrides)
