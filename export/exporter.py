@@ -23,7 +23,7 @@ from keras_dl.export.request import Request, loaded, paths_of
 from keras_dl.export.runners import KerasRunner, load
 from keras_dl.export.saved_model import located
 from keras_dl.export.signatures import computing_in_float32, select
-from keras_dl.export.source import Source
+from keras_dl.export.source import LOG, Source
 from keras_dl.export.targets import Context
 from keras_dl.export.verify import prove
 from keras_dl.files import replacing
@@ -62,6 +62,8 @@ def export(
 
     A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
     model computing in float32.
+
+    What takes long says so to the log `keras_dl.export`, at the level `INFO`.
 
     Several quantizations give several files, each with its own proof and report. The model is traced once for all of
     them. They get their names together, when the last one has passed.
@@ -239,6 +241,7 @@ class Exporter:
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
         report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
         file = files.enter_context(replacing(request.path))
+        LOG.info("Writing %s.", request.path.name)
         self._write(file, request, names, traced)
         if quantization in quantize.CALIBRATED and (changed := source.unlooped_layers(names)):
             warnings.append(
@@ -257,6 +260,7 @@ class Exporter:
 
         proof = {}
         if request.verify:
+            LOG.info("Comparing %s with the model.", request.path.name)
             with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request):
                 proof = prove(artifact, expected, samples, quantization)
             proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}

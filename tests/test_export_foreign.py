@@ -12,7 +12,7 @@ from keras import layers, ops
 import keras_dl
 from keras_dl import tracing
 from keras_dl.compat import bare_operations
-from keras_dl.export import Exporter, ExportError, graph, load, saved_model
+from keras_dl.export import Exporter, ExportError, graph, litert, load, saved_model
 from keras_dl.export import export as export_
 from keras_dl.export.signatures import collect
 
@@ -467,3 +467,25 @@ def test_the_last_op_keeps_its_layer(tmp_path):
     found = load(report.path).serve("serve", x=normal(3, 4))
     assert set(found) == {"p", "q"}
     assert not pathlib.Path(tmp_path, "first").exists()
+
+
+def test_int8_that_a_mask_ruins_names_its_layers(tmp_path):
+    model = functional(
+        lambda x: layers.MultiHeadAttention(2, 8, name="heads", seed=0)(x, x, use_causal_mask=True), 8, 16
+    )
+    rows = {"x": normal(128, 8, 16)}
+    with pytest.raises(ExportError, match=r"float_layers=\['heads'\] computes .*keras_dl have a mask that quantizes"):
+        export(model, tmp_path, quantization="int8", calibration=rows)
+    report = export(model, tmp_path, quantization="int8", calibration=rows, float_layers=["heads"])
+    (proof,) = report.proof["signatures"]["serve"].values()
+    assert proof["cosine"] > 0.999
+
+
+def test_what_takes_long_says_so(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(litert, "_SECONDS_BETWEEN_NOTES", 0)
+    with caplog.at_level("INFO", "keras_dl.export"):
+        export(dense(), tmp_path, quantization="int8", calibration=normal(3, 4))
+    said = [record.getMessage() for record in caplog.records]
+    steps = ["Tracing 'serve'.", "Writing model.tflite.", "Converting to LiteRT."]
+    steps += [f"Calibrating: {count} samples so far." for count in range(3)]
+    assert said == [*steps, "Comparing model.tflite with the model."]

@@ -3,7 +3,9 @@
 Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
 """
 
+import contextlib
 import importlib
+import logging
 import os
 import pathlib
 import re
@@ -14,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
 
@@ -194,10 +197,9 @@ def export(
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
     try:
-        if several:
-            reports = keras_dl.export.export(model, paths, **options)
-            return {"files": [report.to_dict() for report in reports.values()]}
-        return keras_dl.export.export(model, paths[quantization], **options).to_dict()
+        with _shown(logging.getLogger("keras_dl.export")):
+            reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
+        return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
     except CalibrationMissing as error:
         raise OptionError(
             f"--quantization {quantization} needs real inputs: --calibration FILE.npz, with an array (samples, ...) "
@@ -205,6 +207,20 @@ def export(
         ) from error
     except ValueError as error:
         raise OptionError(_in_options(str(error))) from error
+
+
+@contextlib.contextmanager
+def _shown(log):
+    """Inside the block, what a log says of its progress goes to stderr."""
+    handler, level = logging.Handler(), log.level
+    handler.emit = lambda record: say(record.getMessage())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _in_options(message):
@@ -235,7 +251,6 @@ def inspect(path):
 def benchmark(name, rounds=3, only=None):
     """Runs a benchmark: see `keras_dl.benchmarks.paired.run_benchmark`."""
     from keras_dl.benchmarks.paired import run_benchmark
-    from keras_dl.recipes.training.progress import say
 
     try:
         return run_benchmark(name, rounds=rounds, only=only or None, progress=say)
