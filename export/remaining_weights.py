@@ -75,10 +75,13 @@ class _Edit:
             return False
         values = np.frombuffer(bytes(data), "float32")
         scale = np.abs(values).max(initial=0.0) / 127 or 1.0
-        buffer = self._schema.BufferT()
-        buffer.data = np.rint(values / scale).astype("int8").view("uint8")
-        self._model.buffers.append(buffer)
-        tensor.buffer, tensor.type = len(self._model.buffers) - 1, self._schema.TensorType.INT8
+        integers = np.rint(values / scale).astype("int8").view("uint8")
+        readers = [x for graph in self._model.subgraphs for x in graph.tensors if x.buffer == tensor.buffer]
+        if len(readers) > 1:
+            self._model.buffers.append(self._schema.BufferT())
+            tensor.buffer = len(self._model.buffers) - 1
+        self._model.buffers[tensor.buffer].data = integers
+        tensor.type = self._schema.TensorType.INT8
         tensor.quantization = self._quantization([scale])
         self._done.add(index)
         return True

@@ -205,8 +205,12 @@ def test_embeddings_are_quantized_and_tokens_stay_integers(quantization, tmp_pat
 
 
 def test_weights_that_stay_float_are_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"3200 of 3248 weights are not quantized, in GATHER in layer 'table'"):
-        export(embedding(), tmp_path, "weight_only_int8")
+    x = keras.Input((4, 4, 4, 8), name="x")
+    h = layers.Flatten()(layers.Conv3D(8, 3, name="volume")(x))
+    model = keras.Model(x, layers.Dense(3)(h))
+    for quantization in ("weight_only_int8", "dynamic_int8"):
+        with pytest.raises(ExportError, match=r"1728 of 1920 weights are not quantized, in CONV_3D in layer 'volume'"):
+            export(model, tmp_path, quantization)
     assert list(tmp_path.iterdir()) == []
 
 
