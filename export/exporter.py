@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
+import numpy as np
 
 from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
@@ -399,6 +400,8 @@ def _litert_warnings(float_ops, content, model, float_layers):
 def _value(metric, runner, what):
     name, function = metric
     value = function(runner.serve)
+    if hasattr(value, "__array__") and np.ndim(value) == 0:  # a scalar of TensorFlow
+        value = np.asarray(value).item()
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ExportError(f"The metric {name!r} gave {value!r} for the {what}, not a finite number.")
     return float(value)

@@ -73,7 +73,7 @@ def to_litert(source, names, quantization, float_layers=()):
         ExportError: if LiteRT has no builtin for an op, or cannot quantize it in this way.
     """
     if quantization in CALIBRATED:
-        source = source.without_loops(names)
+        source = source.without_loops(names, fused=quantization != "int16x8")
     signatures = {name: source.signatures[name] for name in names}
     pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
     variant = names, pixels and quantization in CALIBRATED

@@ -29,7 +29,7 @@ class Traced(NamedTuple):
     unlooped: tuple[str, ...] = ()
 
 
-def trace(model, signatures, dtypes=None, loops=True):
+def trace(model, signatures, dtypes=None, loops=True, fused=True):
     """Traces each signature for a file: with static shapes, computing in float32, with ops that devices have.
 
     Args:
@@ -37,6 +37,7 @@ def trace(model, signatures, dtypes=None, loops=True):
         signatures: dict of `keras_dl.Signature`.
         dtypes: dict of replacements for dtypes of inputs, such as `{"uint8": "float32"}`.
         loops: bool. False to write out the loops of recurrent layers, as `keras_dl.tracing.without_loops` does.
+        fused: bool. Whether it may write one as a fused op.
 
     Returns:
         dict of `Traced` by signature.
@@ -46,7 +47,7 @@ def trace(model, signatures, dtypes=None, loops=True):
     """
     traced = {}
     in_scopes = in_named_scopes(bare_operations(model), _operation_scope)
-    unlooped = contextlib.nullcontext(()) if loops else without_loops(model)
+    unlooped = contextlib.nullcontext(()) if loops else without_loops(model, fused)
     with computing_in_float32(model), plain_argmax(), in_scopes, unlooped as changed:
         for name, signature in signatures.items():
             traced[name] = trace_signature(model, name, signature, dtypes)._replace(unlooped=tuple(changed))
@@ -104,6 +105,11 @@ def origin(tensor):
 def has_loops(concrete):
     """Whether a graph, or a function in it, has a loop."""
     return any(node.op in ("While", "StatelessWhile") for node in _nodes(concrete))
+
+
+def has_fused(concrete):
+    """Whether a function in a graph is to become one fused op: see `keras_dl.LSTM`."""
+    return any("api_implements" in function.attr for function in concrete.graph.as_graph_def().library.function)
 
 
 def _advice(model, signature):

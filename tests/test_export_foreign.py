@@ -160,6 +160,16 @@ def test_masked_recurrent_layers_in_int8(tmp_path):
     assert report.proof["signatures"]["serve"]["head"]["cosine"] > 0.99
 
 
+@pytest.mark.parametrize("layer", [layers.LSTM, keras_dl.LSTM])
+def test_int16x8_has_no_fused_lstm(layer, tmp_path):
+    """It is written step by step, beside an int8 file with the fused op."""
+    rows = {"x": normal(64, 5, 3)}
+    reports = export(recurrent(layer(8), 5, 3), tmp_path, quantization=["int8", "int16x8"], calibration=rows)
+    assert [report.ops.get("UNIDIRECTIONAL_SEQUENCE_LSTM", 0) for report in reports.values()] == [1, 0]
+    assert reports["int16x8"].ops["TANH"] == 10
+    assert reports["int16x8"].proof["signatures"]["serve"]["head"]["cosine"] > 0.9999
+
+
 def test_loops_stay_in_float_files(tmp_path):
     """They begin anew in each call, unlike the states of a fused op."""
     report = export(recurrent(layers.LSTM(8), 5, 3), tmp_path)
