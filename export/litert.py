@@ -166,4 +166,5 @@ def _explain(message, model):
     place = _PLACE.search(message)
     where = f" at {saved_model.located(place['op'], place['scopes'], model)}" if place else ""
     said = _LOCATION.sub("", lines[0]) if lines else "it gave no reason"
-    return f"The LiteRT converter failed{where}: {said}"
+    cure = " Write that part of the model with other ops." if place else ""
+    return f"The LiteRT converter failed{where}: {said.removesuffix('.')}.{cure}"

@@ -168,6 +168,8 @@ def located(op, scopes, model):
         return f"{op} in the operation {path[-1]!r}" + f" on {', '.join(before)}" * bool(before)
     if not path and scopes.startswith(_NAMELESS):
         return f"{op} in a layer that the converter did not write down"
+    if not path and layer_path(scopes, {scope_name(model.name): model.name}):
+        return f"{op} in the call of model {model.name!r} itself"
     return f"{op} in layer {'/'.join(path)!r}" if path else f"{op} outside of the model's layers"
 
 

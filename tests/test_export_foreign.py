@@ -457,6 +457,18 @@ def test_errors_say_where_and_what_would_do(model, options, message, tmp_path):
     assert keras.config.is_traceback_filtering_enabled()
 
 
+class CalledOnItself(Called):
+    def call(self, x):
+        return ops.linalg.svd(self.dense(x))[1]
+
+
+def test_ops_of_the_model_itself(tmp_path):
+    model = CalledOnItself()
+    model(normal(1, 2, 2))
+    with pytest.raises(ExportError, match=r"Svd in the call of model 'called' itself\."):
+        export(model, tmp_path)
+
+
 def test_a_fixed_batch_is_exported_with_it(tmp_path):
     model = functional(lambda x: layers.Dense(2)(ops.reshape(x, (4, 8))), 8, batch_size=4)
     report = export(model, tmp_path, batch_size=np.int64(4))
