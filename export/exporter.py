@@ -36,6 +36,12 @@ Metric = tuple[str, Callable[..., float]]
 
 # Their masks add a large negative number to scores.
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.Attention)
+_MORE_EXACT = {
+    "int8": "int16x8, dynamic_int8 and float16 are",
+    "int16x8": "dynamic_int8 and float16 are",
+    "dynamic_int8": "float16 is",
+    "weight_only_int8": "float16 is",
+}
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
@@ -340,19 +346,24 @@ def _accepted_by_the_runtime(file, error_type):
 
 @contextlib.contextmanager
 def _advised(model, request):
-    """Adds to a failed proof of an `int8` file which layers it may be."""
+    """Adds to a failed proof of a quantized file what may help."""
     try:
         yield
     except ExportError as error:
-        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
-        if request.quantization != "int8" or not attention:
+        if request.quantization not in _MORE_EXACT:
             raise
-        names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
-        raise ExportError(
-            f"{error} In int8, the large negative number of a mask leaves no steps to the scores of attention. "
-            f"float_layers={names} computes these layers in float32. The attention layers of keras_dl have a mask that "
-            f"quantizes, unlike Keras's {', '.join(classes)}."
-        ) from error
+        advice = f"{_MORE_EXACT[request.quantization]} more exact."
+        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if request.quantization == "int8" and attention:
+            names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
+            advice = (
+                "In int8, the large negative number of a mask leaves no steps to the scores of attention. "
+                f"float_layers={names} computes these layers in float32. The attention layers of keras_dl have a mask "
+                f"that quantizes, unlike Keras's {', '.join(classes)}."
+            )
+        elif request.quantization == "int8":
+            advice = f"float_layers=[...] computes layers in float32, if some of them are to blame. {advice}"
+        raise ExportError(f"{error} {advice}") from error
 
 
 def _inputs(signature):

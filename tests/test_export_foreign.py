@@ -441,12 +441,22 @@ def nothing(x):
             r"LookupTableFindV2 in layer 'look'\. Look up outside of the file",
         ),
         (
+            lambda: functional(layers.CategoryEncoding(9, name="counts"), 3, dtype="int32"),
+            {},
+            r"DenseBincount in layer 'counts'\. Add up keras\.ops\.one_hot",
+        ),
+        (
+            lambda: embedding(20, 8, 3),
+            dict(quantization="int16x8", calibration={"tokens": np.ones((9, 6), "int32")}),
+            r"no range for the integers of .*tokens\. Choose int8",
+        ),
+        (
             lambda: functional(lambda x: ops.linalg.svd(layers.Reshape((2, 2), name="square")(x))[1], 4),
             {},
             r"Svd in the operation 'svd[_0-9]*' on 'square'\.",
         ),
     ],
-    ids=["batch", "stateful", "state", "half", "dilated", "lookup", "operation"],
+    ids=["batch", "stateful", "state", "half", "dilated", "lookup", "counts", "tokens", "operation"],
 )
 def test_errors_say_where_and_what_would_do(model, options, message, tmp_path):
     with pytest.raises(ExportError, match=message) as caught:
