@@ -60,7 +60,7 @@ def without_loops(model, fused=True):
             if type(layer) in STAND_INS:
                 own, own_cell = STAND_INS[type(layer)]
                 changed += [_change(layer, __class__=own, use_cudnn=False), _change(layer.cell, __class__=own_cell)]
-            elif not layer.unroll and not isinstance(layer, tuple(own for own, _ in STAND_INS.values())):
+            elif _can_unroll(layer):
                 changed.append(_change(layer, unroll=True))
         with unrolled():
             yield [x.name for x, _ in changed if x in layers]
@@ -68,6 +68,14 @@ def without_loops(model, fused=True):
         _FUSING.reset(token)
         for x, before in reversed(changed):
             _change(x, **before)
+
+
+def _can_unroll(layer):
+    """Whether a layer that has no stand-in is unrolled by its attribute. Those of this package go by `is_unrolled`."""
+    own = isinstance(layer, tuple(own for own, _ in STAND_INS.values()))
+    # Keras fails to unroll one cell of several states if it is in a list.
+    alone = isinstance(layer.cell, keras.layers.StackedRNNCells) and len(layer.cell.cells) == 1
+    return not (layer.unroll or own or alone)
 
 
 def _change(x, **attributes):
