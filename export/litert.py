@@ -27,6 +27,10 @@ _CURES = {
     "Conv2DBackpropInput": "LiteRT transposes convolutions only without dilation, channels last: use dilation_rate=1 "
     "and data_format='channels_last', or UpSampling2D and Conv2D.",
     "DenseBincount": "Add up keras.ops.one_hot instead.",
+    **dict.fromkeys(
+        ("MaxPool3D", "AvgPool3D"),
+        "Pool two dimensions and then the third, each with a pool in 2-D between two reshapes.",
+    ),
     "Conv3DBackpropInputV2": "Use UpSampling3D and Conv3D.",
     **dict.fromkeys(
         ("LookupTableFindV2", "LookupTableSizeV2", "HashTableV2", "MutableHashTableV2"),

@@ -441,6 +441,21 @@ def nothing(x):
             r"LookupTableFindV2 in layer 'look'\. Look up outside of the file",
         ),
         (
+            lambda: functional(layers.AveragePooling3D(2, name="pool"), 4, 4, 4, 2),
+            {},
+            r"AvgPool3D in layer 'pool'\. Pool two dimensions and then the third",
+        ),
+        (
+            lambda: functional(layers.Conv3D(4, 3, name="volume"), 4, 4, 4, 2),
+            dict(quantization="int16x8", calibration={"x": normal(9, 4, 4, 4, 2)}),
+            r"no int16x8 kernel for CONV_3D in layer 'volume'\. Choose float16",
+        ),
+        (
+            lambda: functional(layers.ELU(name="curve"), 4),
+            dict(quantization="int16x8", calibration={"x": normal(9, 4)}),
+            r"no int16x8 kernel for ELU in layer 'curve'\. Choose int8",
+        ),
+        (
             lambda: functional(layers.CategoryEncoding(9, name="counts"), 3, dtype="int32"),
             {},
             r"DenseBincount in layer 'counts'\. Add up keras\.ops\.one_hot",
@@ -456,7 +471,20 @@ def nothing(x):
             r"Svd in the operation 'svd[_0-9]*' on 'square'\.",
         ),
     ],
-    ids=["batch", "stateful", "state", "half", "dilated", "lookup", "counts", "tokens", "operation"],
+    ids=[
+        "batch",
+        "stateful",
+        "state",
+        "half",
+        "dilated",
+        "lookup",
+        "pool",
+        "volume",
+        "curve",
+        "counts",
+        "tokens",
+        "operation",
+    ],
 )
 def test_errors_say_where_and_what_would_do(model, options, message, tmp_path):
     with pytest.raises(ExportError, match=message) as caught:
