@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 
+from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.inspection import inspect
@@ -20,11 +21,12 @@ from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, paths_of
 from keras_dl.export.runners import KerasRunner, load
+from keras_dl.export.samples import like_pixels, review
 from keras_dl.export.saved_model import located
 from keras_dl.export.signatures import computing_in_float32, select
 from keras_dl.export.source import Source
 from keras_dl.export.targets import Context
-from keras_dl.export.verify import prove
+from keras_dl.export.verify import doubts, prove
 from keras_dl.files import replacing
 from keras_dl.version import __version__
 
@@ -32,6 +34,8 @@ Path = str | os.PathLike
 Calibration = Iterable[dict] | Mapping[str, Iterable[dict]]
 Metric = tuple[str, Callable[..., float]]
 
+# Layers that scale their inputs, so that pixels may be what a model takes.
+_SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
@@ -75,9 +79,10 @@ def export(
         target: str: the device that the file is checked, compiled or run for; `keras_dl.export.targets` has the names.
         calibration: real inputs, raw as the signature takes them: an iterable (such as a `tf.data.Dataset`) of dicts
             `{input name: array}`, each with any number of rows; for several signatures, a dict of such iterables by
-            signature. At most 256 batches of `batch_size` rows are read. `"int8"` and `"int16x8"` need it. The proof
-            runs on the first 64 batches. Without calibration data it runs on random inputs, and the report has a
-            warning.
+            signature. At most 256 batches of `batch_size` rows are read. `"int8"` and `"int16x8"` need it: at least 100
+            rows, as different as those that the file will see. Every fourth batch of eight and more is kept out of
+            their calibration, and the proof runs on these. The proof of other files runs on the first 64 batches.
+            Without calibration data it runs on random inputs, and the report has a warning.
         verify: bool. Whether to compare the file with the model: see `keras_dl.export.verify`.
         metadata: dict that JSON can hold. It is stored in the file (labels, input range, license of the data, ...).
         metric: `(name, function)`, where `function(serve)` is a float and `serve(signature, **arrays)` returns a dict
@@ -155,7 +160,7 @@ class Exporter:
     ):
         self.model, self._all = model, signatures is None
         self._source = Source(model, batch_size, signatures, calibration)
-        self._measured = {}
+        self._measured, self._reviews = {}, {}
 
     def close(self) -> None:
         """Deletes the scratch folder."""
@@ -214,12 +219,32 @@ class Exporter:
             raise ValueError(
                 f"quantization={request.quantization!r} needs calibration data, and {missing[0]!r} has none."
             )
+        self._review(request.quantization, names)
+
+    def _review(self, quantization, names):
+        """Warnings about the calibration data."""
+        warnings = []
+        for name in names:
+            if name in self._source.drawn:
+                continue
+            if (quantization, name) not in self._reviews:
+                samples, what = self._source.samples[name], f"calibration of {name!r}"
+                found = review(samples, quantization, what)
+                pixels = like_pixels(samples)
+                if pixels and not any(isinstance(layer, _SCALING) for layer in all_layers(self.model)):
+                    found.append(
+                        f"{what}: {', '.join(pixels)} looks like pixels from 0 to 255. The file is right for such "
+                        "inputs alone, and only you know whether the model was trained on them."
+                    )
+                self._reviews[quantization, name] = found
+            warnings += self._reviews[quantization, name]
+        return warnings
 
     def _make(self, request, names, whole, files):
         """Makes one file and proves it. When `files` is closed, the file and its companions get their names."""
         source, format, quantization = self._source, request.format, request.quantization
         missing = [name for name in names if name in source.drawn]
-        warnings = _warnings(self.model, missing, request.verify)
+        warnings = _warnings(self.model, missing, request.verify) + self._review(quantization, names)
         traced, samples = source.traced(names), source.proof_samples(names)
         expected = source.expected(names) if request.verify else None
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
@@ -239,8 +264,9 @@ class Exporter:
         proof = {}
         if request.verify:
             with _accepted_by_the_runtime(file, RuntimeFailure):
-                proof = prove(artifact, expected, samples, quantization)
-            proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}
+                held_out = source.held_out if quantization in quantize.CALIBRATED else None
+                proof = prove(artifact, expected, samples, quantization, held_out, missing)
+            warnings += doubts(proof)
         measured = None
         if request.metric:
             try:

@@ -86,7 +86,7 @@ def to_litert(source, names, quantization, float_layers=()):
         return content
     float_graph = graph.parse(content)
     if quantization in CALIBRATED:
-        representative = functools.partial(_representative, signatures, source.samples)
+        representative = functools.partial(_representative, signatures, source.calibrating)
         convert = source.converter(*variant)
         return _calibrate(source.model, convert, quantization, float_graph, representative, float_layers)
     if quantization == "dynamic_int8" and any(op.name in _CONVERTER_ONLY and _weights(op) for op in float_graph.ops):

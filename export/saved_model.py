@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_dl.compat import all_layers
+from keras_dl.compat import all_layers, taking
 from keras_dl.export.errors import ExportError
 from keras_dl.export.signatures import computing_in_float32, named_as_scopes, scope_name
 
@@ -61,7 +61,7 @@ def trace_signature(model, name, signature, dtypes=None):
     dtypes = dtypes or {}
     specs = {key: tf.TensorSpec(x.shape, dtypes.get(x.dtype, x.dtype), name=key) for key, x in signature.inputs.items()}
     try:
-        with named_as_scopes(model):
+        with named_as_scopes(model), taking(model, dtypes):
             concrete = function.get_concrete_function(**specs)
     except Exception as error:  # the model's own code runs here, and may raise anything
         reason = str(error).strip().splitlines() or [""]

@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from tensorflow.python.eager import record
@@ -50,6 +51,28 @@ def inner_layers(layer) -> list:
 def all_layers(layer) -> list:
     """A layer and all layers inside it, at any depth. Keras has no public walk through the layers of layers."""
     return list(layer._flatten_layers())
+
+
+@contextlib.contextmanager
+def taking(model, dtypes):
+    """Inside the block, functional models take inputs of other dtypes: `dtypes` gives each by the one that it has.
+
+    A functional model casts its inputs to their declared dtypes, which cannot change after it is built. All functional
+    models inside `model` are meant, and those that a `Sequential` makes of itself, which goes by its `InputLayer`.
+    """
+    layers = all_layers(model)
+    layers += [layer._functional for layer in layers if isinstance(layer, keras.Sequential) and layer._functional]
+    held = [x for layer in layers for x in keras.tree.flatten(getattr(layer, "_inputs", ()))]
+    held += [layer for layer in layers if isinstance(layer, keras.layers.InputLayer)]
+    inputs = {id(x): x for x in held if isinstance(x, keras.KerasTensor | keras.layers.InputLayer)}
+    changed = [(x, x.dtype) for x in inputs.values() if x.dtype in dtypes]
+    try:
+        for x, dtype in changed:
+            x._dtype = dtypes[dtype]
+        yield
+    finally:
+        for x, dtype in changed:
+            x._dtype = dtype
 
 
 def saved_path(store) -> str | None:
