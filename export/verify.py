@@ -1,24 +1,27 @@
 """The proof: a file computes what the Keras model computes.
 
-An output may be large and hardly vary: a price, or a score beside a box of 320 pixels. A file that always gives the mean
-is close to Keras by any measure of size, and useless. So the proof asks how much of the variation of each output the
-file reproduces:
+An output may be large and hardly vary: a price, or a score beside a box of 320 pixels. A file that always gives the
+mean is close to Keras by any measure of size, and useless. So the proof asks how much of the variation of each output
+the file reproduces:
 
     R2 = 1 - mean((file - Keras)^2) / var(Keras)
 
-The variance is that of each channel: of an output's last axis, over all samples and all other axes. R2 is 1 for an equal
-file, 0 for one that always gives the mean, and negative for a worse one. Errors of the mean and of the scale count too.
+The variance is that of each channel: of an output's last axis, over all samples and all other axes. R2 is 1 for an
+equal file, 0 for one that always gives the mean, and negative for a worse one. Errors of the mean and of the scale
+count too.
 
 The bounds follow from rounding. Rounding to steps of `s` standard deviations has a mean squared error of `s^2 / 12`
-variances: `R2 = 1 - s^2 / 12`. A file has to be as exact as such a rounding; `STEPS` has `s`. With a step of one standard
-deviation, an output takes some five values. This is the least that an int8 file may resolve, after all of its layers: it
-puts `arctan(s / sqrt(12)) / pi` of the pairs of inputs in the wrong order, 9%.
+variances: `R2 = 1 - s^2 / 12`. A file has to be as exact as such a rounding; `STEPS` has `s`. With a step of one
+standard deviation, an output takes some five values. This is the least that an int8 file may resolve, after all of its
+layers: it puts `arctan(s / sqrt(12)) / pi` of the pairs of inputs in the wrong order, 9%.
 
-The bound is for all channels of an output together, so that the channels of the largest variance decide. Each channel is
-looked at too, with a step twice as large. One that does not meet this is lost. An int8 output has one step for all
+The bound is for all channels of an output together, so that the channels of the largest variance decide. Each channel
+is looked at too, with a step twice as large. One that does not meet this is lost. An int8 output has one step for all
 channels, and cannot hold a channel that varies by less. Whether this matters is a question of units:
 
-- In probabilities, a channel that hardly varies is a class that hardly occurs. It may be lost.
+- In probabilities and their logarithms, steps have an absolute meaning. A channel that hardly varies, as that of a
+  class that hardly occurs, may be lost. The rounding of the output itself is allowed. If that is why an output is below
+  its bound, the report has a warning.
 - Any other output may lose `LOST_SHARE` of its channels, as there are features that are hardly active. Then the report
   has a warning. A file that loses more is refused, such as one that loses the scores beside boxes.
 - A channel that does not vary in Keras cannot be lost.
@@ -51,11 +54,11 @@ RELATIVE_TOLERANCE = {"none": 1e-4, "float16": 1e-2}
 COSINE_BOUND = {"weight_only_int8": 0.99, "dynamic_int8": 0.99, "int16x8": 0.99, "int8": 0.95}
 # Lowest share of equal values in integer and boolean outputs of a quantized file. In a float file all must be equal.
 AGREEMENT_BOUND = 0.8
-# Lowest kappa of these outputs: the share of equal values beyond what outputs of these frequencies have by chance. It is
-# that of 80% equal values where two values are equally frequent.
+# Lowest kappa of these outputs: the share of equal values beyond what outputs of these frequencies have by chance. It
+# is that of 80% equal values where two values are equally frequent.
 KAPPA_BOUND = 0.6
-# Random inputs may be so unlike real ones that outputs hardly vary, and R2 says little. It is no bound for outputs whose
-# standard deviation is a smaller share of their largest magnitude than this.
+# Random inputs may be so unlike real ones that outputs hardly vary, and R2 says little. It is no bound for outputs
+# whose standard deviation is a smaller share of their largest magnitude than this.
 RANDOM_VARIATION = 0.1
 
 
@@ -248,9 +251,13 @@ def doubts(proof):
         for key, found in outputs.items():
             what = f"Of output {key!r} of signature {name!r}"
             if found.get("r2", 1.0) < proof["tolerance"]["r2"]:
+                random = proof["inputs"][name] == "random"
+                cause = "the random inputs show little" if random else "the integers show little"
                 result.append(
-                    f"{what} the random inputs show little: it hardly varies with them, and the file reproduces "
-                    f"R2 = {found['r2']:.3g} of the variation. Give calibration data to prove it."
+                    f"{what} {cause}: its standard deviation is {found['deviation']:.2g}, and the file reproduces R2 = "
+                    f"{found['r2']:.3g} of its variation."
+                    + " Give calibration data to prove it." * random
+                    + " For probabilities, this is the rounding of the output alone." * (not random)
                 )
             elif lost := found.get("lost_channels"):
                 result.append(
@@ -309,12 +316,14 @@ def _check_variation(what, actual, population, tolerance, random, step):
     if not found or (random and found["deviation"] < RANDOM_VARIATION * np.abs(population).max()):
         return found
     steps = f" A step of the file is {step:.3g}." if step else ""
-    if found["r2"] < tolerance["r2"]:
+    probabilities = _probabilities(population)
+    rounding = (step / found["deviation"]) ** 2 / 12 if probabilities and step else 0.0
+    if found["r2"] < tolerance["r2"] - rounding:
         raise ExportError(
             f"{what} reproduces R2 = {found['r2']:.3g} of the variation of Keras's, of which the standard deviation is "
             f"{found['deviation']:.3g}; it must be at least {tolerance['r2']:.4f}.{steps}"
         )
-    if found["lost_channels"] > LOST_SHARE * found["channels"] and not _shares(population):
+    if found["lost_channels"] > LOST_SHARE * found["channels"] and not probabilities:
         raise ExportError(
             f"{what} loses {_counted(found['lost_channels'], found['channels'])}: of channel {found['worst_channel']}, "
             f"whose standard deviation is {found['worst_deviation']:.3g}, the file reproduces R2 = "
@@ -328,9 +337,13 @@ def _counted(lost, channels):
     return f"{lost} of {channels} channels" if channels > 1 else "its one channel"
 
 
-def _shares(values):
-    """Whether all values are from 0 to 1, as probabilities are. Steps then mean the same in every channel."""
-    return values.min(initial=0.0) >= 0.0 and values.max(initial=0.0) <= 1.0 + 1e-6
+def _probabilities(values):
+    """Whether these may be probabilities, or logarithms of probabilities."""
+    low, high = values.min(initial=0.0), values.max(initial=0.0)
+    if low >= 0.0:
+        return high <= 1.0 + 1e-6
+    sums = np.exp(values.astype("float64")).sum(axis=-1)
+    return high <= 1e-6 and values.ndim > 2 and np.allclose(sums, 1.0, atol=1e-3)
 
 
 def _finite(values):
