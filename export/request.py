@@ -5,8 +5,11 @@ import dataclasses
 import os
 import pathlib
 
+import keras
+
 from keras_dl.export import quantize
 from keras_dl.export.metadata import encode
+from keras_dl.export.reasons import reason
 from keras_dl.export.targets import Target, get_target
 from keras_dl.extras import require
 
@@ -44,6 +47,26 @@ class Request:
         if not isinstance(self.float_layers, str):  # `check_float_layers` refuses one str
             self.float_layers = tuple(self.float_layers)
         encode({} if self.metadata is None else self.metadata)
+
+
+def loaded(model):
+    """The model; loaded if it is the path of a `.keras` file.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if Keras cannot load the file.
+    """
+    if isinstance(model, str | os.PathLike):
+        try:
+            return keras.saving.load_model(model, compile=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"model={os.fspath(model)!r} is not a model that Keras can load: {reason(error)} If it has layers of "
+                "your own, import their module first, and register them with keras.saving."
+            ) from error
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model or the path of a .keras file, not {type(model).__name__}.")
+    return model
 
 
 def paths_of(path, quantization):

@@ -11,7 +11,7 @@ from keras_dl.export import graph
 from keras_dl.export.errors import RuntimeFailure, SignatureError
 from keras_dl.export.samples import batches
 from keras_dl.export.saved_model import trace_signature
-from keras_dl.export.signatures import collect
+from keras_dl.export.signatures import collect, select
 from keras_dl.extras import require
 
 Arrays = dict[str, np.ndarray]
@@ -96,16 +96,20 @@ class KerasRunner(Runner):
         batch_size: int. The static batch of the signatures.
         signatures: names of those wanted; None for all.
         traced: dict of `keras_dl.export.saved_model.Traced` by signature. None to trace the model.
+        entries: dict of `keras_dl.Signature` by name, among them those wanted. None for those that the model gives.
 
     Raises:
         TypeError, ValueError: as `keras_dl.export.signatures.collect`.
         ExportError: as `keras_dl.export.saved_model.trace_signature`.
     """
 
-    def __init__(self, model, batch_size=1, signatures=None, traced=None):
+    def __init__(self, model, batch_size=1, signatures=None, traced=None, entries=None):
         self._functions = {}
         self.signatures = {}
-        entries = collect(model, batch_size, signatures)
+        if entries is None:
+            entries = collect(model, batch_size, signatures)
+        elif signatures is not None:
+            entries = select(entries, signatures)
         for name, signature in entries.items():
             graph_of = traced[name] if traced else trace_signature(model, name, signature)
             self._functions[name] = graph_of.concrete

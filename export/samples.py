@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 
+from keras_dl.export.given import elements
+
 # At most so many batches are read of one calibration set, which may be endless. The proof runs on fewer.
 CALIBRATION_BATCHES = 256
 PROOF_BATCHES = 64
@@ -75,7 +77,11 @@ def _cast(value, dtype, what):
         return array.astype(to)
     cast = array.astype(to) if to.kind in "biu" and array.dtype.kind in "biu" else None
     if cast is None or not np.array_equal(cast, array):
-        raise ValueError(f"{what} has dtype {array.dtype} (from {array.min()} to {array.max()}); it must be {dtype}.")
+        ends = f" (from {array.min()} to {array.max()})" if array.size else ""
+        raise ValueError(
+            f"{what} has dtype {array.dtype}{ends}; it must be {dtype}. If its values mean that, round and cast them: "
+            f"np.rint(x).astype({dtype!r}), or tf.cast(tf.round(x), {dtype!r}) in a data set."
+        )
     return cast
 
 
@@ -83,9 +89,9 @@ def read_calibration(calibration, signatures):
     """Reads calibration data into batches of each signature's static shape.
 
     Args:
-        calibration: None; or an iterable (such as a `tf.data.Dataset`) of dicts of arrays by input name; or, for
-            several signatures, a dict of such iterables by signature. A dict of arrays is one element.
-            Each element has the signature's static shape or any number of rows.
+        calibration: None; or data in one of the forms that `keras_dl.export.given.elements` takes; or, for several
+            signatures, a dict of such data by signature. A dict of arrays is one element. Each element has the
+            signature's static shape or any number of rows.
         signatures: dict of `keras_dl.Signature`.
 
     Returns:
@@ -120,17 +126,9 @@ def _by_signature(calibration, signatures):
 
 def _read(data, signature, name):
     what = f"calibration of {name!r}"
-    try:
-        elements = iter(data)
-    except TypeError:
-        raise TypeError(f"{what} must be an iterable of dicts of arrays, not {type(data).__name__}.") from None
     result = []
-    for element in itertools.islice(elements, CALIBRATION_BATCHES):
-        if not isinstance(element, dict):
-            raise TypeError(
-                f"{what} must hold dicts of arrays by input name ({', '.join(signature.inputs)}), "
-                f"not {type(element).__name__}. A dataset of pairs becomes one by .map(lambda x, y: ...)."
-            )
+    given = elements(data, {name: shape for name, (shape, _) in static_shapes(signature).items()}, what)
+    for element in itertools.islice(given, CALIBRATION_BATCHES):
         read = [batch for batch, _ in batches(element, static_shapes(signature), what)]
         for name in signature.inputs:
             if not all(np.isfinite(batch[name]).all() for batch in read):

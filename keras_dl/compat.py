@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+from keras.src import backend
 from keras.src.backend.common import global_state
 from tensorflow.python.eager import record
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.ops import control_flow_util
 
 
@@ -73,6 +75,114 @@ def taking(model, dtypes):
     finally:
         for x, dtype in changed:
             x._dtype = dtype
+
+
+def bare_operations(model) -> list:
+    """The calls of `keras.ops` in a functional model and the models inside it. Keras keeps them beside the layers."""
+    found = [x for layer in all_layers(model) for x in getattr(layer, "_operations", ())]
+    return list({id(x): x for x in found if not isinstance(x, keras.layers.Layer)}.values())
+
+
+def operations_before(operation) -> list:
+    """The operations and layers of a functional model whose outputs an operation takes. Keras has no public way."""
+    return [node.operation for first in operation._inbound_nodes[:1] for node in first.parent_nodes]
+
+
+@contextlib.contextmanager
+def in_named_scopes(operations, name: Callable[[str], str]):
+    """Inside the block, each bare operation of Keras runs in a TensorFlow scope, as layers do: `name` of its own name.
+
+    Keras opens scopes for layers alone, and has no public hook for other operations.
+    """
+
+    def scoped(operation):
+        def call(*args, **kwargs):
+            with tf.name_scope(name(operation.name)):
+                return type(operation).call(operation, *args, **kwargs)
+
+        return call
+
+    try:
+        for operation in operations:
+            vars(operation)["call"] = scoped(operation)
+        yield
+    finally:
+        for operation in operations:
+            vars(operation).pop("call", None)
+
+
+@contextlib.contextmanager
+def plain_argmax():
+    """Inside the block, `keras.ops.argmax` and `argmin` of floats are one op of TensorFlow each.
+
+    Keras first makes -0.0 smaller than 0.0, by ops on bits that devices do not have, and has no public switch for it.
+    Without this, the two are equal, and the first of them wins.
+    """
+    kept = {name: getattr(backend.numpy, name) for name in ("argmax", "argmin")}
+
+    def plain(name):
+        def extremum(x, axis=None, keepdims=False):
+            x = tf.convert_to_tensor(x)
+            if not x.dtype.is_floating or x.shape.rank == 0:
+                return kept[name](x, axis, keepdims)
+            flat = tf.reshape(x, [-1]) if axis is None else x
+            found = getattr(tf, name)(flat, axis=0 if axis is None else axis, output_type=tf.int32)
+            if not keepdims:
+                return found
+            return tf.reshape(found, [1] * x.shape.rank) if axis is None else tf.expand_dims(found, axis)
+
+        return extremum
+
+    try:
+        for name in kept:
+            setattr(backend.numpy, name, plain(name))
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(backend.numpy, name, function)
+
+
+# The attribute of a call, and of the function that it calls, by which TensorFlow leaves a call to XLA.
+_XLA = "_XlaMustCompile"
+
+
+def without_xla(concrete, specs):
+    """A concrete function whose inner functions are not compiled by XLA; the same one if none is.
+
+    What reads a graph does not look into functions that are: `tf.function(jit_compile=True)`, as Keras writes grouped
+    convolutions. TensorFlow has no public way to take this back.
+
+    Args:
+        concrete: the concrete function.
+        specs: list of `tf.TensorSpec`: its positional inputs.
+
+    Returns:
+        a concrete function with the same structure of outputs. It holds values of variables as constants, and takes
+        its inputs and what it has captured as positional inputs, under the names that they have in the graph.
+    """
+    definition = concrete.graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    if not any(_XLA in node.attr and node.attr[_XLA].b for node in nodes):
+        return concrete
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    definition = frozen.graph.as_graph_def()
+    # The process already has functions of these names.
+    names = {
+        function.signature.name: f"{function.signature.name}_without_xla" for function in definition.library.function
+    }
+    for function in definition.library.function:
+        function.signature.name = names[function.signature.name]
+        function.attr.pop(_XLA, None)
+    for node in [*definition.node, *(node for function in definition.library.function for node in function.node_def)]:
+        node.attr.pop(_XLA, None)
+        node.op = names.get(node.op, node.op)
+        for attribute in node.attr.values():
+            for called in (attribute.func, *attribute.list.func):
+                if called.name:
+                    called.name = names.get(called.name, called.name)
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
+    outputs = tf.nest.pack_sequence_as(concrete.structured_outputs, [x.name for x in frozen.outputs])
+    return wrapped.prune([x.name for x in frozen.inputs], outputs, input_signature=(tuple(specs), {}))
 
 
 def saved_path(store) -> str | None:

@@ -3,13 +3,20 @@
 Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
 """
 
+import contextlib
+import importlib
+import logging
+import os
 import pathlib
+import re
+import sys
 import zipfile
 
 import keras
 import numpy as np
 
 from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
 
@@ -141,11 +148,13 @@ def export(
     data_dir=None,
     signatures=None,
     float_layers=(),
+    modules=(),
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file takes `calibration`, an `.npz` with one array
     `(samples, ...)` per input. `signatures` names those that the file holds; empty or None for all.
+    `modules` are imported before a Keras file is loaded, since they register its layers.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
     each quantization added.
 
@@ -154,6 +163,7 @@ def export(
         ExportError: if the proof fails.
     """
     import keras_dl.export
+    from keras_dl.export.errors import CalibrationMissing
 
     path = pathlib.Path(path)
     if calibration_samples < 1:
@@ -181,17 +191,54 @@ def export(
         options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, data))
         options["metadata"] = _metadata(chosen, model, settings, data)
     else:
+        _import(modules)
         model = _load_model(path)
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
     try:
-        if several:
-            reports = keras_dl.export.export(model, paths, **options)
-            return {"files": [report.to_dict() for report in reports.values()]}
-        return keras_dl.export.export(model, paths[quantization], **options).to_dict()
+        with _shown(logging.getLogger("keras_dl.export")):
+            reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
+        return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+    except CalibrationMissing as error:
+        raise OptionError(
+            f"--quantization {quantization} needs real inputs: --calibration FILE.npz, with an array (samples, ...) "
+            f"for each input. {error}"
+        ) from error
     except ValueError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(_in_options(str(error))) from error
+
+
+@contextlib.contextmanager
+def _shown(log):
+    """Inside the block, what a log says of its progress goes to stderr."""
+    handler, level = logging.Handler(), log.level
+    handler.emit = lambda record: say(record.getMessage())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _in_options(message):
+    """The message of an error of the export, with options in the place of arguments."""
+    options = {"signatures": "signature", "float_layers": "float-layer"}
+    names = "|".join(("format", "quantization", "target", *options))
+    return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
+
+
+def _import(modules):
+    """Imports the modules that register layers of one's own. The working folder is searched last."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise OptionError(f"--import {name}: {error}") from error
 
 
 def inspect(path):
@@ -204,7 +251,6 @@ def inspect(path):
 def benchmark(name, rounds=3, only=None):
     """Runs a benchmark: see `keras_dl.benchmarks.paired.run_benchmark`."""
     from keras_dl.benchmarks.paired import run_benchmark
-    from keras_dl.recipes.training.progress import say
 
     try:
         return run_benchmark(name, rounds=rounds, only=only or None, progress=say)
@@ -241,6 +287,12 @@ def _load_model(path):
     try:
         return keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        unknown = re.search(r"Could not locate class '(\w+)'", str(error))
+        if unknown:
+            raise ValueError(
+                f"{path} has the class {unknown[1]}, which is not one of Keras. Name the module that registers it with "
+                "--import MODULE."
+            ) from error
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is not a model that Keras can load: {reason}") from error
 
