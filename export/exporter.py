@@ -16,7 +16,7 @@ from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import into_litert, into_saved_model
+from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, loaded, paths_of
@@ -336,6 +336,7 @@ class Exporter:
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers)
+                document = with_integers(document, graph.parse(content).signatures)
                 file.write_bytes(into_litert(shortened(content), document))
             case "onnx":
                 (name,) = names
