@@ -17,16 +17,17 @@ from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import into_litert, into_saved_model
+from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, loaded, paths_of
 from keras_dl.export.runners import KerasRunner, load
+from keras_dl.export.samples import like_pixels, review
 from keras_dl.export.saved_model import located
 from keras_dl.export.signatures import computing_in_float32, select
 from keras_dl.export.source import LOG, Source
 from keras_dl.export.targets import Context
-from keras_dl.export.verify import prove
+from keras_dl.export.verify import doubts, prove
 from keras_dl.files import replacing
 from keras_dl.version import __version__
 
@@ -34,7 +35,8 @@ Path = str | os.PathLike
 Calibration = Iterable | Callable[[], Iterable] | Mapping[str, Iterable]
 Metric = tuple[str, Callable[..., float]]
 
-# Their masks add a large negative number to scores.
+# Layers that scale their inputs, so that pixels may be what a model takes.
+_SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.Attention)
 _MORE_EXACT = {
     "int8": "int16x8, dynamic_int8 and float16 are",
@@ -90,7 +92,9 @@ def export(
             `{input name: array}`, each with any number of rows; for several signatures, a dict of such iterables by
             signature. Also taken: an array for a model of one input, a data set of `(inputs, targets)` as `fit` takes
             it, and TFLite's generator function of lists of arrays in the order of the inputs. At most 256 batches of
-            `batch_size` rows are read. `"int8"` and `"int16x8"` need it. The proof runs on the first 64 batches.
+            `batch_size` rows are read. `"int8"` and `"int16x8"` need it: at least 100 rows, as different as those that
+            the file will see. Every fourth batch of eight and more is kept out of their calibration, and the proof runs
+            on these. The proof of other files runs on the first 64 batches.
             Without calibration data it runs on random inputs, and the report has a warning.
         verify: bool. Whether to compare the file with the model: see `keras_dl.export.verify`.
         metadata: dict that JSON can hold. It is stored in the file (labels, input range, license of the data, ...).
@@ -172,7 +176,7 @@ class Exporter:
     ):
         self.model, self._all = loaded(model), signatures is None
         self._source = Source(self.model, batch_size, signatures, calibration, input_shapes)
-        self._measured = {}
+        self._measured, self._reviews = {}, {}
 
     def close(self) -> None:
         """Deletes the scratch folder."""
@@ -232,12 +236,33 @@ class Exporter:
                 f"quantization={request.quantization!r} needs calibration data, and {missing[0]!r} has none. Give "
                 f"calibration: some hundred real inputs, {_inputs(self._source.signatures[missing[0]])}."
             )
+        self._review(request.quantization, names)
+
+    def _review(self, quantization, names):
+        """Warnings about the calibration data."""
+        warnings = []
+        for name in names:
+            if name in self._source.drawn:
+                continue
+            if (quantization, name) not in self._reviews:
+                samples, what = self._source.samples[name], f"calibration of {name!r}"
+                found = review(samples, quantization, what)
+                pixels = like_pixels(samples)
+                if pixels and not any(isinstance(layer, _SCALING) for layer in all_layers(self.model)):
+                    found.append(
+                        f"{what}: {', '.join(pixels)} looks like pixels from 0 to 255. The file is right for such "
+                        "inputs alone, and only you know whether the model was trained on them."
+                    )
+                self._reviews[quantization, name] = found
+            warnings += self._reviews[quantization, name]
+        return warnings
 
     def _make(self, request, names, whole, files):
         """Makes one file and proves it. When `files` is closed, the file and its companions get their names."""
         source, format, quantization = self._source, request.format, request.quantization
         missing = [name for name in names if name in source.drawn]
-        warnings = _warnings(self.model, missing, request.verify)
+        reviewed = self._review(quantization, names)
+        warnings = _warnings(self.model, missing, request.verify) + reviewed
         if source.assumed:
             warnings.append(
                 f"The model does not say the dtype of {', '.join(source.assumed)}: float32 is assumed. Say another "
@@ -268,9 +293,10 @@ class Exporter:
         proof = {}
         if request.verify:
             LOG.info("Comparing %s with the model.", request.path.name)
-            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request):
-                proof = prove(artifact, expected, samples, quantization)
-            proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}
+            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request, reviewed):
+                held_out = source.held_out if quantization in quantize.CALIBRATED else None
+                proof = prove(artifact, expected, samples, quantization, held_out, missing)
+            warnings += doubts(proof)
         measured = None
         if request.metric:
             try:
@@ -317,6 +343,7 @@ class Exporter:
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers)
+                document = with_integers(document, graph.parse(content).signatures)
                 file.write_bytes(into_litert(shortened(content), document))
             case "onnx":
                 (name,) = names
@@ -345,21 +372,22 @@ def _accepted_by_the_runtime(file, error_type):
 
 
 @contextlib.contextmanager
-def _advised(model, request):
-    """Adds to a failed proof of a quantized file what may help."""
+def _advised(model, request, reviewed):
+    """Adds to a failed proof of a quantized file what is wrong with its calibration data, or what may help."""
     try:
         yield
     except ExportError as error:
         if request.quantization not in _MORE_EXACT:
             raise
+        if reviewed and request.quantization in quantize.CALIBRATED:
+            raise ExportError(" ".join([str(error), *reviewed])) from error
         advice = f"{_MORE_EXACT[request.quantization]} more exact."
         attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
         if request.quantization == "int8" and attention:
             names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
             advice = (
-                "In int8, the large negative number of a mask leaves no steps to the scores of attention. "
-                f"float_layers={names} computes these layers in float32. The attention layers of keras_dl have a mask "
-                f"that quantizes, unlike Keras's {', '.join(classes)}."
+                f"Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in float32. "
+                f"{advice}"
             )
         elif request.quantization == "int8":
             advice = f"float_layers=[...] computes layers in float32, if some of them are to blame. {advice}"

@@ -10,7 +10,7 @@ import warnings
 import tensorflow as tf
 
 from keras_dl.compat import all_layers, change_before_quantizing, quantize_calibrated
-from keras_dl.export import fused_lstm, names, reversals, saved_model, zero_scales
+from keras_dl.export import fused_lstm, names, pools, reversals, saved_model, zero_scales
 from keras_dl.export.errors import ExportError
 
 # The converter writes one line for each op for which it has no builtin:
@@ -115,7 +115,7 @@ def convert(model, opened, origins, **settings):
         converter.representative_dataset = functools.partial(_counted, converter.representative_dataset)
     # Calibration runs the float file, which clips cell states. After it, the weights no longer show which layer an LSTM
     # comes from, and outputs are no longer those of the last ops.
-    change_before_quantizing(converter, lambda x: names.outputs_named(fused_lstm.mended(x, model.variables), origins))
+    change_before_quantizing(converter, lambda x: _float_mended(x, model.variables, origins, converter))
     try:
         with warnings.catch_warnings():
             # The converter's own calibrator uses the interpreter that TensorFlow has deprecated.
@@ -125,6 +125,12 @@ def convert(model, opened, origins, **settings):
         # `from None`: the converter's own message is pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
     return names.outputs_named(_mended(content, model.variables), origins)
+
+
+def _float_mended(content, variables, origins, converter):
+    """The float file, as the converter's quantizer gets it."""
+    content = names.outputs_named(fused_lstm.mended(content, variables), origins)
+    return content if converter.representative_dataset is None else pools.separated(content)
 
 
 def _counted(representative):
@@ -153,7 +159,7 @@ def quantize_all_but(content, nodes, dtype):
 
 def _mended(content, variables=()):
     """The converter's file, with repairs of faults that make it wrong, or that crash the runtime."""
-    return zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables)))
+    return pools.requantized(zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables))))
 
 
 def _explain(message, model):

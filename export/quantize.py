@@ -29,7 +29,7 @@ import re
 
 import tensorflow as tf
 
-from keras_dl.compat import CALIBRATE_ONLY
+from keras_dl.compat import CALIBRATE_ONLY, MASKING, all_layers
 from keras_dl.export import graph, litert, remaining_weights
 from keras_dl.export.errors import ExportError
 from keras_dl.export.saved_model import layer_names, layer_path, located
@@ -43,6 +43,7 @@ _WEIGHTS = {
     "BATCH_MATMUL": (0, 1),
     "CONV_2D": (1,),
     "CONV_3D": (1,),
+    "CONV_3D_TRANSPOSE": (1,),
     "DEPTHWISE_CONV_2D": (1,),
     "EMBEDDING_LOOKUP": (1,),
     "FULLY_CONNECTED": (1,),
@@ -76,7 +77,8 @@ def to_litert(source, names, quantization, float_layers=()):
         source = source.without_loops(names, fused=quantization != "int16x8")
     signatures = {name: source.signatures[name] for name in names}
     pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
-    variant = names, pixels and quantization in CALIBRATED
+    masks = any(isinstance(layer, MASKING) for layer in all_layers(source.model))
+    variant = names, (pixels or masks) and quantization in CALIBRATED
     optimize = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     if quantization == "float16":
         return source.converter(*variant)(**optimize, target_spec={"supported_types": [tf.float16]})
@@ -85,7 +87,7 @@ def to_litert(source, names, quantization, float_layers=()):
         return content
     float_graph = graph.parse(content)
     if quantization in CALIBRATED:
-        representative = functools.partial(_representative, signatures, source.samples)
+        representative = functools.partial(_representative, signatures, source.calibrating)
         convert = source.converter(*variant)
         return _calibrate(source.model, convert, quantization, float_graph, representative, float_layers)
     return remaining_weights.quantized(_quantize_weights(content, quantization), quantization)

@@ -6,9 +6,18 @@ import numpy as np
 
 from keras_dl.export.given import elements
 
-# At most so many batches are read of one calibration set, which may be endless. The proof runs on the first ones.
+# At most so many batches are read of one calibration set, which may be endless. The proof runs on fewer.
 CALIBRATION_BATCHES = 256
 PROOF_BATCHES = 64
+# Every fourth batch is kept out of calibration for the proof, if there are at least eight.
+HELD_OUT_EVERY = 4
+FEWEST_TO_HOLD_OUT = 8
+# The largest of `n + 1` samples is any of them with equal probability. So a fresh sample leaves the range of `n` at one
+# of its two ends with the probability `2 / (n + 1)`, in every tensor: 2% for 100 samples.
+FEW_SAMPLES = 100
+# The numbers of steps that an integer input has in all, and that the samples but for the largest need of them.
+INTEGER_STEPS = {"int8": 255, "int16x8": 65535}
+STEPS_NEEDED, STEPS_WANTED = 4, 32
 
 
 def static_shapes(signature):
@@ -130,6 +139,118 @@ def _read(data, signature, name):
     if not result:
         raise ValueError(f"{what} is empty.")
     return result[:CALIBRATION_BATCHES]
+
+
+def split(batches):
+    """Divides samples into those that calibrate and those that prove.
+
+    Args:
+        batches: list of dicts of arrays.
+
+    Returns:
+        `(calibrating, proving, held_out)`: two lists, and the number of samples at the head of `proving` that
+        `calibrating` does not have. 0 if there are too few to keep some out: both lists then have the same samples.
+
+    Example:
+
+    >>> split(list(range(9)))
+    ([0, 1, 2, 4, 5, 6, 8], [3, 7, 0, 1, 2, 4, 5, 6, 8], 2)
+    """
+    if len(batches) < FEWEST_TO_HOLD_OUT:
+        return batches, batches, 0
+    held = batches[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY][:PROOF_BATCHES]
+    calibrating = [batch for i, batch in enumerate(batches) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    return calibrating, (held + calibrating)[:PROOF_BATCHES], len(held)
+
+
+def review(samples, quantization, what):
+    """Looks for calibration data that cannot set the ranges of an integer file, or that a proof cannot go by.
+
+    Args:
+        samples: list of dicts of arrays, of the static shapes of a signature.
+        quantization: str.
+        what: str. The name of the samples in messages.
+
+    Returns:
+        list of str: warnings about few, equal and extreme samples.
+
+    Raises:
+        ValueError: for `"int8"` and `"int16x8"`, if all inputs are constant, or one sample of many takes the range of
+            an input for itself.
+    """
+    rows, distinct = _rows(samples), count_distinct(samples)
+    integer = quantization in INTEGER_STEPS
+    floats = {name: x for name, x in rows.items() if x.dtype.kind == "f"}
+    constant = [name for name, x in rows.items() if x.size and (x == x.flat[0]).all()]
+    warnings = []
+    if integer and len(constant) == len(rows):
+        values = ", ".join(f"{name!r} is always {rows[name].flat[0]:g}" for name in constant)
+        raise ValueError(f"{what} is constant: {values}. It must be real inputs, which set the ranges of all tensors.")
+    if fixed := [name for name in constant if name in floats or len(constant) == len(rows)]:
+        warnings.append(f"{what}: {', '.join(fixed)} never changes. The proof does not show how outputs follow it.")
+    if integer and distinct < FEW_SAMPLES:
+        warnings.append(
+            f"{what} has {distinct} different sample{'s' * (distinct > 1)}. In each tensor, about "
+            f"{2 / (distinct + 1):.0%} of other inputs go beyond their range, and are cut off. Give at least "
+            f"{FEW_SAMPLES}."
+        )
+    elif distinct == 1:
+        warnings.append(f"{what} has one different sample. The proof shows little.")
+    for name, x in floats.items():
+        extreme = _extreme(x, INTEGER_STEPS.get(quantization, INTEGER_STEPS["int8"]))
+        if extreme is None:
+            continue
+        row, largest, others, steps = extreme
+        text = f"{what}: row {row} of {name!r} reaches {largest:.3g}, and most rows at most {others:.3g}."
+        if not integer:
+            warnings.append(f"{text} The proof may not see the errors of those.")
+            continue
+        text += f" They have {steps:.2g} of the {INTEGER_STEPS[quantization]} steps of the input."
+        text += " Drop what is not real data."
+        if steps < STEPS_NEEDED:
+            raise ValueError(text)
+        warnings.append(text)
+    return warnings
+
+
+def like_pixels(samples):
+    """The inputs of floats that hold only whole numbers from 0 to 255, like pixels: list of names."""
+    floats = {name: x for name, x in _rows(samples).items() if x.dtype.kind == "f" and x.size}
+    return [name for name, x in floats.items() if x.min() >= 0 and 128 <= x.max() <= 255 and (x == np.rint(x)).all()]
+
+
+def _rows(samples):
+    """dict of arrays: the rows of all samples, or the samples where inputs have no common number of rows."""
+    sizes = {x.shape[:1] for x in samples[0].values()}
+    join = np.concatenate if len(sizes) == 1 and () not in sizes else np.stack
+    return {name: join([batch[name] for batch in samples]) for name in samples[0]}
+
+
+def count_distinct(samples):
+    """The number of different rows: int.
+
+    Args:
+        samples: list of dicts of arrays.
+    """
+    arrays = list(_rows(samples).values())
+    return len({b"".join(x[i].tobytes() for x in arrays) for i in range(len(arrays[0]))})
+
+
+def _extreme(x, steps):
+    """The row that takes the range of an input for itself: `(row, what it reaches, what others reach, their steps)`.
+
+    None if there is no such row. Of many rows, a twentieth is set aside as extreme.
+    """
+    reach = np.abs(x.reshape(len(x), -1).astype("float64")).max(axis=1, initial=0.0)
+    order = np.argsort(reach)
+    others = order[: len(order) - max(1, len(order) // 20)]
+    if not len(others) or not reach[others[-1]]:
+        return None
+    width = max(float(x.max()), 0.0) - min(float(x.min()), 0.0)  # the range of a tensor always has zero
+    left = float(reach[others[-1]] / width * steps)
+    if left >= STEPS_WANTED:
+        return None
+    return int(order[-1]), float(reach[order[-1]]), float(reach[others[-1]]), left
 
 
 def draw_inputs(signature, count=8, seed=0):

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_dl.compat import all_layers, bare_operations, in_named_scopes, operations_before, plain_argmax
+from keras_dl.compat import (
+    all_layers,
+    bare_operations,
+    bounded_masks,
+    in_named_scopes,
+    operations_before,
+    plain_argmax,
+    plain_lookups,
+    taking,
+)
 from keras_dl.export.errors import ExportError
 from keras_dl.export.reasons import failing_layer, reason, unfiltered_errors
 from keras_dl.export.signatures import computing_in_float32, lowered, named_as_scopes, scope_name
@@ -35,7 +44,8 @@ def trace(model, signatures, dtypes=None, loops=True, fused=True):
     Args:
         model: the `keras.Model` that the signatures belong to.
         signatures: dict of `keras_dl.Signature`.
-        dtypes: dict of replacements for dtypes of inputs, such as `{"uint8": "float32"}`.
+        dtypes: dict of replacements for dtypes of inputs, such as `{"uint8": "float32"}`, as integer quantization needs
+            them. With it, the masks of Keras's layers are bounded.
         loops: bool. False to write out the loops of recurrent layers, as `keras_dl.tracing.without_loops` does.
         fused: bool. Whether it may write one as a fused op.
 
@@ -48,7 +58,8 @@ def trace(model, signatures, dtypes=None, loops=True, fused=True):
     traced = {}
     in_scopes = in_named_scopes(bare_operations(model), _operation_scope)
     unlooped = contextlib.nullcontext(()) if loops else without_loops(model, fused)
-    with computing_in_float32(model), plain_argmax(), in_scopes, unlooped as changed:
+    masks = bounded_masks() if dtypes else contextlib.nullcontext()
+    with computing_in_float32(model), plain_argmax(), plain_lookups(), masks, in_scopes, unlooped as changed:
         for name, signature in signatures.items():
             traced[name] = trace_signature(model, name, signature, dtypes)._replace(unlooped=tuple(changed))
             _check_pure(name, traced[name].concrete, model)
@@ -75,7 +86,7 @@ def trace_signature(model, name, signature, dtypes=None):
     dtypes = dtypes or {}
     specs = {key: tf.TensorSpec(x.shape, dtypes.get(x.dtype, x.dtype), name=key) for key, x in signature.inputs.items()}
     try:
-        with named_as_scopes(model), unfiltered_errors():
+        with named_as_scopes(model), taking(model, dtypes), unfiltered_errors():
             concrete = function.get_concrete_function(**specs)
     except Exception as error:  # the model's own code runs here, and may raise anything
         raise ExportError(

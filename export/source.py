@@ -9,7 +9,7 @@ import tempfile
 from keras_dl.export import litert, saved_model
 from keras_dl.export.given import rereadable
 from keras_dl.export.runners import KerasRunner
-from keras_dl.export.samples import CALIBRATION_BATCHES, PROOF_BATCHES, draw_inputs, read_calibration
+from keras_dl.export.samples import CALIBRATION_BATCHES, draw_inputs, read_calibration, split
 from keras_dl.export.signatures import collect, inferred, named_as_scopes
 from keras_dl.export.verify import reference
 
@@ -34,6 +34,8 @@ class Source:
         samples: dict by signature of lists of dicts of arrays: the calibration data, or random inputs without it.
         assumed: list of the inputs whose dtype nobody has said.
         drawn: set of the names of signatures whose samples are random.
+        calibrating: dict by signature of lists: the samples that set the ranges of integer files.
+        held_out: dict by signature of int: so many of the proof's samples, the first ones, are not among them.
     """
 
     def __init__(self, model, batch_size=1, signatures=None, calibration=None, input_shapes=None):
@@ -48,6 +50,9 @@ class Source:
         self.samples = {
             name: draw_inputs(x) if name in self.drawn else read[name] for name, x in self.signatures.items()
         }
+        self.calibrating, self._proving, self.held_out = {}, {}, {}
+        for name, samples in self.samples.items():
+            self.calibrating[name], self._proving[name], self.held_out[name] = split(samples)
         self._expected = {}
         self._scratch = tempfile.TemporaryDirectory()
         self._start(loops=True)
@@ -103,7 +108,7 @@ class Source:
 
     def proof_samples(self, names):
         """The samples that the proof runs on, by signature."""
-        return {name: self.samples[name][:PROOF_BATCHES] for name in names}
+        return {name: self._proving[name] for name in names}
 
     def expected(self, names):
         """The outputs of Keras for the samples of the proof: see `keras_dl.export.verify.reference`."""
