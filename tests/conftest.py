@@ -75,11 +75,11 @@ class _Memory:
     def __init__(self):
         self._process = psutil.Process()
         self._collect()
-        # What is imported stays: Python's collector, which would look through all of it again, leaves it out.
-        gc.freeze()
 
     def _collect(self):
+        gc.unfreeze()
         gc.collect()
+        gc.freeze()  # what is in use: Python's own collections, which are often, leave it out
         if _trim:  # what XLA's compiler has freed would else add up to gigabytes
             _trim(0)
         self._bytes = self._process.memory_info().rss
@@ -91,7 +91,7 @@ class _Memory:
 
 @pytest.fixture(scope="session")
 def _memory():
-    import keras  # noqa: F401 - before what is imported is frozen
+    import keras  # noqa: F401 - what is imported is frozen, too
 
     return _Memory()
 
