@@ -97,6 +97,7 @@ def test_trajectories_end_where_the_classifier_reads():
     np.testing.assert_allclose(head(path[-1]), model(images), atol=1e-3)
 
 
+@pytest.mark.slow  # adaptive steps take seconds to trace; test_odeint.py has their gradients, in a graph and under XLA
 def test_an_adaptive_classifier_trains_and_serves_fixed_steps():
     model = ODEClassifier((8, 8, 1), 3, filters=2, num_groups=1, method="dopri5", num_steps=8, tolerance=1e-4)
     model.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -229,10 +230,17 @@ def test_a_number_of_samples_below_one_is_refused(flow):
         flow.sample(0)
 
 
-def test_adaptive_steps_called_eagerly_are_traced_once(monkeypatch):
-    """Each step would run from Python else. The graph follows the weights and the times; a tape sees the steps."""
-    model = ContinuousFlow(2, (4,), method="dopri5", end_time=0.7, tolerance=1e-3, seed=0)
-    points = tf.constant(np.random.default_rng(0).normal(size=(5, 2)), tf.float32)
+@pytest.fixture(scope="module")
+def adaptive_flow():
+    return ContinuousFlow(2, (4,), method="dopri5", end_time=0.7, tolerance=1e-2, seed=0)
+
+
+FIVE_POINTS = tf.constant(np.random.default_rng(0).normal(size=(5, 2)), tf.float32)
+
+
+def test_adaptive_steps_called_eagerly_are_traced_once(adaptive_flow, monkeypatch):
+    """Each step would run from Python else. The graph follows the weights and the times."""
+    model, points = adaptive_flow, FIVE_POINTS
     velocity, calls = Flow.velocity, []
     monkeypatch.setattr(Flow, "velocity", lambda *args: calls.append(args) or velocity(*args))
 
@@ -253,9 +261,14 @@ def test_adaptive_steps_called_eagerly_are_traced_once(monkeypatch):
     with pytest.raises(ValueError, match=r"times=\[ ?0\. +-1\.\] must be increasing"):
         model.log_prob(points, time=-1.0)
 
+
+@pytest.mark.slow  # as above; the other gradients of a flow are those of its fixed steps
+def test_a_tape_sees_adaptive_steps_called_eagerly(adaptive_flow):
+    model = adaptive_flow
+
     def gradients():
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model.log_prob(points))
+            loss = tf.reduce_sum(model.log_prob(FIVE_POINTS))
         return tape.gradient(loss, model.trainable_weights)
 
     for found, expected in zip(gradients(), tf.function(gradients, autograph=False)(), strict=True):

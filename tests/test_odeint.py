@@ -164,7 +164,7 @@ def test_gradients_under_xla_and_unrolled_are_the_same(net):
 
 
 def test_gradients_of_the_adaptive_solver(net):
-    expected = gradients(net, TIMES, method="rk4", num_steps=30, gradient="backprop")(STATE, TIMES)
+    expected = gradients(net, TIMES, method="rk4", num_steps=12, gradient="backprop")(STATE, TIMES)
     run = tf.function(gradients(net, TIMES, method="dopri5", rtol=1e-6, atol=1e-7), autograph=False)
     run = run.get_concrete_function(STATE, TIMES)  # one trace for both
     assert_near(run(STATE, TIMES), expected, 1e-4)
