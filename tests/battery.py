@@ -15,10 +15,10 @@ from keras_dl.export.signatures import collect
 BATCH = 8
 
 
-def _compiled(case, jit=False, optimizer=keras.optimizers.Adam, **overrides):
+def _compiled(case, jit=False, eager=False, optimizer=keras.optimizers.Adam, **overrides):
     keras.utils.set_random_seed(1)
     model = case.create(**overrides)
-    model.compile(optimizer=optimizer(1e-3), jit_compile=jit, **case.compile)
+    model.compile(optimizer=optimizer(1e-3), jit_compile=jit, run_eagerly=eager, **case.compile)
     # A first training step that creates variables is traced twice, which takes most of the time of a tiny training.
     model.optimizer.build(model.trainable_variables)
     return model
@@ -107,8 +107,12 @@ def reloads_in_a_fresh_process(case, shared):
 
 
 def _trained_in(case, policy):
-    """A model trained in this precision, its outputs before that, and its losses."""
-    model = _compiled(case, dtype=policy)
+    """A model trained in this precision, its outputs before that, and its losses.
+
+    float16 in a graph, which shows wrong types, and bfloat16 eagerly: for a few steps, a graph takes longer to trace
+    than to run.
+    """
+    model = _compiled(case, eager=policy == "mixed_bfloat16", dtype=policy)
     data = case.data(BATCH)
     outputs = _predict(model, data[0])
     return model, outputs, model.fit(*data, batch_size=BATCH, epochs=3, verbose=0).history["loss"]

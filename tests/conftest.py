@@ -74,12 +74,13 @@ class _Memory:
 
     def __init__(self):
         self._process = psutil.Process()
+        gc.set_threshold(10_000)  # Python's own collections, which look at less, but often
         self._collect()
 
     def _collect(self):
         gc.unfreeze()
         gc.collect()
-        gc.freeze()  # what is in use: Python's own collections, which are often, leave it out
+        gc.freeze()  # what is in use: Python's own collections leave it out
         if _trim:  # what XLA's compiler has freed would else add up to gigabytes
             _trim(0)
         self._bytes = self._process.memory_info().rss

@@ -10,7 +10,7 @@ from keras_dl import LSTM, LSTMCell, RecurrentNetwork
 from keras_dl.export import export, load
 
 
-@pytest.mark.parametrize("call", recurrent.CALLS)
+@pytest.mark.parametrize("call", recurrent.PARAMETERS)
 def test_equals_keras(call):
     recurrent.check_equals_keras(LSTM, keras.layers.LSTM, 2, call)
 

@@ -7,7 +7,7 @@ from case import DROPOUT_UNDER_XLA, NO_MASK, Case, classification, labels
 import keras_dl
 
 STATEFUL = "keeps the batch of its first call; test_rnn.py has it"
-STEPS, FEATURES = 3, 5  # few, for they are unrolled
+STEPS, FEATURES = 4, 5
 
 
 def sequences(features=FEATURES):
@@ -70,7 +70,7 @@ SHARED = dict(
     go_backwards=True,
     stateful=False,
     unroll=True,
-    bptt_steps=2,
+    bptt_steps=3,
 )
 
 
@@ -110,7 +110,7 @@ def network_case(name, skips=None, **others):
         num_features=FEATURES,
         num_outputs=3,
         dropout_rate=0.05,
-        bptt_steps=2,
+        bptt_steps=3,
         serving_length=STEPS,
     )
     arguments = defaults | others.pop("arguments")
