@@ -163,12 +163,11 @@ def test_gradients_under_xla_and_unrolled_are_the_same(net):
         assert_near(gradients(net, TIMES, gradient=kind, unroll=True, **options)(STATE, TIMES), expected, 1e-5)
 
 
-def test_gradients_of_the_adaptive_solver(net):
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])  # takes seconds to compile
+def test_gradients_of_the_adaptive_solver(jit, net):
     expected = gradients(net, TIMES, method="rk4", num_steps=12, gradient="backprop")(STATE, TIMES)
-    run = tf.function(gradients(net, TIMES, method="dopri5", rtol=1e-6, atol=1e-7), autograph=False)
-    run = run.get_concrete_function(STATE, TIMES)  # one trace for both
-    assert_near(run(STATE, TIMES), expected, 1e-4)
-    assert_near(tf.function(lambda *given: run(*given), jit_compile=True)(STATE, TIMES), expected, 1e-4)
+    run = gradients(net, TIMES, method="dopri5", rtol=1e-6, atol=1e-7)
+    assert_near(tf.function(run, jit_compile=jit, autograph=False)(STATE, TIMES), expected, 1e-4)
 
 
 @pytest.mark.slow  # measures processes of their own

@@ -48,6 +48,10 @@ def language_model(request):
     return tiny_language_model(request.param)
 
 
+# Searches do not know the blocks, whose caches are compared for both.
+SEARCHED = [pytest.param(False, id="post-norm", marks=pytest.mark.slow), pytest.param(True, id="pre-norm")]
+
+
 def test_presets_have_the_sizes_of_the_papers():
     """Vaswani et al. round to millions; BERT and GPT-2 are counted as their published checkpoints."""
     counts = {
@@ -245,6 +249,7 @@ def _greedy_without_cache(logits_of, end, length, rows=1):
     return tokens
 
 
+@pytest.mark.parametrize("model", SEARCHED, indirect=True)
 def test_greedy_search_is_the_argmax_step_by_step(model):
     found = np.asarray(model.greedy(SOURCE).tokens)
     served = KerasRunner(model, 3, ["translate"]).serve("translate", tokens=SOURCE)["tokens"]
@@ -257,6 +262,7 @@ def test_greedy_search_is_the_argmax_step_by_step(model):
     np.testing.assert_array_equal(found, _greedy_without_cache(logits, 2, 6, rows=3))
 
 
+@pytest.mark.parametrize("language_model", SEARCHED, indirect=True)
 def test_generation_goes_on_from_each_prompt(language_model):
     prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
     found = np.asarray(language_model.greedy(prompts).tokens)
@@ -304,11 +310,12 @@ def test_beam_search_finds_the_best_of_all_sequences():
     found = model.beam_search(source, beam_size=40, length_penalty=0.6)
     scores = {}
     for length in (1, 2, 3):
-        for body in itertools.product((1, 3, 4), repeat=length - 1):
+        bodies = list(itertools.product((1, 3, 4), repeat=length - 1))
+        targets = np.array([(1, *body) for body in bodies], "int32")
+        logits = ops.log_softmax(model({"source": np.repeat(source, len(bodies), 0), "target": targets}))
+        for row, body in zip(np.asarray(logits), bodies, strict=True):
             tokens = (*body, 2)
-            logits = ops.log_softmax(model({"source": source, "target": np.array([[1, *body]], "int32")}))[0]
-            total = sum(float(logits[i, token]) for i, token in enumerate(tokens))
-            scores[tokens] = total / ((5 + length) / 6) ** 0.6
+            scores[tokens] = row[range(length), tokens].sum() / ((5 + length) / 6) ** 0.6
     best = max(scores, key=scores.get)
     np.testing.assert_array_equal(found.tokens[0, 0], [*best, *[0] * (3 - len(best))])
     assert float(found.scores[0, 0]) == pytest.approx(scores[best], rel=1e-4)
