@@ -19,7 +19,7 @@ def _compiled(case, jit=False, eager=False, optimizer=keras.optimizers.Adam, **o
     keras.utils.set_random_seed(1)
     model = case.create(**overrides)
     model.compile(optimizer=optimizer(1e-3), jit_compile=jit, run_eagerly=eager, **case.compile)
-    # A first training step that creates variables is traced twice, which takes most of the time of a tiny training.
+    # Else the first step makes them, and `_Trainer` would not know them.
     model.optimizer.build(model.trainable_variables)
     return model
 

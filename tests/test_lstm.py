@@ -135,7 +135,6 @@ def stacked():
     x = recurrent.sequences(16, steps, 32)
     model.adapt(x)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
     y = np.random.default_rng(0).integers(0, 3, (16, steps))
     model.fit(np.tile(x, (30, 1, 1)), np.tile(y, (30, 1)), batch_size=16, verbose=0)
     return model, x
