@@ -342,6 +342,7 @@ def test_a_prompt_is_no_source_of_a_beam_search():
         beam_search(KerasRunner(model, signatures=["prefill", "decode_step"]), SOURCE[:, :3], 2, 3, encode="prefill")
 
 
+@pytest.mark.slow  # test_decoding.py compiles the searches
 def test_searches_compile_under_xla(one_block):
     compiled = tf.function(lambda x: one_block.beam_search(x, 3).tokens, jit_compile=True)
     np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_block.beam_search(SOURCE, 3).tokens)
