@@ -195,6 +195,16 @@ def trains_in_mixed_precision(case, shared):
         assert np.isfinite(losses).all(), f"{policy}: {losses}"
 
 
+def trains_compiled_with_adam(case, shared):
+    """In bfloat16 in a graph, and under XLA: the other checks train eagerly there, and with the simplest optimizer."""
+    data = case.data(BATCH)
+    models = [_compiled(case, dtype="mixed_bfloat16")]
+    if "compiles_under_xla" not in case.skips:
+        models.append(_compiled(case, jit=True))
+    for model in models:
+        assert np.isfinite(model.fit(*data, batch_size=BATCH, epochs=2, verbose=0).history["loss"]).all()
+
+
 def declared_shape_is_the_real_shape(case, shared):
     """For any batch; the declared one leaves the batch open."""
     model = case.create()
@@ -298,9 +308,12 @@ CHECKS = [
     compiles_under_xla,
     trains_equally_under_xla,
     trains_in_mixed_precision,
+    trains_compiled_with_adam,
     declared_shape_is_the_real_shape,
     masked_positions_change_nothing,
     refuses_bad_arguments,
     exports,
     exports_to_onnx,
 ]
+# Checks that `make test-all` runs and `make test` does not: further compilations of what other checks compile.
+SLOW = [trains_compiled_with_adam]
