@@ -14,7 +14,7 @@ from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.recipes.training import recipe, runner
 
 
-@pytest.mark.parametrize("call", recurrent.CALLS)
+@pytest.mark.parametrize("call", recurrent.PARAMETERS)
 def test_equals_keras(call):
     recurrent.check_equals_keras(SimpleRNN, keras.layers.SimpleRNN, 1, call)
 

@@ -50,6 +50,7 @@ def test_published_weights_give_the_reference_embedding(model, folder):
     assert near > far + 0.2  # a meal is nearer to lunch than to a baby: the embedding means something
 
 
+@pytest.mark.slow  # a file of 23 million weights; the battery exports a small encoder
 def test_file_for_a_device_gives_the_reference_embedding(model, tmp_path):
     tokens = np.zeros((len(ORACLE["tokens"]), 32), "int32")
     tokens[:, : ORACLE["tokens"].shape[1]] = ORACLE["tokens"]

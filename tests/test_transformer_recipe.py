@@ -100,8 +100,8 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path, monkeypatch):
     assert inputs["source"].shape[0] == 2
     model = found.build_model(data, options, "model")
     assert np.isfinite(model.train_on_batch(inputs, labels)).all()
-    assert found.evaluate(KerasRunner(model, 8).serve, data) >= 0
     serve = KerasRunner(model, 8).serve
+    assert found.evaluate(serve, data) >= 0
     steps = found.calibrate(serve, data, 8)["decode_step"]
     assert [int(step["position"][0]) for step in steps] == list(range(8))
     for position, step in enumerate(steps):  # the keys of all tokens before, and no others

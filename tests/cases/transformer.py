@@ -137,7 +137,7 @@ CASES = [
                 named("tokens", texts(7, 33)),
             ),
         },
-        slow_checks=covered_by("transformer"),
+        slow_checks=covered_by("transformer") | {"exports": "the case transformer exports the same encoder"},
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
     Case(
