@@ -148,7 +148,7 @@ def data_list():
     for row in document["datasets"]:
         examples = " + ".join(f"{n:,}" for n in row["examples"].values())
         size = f"{row['size'] / 1e6:.1f} MB" if row["size"] else "none"
-        rows.append((row["name"], size, examples, row["source"], row["licence"], row["title"]))
+        rows.append((row["name"], size, examples, row["source"], row["license"], row["title"]))
     return document, _table(rows)
 
 

@@ -127,10 +127,10 @@ def test_list_names_every_recipe(call):
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", *recipe.NAMES]
 
 
-def test_data_list_names_licences(call):
+def test_data_list_names_licenses(call):
     rows = json.loads(call("data", "list", "--json")[1])["datasets"]
     assert {"mnist_5k", "breast_cancer", "diabetes"} <= {row["name"] for row in rows}
-    assert all(row["licence"] and row["title"] for row in rows)
+    assert all(row["license"] and row["title"] for row in rows)
     assert "BSD-3-Clause" in call("data", "list")[1]
 
 
@@ -177,7 +177,7 @@ def test_evaluate_and_export_measure_what_the_run_did(call, trained):
     metadata = json.loads(call("inspect", file, "--json")[1])["metadata"]
     assert (metadata["recipe"], metadata["dataset"], metadata["smoke"]) == ("cnn", "mnist_5k", True)
     assert metadata["labels"] == [str(digit) for digit in range(10)]
-    assert "BSD-3" in metadata["licence"]
+    assert "BSD-3" in metadata["license"]
     assert "CONV_2D" in call("inspect", file)[1]
 
     code, _, err = call("export", trained)

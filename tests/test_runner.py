@@ -172,6 +172,13 @@ def test_report_and_history_say_what_was_done(whole_run):
     assert "aim 0.7" in report.describe(document)
 
 
+def test_reports_of_earlier_versions_are_read(tmp_path, whole_run):
+    document = report.read(whole_run)
+    old = {{"license": "licence"}.get(key, key): value for key, value in document.items()}
+    report.write_json(tmp_path / "report.json", old)
+    assert report.read(tmp_path) == document
+
+
 def test_a_folder_that_exists_is_not_overwritten(whole_run, tmp_path):
     before = (whole_run / "report.json").read_text()
     with pytest.raises(OptionError, match=r"exists\. Continue it with --resume, replace it with --overwrite"):

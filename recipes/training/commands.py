@@ -47,7 +47,8 @@ def datasets():
     """The data sets of this package: `{"datasets": [...]}`."""
     from keras_dl.recipes.datasets import catalogue
 
-    return {"datasets": [entry._asdict() for entry in catalogue()]}
+    rows = [entry._asdict() for entry in catalogue()]
+    return {"datasets": [{"license" if key == "licence" else key: x for key, x in row.items()} for row in rows]}
 
 
 def prepare(name, data_dir=None):
@@ -292,7 +293,7 @@ def _metadata(chosen, model, options, data):
         "model": type(model).__name__,
         "dataset": options.dataset,
         "dataset_version": data.version,
-        "licence": data.licence,
+        "license": data.licence,
         "labels": list(data.labels),
         "input_range": data.input_range,
         "seed": options.seed,

@@ -6,7 +6,7 @@ Keys, all at the top level:
     model             str    public class of the model
     dataset           str    name in TensorFlow Datasets
     dataset_version   str
-    licence           str    license of the data
+    license           str    of the data
     metric            str    name of the metric, measured on the test split
     value             float  of the run
     variants          dict   metric by variant; the first is model.keras
@@ -75,7 +75,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         "model": type(outcome.model).__name__,
         "dataset": data.dataset,
         "dataset_version": data.version,
-        "licence": data.licence,
+        "license": data.licence,
         "metric": task.metric,
         "value": outcome.value,
         "variants": {variant: float(trained.value) for variant, trained in outcome.trained.items()},
@@ -184,6 +184,7 @@ def read_json(path, types):
     return document
 
 
+_RENAMED = {"licence": "license"}
 _NUMBER, _NONE = (int, float), type(None)
 _SHOWN = {
     **dict.fromkeys(("recipe", "model", "dataset", "dataset_version", "metric", "precision"), str),
@@ -198,12 +199,13 @@ _SHOWN = {
 
 
 def read(folder):
-    """The report of the complete run in `folder`: dict.
+    """The report of the complete run in `folder`: dict. One of an earlier version gets the keys of this one.
 
     Raises:
         OptionError: if it is damaged.
     """
-    return read_json(pathlib.Path(folder) / "report.json", _SHOWN)
+    document = read_json(pathlib.Path(folder) / "report.json", _SHOWN)
+    return {_RENAMED.get(key, key): value for key, value in document.items()}
 
 
 def describe(report):
