@@ -239,32 +239,41 @@ def test_only_one_of_several_processes_begins_a_run(tmp_path):
         if attempt % 3 == 2:
             with folder.open_run(path, toy.RECIPE.options(seed=99)):
                 pass
-        start, go = os.pipe()  # all start when it is closed
-        children = [_begins(path, seed, how, start, go) for seed in range(4)]
-        os.close(start)
-        os.close(go)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        (winner,) = [seed for seed, code in enumerate(codes) if code == 0]
-        assert sorted(codes) == [0, 2, 2, 2]
-        assert folder.read_run(path).options.seed == winner
+        (start, go), (ending, end), (told, tell) = os.pipe(), os.pipe(), os.pipe()
+        children = [_begins(path, seed, how, start, go, ending, end, tell) for seed in range(4)]
+        os.close(go)  # all start now
+        seeds = sorted(os.read(told, 1)[0] for _ in children)
+        os.close(end)
+        for descriptor in (start, ending, told, tell):
+            os.close(descriptor)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+        assert seeds[1:] == [REFUSED] * 3
+        assert folder.read_run(path).options.seed == seeds[0]
 
 
-def _begins(path, seed, how, start, go):
-    """A child that opens a run, holds it for a moment, and looks whether it is its own: code 2 if refused."""
+REFUSED, BROKEN = 100, 101
+
+
+def _begins(path, seed, how, start, go, ending, end, tell):
+    """A child that opens a run when `go` is closed, tells its seed or `REFUSED`, and holds it until `end` is closed."""
     child = os.fork()
     if child:
         return child
-    code = 1
     try:
         os.close(go)
+        os.close(end)
         os.read(start, 1)
-        with folder.open_run(path, toy.RECIPE.options(seed=seed), **how):
-            time.sleep(0.3)
-            code = 0 if folder.read_run(path).options.seed == seed else 3
-    except OptionError:
-        code = 2
+        try:
+            with folder.open_run(path, toy.RECIPE.options(seed=seed), **how):
+                os.write(tell, bytes([seed]))
+                os.read(ending, 1)
+        except OptionError:
+            os.write(tell, bytes([REFUSED]))
+        os._exit(0)
+    except BaseException:
+        os.write(tell, bytes([BROKEN]))
     finally:
-        os._exit(code)
+        os._exit(1)
 
 
 def _killed(function, *arguments, **options):
