@@ -43,7 +43,7 @@ def replacing(path):
                 raise OSError(error.errno, error.strerror, str(path)) from error
             raise
         if path.is_dir():
-            _replace_folder(temporary, path, folder / "old")
+            _replace_folder(temporary, path, folder / scratch.OLD)
         else:
             os.replace(temporary, path)
 

@@ -20,6 +20,7 @@ except ImportError:  # Windows
     fcntl = None
 
 SUFFIX = ".keras_dl"  # of every scratch folder: no other folder is ever removed
+OLD = ".old"  # in a scratch folder: what was at the place of its other entry
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -88,7 +89,16 @@ def clear(parent):
         # Held, gone, of another user, or no folder.
         with contextlib.suppress(BlockingIOError, FileNotFoundError, PermissionError, NotADirectoryError), held:
             if held.enter_context(locked(folder / _LOCK)):
+                _put_back(folder)
                 _drop(folder, held)
+
+
+def _put_back(folder):
+    """Puts the old entry of a scratch folder back, if its process was killed before the new one was in its place."""
+    for entry in folder.iterdir():
+        place = folder.with_name(entry.name)
+        if entry.name not in (OLD, _LOCK) and (folder / OLD).exists() and not place.exists():
+            os.replace(folder / OLD, place)
 
 
 def remove(path):

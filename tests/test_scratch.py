@@ -53,6 +53,30 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_no
     assert {path.name for path in tmp_path.iterdir()} == {"other.txt", "another.txt"}
 
 
+def test_a_folder_that_a_killed_process_had_moved_aside_is_put_back(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old.txt").touch()
+    original = os.replace
+
+    def write(ready):
+        def killed(source, target):
+            if target == path:
+                ready()
+                signal.pause()
+            original(source, target)
+
+        os.replace = killed
+        with replacing(path) as temporary:
+            temporary.mkdir()
+
+    with process(write):
+        assert not path.exists()
+    scratch.clear(tmp_path)
+    assert [x.name for x in tmp_path.iterdir()] == ["model"]
+    assert [x.name for x in path.iterdir()] == ["old.txt"]
+
+
 def test_a_folder_that_was_made_and_not_yet_locked_is_removed_too(tmp_path):
     """A kill between the two. A maker that is alive notices, and makes another one."""
     (tmp_path / ".run.abc.keras_dl").mkdir()
