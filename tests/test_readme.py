@@ -128,7 +128,7 @@ def test_commands_and_options_exist(page):
         assert command, f"keras-dl {words[0]}"
         if hasattr(command, "commands"):
             command = command.commands[words[1]]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, words
 
 

