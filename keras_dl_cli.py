@@ -76,7 +76,9 @@ def _show_version(context, option, wanted):
 
 
 @click.group(context_settings=CONTEXT)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def cli():
     """Train, measure and export the architectures of keras_dl.
 

@@ -187,7 +187,7 @@ def read_json(path, types):
 _RENAMED = {"licence": "license"}
 _NUMBER, _NONE = (int, float), type(None)
 _SHOWN = {
-    **dict.fromkeys(("recipe", "model", "dataset", "dataset_version", "metric", "precision"), str),
+    **dict.fromkeys(("recipe", "model", "dataset", "dataset_version", "metric", "precision", "command"), str),
     **dict.fromkeys(("value", "seconds", "epochs", "seed", "cpus"), _NUMBER),
     "variants": dict,
     **dict.fromkeys(("higher_is_better", "smoke", "jit"), bool),
@@ -199,12 +199,14 @@ _SHOWN = {
 
 
 def read(folder):
-    """The report of the complete run in `folder`: dict. One of an earlier version gets the keys of this one.
+    """The report of the complete run in `folder`: dict. One of an earlier version is brought to the form of this one.
 
     Raises:
         OptionError: if it is damaged.
     """
     document = read_json(pathlib.Path(folder) / "report.json", _SHOWN)
+    made = "on" if document["jit"] else "off"
+    document["command"] = document["command"].replace("--jit auto", f"--jit {made}")
     return {_RENAMED.get(key, key): value for key, value in document.items()}
 
 
