@@ -5,7 +5,6 @@ import os
 import pathlib
 
 from keras_dl.export import graph, metadata
-from keras_dl.export.onnx import nodes as onnx_nodes
 from keras_dl.export.runners import OnnxRunner, SavedModelRunner, file_format, load
 from keras_dl.extras import require
 
@@ -64,6 +63,8 @@ def _litert(path):
 
 
 def _onnx(path):
+    from keras_dl.export.onnx import nodes as onnx_nodes
+
     runner = OnnxRunner(path)
     onnx = require("onnx", extra="export")
     proto = onnx.load(str(path))

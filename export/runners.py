@@ -1,17 +1,17 @@
-"""Runs exported files, and the Keras model that they came from, through one interface."""
+"""Runs exported files, and the Keras model that they came from, through one interface.
+
+TensorFlow is imported where it is used: `keras-dl inspect` reads a LiteRT file without it.
+"""
 
 import json
 import os
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
 from keras_dl.export import graph
 from keras_dl.export.errors import RuntimeFailure, SignatureError
 from keras_dl.export.samples import batches
-from keras_dl.export.saved_model import trace_signature
-from keras_dl.export.signatures import collect
 from keras_dl.extras import require
 
 Arrays = dict[str, np.ndarray]
@@ -103,6 +103,9 @@ class KerasRunner(Runner):
     """
 
     def __init__(self, model, batch_size=1, signatures=None, traced=None):
+        from keras_dl.export.saved_model import trace_signature
+        from keras_dl.export.signatures import collect
+
         self._functions = {}
         self.signatures = {}
         entries = collect(model, batch_size, signatures)
@@ -115,6 +118,8 @@ class KerasRunner(Runner):
             }
 
     def run(self, name: str, arrays: Arrays) -> Arrays:
+        import tensorflow as tf
+
         outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
         return {key: x.numpy() for key, x in outputs.items()}
 
@@ -214,6 +219,8 @@ class SavedModelRunner(Runner):
     """
 
     def __init__(self, path):
+        import tensorflow as tf
+
         try:
             self._loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -231,6 +238,8 @@ class SavedModelRunner(Runner):
         }
 
     def run(self, name: str, arrays: Arrays) -> Arrays:
+        import tensorflow as tf
+
         outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
         return {key: x.numpy() for key, x in outputs.items()}
 

@@ -1,10 +1,13 @@
 """Writing files so that an interruption leaves either the old file or the new one, never a partial file."""
 
 import contextlib
+import errno
 import os
 import pathlib
-import shutil
-import tempfile
+
+from keras_dl import scratch
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -12,7 +15,7 @@ def replacing(path):
     """Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error.
 
     The block may write a file or a folder there. If it raises, or if the process dies, the file or folder at `path`
-    stays as it was.
+    stays as it was. What a killed process has left is removed by the next call in the same folder.
 
     Args:
         path: str or path. The destination. Its parent folder is created.
@@ -31,16 +34,18 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary = scratch / path.name
-        yield temporary
+    with scratch.beside(path) as folder:
+        temporary = folder / path.name
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in _FULL and error.filename is None:  # Python does not say which file it was writing
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
         if path.is_dir():
-            _replace_folder(temporary, path, scratch / "old")
+            _replace_folder(temporary, path, folder / scratch.OLD)
         else:
             os.replace(temporary, path)
-    finally:
-        shutil.rmtree(scratch)
 
 
 def _replace_folder(new, path, old):
