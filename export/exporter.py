@@ -227,7 +227,7 @@ class Exporter:
         file = files.enter_context(replacing(request.path))
         self._write(file, request, names, traced)
         with _accepted_by_the_runtime(file, ValueError):
-            contents, artifact = inspect(file), load(file)
+            contents, artifact = inspect(file, trust=True), load(file, trust=True)
         if contents["flex_ops"] or contents["custom_ops"]:
             raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":

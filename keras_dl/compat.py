@@ -130,3 +130,12 @@ def quantize_calibrated(content: bytes, dtype, float_nodes: list[str]) -> bytes:
     from tensorflow.lite.python.convert import mlir_quantize
 
     return mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=float_nodes)
+
+
+def saved_model_proto(folder):
+    """The `SavedModel` message of a folder, as `tf.saved_model.load` reads it, without loading it.
+
+    It is read from `saved_model.pb`, or from `saved_model.pbtxt` if there is no such file. TensorFlow's public function
+    loads what it reads, and that runs the ops that initialize its objects.
+    """
+    return tf.__internal__.saved_model.parse_saved_model(str(folder))
