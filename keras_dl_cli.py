@@ -22,13 +22,18 @@ CONTEXT = dict(help_option_names=["-h", "--help"], max_content_width=100)
 
 
 def architectures():
-    """The rows of `keras_dl.architectures`, read without importing `keras_dl` and with it TensorFlow."""
+    """The rows of `keras_dl.architectures`."""
+    return _module("architectures").ARCHITECTURES
+
+
+def _module(name):
+    """A module of `keras_dl`, read without importing `keras_dl` and with it TensorFlow."""
     package = importlib.util.find_spec("keras_dl")
-    path = pathlib.Path(package.origin).with_name("architectures.py")
-    spec = importlib.util.spec_from_file_location("_keras_dl_architectures", path)
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
-    return table.ARCHITECTURES
+    path = pathlib.Path(package.origin).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"_keras_dl_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @click.group(context_settings=CONTEXT)
@@ -59,7 +64,7 @@ def command(group, name):
         def run(as_json, debug, **options):
             with _only_results_on_stdout():
                 document, text = function(**options)
-            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else _printable(text))
 
         run.__doc__ = function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])
@@ -72,6 +77,14 @@ data_dir_option = click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
     help="Folder of TensorFlow Datasets. [default: ~/tensorflow_datasets]",
+)
+
+
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="The file is from someone whom you trust: allow ops that touch files, run Python or use a network, and Python "
+    "in Lambda layers.",
 )
 
 
@@ -185,7 +198,8 @@ def demo(output, smoke, data_dir):
 @command(cli, "evaluate")
 @click.argument("path", type=click.Path(exists=True))
 @data_dir_option
-def evaluate(path, data_dir):
+@trust_option
+def evaluate(path, data_dir, trust):
     """Measure the recipe's metric on PATH: the folder of a run, its model.keras, or a file exported from it.
 
     \b
@@ -195,7 +209,7 @@ def evaluate(path, data_dir):
     """
     from keras_dl.recipes.training import commands
 
-    document = commands.evaluate(path, data_dir)
+    document = commands.evaluate(path, data_dir, trust)
     return document, (
         f"{document['path']}: {document['metric']} {document['value']:.4f} on {document['test_examples']:,} "
         f"test examples of {document['dataset']} {document['dataset_version']}"
@@ -248,6 +262,7 @@ class OneOrMore(click.Choice):
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @data_dir_option
+@trust_option
 def export(no_verify, **options):
     """Export PATH, the folder of a run or a .keras file, to a verified file for a device.
 
@@ -271,7 +286,8 @@ def export(no_verify, **options):
 
 @command(cli, "inspect")
 @click.argument("artifact", type=click.Path(exists=True))
-def inspect(artifact):
+@trust_option
+def inspect(artifact, trust):
     """Show the ops, signatures and metadata of ARTIFACT.
 
     \b
@@ -280,7 +296,7 @@ def inspect(artifact):
     """
     from keras_dl.recipes.training import commands
 
-    document = commands.inspect(artifact)
+    document = commands.inspect(artifact, trust)
     return document, _outline(document)
 
 
@@ -325,13 +341,24 @@ def _outline(value, depth=0):
     """A nested document as indented lines."""
     lines = []
     for key, entry in value.items():
+        head = f"{'  ' * depth}{_in_line(key)}"
         if isinstance(entry, dict) and any(isinstance(v, dict) for v in entry.values()):
-            lines += [f"{'  ' * depth}{key}", _outline(entry, depth + 1)]
+            lines += [head, _outline(entry, depth + 1)]
         elif isinstance(entry, dict):
-            lines.append(f"{'  ' * depth}{key}  " + (", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
+            lines.append(f"{head}  " + _in_line(", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
         else:
-            lines.append(f"{'  ' * depth}{key}  {entry}")
+            lines.append(f"{head}  {_in_line(entry)}")
     return "\n".join(lines)
+
+
+def _in_line(value):
+    """A value as text without line breaks, which would look like further entries."""
+    return str(value).replace("\n", "\\n")
+
+
+def _printable(text):
+    """Text with escapes for what a terminal would obey: names and metadata come from files of others."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def main(arguments=None):
@@ -342,8 +369,10 @@ def main(arguments=None):
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    interrupts = _module("interrupts")
     try:
-        cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
+        with interrupts.terminating(), interrupts.heard():
+            cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
         code = DONE
     except click.exceptions.NoArgsIsHelpError as error:
         code = USAGE
@@ -352,9 +381,10 @@ def main(arguments=None):
         code = USAGE if isinstance(error, click.UsageError) else FAILED
         hint = "" if not getattr(error, "ctx", None) else f" See {error.ctx.command_path} --help."
         _complain(f"{error.format_message()}{hint}", arguments)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         code = FAILED
-        _complain("Interrupted.", arguments)
+        ended = isinstance(error, interrupts.Terminated) or isinstance(error.__cause__, interrupts.Terminated)
+        _complain("Ended by SIGTERM." if ended else "Interrupted.", arguments)
     except Exception as error:
         code, message = _judge(error)
         if "--debug" in arguments:
@@ -379,7 +409,7 @@ def _judge(error):
 
 def _complain(message, arguments):
     """One line on stderr; with --json also a document on stdout."""
-    print(f"keras-dl: {message}", file=sys.stderr)
+    print(f"keras-dl: {_printable(message)}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))
 

@@ -26,6 +26,7 @@ from keras_dl.export.source import Source
 from keras_dl.export.targets import Context
 from keras_dl.export.verify import prove
 from keras_dl.files import replacing
+from keras_dl.interrupts import heard
 from keras_dl.version import __version__
 
 Path = str | os.PathLike
@@ -198,7 +199,7 @@ class Exporter:
         names = list(source.signatures if signatures is None else select(source.signatures, signatures))
         for x in requests:
             self._check(x, names)
-        with contextlib.ExitStack() as files:
+        with heard(), contextlib.ExitStack() as files:
             return [self._make(x, names, signatures is None and self._all, files) for x in requests]
 
     def _check(self, request, names):

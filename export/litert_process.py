@@ -32,7 +32,7 @@ class SessionProcess:
 
     def __init__(self, path, num_threads=None):
         self._path = path
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._lock = threading.Lock()
         script = pathlib.Path(__file__).with_name("litert_run.py")
         command = [sys.executable, "-P", str(script), path, *([] if num_threads is None else [str(num_threads)])]

@@ -72,14 +72,9 @@ class Report:
             OSError: if the file does not exist, or cannot be read.
         """
         what, cure = "a report of an export", "Export the model again."
-        document = read_json(path, what, cure)
+        document = read_json(path, what, cure, types={field.name: field.type for field in dataclasses.fields(cls)})
         with reading(path, what, cure):
-            report = cls(**document)
-            for field in dataclasses.fields(cls):
-                value = document[field.name]
-                if not isinstance(value, field.type):
-                    raise ValueError(f"its {field.name} is a {type(value).__name__}")
-            return report
+            return cls(**document)
 
     def __str__(self):
         rows = [

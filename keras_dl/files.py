@@ -100,27 +100,28 @@ def reading(path, what, cure=""):
         raise FileError(path, f"is not {what}: {why}. {cure}".rstrip()) from error
 
 
-def read_json(path, what, cure="", kind=dict):
+def read_json(path, what, cure="", kind=dict, types=None):
     """The document in a JSON file.
 
     Args:
         path: str or path.
         what, cure: as `reading` takes them.
         kind: the type that the document must have.
+        types: dict of the types, as `isinstance` takes them, of keys that the document must have.
 
     Returns:
         The document.
 
     Raises:
-        FileError: if the file is not JSON in UTF-8, or its document has another type.
+        FileError: if the file is not JSON in UTF-8, or its document lacks a key or has another type.
         OSError: if the file does not exist, or cannot be read.
     """
     with reading(path, what, cure):
         content = pathlib.Path(path).read_bytes()
-    return parse_json(content, path, what, cure, kind)
+    return parse_json(content, path, what, cure, kind, types)
 
 
-def parse_json(content, path, what, cure="", kind=dict):
+def parse_json(content, path, what, cure="", kind=dict, types=None):
     """The document in JSON that is a part of the file at `path`: as `read_json`.
 
     Args:
@@ -133,6 +134,11 @@ def parse_json(content, path, what, cure="", kind=dict):
         document = json.loads(text)
         if not isinstance(document, kind):
             raise ValueError(f"it holds a {type(document).__name__}, not a {kind.__name__}")
+        for name, of in (types or {}).items():
+            if name not in document:
+                raise ValueError(f"it has no {name!r}")
+            if not isinstance(document[name], of):
+                raise ValueError(f"its {name!r} is {str(document[name])[:40]!r}")
     return document
 
 

@@ -4,12 +4,11 @@ Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no Tens
 """
 
 import pathlib
-import zipfile
 
-import keras
-import numpy as np
-
+from keras_dl.files import FileError, read_arrays
+from keras_dl.loading import load_model
 from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training.batches import naming_damaged_data
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
 
@@ -69,6 +68,7 @@ def prepare(name, data_dir=None):
     }
 
 
+@naming_damaged_data()
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
@@ -87,19 +87,21 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
     return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
 
 
-def evaluate(path, data_dir=None):
+@naming_damaged_data()
+def evaluate(path, data_dir=None, trust=False):
     """Measures a recipe's metric on a run's model or on an exported file.
 
     Args:
         path: the folder of a run, its model.keras, or a file that `keras-dl export` made from a run.
         data_dir: folder of TFDS.
+        trust: bool. As `keras_dl.export.load` takes it, of an exported file.
 
     Returns:
         dict of `path, recipe, dataset, dataset_version, metric, value, test_examples`.
 
     Raises:
         OptionError: if the file does not say which recipe it comes from.
-        ValueError: if the file is corrupt.
+        FileError: if the file is damaged, or is refused without `trust`.
     """
     from keras_dl.export import KerasRunner, inspect, load
 
@@ -110,12 +112,12 @@ def evaluate(path, data_dir=None):
     elif path.suffix == ".keras":
         raise OptionError(f"{path} is not in the folder of a run, so that its recipe is unknown.")
     else:
-        metadata = inspect(path)["metadata"]
+        metadata = inspect(path, trust)["metadata"]
         names = ("dataset", "seed", "smoke")
         if not {"recipe", *names} <= set(metadata):
             raise OptionError(f"{path} does not name its recipe: it was not exported from the folder of a run.")
         options = recipe.find(metadata["recipe"]).options(**{n: metadata[n] for n in names}, data_dir=data_dir)
-        serve = load(path).serve
+        serve = load(path, trust=trust).serve
     chosen, task, data = _parts(options)
     return {
         "path": str(path),
@@ -128,6 +130,7 @@ def evaluate(path, data_dir=None):
     }
 
 
+@naming_damaged_data()
 def export(
     path,
     format="litert",
@@ -141,13 +144,14 @@ def export(
     data_dir=None,
     signatures=None,
     float_layers=(),
+    trust=False,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file takes `calibration`, an `.npz` with one array
     `(samples, ...)` per input. `signatures` names those that the file holds; empty or None for all.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
-    each quantization added.
+    each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
@@ -181,7 +185,7 @@ def export(
         options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, data))
         options["metadata"] = _metadata(chosen, model, settings, data)
     else:
-        model = _load_model(path)
+        model = _load_model(path, trust)
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
@@ -194,11 +198,11 @@ def export(
         raise OptionError(str(error)) from error
 
 
-def inspect(path):
+def inspect(path, trust=False):
     """The contents of an exported file: see `keras_dl.export.inspect`."""
     import keras_dl.export
 
-    return keras_dl.export.inspect(path)
+    return keras_dl.export.inspect(path, trust)
 
 
 def benchmark(name, rounds=3, only=None):
@@ -227,22 +231,18 @@ def _load_run(path, data_dir):
     return _load_model(run / "model.keras"), recipe.Options(**settings)
 
 
-def _load_model(path):
-    """The Keras model in a file.
+def _load_model(path, trust=False):
+    """The Keras model in a file: see `keras_dl.loading.load_model`.
 
     Raises:
         OptionError: if it is a folder.
-        ValueError: if it is not a model.
+        FileError: if it is not a model, or is damaged.
     """
     if path.is_dir():
         raise OptionError(
             f"{path} is not the folder of a run: it has no run.json. Give the folder of a run, or a .keras file."
         )
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a model that Keras can load: {reason}") from error
+    return load_model(path, trust=trust)
 
 
 def _parts(options):
@@ -285,10 +285,9 @@ def _calibration(chosen, model, data, samples, signatures):
 def _read_calibration(path, samples):
     """Single rows of the arrays in an `.npz`, as `keras_dl.export.export` takes them."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--calibration {path} is not an .npz with one array per input: {error}") from error
+        arrays = read_arrays(path, "an .npz with one array per input", "Write it with numpy.savez.")
+    except FileError as error:
+        raise OptionError(f"--calibration {error}") from error
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise OptionError(

@@ -49,7 +49,7 @@ import statistics
 
 import tensorflow as tf
 
-from keras_dl.files import read_json, reading, replacing
+from keras_dl.files import read_json, replacing
 from keras_dl.version import __version__
 
 PACKAGES = ("keras", "numpy", "scikit-learn", "tensorflow", "tensorflow-datasets")
@@ -156,15 +156,15 @@ def write_json(path, document):
         temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-# What `describe` reads of a report, and the types of its values.
-_DESCRIBED = {
+_NUMBER, _NONE = (int, float), type(None)
+# What `describe` reads of a report.
+_SHOWN = {
     **dict.fromkeys(("recipe", "model", "dataset", "dataset_version", "metric", "baseline", "precision"), str),
-    **dict.fromkeys(("value", "baseline_value", "seconds"), int | float),
-    **dict.fromkeys(("epochs", "seed", "cpus"), int),
+    **dict.fromkeys(("value", "baseline_value", "seconds", "epochs", "seed", "cpus"), _NUMBER),
     **dict.fromkeys(("higher_is_better", "smoke", "jit"), bool),
     "variants": dict,
-    "aim": int | float | None,
-    "aim_met": bool | None,
+    "aim": (*_NUMBER, _NONE),
+    "aim_met": (bool, _NONE),
 }
 
 
@@ -175,16 +175,8 @@ def read(folder):
         FileError: if report.json is damaged.
         FileNotFoundError: if the run is not complete.
     """
-    path = pathlib.Path(folder) / "report.json"
-    what, cure = "the report of a run", "Run it again with --overwrite."
-    document = read_json(path, what, cure)
-    with reading(path, what, cure):
-        for name, kind in _DESCRIBED.items():
-            if not isinstance(document[name], kind):
-                raise ValueError(f"its {name} is {document[name]!r}")
-        if not all(isinstance(value, int | float) for value in document["variants"].values()):
-            raise ValueError("its variants are not numbers")
-    return document
+    path, cure = pathlib.Path(folder) / "report.json", "Run it again with --overwrite."
+    return read_json(path, "the report of a run", cure, types=_SHOWN)
 
 
 def describe(report):

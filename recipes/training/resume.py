@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_dl.files import FileError, parse_json, read_arrays, reading, replacing
 
-
 _WHAT = "a whole checkpoint"
 _CURE = "Start the run again with --overwrite."
 
@@ -106,10 +105,9 @@ def restore(path, model):
 def _read_progress(path, arrays):
     """The `Checkpoint` in the arrays of a file, without `kept`."""
     with reading(path, _WHAT, _CURE):
-        document = parse_json(str(arrays["checkpoint"]), path, _WHAT, _CURE)
-        epochs, history, seconds = (document[name] for name in ("epochs", "history", "seconds"))
-        if type(epochs) is not int or epochs < 1 or not isinstance(history, list) or len(history) != epochs:
+        types = {"epochs": int, "history": list, "seconds": int | float}
+        document = parse_json(str(arrays["checkpoint"]), path, _WHAT, _CURE, types=types)
+        epochs, history, seconds = (document[name] for name in types)
+        if epochs != len(history) or not all(isinstance(row, dict) for row in history):
             raise ValueError("its epochs and its history do not fit each other")
-        if not all(isinstance(row, dict) for row in history) or not isinstance(seconds, int | float):
-            raise ValueError("its history or its time is of another type")
         return Checkpoint(epochs, history, float(seconds))
