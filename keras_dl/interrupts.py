@@ -40,8 +40,8 @@ def terminating():
 def heard():
     """Lets an interruption in the block end it, also where it comes in a destructor or callback.
 
-    Python raises `KeyboardInterrupt` wherever the main thread is. In a destructor (`__del__`) it only prints it and goes
-    on, and TensorFlow's converter runs many of them. Here such an interruption is raised again, until it is heard.
+    Python raises `KeyboardInterrupt` wherever the main thread is. In a destructor (`__del__`) it only prints it and
+    goes on, and TensorFlow's converter runs many of them. Here such an interruption is raised again, until it is heard.
 
     Raises:
         KeyboardInterrupt: if the process was interrupted in the block.

@@ -117,10 +117,9 @@ def prepare(name, data_dir=None, quiet=False):
         if type(error).__name__ != "ParseError":  # of protobuf, of which only TFDS knows
             raise
         files = " or ".join(map(str, _info_files(name, data_dir)))
-        raise DataError(
-            f"{files} is damaged: {reason(error).partition('}": ')[2]}. Delete its folder, and have it prepared again: "
-            f"keras-dl data prepare {name}."
-        ) from error
+        why = reason(error).rpartition('}": ')[2]  # behind the arguments of the builder
+        again = f"Delete its folder, and have it prepared again: keras-dl data prepare {name}."
+        raise DataError(f"{files} is damaged: {why}. {again}") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr))
         if quiet:
