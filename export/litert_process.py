@@ -13,6 +13,7 @@ from keras_dl.export.litert_run import receive, send
 from keras_dl.files import FileError
 
 _BATCHES = 64  # of one request, so that memory holds few at a time
+_DYING = 5  # seconds that a process may take to end after its last answer
 
 
 class SessionProcess:
@@ -71,10 +72,14 @@ class SessionProcess:
         return document, batches
 
     def _death(self):
-        self._process.stdin.close()
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
+        said = [line for line in said if not line.startswith(("INFO:", "WARNING:"))]
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         why = f" ({said[-1]})" if said else ""
         return (

@@ -4,6 +4,7 @@ Users give files that are damaged, of another kind, or made to do harm. All that
 """
 
 import contextlib
+import errno
 import json
 import lzma
 import os
@@ -94,7 +95,9 @@ def reading(path, what, cure=""):
         raise
     except IsADirectoryError as error:
         raise FileError(path, f"is not {what}: it is a folder. {cure}".rstrip()) from error
-    except _WRONG_BYTES as error:
+    except (*_WRONG_BYTES, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the system, not of a reader: h5py gives no number, and zipfile seeks to impossible places
         why = reason(error)
         why = f"{type(error).__name__} {why}" if isinstance(error, KeyError | struct.error) else why
         raise FileError(path, f"is not {what}: {why}. {cure}".rstrip()) from error

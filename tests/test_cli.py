@@ -9,8 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 
+import keras_dl.export
 import keras_dl_cli
 from keras_dl.recipes.training import folder, recipe, runner
 
@@ -140,6 +142,36 @@ def test_evaluate_and_export_measure_what_the_run_did(call, trained):
     code, _, err = call("export", trained)
     assert code == 2
     assert "exists. Replace it with --overwrite" in err
+
+
+def test_names_and_metadata_cannot_command_the_terminal(call, tmp_path):
+    """Nor look like further lines: they come from files of others."""
+    hostile = {"labels": ["\x1b[2J\u202ea"], "title": "\x1b]0;b\x07\rc\nops  none", "licence": "Größe"}
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(1)])
+    keras_dl.export.export(model, tmp_path / "m.tflite", metadata=hostile)
+    code, out, _ = call("inspect", tmp_path / "m.tflite")
+    assert code == 0
+    assert r"title  \x1b]0;b\x07\rc\nops  none" in out
+    assert r"\x1b[2J" in out
+    assert "licence  Größe" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert sum(line.strip().startswith("ops") for line in out.splitlines()) == 1
+    assert json.loads(call("inspect", tmp_path / "m.tflite", "--json")[1])["metadata"]["title"] == hostile["title"]
+    code, _, err = call("inspect", tmp_path / "\x1b[2J.tflite")
+    assert code == 2
+    assert "\x1b" not in err
+
+
+def test_a_saved_model_with_other_ops_needs_trust(call, tmp_path):
+    module = tf.Module()
+    serve = tf.function(lambda x: {"y": tf.io.read_file(x)}, input_signature=[tf.TensorSpec((), tf.string, name="x")])
+    tf.saved_model.save(module, tmp_path / "saved", signatures={"serve": serve})
+    code, _, err = call("inspect", tmp_path / "saved")
+    assert code == 1
+    assert "holds ops that a model does not need: ReadFile (reads or writes files)" in err
+    code, out, _ = call("inspect", tmp_path / "saved", "--trust", "--json")
+    assert code == 0
+    assert "ReadFile" in json.loads(out)["ops"]
 
 
 def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path):

@@ -88,7 +88,6 @@ def restore(path, model):
     variables = state_variables(model)
     arrays = read_arrays(path, _WHAT, _CURE)
     saved, kept = ([arrays[name] for name in sorted(arrays) if name.startswith(x)] for x in ("variable", "kept"))
-    checkpoint = _read_progress(path, arrays)._replace(kept=kept or None)
     if [tuple(v.shape) for v in variables] != [a.shape for a in saved]:
         raise ValueError(
             f"{path} holds another model: the recipe has changed since that run began. "
@@ -97,6 +96,7 @@ def restore(path, model):
     kinds = [np.asarray(v).dtype for v in variables]
     if kinds != [a.dtype for a in saved] or (kept and [a.shape for a in kept] != [w.shape for w in model.weights]):
         raise FileError(path, f"is not {_WHAT}: its arrays have other dtypes or shapes than the model. {_CURE}")
+    checkpoint = _read_progress(path, arrays)._replace(kept=kept or None)
     for variable, array in zip(variables, saved, strict=True):
         variable.assign(array)
     return checkpoint

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_dl.files import read_json
+from keras_dl.files import read_json, reading
 from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
 
 # Activations by their names in a config.json of transformers.
@@ -51,10 +51,14 @@ def read(weights, config=None) -> tuple[dict, dict]:
         if config is None and (folder / "config.json").exists():
             config = folder / "config.json"
         weights = folder / "model.safetensors" if weights.is_dir() else weights
-    if config is not None and not isinstance(config, Mapping):
-        config = read_json(config, "the config of a BERT", "Give the config.json that belongs to the weights.")
+    if config is None or isinstance(config, Mapping):
+        settings = _settings(config or {})
+    else:
+        what, cure = "the config of a BERT", "Give the config.json that belongs to the weights."
+        with reading(config, what, cure):
+            settings = _settings(read_json(config, what, cure))
     weights = _as_bert(weights)
-    return weights, _sizes(weights) | _settings(config or {})
+    return weights, _sizes(weights) | settings
 
 
 def _as_bert(weights):
