@@ -77,27 +77,29 @@ def _check_keras(path):
 
 def _check_arrays(file, path):
     """Refuses arrays of an HDF5 file that unpack to far more than their size, or lie in other files."""
+    problems = []  # h5py does not pass on errors of the functions that it calls
     with h5py.File(file, "r") as content:
-        content.visititems(lambda name, item: _check_array(path, name, item))
-        content.visititems_links(lambda name, link: _check_link(path, name, link))
+        content.visititems(lambda name, item: problems.extend(_array_problems(name, item)))
+        content.visititems_links(lambda name, link: problems.extend(_link_problems(name, link)))
+    if problems:
+        raise FileError(path, problems[0])
 
 
-def _check_array(path, name, item):
-    if isinstance(item, h5py.Dataset):
-        if item.external or item.is_virtual:
-            raise FileError(path, f"has the array {name!r} in another file, which is not read.")
-        stored = item.id.get_storage_size()
-        if item.nbytes > max(LARGE, RATIO * stored):
-            raise FileError(
-                path,
-                f"would unpack {stored:,} bytes to {item.nbytes:,} ({name!r}). At most {RATIO} times its size is "
-                "unpacked.",
-            )
+def _array_problems(name, item):
+    if not isinstance(item, h5py.Dataset):
+        return
+    stored = item.id.get_storage_size()
+    if item.external or item.is_virtual:
+        yield f"has the array {name!r} in another file, which is not read."
+    elif item.nbytes > max(LARGE, RATIO * stored):
+        yield (
+            f"would unpack {stored:,} bytes to {item.nbytes:,} ({name!r}). At most {RATIO} times its size is unpacked."
+        )
 
 
-def _check_link(path, name, link):
+def _link_problems(name, link):
     if isinstance(link, h5py.ExternalLink):
-        raise FileError(path, f"has {name!r} in another file, {link.filename!r}, which is not read.")
+        yield f"has {name!r} in another file, {link.filename!r}, which is not read."
 
 
 def _without_path(path, text):

@@ -29,13 +29,7 @@ def mark(tmp_path, monkeypatch):
 def with_lambda():
     """A model with a Lambda layer that makes the marked file. Its Python is in the file of the model."""
 
-    def hostile(x):
-        import os
-        import pathlib
-
-        pathlib.Path(os.environ["KERAS_DL_MARK"]).touch()
-        return x
-
+    hostile = lambda x: (__import__("pathlib").Path(__import__("os").environ["KERAS_DL_MARK"]).touch(), x)[1]  # noqa: E731
     x = keras.Input((2,))
     return keras.Model(x, keras.layers.Lambda(hostile, output_shape=(2,))(x))
 
@@ -43,11 +37,11 @@ def with_lambda():
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
 def test_lambda_layers_do_not_run(mark, tmp_path, name):
     with_lambda().save(tmp_path / name)
-    mark.unlink()
+    assert not mark.exists()
     with pytest.raises(FileError, match=rf"{name} is not a model that Keras can load: .*Lambda"):
         load_model(tmp_path / name)
     assert not mark.exists()
-    load_model(tmp_path / name, trust=True)
+    load_model(tmp_path / name, trust=True)(np.ones((1, 2)))
     assert mark.exists()
 
 
@@ -246,7 +240,7 @@ def test_a_saved_model_does_not_write_files_when_it_is_loaded(tmp_path):
          "RestoreV2"),
         (lambda x: tf.print(x, output_stream="file:///tmp/mark"), "PrintV2"),
         (lambda x: tf.cond(x[0] > 0, lambda: tf.io.matching_files("/*"), lambda: tf.constant(["a"])), "MatchingFiles"),
-        (lambda x: tf.data.TFRecordDataset("a").reduce(0, lambda count, _: count + 1), "TFRecordDatasetV2"),
+        (lambda x: tf.data.TFRecordDataset("a").reduce(0, lambda count, _: count + 1), "TFRecordDataset"),
     ],
 )  # fmt: skip
 def test_ops_that_a_model_does_not_need_are_named(tmp_path, function, op):
@@ -293,7 +287,7 @@ def test_no_op_of_tensorflow_with_a_path_or_address_is_forgotten():
         r"(^|_)(files?|filenames?|path|paths|directory|logdir|dir|address|urls?|uri|addresses|py_?func)($|_)|^token$"
     )
     found = set()
-    for name in dir(tf.raw_ops):
+    for name in (name for name in dir(tf.raw_ops) if not name.startswith("_")):
         arguments = python_inspect.signature(getattr(tf.raw_ops, name)).parameters
         if any(word.search(argument) for argument in arguments) and family(name) not in DOES:
             found.add(name)
