@@ -9,6 +9,7 @@ import zipfile
 import h5py
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 
@@ -293,3 +294,22 @@ def test_no_op_of_tensorflow_with_a_path_or_address_is_forgotten():
             found.add(name)
     assert found - HARMLESS == set()
     assert {family(name) for name in DOES} == set(DOES)
+
+
+@pytest.mark.parametrize("location", ["../secret", "{absolute}"])
+def test_weights_of_an_onnx_file_outside_of_its_folder_are_not_read(tmp_path, location):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "secret").write_bytes(b"ABCDEFGH")
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[8], data_location="EXTERNAL")
+    for key, value in {"location": location.format(absolute=tmp_path / "secret"), "offset": "0", "length": "8"}.items():
+        tensor.external_data.add(key=key, value=value)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [8])
+    node = onnx.helper.make_node("Identity", ["w"], ["y"])
+    opset = onnx.helper.make_opsetid("", 18)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [tensor]), opset_imports=[opset])
+    model.ir_version = 9
+    path = tmp_path / "inner/model.onnx"
+    path.write_bytes(model.SerializeToString())
+    for read in (load, inspect):
+        with pytest.raises(FileError, match=r"model\.onnx is not a file that onnxruntime can load: .*xternal data"):
+            read(path)
