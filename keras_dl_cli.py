@@ -381,11 +381,9 @@ def main(arguments=None):
         code = USAGE if isinstance(error, click.UsageError) else FAILED
         hint = "" if not getattr(error, "ctx", None) else f" See {error.ctx.command_path} --help."
         _complain(f"{error.format_message()}{hint}", arguments)
-    except (click.Abort, KeyboardInterrupt) as error:
-        code = FAILED
-        ended = isinstance(error, interrupts.Terminated) or isinstance(error.__cause__, interrupts.Terminated)
-        _complain("Ended by SIGTERM." if ended else "Interrupted.", arguments)
-    except Exception as error:
+    except (click.Abort, KeyboardInterrupt, Exception) as error:
+        # click makes an Abort of Ctrl-C, and also of the end of a damaged file.
+        error = error.__cause__ if isinstance(error, click.Abort) and error.__cause__ else error
         code, message = _judge(error)
         if "--debug" in arguments:
             traceback.print_exception(error)
@@ -395,6 +393,8 @@ def main(arguments=None):
 
 def _judge(error):
     """Exit code and message of an error. Errors that a user can cause need only their message."""
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return FAILED, "Ended by SIGTERM." if type(error).__name__ == "Terminated" else "Interrupted."
     from keras_dl.export import ExportError
     from keras_dl.recipes.training.recipe import OptionError
     from keras_dl.recipes.training.runner import Interrupted, NonFiniteError

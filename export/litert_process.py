@@ -80,7 +80,8 @@ class SessionProcess:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
         said = [line for line in said if not line.startswith(("INFO:", "WARNING:"))]
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"by {names.get(-code, f'signal {-code}')}" if code < 0 else f"with code {code}"
         why = f" ({said[-1]})" if said else ""
         return (
             f"ended the process that ran it in LiteRT, {how}{why}. It is damaged, or LiteRT has a fault: export the "

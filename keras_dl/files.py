@@ -181,21 +181,27 @@ def _check_array(archive, member):
 
 
 def check_zip(archive, path):
-    """Refuses a zip file with a member that unpacks to far more than its size: more than `LARGE` and `RATIO` allow.
+    """Refuses a zip file that would unpack to far more than its size, as a whole or in one member.
+
+    More than `LARGE` bytes may be unpacked only if they are at most `RATIO` times their packed size.
 
     Args:
         archive: `zipfile.ZipFile`.
-        path: the name of the file in errors.
+        path: the path of the file.
 
     Raises:
-        FileError: if there is such a member.
+        FileError: if it would.
     """
-    for member in archive.infolist():
-        if member.file_size > max(LARGE, RATIO * member.compress_size):
+    members = archive.infolist()
+    sizes = [(member.filename, member.compress_size, member.file_size) for member in members]
+    # The size on the disk, since several members of a hostile file can share their bytes.
+    sizes.append(("all members", pathlib.Path(path).stat().st_size, sum(member.file_size for member in members)))
+    for name, packed, unpacked in sizes:
+        if unpacked > max(LARGE, RATIO * packed):
             raise FileError(
                 path,
-                f"would unpack {member.compress_size:,} bytes to {member.file_size:,} ({member.filename}). At most "
-                f"{RATIO} times its size is unpacked. If you trust the file, pack its members without compression.",
+                f"would unpack {packed:,} bytes to {unpacked:,} ({name}). At most {RATIO} times its size is unpacked. "
+                "If you trust the file, pack its members without compression.",
             )
 
 

@@ -361,6 +361,16 @@ def test_what_should_not_occur_shows_its_traceback_on_demand(call, tmp_path, mon
     assert "Traceback" in call("train", "cnn", "--output", tmp_path / "run", "--debug")[2]
 
 
+def test_the_end_of_a_file_is_no_interruption(call, tmp_path, monkeypatch):
+    def end(*arguments):
+        raise EOFError("no data left")
+
+    monkeypatch.setattr(runner, "train", end)
+    code, _, err = call("train", "cnn", "--output", tmp_path / "run")
+    assert code == 1
+    assert "EOFError: no data left" in err
+
+
 def test_noise_on_stdout_goes_to_stderr(call, tmp_path, monkeypatch):
     def noisy(outcome):
         print("from Python")

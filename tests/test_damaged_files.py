@@ -1,5 +1,6 @@
 """Each kind of file that users give, damaged in fixed ways: one kind of error, with the path of the file in it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import export_models as models
 import keras
 import numpy as np
 import pytest
+import toy
 
 from keras_dl.export import Report, export, flatbuffer, inspect, load
 from keras_dl.export.metadata import from_litert, into_litert
@@ -17,7 +19,7 @@ from keras_dl.loading import load_model
 from keras_dl.models.sequence import bert_weights
 from keras_dl.recipes import datasets
 from keras_dl.recipes.datasets import DataError
-from keras_dl.recipes.training import commands, folder, report, resume
+from keras_dl.recipes.training import commands, folder, report, resume, runner
 from keras_dl.recipes.training.batches import naming_damaged_data, open_dataset
 from keras_dl.recipes.training.recipe import OptionError, Options
 from keras_dl.text import Symbols, read_vocabularies
@@ -145,6 +147,19 @@ def test_a_damaged_checkpoint_names_the_way_out(whole, tmp_path):
         resume.restore(path, model)
     for variable, value in zip(resume.state_variables(model), before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+def test_a_run_with_a_damaged_checkpoint_starts_again_with_overwrite(tmp_path):
+    def broken_off(outcome):
+        raise RuntimeError("broken off")
+
+    options = toy.RECIPE.options(epochs=1, jit="off")
+    with pytest.raises(RuntimeError, match="broken off"):
+        runner.train(dataclasses.replace(toy.RECIPE, picture=broken_off), options, tmp_path / "run")
+    (tmp_path / "run/checkpoints/narrow.npz").write_bytes(b"")
+    with pytest.raises(FileError, match=r"checkpoints/narrow\.npz is not a whole checkpoint: .*--overwrite"):
+        runner.train(toy.RECIPE, options, tmp_path / "run", resume=True)
+    assert runner.train(toy.RECIPE, options, tmp_path / "run", overwrite=True)["resumed"] == 0
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,10 @@ def test_files_that_unpack_to_far_more_than_their_size(tmp_path):
             FileError, match=rf"model\.keras would unpack .* bytes to 67,108,865 \({member}\)\. At most"
         ):
             load_model(path)
+    plain(path)  # small members, but many
+    repacked(path, compression=zipfile.ZIP_DEFLATED, **{f"assets/{i}": zeros[: LARGE // 2] for i in range(3)})
+    with pytest.raises(FileError, match=r"model\.keras would unpack .* bytes to 1\d\d,\d{3},\d{3} \(all members\)"):
+        load_model(path)
     np.savez_compressed(tmp_path / "rows.npz", x=np.frombuffer(zeros, "uint8"))
     with pytest.raises(FileError, match=r"rows\.npz would unpack .*x\.npy.* pack its members without compression"):
         read_arrays(tmp_path / "rows.npz", "an .npz")
