@@ -5,7 +5,6 @@ import os
 import pathlib
 
 from keras_dl.export import graph, metadata
-from keras_dl.export.onnx import nodes as onnx_nodes
 from keras_dl.export.runners import LiteRTRunner, OnnxRunner, SavedModelRunner, file_format
 from keras_dl.extras import require
 
@@ -65,6 +64,8 @@ def _litert(path, trust):
 
 
 def _onnx(path, trust):
+    from keras_dl.export.onnx import nodes as onnx_nodes
+
     runner = OnnxRunner(path)
     onnx = require("onnx", extra="export")
     proto = onnx.load(str(path))

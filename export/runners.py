@@ -1,19 +1,18 @@
-"""Runs exported files, and the Keras model that they came from, through one interface."""
+"""Runs exported files, and the Keras model that they came from, through one interface.
+
+TensorFlow is imported where it is used: a LiteRT file is read and run without it.
+"""
 
 import os
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
 from keras_dl.export import graph
 from keras_dl.export.errors import RuntimeFailure, SignatureError
 from keras_dl.export.litert_process import SessionProcess
 from keras_dl.export.litert_run import Session
 from keras_dl.export.samples import batches
-from keras_dl.export.saved_model import trace_signature
-from keras_dl.export.signatures import collect
-from keras_dl.export.untrusted import check_saved_model
 from keras_dl.extras import require
 from keras_dl.files import FileError, parse_json, reason
 
@@ -112,6 +111,9 @@ class KerasRunner(Runner):
     """
 
     def __init__(self, model, batch_size=1, signatures=None, traced=None):
+        from keras_dl.export.saved_model import trace_signature
+        from keras_dl.export.signatures import collect
+
         self._functions = {}
         self.signatures = {}
         entries = collect(model, batch_size, signatures)
@@ -124,6 +126,8 @@ class KerasRunner(Runner):
             }
 
     def run(self, name: str, arrays: Arrays) -> Arrays:
+        import tensorflow as tf
+
         outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
         return {key: x.numpy() for key, x in outputs.items()}
 
@@ -227,6 +231,10 @@ class SavedModelRunner(Runner):
     """
 
     def __init__(self, path, trust=False):
+        import tensorflow as tf
+
+        from keras_dl.export.untrusted import check_saved_model
+
         self._path = str(path)
         if not trust:
             check_saved_model(path)
@@ -247,6 +255,8 @@ class SavedModelRunner(Runner):
         }
 
     def run(self, name: str, arrays: Arrays) -> Arrays:
+        import tensorflow as tf
+
         try:
             outputs = self._functions[name](**{key: tf.convert_to_tensor(x) for key, x in arrays.items()})
         except tf.errors.OpError as error:
