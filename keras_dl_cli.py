@@ -1,16 +1,19 @@
 """The command line `keras-dl`: its words, options and exit codes.
 
 It is a module outside of the package because `import keras_dl` imports Keras and TensorFlow. That takes seconds, and
-`keras-dl --help` must be fast. `keras_dl.recipes.training.commands` has the work of the commands.
+what needs neither must be fast: help, `--version`, `list`, `inspect` and errors of usage.
+`keras_dl.recipes.training.commands` has the work of the other commands.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
 import traceback
+import types
 
 try:
     import click
@@ -21,22 +24,61 @@ DONE, FAILED, USAGE = 0, 1, 2
 CONTEXT = dict(help_option_names=["-h", "--help"], max_content_width=100)
 
 
+# As `keras_dl.export.targets` has them.
+TARGETS = (
+    "cpu",
+    "micro",
+    *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
+    *(f"ethos-u65-{macs}" for macs in (256, 512)),
+    *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+    "edgetpu",
+    "gpu",
+)
+
+
+@contextlib.contextmanager
+def _without_keras():
+    """Lets modules of keras_dl be imported alone: without what `keras_dl` imports, which is Keras and TensorFlow.
+
+    Within it, `keras_dl` and `keras_dl.export` are empty packages. Afterwards they are as if nothing was imported. If
+    they are there already, they stay.
+    """
+    if "keras_dl" in sys.modules:
+        yield
+        return
+    try:
+        for name in ("keras_dl", "keras_dl.export"):
+            package = types.ModuleType(name)
+            package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations)
+            sys.modules[name] = package
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "keras_dl"]:
+            del sys.modules[name]
+
+
 def architectures():
     """The rows of `keras_dl.architectures`."""
-    return _module("architectures").ARCHITECTURES
+    with _without_keras():
+        return importlib.import_module("keras_dl.architectures").ARCHITECTURES
 
 
-def _module(name):
-    """A module of `keras_dl`, read without importing `keras_dl` and with it TensorFlow."""
-    package = importlib.util.find_spec("keras_dl")
-    path = pathlib.Path(package.origin).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"_keras_dl_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def version():
+    """The version of keras_dl: str."""
+    with _without_keras():
+        return importlib.import_module("keras_dl.version").__version__
+
+
+def _show_version(context, option, wanted):
+    if wanted:
+        click.echo(f"keras-dl {version()}")
+        context.exit()
 
 
 @click.group(context_settings=CONTEXT)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def cli():
     """Train, measure and export the architectures of keras_dl.
 
@@ -91,9 +133,9 @@ trust_option = click.option(
 @command(cli, "list")
 def list_recipes():
     """List the recipes that can be trained."""
-    from keras_dl.recipes.training import commands
-
-    document = commands.recipes()
+    with _without_keras():
+        (folder,) = importlib.util.find_spec("keras_dl.recipes").submodule_search_locations
+    document = json.loads(pathlib.Path(folder, "recipes.json").read_text(encoding="utf-8"))
     rows = [("NAME", "MODEL", "DATASET", "AIM", "SUMMARY")]
     for row in document["recipes"]:
         aim = "" if row["aim"] is None else f"{row['metric']} {'>=' if row['higher_is_better'] else '<='} {row['aim']}"
@@ -116,7 +158,7 @@ def data_list():
     for row in document["datasets"]:
         examples = " + ".join(f"{n:,}" for n in row["examples"].values())
         size = f"{row['size'] / 1e6:.1f} MB" if row["size"] else "none"
-        rows.append((row["name"], size, examples, row["source"], row["licence"], row["title"]))
+        rows.append((row["name"], size, examples, row["source"], row["license"], row["title"]))
     return document, _table(rows)
 
 
@@ -143,11 +185,27 @@ def data_prepare(name, data_dir):
 @click.option("--dataset", help="Data set of the recipe, by its name in TensorFlow Datasets. [default: its first]")
 @click.option("--epochs", type=int, help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
+@click.option("--learning-rate", type=float, help="Peak of the recipe's schedule. [default: the recipe's]")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME",
+    help="Train only this variant of the recipe; the first one is saved as model.keras. May be repeated. "
+    "`keras-dl list --json` names them. [default: all; with --smoke the first]",
+)
+@click.option(
+    "--baseline/--no-baseline",
+    default=None,
+    help="Whether to measure the baseline, and to train variants that only serve as one. "
+    "[default: yes; with --smoke no]",
+)
 @click.option("--seed", type=int, help="Seed of weights, data order, augmentation and dropout. [default: 0]")
 @click.option(
     "--jit",
     type=click.Choice(["auto", "on", "off"]),
-    help="Compile with XLA. auto times a few steps with and without it, and takes the faster. [default: auto]",
+    help="Compile with XLA. auto times a few steps with and without it, and takes the faster. The weights differ: XLA "
+    "draws other random numbers. [default: auto]",
 )
 @click.option(
     "--precision",
@@ -159,7 +217,11 @@ def data_prepare(name, data_dir):
 @click.option(
     "--overwrite", is_flag=True, help="Replace the run in the folder. It is kept until the new one is complete."
 )
-@click.option("--smoke", is_flag=True, help="Seconds on a small part of the data, to see that everything works.")
+@click.option(
+    "--smoke",
+    is_flag=True,
+    help="Seconds, to see that everything works: one variant on a small part of the data, without a baseline.",
+)
 @click.option("--tensorboard", is_flag=True, help="Write curves to tensorboard/ in the folder.")
 @data_dir_option
 def train(**options):
@@ -173,10 +235,12 @@ def train(**options):
       keras-dl train cnn --seed 1 --output runs/cnn-1 --json
       keras-dl train cnn --resume
       keras-dl train mlp --dataset diabetes --output runs/diabetes
+      keras-dl train resnet --variant resnet20 --no-baseline --learning-rate 0.05
     """
     from keras_dl.recipes.training import commands, report
 
-    document = commands.train(smoke=options.pop("smoke") or None, **options)
+    smoke, variants = options.pop("smoke") or None, options.pop("variants") or None
+    document = commands.train(smoke=smoke, variants=variants, **options)
     return document, f"{report.describe(document)}\nin {document['output']}"
 
 
@@ -239,6 +303,8 @@ class OneOrMore(click.Choice):
 )
 @click.option(
     "--target",
+    type=click.Choice(TARGETS),
+    metavar="NAME",
     default="cpu",
     show_default=True,
     help="Device: cpu, micro, edgetpu, gpu, or an NPU such as ethos-u55-128, ethos-u65-256, ethos-u85-512.",
@@ -294,9 +360,11 @@ def inspect(artifact, trust):
     Example:
       keras-dl inspect runs/cnn/exports/cnn-int8-cpu.tflite
     """
-    from keras_dl.recipes.training import commands
-
-    document = commands.inspect(artifact, trust)
+    with _without_keras():
+        document = importlib.import_module("keras_dl.export.inspection").inspect(artifact, trust)
+        reason = importlib.import_module("keras_dl.export.file_set").complaint(artifact)
+    if reason:
+        click.echo(f"Warning: {reason}", err=True)
     return document, _outline(document)
 
 
@@ -369,7 +437,8 @@ def main(arguments=None):
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    interrupts = _module("interrupts")
+    with _without_keras():
+        interrupts = importlib.import_module("keras_dl.interrupts")
     try:
         with interrupts.terminating(), interrupts.heard():
             cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
@@ -392,18 +461,21 @@ def main(arguments=None):
 
 
 def _judge(error):
-    """Exit code and message of an error. Errors that a user can cause need only their message."""
+    """Exit code and message of an error. Errors that a user can cause need only their message.
+
+    Those of the package go by their names, because importing their classes takes seconds.
+    """
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return FAILED, "Ended by SIGTERM." if type(error).__name__ == "Terminated" else "Interrupted."
-    from keras_dl.export import ExportError
-    from keras_dl.recipes.training.recipe import OptionError
-    from keras_dl.recipes.training.runner import Interrupted, NonFiniteError
-
-    expected = (ExportError, Interrupted, NonFiniteError, ImportError, OSError, ValueError)
-    if isinstance(error, OptionError):
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] == "keras_dl"}
+    if "OptionError" in names:
         return USAGE, str(error)
-    if isinstance(error, expected) or type(error).__name__ == "DataError":
+    if names & {"ExportError", "Interrupted", "NonFiniteError", "DataError"}:
         return FAILED, str(error)
+    if isinstance(error, ImportError | OSError | ValueError):
+        return FAILED, str(error)
+    if "No space left on device" in str(error):  # TensorFlow's errors are not Python's
+        return FAILED, f"No space left on device: {str(error).splitlines()[0]}"
     return FAILED, f"An error that should not occur: {type(error).__name__}: {error}. See where with --debug."
 
 

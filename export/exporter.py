@@ -1,7 +1,6 @@
 """Exports a Keras model to a file, and compares the file with the model before the file gets its name."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import math
 import numbers
@@ -14,6 +13,7 @@ import keras
 
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import ExportError, RuntimeFailure, SignatureError
+from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
 from keras_dl.export.metadata import into_litert, into_saved_model
 from keras_dl.export.names import shortened
@@ -55,7 +55,8 @@ def export(
 
     The file holds the model's `serving_signatures(batch_size)`, or its `call` if the model has no such method. All work
     is done in a scratch folder. When all checks have passed, the file, the target's files and the report
-    (`<path>.json`) get their names. Until then, existing files of these names do not change.
+    (`<path>.json`) get their names. Until then, existing files of these names do not change. If the process dies while
+    they get their names, the report says so.
 
     A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
     model computing in float32.
@@ -200,7 +201,10 @@ class Exporter:
         for x in requests:
             self._check(x, names)
         with heard(), contextlib.ExitStack() as files:
-            return [self._make(x, names, signatures is None and self._all, files) for x in requests]
+            reports = [self._make(x, names, signatures is None and self._all, files) for x in requests]
+            sets = {x.path: report.target_report.get("files", ()) for x, report in zip(requests, reports, strict=True)}
+            files.callback(open_seals, sets)  # the first thing to happen when `files` is closed
+            return reports
 
     def _check(self, request, names):
         model = self.model
@@ -224,7 +228,7 @@ class Exporter:
         traced, samples = source.traced(names), source.proof_samples(names)
         expected = source.expected(names) if request.verify else None
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
-        report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
+        report_file = files.enter_context(replacing(report_path(request.path)))
         file = files.enter_context(replacing(request.path))
         self._write(file, request, names, traced)
         with _accepted_by_the_runtime(file, ValueError):
@@ -260,7 +264,7 @@ class Exporter:
             **contents | {"path": str(request.path), "signatures": in_order},
             quantization=quantization,
             target=request.target.name,
-            sha256=_sha256(file),
+            sha256=sha256(file),
             proof=proof,
             metric=measured,
             latency_ms=milliseconds[names[0]],
@@ -358,11 +362,6 @@ def _value(metric, runner, what):
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ExportError(f"The metric {name!r} gave {value!r} for the {what}, not a finite number.")
     return float(value)
-
-
-def _sha256(file):
-    file = file / "saved_model.pb" if file.is_dir() else file
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _versions(format):

@@ -4,13 +4,13 @@ import contextlib
 import pathlib
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
 
 from keras_dl.export.litert_run import receive, send
 from keras_dl.files import FileError
+from keras_dl.processes import python
 
 _BATCHES = 64  # of one request, so that memory holds few at a time
 _DYING = 5  # seconds that a process may take to end after its last answer
@@ -36,7 +36,7 @@ class SessionProcess:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._lock = threading.Lock()
         script = pathlib.Path(__file__).with_name("litert_run.py")
-        command = [sys.executable, "-P", str(script), path, *([] if num_threads is None else [str(num_threads)])]
+        command = python(script, path, *([] if num_threads is None else [num_threads]))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
         weakref.finalize(self, _end, self._process, self._errors)
         self.signatures = self._receive()[0]["signatures"]

@@ -9,13 +9,15 @@ import json
 import lzma
 import os
 import pathlib
-import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
 
 import numpy as np
+
+from keras_dl import scratch
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # A member of a zip file may unpack to more than so many bytes only if it is at most so many times its packed size.
 # Keras and NumPy pack nothing, packed weights shrink to half or a tenth, and packed zeros to a thousandth.
@@ -211,6 +213,7 @@ def replacing(path):
 
     The block may write a file or a folder there. If it raises, or if the process dies, the file or folder at `path`
     stays as it was. What was written is on the disk before it gets its name, so that a power cut leaves no empty file.
+    What a killed process has left is removed by the next call in the same folder.
 
     Args:
         path: str or path. The destination. Its parent folder is created.
@@ -229,18 +232,20 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary = scratch / path.name
-        yield temporary
+    with scratch.beside(path) as folder:
+        temporary = folder / path.name
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in _FULL and error.filename is None:  # Python does not say which file it was writing
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
         _flush(temporary)
         if path.is_dir():
-            _replace_folder(temporary, path, scratch / "old")
+            _replace_folder(temporary, path, folder / scratch.OLD)
         else:
             os.replace(temporary, path)
         _flush_folder(path.parent)
-    finally:
-        shutil.rmtree(scratch)
 
 
 def _flush(path):

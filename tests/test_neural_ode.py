@@ -423,7 +423,7 @@ def test_smoke_run_of_the_recipe(dataset, tmp_path):
     from keras_dl.recipes.training import recipe, runner
 
     found = recipe.find("neural_ode")
-    document = runner.train(found, found.options(dataset, smoke=True, batch_size=64), tmp_path / "run")
+    document = runner.train(found, found.options(dataset, smoke=True, batch_size=64, baseline=True), tmp_path / "run")
     assert math.isfinite(document["value"])
     assert math.isfinite(document["baseline_value"])
     assert (tmp_path / "run" / "picture.png").stat().st_size > 20_000

@@ -247,7 +247,7 @@ def test_network_steps_from_its_own_states_alone():
 
 def test_smoke_run(tmp_path):
     found = recipe.find("rnn")
-    document = runner.train(found, found.options("japanese_vowels", smoke=True), tmp_path / "run")
+    document = runner.train(found, found.options("japanese_vowels", smoke=True, baseline=True), tmp_path / "run")
     assert 0 < document["value"] <= 1
     assert document["baseline_value"] > 0.9
     assert (tmp_path / "run/picture.png").stat().st_size > 10_000

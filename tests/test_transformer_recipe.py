@@ -56,7 +56,7 @@ def test_a_module_that_is_no_version_is_an_error(source):
 @pytest.mark.slow
 def test_smoke_run_keeps_its_words(tmp_path):
     found = recipe.find("transformer")
-    document = runner.train(found, found.options(smoke=True, jit="off"), tmp_path / "run")
+    document = runner.train(found, found.options(smoke=True, jit="off", baseline=True), tmp_path / "run")
     assert document["baseline_value"] > 40
     kept = json.loads((tmp_path / "run/vocabularies.json").read_text())
     assert kept["subwords"]["library"] == "sentencepiece"

@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from typing import NamedTuple
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_dl.files import reason
@@ -21,6 +22,7 @@ from keras_dl.recipes.datasets.digit_scenes import DigitScenes
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
+from keras_dl.recipes.datasets.network import reachable_hosts_only
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
 from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
@@ -109,10 +111,13 @@ def prepare(name, data_dir=None, quiet=False):
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = [*(b.name for b in BUILDERS), *tfds.list_builders(with_community_datasets=False)]
-        near = difflib.get_close_matches(name, known)
+        near = difflib.get_close_matches(name, dict.fromkeys(known))
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         ours = ", ".join(b.name for b in BUILDERS)
         raise ValueError(f"There is no data set name={name!r}.{hint} Choose one of {ours}, or one of TFDS.") from error
+    except (AssertionError, ValueError) as error:  # no such version or configuration, or no name at all
+        why = " ".join(str(error).rpartition('": ')[2].split())
+        raise ValueError(f"There is no data set name={name!r}: {why}") from error
     except Exception as error:
         if type(error).__name__ != "ParseError":  # of protobuf, of which only TFDS knows
             raise
@@ -125,15 +130,15 @@ def prepare(name, data_dir=None, quiet=False):
         if quiet:
             tfds.disable_progress_bar()
             stack.callback(tfds.enable_progress_bar)
+        stack.enter_context(reachable_hosts_only())
         try:
             builder.download_and_prepare()
         except AssertionError as error:  # so TFDS says that files are missing which only the user can get
             raise DataError(f"{name} could not be prepared: {' '.join(str(error).split())}") from error
-        except OSError as error:
-            raise DataError(
-                f"{name} could not be prepared in {builder.data_dir}: {error} "
-                "Check the network, and that this folder can be written and its disk has room."
-            ) from error
+        except (OSError, tf.errors.OpError) as error:
+            network = isinstance(error, ConnectionError)
+            check = "the network" if network else "that this folder can be written and its disk has room"
+            raise DataError(f"{name} could not be prepared in {builder.data_dir}: {error} Check {check}.") from error
     return builder
 
 
