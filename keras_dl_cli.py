@@ -326,6 +326,13 @@ class OneOrMore(click.Choice):
     metavar="NAME",
     help="A layer that an int8 file keeps in float32, because int8 ruins its results. May be repeated.",
 )
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="A Python module that registers layers of a .keras file. May be repeated.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @data_dir_option
 @trust_option

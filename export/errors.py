@@ -13,3 +13,7 @@ class SignatureError(ValueError):
 
 class RuntimeFailure(FileError):
     """The runtime cannot run a file that it could load."""
+
+
+class CalibrationMissing(ValueError):
+    """A quantization needs calibration data, and there is none."""

@@ -104,19 +104,23 @@ class KerasRunner(Runner):
         batch_size: int. The static batch of the signatures.
         signatures: names of those wanted; None for all.
         traced: dict of `keras_dl.export.saved_model.Traced` by signature. None to trace the model.
+        entries: dict of `keras_dl.Signature` by name, among them those wanted. None for those that the model gives.
 
     Raises:
         TypeError, ValueError: as `keras_dl.export.signatures.collect`.
         ExportError: as `keras_dl.export.saved_model.trace_signature`.
     """
 
-    def __init__(self, model, batch_size=1, signatures=None, traced=None):
+    def __init__(self, model, batch_size=1, signatures=None, traced=None, entries=None):
         from keras_dl.export.saved_model import trace_signature
-        from keras_dl.export.signatures import collect
+        from keras_dl.export.signatures import collect, select
 
         self._functions = {}
         self.signatures = {}
-        entries = collect(model, batch_size, signatures)
+        if entries is None:
+            entries = collect(model, batch_size, signatures)
+        elif signatures is not None:
+            entries = select(entries, signatures)
         for name, signature in entries.items():
             graph_of = traced[name] if traced else trace_signature(model, name, signature)
             self._functions[name] = graph_of.concrete

@@ -229,14 +229,17 @@ def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path)
 def test_export_of_a_keras_file(call, tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
     model.save(tmp_path / "mine.keras")
-    code, out, _ = call("export", tmp_path / "mine.keras")
+    code, out, err = call("export", tmp_path / "mine.keras")
     assert code == 0
     assert (tmp_path / "mine-none-cpu.tflite").exists()
     assert "mine-none-cpu.tflite" in out
+    steps = ("Tracing 'serve'.", "Converting to LiteRT.", "Comparing mine-none-cpu.tflite with the model.")
+    assert [line for line in err.splitlines() if line in steps] == list(steps)
 
     code, _, err = call("export", tmp_path / "mine.keras", "--quantization", "int8")
     assert code == 2
-    assert "needs calibration data" in err
+    assert "--quantization int8 needs real inputs: --calibration FILE.npz" in err
+    assert "x float32 (1, 4)" in err
     np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
     arguments = ("export", tmp_path / "mine.keras", "--quantization", "int8", "--calibration")
     assert call(*arguments, tmp_path / "samples.npz")[0] == 0
@@ -248,6 +251,47 @@ def test_export_of_a_keras_file(call, tmp_path):
     code, _, err = call(*arguments, tmp_path / "junk.npz", "--overwrite")
     assert code == 2
     assert "is not an .npz" in err
+
+
+def test_errors_of_the_export_name_options(call, tmp_path):
+    model = keras_dl.RecurrentNetwork(num_features=2, num_outputs=2, hidden_dims=(3,), serving_length=4)
+    model.save(tmp_path / "mine.keras")
+    code, _, err = call("export", tmp_path / "mine.keras", "--format", "onnx")
+    assert code == 2
+    assert "--signature sequence" in err
+    assert "signatures=" not in err
+
+
+MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable(package="mine")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+def test_a_module_of_layers_is_imported(call, tmp_path, monkeypatch):
+    (tmp_path / "layers_of_mine.py").write_text(MODULE)
+    code = """
+import layers_of_mine as mine, keras
+keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), mine.Twice()]).save("mine.keras")
+"""
+    saved = _process("-c", code, cwd=tmp_path)
+    assert saved.returncode == 0, saved.stderr
+    run = call("export", tmp_path / "mine.keras")
+    assert run[0] == 1
+    assert "has the class Twice" in run[2]
+    assert "--import MODULE" in run[2]
+    code, _, err = call("export", tmp_path / "mine.keras", "--import", "nothing_of_mine")
+    assert code == 2
+    assert "--import nothing_of_mine: No module named" in err
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code, _, err = call("export", "mine.keras", "--import", "layers_of_mine")
+    assert code == 0, err
+    assert (tmp_path / "mine-none-cpu.tflite").exists()
 
 
 def test_export_of_several_quantizations(call, tmp_path):

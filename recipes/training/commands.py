@@ -3,8 +3,14 @@
 Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import importlib
+import logging
+import os
 import pathlib
+import re
+import sys
 
 from keras_dl.files import FileError, read_arrays
 from keras_dl.loading import load_model
@@ -157,21 +163,23 @@ def export(
     data_dir=None,
     signatures=None,
     float_layers=(),
+    modules=(),
     trust=False,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file, and a run on data that its recipe does not have, takes
     `calibration`, an `.npz` with one array `(samples, ...)` per input. `signatures` names those that the file holds;
-    empty or None for all. `quantization` is one name, or a tuple of several, each for a file of its own; the file names
-    are then `output` with each quantization added. `trust` allows a Keras file to have Lambda layers,
-    whose Python is in the file.
+    empty or None for all. `modules` are imported before a Keras file is loaded, since they register its layers.
+    `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
+    each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
         ExportError: if the proof fails.
     """
     import keras_dl.export
+    from keras_dl.export.errors import CalibrationMissing
 
     path = pathlib.Path(path)
     if calibration_samples < 1:
@@ -191,6 +199,8 @@ def export(
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers)
     settings = _options_of(path, data_dir) if run else None
+    if not run:
+        _import(modules)
     model = _model_of(path) if run else _load_model(path, trust)
     if run and not _has_data(settings):
         say(f"{_foreign(path, settings)} The file is calibrated with --calibration, and no metric is measured.")
@@ -206,12 +216,48 @@ def export(
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
     try:
-        if several:
-            reports = keras_dl.export.export(model, paths, **options)
-            return {"files": [report.to_dict() for report in reports.values()]}
-        return keras_dl.export.export(model, paths[quantization], **options).to_dict()
+        with _shown(logging.getLogger("keras_dl.export")):
+            reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
+        return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+    except CalibrationMissing as error:
+        raise OptionError(
+            f"--quantization {quantization} needs real inputs: --calibration FILE.npz, with an array (samples, ...) "
+            f"for each input. {error}"
+        ) from error
     except ValueError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(_in_options(str(error))) from error
+
+
+@contextlib.contextmanager
+def _shown(log):
+    """Inside the block, what a log says of its progress goes to stderr."""
+    handler, level = logging.Handler(), log.level
+    handler.emit = lambda record: say(record.getMessage())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _in_options(message):
+    """The message of an error of the export, with options in the place of arguments."""
+    options = {"signatures": "signature", "float_layers": "float-layer"}
+    names = "|".join(("format", "quantization", "target", *options))
+    return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
+
+
+def _import(modules):
+    """Imports the modules that register layers of one's own. The working folder is searched last."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise OptionError(f"--import {name}: {error}") from error
 
 
 def benchmark(name, rounds=3, only=None):
@@ -277,7 +323,14 @@ def _load_model(path, trust=False):
         raise OptionError(
             f"{path} is not the folder of a run: it has no run.json. Give the folder of a run, or a .keras file."
         )
-    return load_model(path, trust=trust)
+    try:
+        return load_model(path, trust=trust)
+    except FileError as error:
+        unknown = re.search(r"Could not locate class '(\w+)'", str(error.__cause__))
+        if unknown:
+            how = "Name the module that registers it with --import MODULE."
+            raise FileError(path, f"has the class {unknown[1]}, which is not one of Keras. {how}") from error
+        raise
 
 
 def _parts(options):
