@@ -26,7 +26,9 @@ from keras_dl.text import Symbols, read_vocabularies
 from keras_dl.weights import read_safetensors
 
 REPORT = {
-    **dict.fromkeys(("recipe", "model", "dataset", "dataset_version", "metric", "baseline", "precision"), "a"),
+    **dict.fromkeys(
+        ("recipe", "model", "dataset", "dataset_version", "metric", "baseline", "precision", "command"), "a"
+    ),
     **{"value": 0.5, "baseline_value": 0.25, "seconds": 1.5, "epochs": 2, "seed": 0, "cpus": 2},
     **{"higher_is_better": True, "smoke": False, "jit": False, "variants": {"a": 0.5}, "aim": None, "aim_met": None},
 }
@@ -52,7 +54,8 @@ def whole(tmp_path_factory):
     export(model, path / "saved_model", format="saved_model", metadata={"labels": ["a"]})
     (path / "report.json").write_text(json.dumps(REPORT))
     options = {"recipe": "cnn", "dataset": "mnist_5k", "epochs": 1, "batch_size": 8}
-    (path / "run.json").write_text(json.dumps({"options": options}))
+    record = {"options": options, "versions": {}, "jit": None, "resumed": 0, "replaces": None}
+    (path / "run.json").write_text(json.dumps(record))
     header = json.dumps({"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
     (path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     (path / "config.json").write_text(json.dumps({"model_type": "bert", "num_attention_heads": 2}))
