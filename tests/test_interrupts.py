@@ -69,7 +69,7 @@ def test_sigterm_is_an_interruption_too():
 @pytest.mark.parametrize(("number", "message"), [("SIGINT", "Interrupted."), ("SIGTERM", "Ended by SIGTERM.")])
 @pytest.mark.parametrize("where", ["code", "destructor"])
 def test_the_command_line_ends_with_a_message_and_leaves_nothing(tmp_path, monkeypatch, capsys, number, message, where):
-    def inspect(path, trust):
+    def benchmark(name, rounds, only):
         with replacing(tmp_path / "new.txt") as temporary:
             temporary.write_text("half")
             if where == "code":
@@ -78,9 +78,9 @@ def test_the_command_line_ends_with_a_message_and_leaves_nothing(tmp_path, monke
                 Interrupted(signal.Signals[number])
             wait()
 
-    monkeypatch.setattr(commands, "inspect", inspect)
+    monkeypatch.setattr(commands, "benchmark", benchmark)
     with pytest.raises(SystemExit) as exit_:
-        keras_dl_cli.main(["inspect", str(tmp_path)])
+        keras_dl_cli.main(["benchmark", "abacus"])
     assert exit_.value.code == 1
     assert capsys.readouterr().err.strip() == f"keras-dl: {message}"
     assert list(tmp_path.iterdir()) == []
