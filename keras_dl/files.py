@@ -135,15 +135,17 @@ def parse_json(content, path, what, cure="", kind=dict, types=None):
     with reading(path, what, cure):
         if not content:
             raise ValueError("it is empty")
-        text = content if isinstance(content, str) else bytes(content).decode()
-        document = json.loads(text)
+        try:
+            document = json.loads(content if isinstance(content, str) else bytes(content).decode())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"it is not JSON ({reason(error)})") from error
         if not isinstance(document, kind):
-            raise ValueError(f"it holds a {type(document).__name__}, not a {kind.__name__}")
+            raise ValueError(f"it holds no JSON {'object' if kind is dict else kind.__name__}")
         for name, of in (types or {}).items():
             if name not in document:
                 raise ValueError(f"it has no {name!r}")
             if not isinstance(document[name], of):
-                raise ValueError(f"its {name!r} is {str(document[name])[:40]!r}")
+                raise ValueError(f"its {name!r} is {repr(document[name])[:60]}")
     return document
 
 

@@ -168,11 +168,11 @@ def test_a_run_with_a_damaged_checkpoint_starts_again_with_overwrite(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a" 1}', r"Expecting ':' delimiter: line 1 column 6 \(char 5\)"),
+        (b'{"a" 1}', r"it is not JSON \(Expecting ':' delimiter: line 1 column 6 \(char 5\)\)"),
         (b"\xff\xfe", "'utf-8' codec can't decode byte 0xff in position 0"),
         (b"[" * 100_000, "recursion"),
         (b"9" * 5000, "4300 digits"),
-        (b'"text"', "it holds a str, not a dict"),
+        (b'"text"', "it holds no JSON object"),
         (b'{"a": "b"}', "its 'a' is 'b'"),
         (b"{}", "it has no 'a'"),
     ],
@@ -191,7 +191,9 @@ def test_metadata_of_a_litert_file_that_is_no_json(whole, tmp_path):
     model.buffers[entry.buffer].data = np.frombuffer(b'{"labels": ', np.uint8)
     path = tmp_path / "model.tflite"
     path.write_bytes(flatbuffer.packed(model))
-    with pytest.raises(FileError, match=r"model\.tflite is not a whole file: its metadata cannot be read: Expecting"):
+    with pytest.raises(
+        FileError, match=r"model\.tflite is not a whole file: its metadata cannot be read: it is not JSON"
+    ):
         inspect(path)
     assert from_litert((whole / "model.tflite").read_bytes())["keras_dl"]["model"] == "sequential"
 
