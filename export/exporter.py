@@ -16,7 +16,7 @@ from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import into_litert, into_saved_model
+from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, loaded, paths_of
@@ -37,7 +37,6 @@ Metric = tuple[str, Callable[..., float]]
 
 # Layers that scale their inputs, so that pixels may be what a model takes.
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
-# Their masks add a large negative number to scores.
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.Attention)
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
@@ -260,7 +259,8 @@ class Exporter:
         """Makes one file and proves it. When `files` is closed, the file and its companions get their names."""
         source, format, quantization = self._source, request.format, request.quantization
         missing = [name for name in names if name in source.drawn]
-        warnings = _warnings(self.model, missing, request.verify) + self._review(quantization, names)
+        reviewed = self._review(quantization, names)
+        warnings = _warnings(self.model, missing, request.verify) + reviewed
         if source.assumed:
             warnings.append(
                 f"The model does not say the dtype of {', '.join(source.assumed)}: float32 is assumed. Say another "
@@ -291,7 +291,7 @@ class Exporter:
         proof = {}
         if request.verify:
             LOG.info("Comparing %s with the model.", request.path.name)
-            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request):
+            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request, reviewed):
                 held_out = source.held_out if quantization in quantize.CALIBRATED else None
                 proof = prove(artifact, expected, samples, quantization, held_out, missing)
             warnings += doubts(proof)
@@ -341,6 +341,7 @@ class Exporter:
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers)
+                document = with_integers(document, graph.parse(content).signatures)
                 file.write_bytes(into_litert(shortened(content), document))
             case "onnx":
                 (name,) = names
@@ -369,19 +370,20 @@ def _accepted_by_the_runtime(file, error_type):
 
 
 @contextlib.contextmanager
-def _advised(model, request):
-    """Adds to a failed proof of an `int8` file which layers it may be."""
+def _advised(model, request, reviewed):
+    """Adds to a failed proof of an integer file what is wrong with its calibration data, or which layers it may be."""
     try:
         yield
     except ExportError as error:
         attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if reviewed and request.quantization in quantize.CALIBRATED:
+            raise ExportError(" ".join([str(error), *reviewed])) from error
         if request.quantization != "int8" or not attention:
             raise
         names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
         raise ExportError(
-            f"{error} In int8, the large negative number of a mask leaves no steps to the scores of attention. "
-            f"float_layers={names} computes these layers in float32. The attention layers of keras_dl have a mask that "
-            f"quantizes, unlike Keras's {', '.join(classes)}."
+            f"{error} Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in "
+            "float32."
         ) from error
 
 

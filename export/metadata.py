@@ -27,6 +27,36 @@ def encode(metadata):
         raise TypeError(f"metadata must be what JSON can hold: {error}") from error
 
 
+def with_integers(metadata, signatures):
+    """The document of a file, and how its integer inputs mean real values.
+
+    `input_range` is that of the real values, which the model takes. An integer file takes others, of another dtype.
+
+    Args:
+        metadata: dict.
+        signatures: dict of `keras_dl.export.graph.Signature` by name.
+
+    Returns:
+        dict: if the file has quantized inputs, with `integer_inputs`: by signature and input the `dtype`, `scale` and
+        `zero_point`, where the real value is `scale * (integer - zero_point)`.
+    """
+    inputs = {
+        name: {
+            key: {"dtype": x.dtype, "scale": x.scales[0], "zero_point": x.zero_points[0]}
+            for key, x in signature.inputs.items()
+            if x.scales
+        }
+        for name, signature in signatures.items()
+    }
+    if not any(inputs.values()):
+        return metadata
+    meaning = "real value = scale * (integer - zero_point)"
+    changed = metadata | {"integer_inputs": {"meaning": meaning} | inputs}
+    if isinstance(text := metadata.get("input_range"), str):
+        changed["input_range"] = f"real values: {text}; the file takes them as integers, see integer_inputs"
+    return changed
+
+
 def into_litert(content, metadata):
     """A LiteRT flatbuffer with `metadata` in a metadata buffer named `keras_dl`.
 

@@ -43,6 +43,7 @@ _WEIGHTS = {
     "BATCH_MATMUL": (0, 1),
     "CONV_2D": (1,),
     "CONV_3D": (1,),
+    "CONV_3D_TRANSPOSE": (1,),
     "DEPTHWISE_CONV_2D": (1,),
     "EMBEDDING_LOOKUP": (1,),
     "FULLY_CONNECTED": (1,),

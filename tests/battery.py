@@ -13,7 +13,7 @@ from keras_dl.export import Exporter
 from keras_dl.export.signatures import collect
 
 BATCH = 8
-CALIBRATION = 128  # rows; 48 calibrate and 16 prove, of which about one in 25 goes beyond the range of the 48
+CALIBRATION = 64  # rows; 48 calibrate and 16 prove, of which about one in 25 goes beyond the range of the 48
 
 
 def _compiled(case, jit=False, **overrides):

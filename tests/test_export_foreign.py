@@ -481,16 +481,15 @@ def test_the_last_op_keeps_its_layer(tmp_path):
     assert not pathlib.Path(tmp_path, "first").exists()
 
 
-def test_int8_that_a_mask_ruins_names_its_layers(tmp_path):
-    model = functional(
-        lambda x: layers.MultiHeadAttention(2, 8, name="heads", seed=0)(x, x, use_causal_mask=True), 8, 16
-    )
+def test_int8_that_attention_ruins_names_its_layers(tmp_path):
+    """Scores of some thousands: a step of int8 decides between all or nothing of a key."""
+    model = functional(lambda x: layers.MultiHeadAttention(2, 8, name="heads", seed=0)(x * 40, x * 40, x), 8, 16)
     rows = {"x": normal(128, 8, 16)}
-    with pytest.raises(ExportError, match=r"float_layers=\['heads'\] computes .*keras_dl have a mask that quantizes"):
+    with pytest.raises(ExportError, match=r"float_layers=\['heads'\] computes MultiHeadAttention in float32"):
         export(model, tmp_path, quantization="int8", calibration=rows)
     report = export(model, tmp_path, quantization="int8", calibration=rows, float_layers=["heads"])
     (proof,) = report.proof["signatures"]["serve"].values()
-    assert proof["cosine"] > 0.999
+    assert proof["cosine"] > 0.99
 
 
 def test_what_takes_long_says_so(tmp_path, caplog, monkeypatch):

@@ -152,7 +152,10 @@ def test_a_file_that_ends_within_its_weights_is_refused(tmp_path):
 def test_int8_pixels_keep_every_grey_value(low, high, tmp_path):
     """Also where the calibration images do not reach from black to white."""
     rows = {"images": models.pixels(20, low=low, high=high)}
-    report = export(models.Classifier(), tmp_path, "int8", [rows])
+    report = export(models.Classifier(), tmp_path, "int8", [rows], metadata={"input_range": "uint8 pixels"})
+    stored = report.metadata["integer_inputs"]["classify"]["images"]
+    assert stored == {"dtype": "int8", "scale": pytest.approx(1.0), "zero_point": -128}
+    assert report.metadata["input_range"].startswith("real values: uint8 pixels; ")
     images = report.signatures["classify"]["inputs"]["images"]
     assert images["dtype"] == "int8"
     assert images["zero_point"] == -128
