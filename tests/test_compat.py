@@ -201,3 +201,19 @@ def test_without_xla():
     assert bool(tf.reduce_all(plain(x)["y"] == concrete(x)["y"])), VERSIONS
     other = tf.function(lambda x: {"y": x + 1.0}).get_concrete_function(*specs)
     assert compat.without_xla(other, specs) is other
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "saved_model.pbtxt"])
+def test_a_saved_model_is_read_without_loading_it(tmp_path, name):
+    """From the file that TensorFlow loads: the binary one if there are both."""
+    module = tf.Module()
+    module.square = tf.function(tf.square, input_signature=[tf.TensorSpec(())])
+    tf.saved_model.save(module, tmp_path)
+    proto = compat.saved_model_proto(tmp_path)
+    (tmp_path / "saved_model.pbtxt").write_text(str(proto) if name.endswith("pbtxt") else "")
+    if name.endswith("pbtxt"):
+        (tmp_path / "saved_model.pb").unlink()
+    (graph,) = compat.saved_model_proto(tmp_path).meta_graphs
+    nodes = [node.op for function in graph.graph_def.library.function for node in function.node_def]
+    assert "Square" in nodes, VERSIONS
+    assert tf.saved_model.load(str(tmp_path)).square(3.0) == 9, VERSIONS
