@@ -106,7 +106,7 @@ def command(group, name):
         def run(as_json, debug, **options):
             with _only_results_on_stdout():
                 document, text = function(**options)
-            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else _printable(text))
 
         run.__doc__ = function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])
@@ -119,6 +119,14 @@ data_dir_option = click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
     help="Folder of TensorFlow Datasets. [default: ~/tensorflow_datasets]",
+)
+
+
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="The file is from someone whom you trust: allow ops that touch files, run Python or use a network, and Python "
+    "in Lambda layers.",
 )
 
 
@@ -254,7 +262,8 @@ def demo(output, smoke, data_dir):
 @command(cli, "evaluate")
 @click.argument("path", type=click.Path(exists=True))
 @data_dir_option
-def evaluate(path, data_dir):
+@trust_option
+def evaluate(path, data_dir, trust):
     """Measure the recipe's metric on PATH: the folder of a run, its model.keras, or a file exported from it.
 
     \b
@@ -264,7 +273,7 @@ def evaluate(path, data_dir):
     """
     from keras_dl.recipes.training import commands
 
-    document = commands.evaluate(path, data_dir)
+    document = commands.evaluate(path, data_dir, trust)
     return document, (
         f"{document['path']}: {document['metric']} {document['value']:.4f} on {document['test_examples']:,} "
         f"test examples of {document['dataset']} {document['dataset_version']}"
@@ -317,8 +326,16 @@ class OneOrMore(click.Choice):
     metavar="NAME",
     help="A layer that an int8 file keeps in float32, because int8 ruins its results. May be repeated.",
 )
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="A Python module that registers layers of a .keras file. May be repeated.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @data_dir_option
+@trust_option
 def export(no_verify, **options):
     """Export PATH, the folder of a run or a .keras file, to a verified file for a device.
 
@@ -342,7 +359,8 @@ def export(no_verify, **options):
 
 @command(cli, "inspect")
 @click.argument("artifact", type=click.Path(exists=True))
-def inspect(artifact):
+@trust_option
+def inspect(artifact, trust):
     """Show the ops, signatures and metadata of ARTIFACT.
 
     \b
@@ -350,7 +368,7 @@ def inspect(artifact):
       keras-dl inspect runs/cnn/exports/cnn-int8-cpu.tflite
     """
     with _without_keras():
-        document = importlib.import_module("keras_dl.export.inspection").inspect(artifact)
+        document = importlib.import_module("keras_dl.export.inspection").inspect(artifact, trust)
         reason = importlib.import_module("keras_dl.export.file_set").complaint(artifact)
     if reason:
         click.echo(f"Warning: {reason}", err=True)
@@ -398,13 +416,24 @@ def _outline(value, depth=0):
     """A nested document as indented lines."""
     lines = []
     for key, entry in value.items():
+        head = f"{'  ' * depth}{_in_line(key)}"
         if isinstance(entry, dict) and any(isinstance(v, dict) for v in entry.values()):
-            lines += [f"{'  ' * depth}{key}", _outline(entry, depth + 1)]
+            lines += [head, _outline(entry, depth + 1)]
         elif isinstance(entry, dict):
-            lines.append(f"{'  ' * depth}{key}  " + (", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
+            lines.append(f"{head}  " + _in_line(", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
         else:
-            lines.append(f"{'  ' * depth}{key}  {entry}")
+            lines.append(f"{head}  {_in_line(entry)}")
     return "\n".join(lines)
+
+
+def _in_line(value):
+    """A value as text without line breaks, which would look like further entries."""
+    return str(value).replace("\n", "\\n")
+
+
+def _printable(text):
+    """Text with escapes for what a terminal would obey: names and metadata come from files of others."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def main(arguments=None):
@@ -415,8 +444,11 @@ def main(arguments=None):
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _without_keras():
+        interrupts = importlib.import_module("keras_dl.interrupts")
     try:
-        cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
+        with interrupts.terminating(), interrupts.heard():
+            cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
         code = DONE
     except click.exceptions.NoArgsIsHelpError as error:
         code = USAGE
@@ -425,10 +457,9 @@ def main(arguments=None):
         code = USAGE if isinstance(error, click.UsageError) else FAILED
         hint = "" if not getattr(error, "ctx", None) else f" See {error.ctx.command_path} --help."
         _complain(f"{error.format_message()}{hint}", arguments)
-    except (click.Abort, KeyboardInterrupt):
-        code = FAILED
-        _complain("Interrupted.", arguments)
-    except Exception as error:
+    except (click.Abort, KeyboardInterrupt, Exception) as error:
+        # click makes an Abort of Ctrl-C, and also of the end of a damaged file.
+        error = error.__cause__ if isinstance(error, click.Abort) and error.__cause__ else error
         code, message = _judge(error)
         if "--debug" in arguments:
             traceback.print_exception(error)
@@ -441,6 +472,8 @@ def _judge(error):
 
     Those of the package go by their names, because importing their classes takes seconds.
     """
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return FAILED, "Ended by SIGTERM." if type(error).__name__ == "Terminated" else "Interrupted."
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] == "keras_dl"}
     if "OptionError" in names:
         return USAGE, str(error)
@@ -455,7 +488,7 @@ def _judge(error):
 
 def _complain(message, arguments):
     """One line on stderr; with --json also a document on stdout."""
-    print(f"keras-dl: {message}", file=sys.stderr)
+    print(f"keras-dl: {_printable(message)}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))
 

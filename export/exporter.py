@@ -11,33 +11,39 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 
+from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
-from keras_dl.export.errors import ExportError, RuntimeFailure, SignatureError
+from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import into_litert, into_saved_model
+from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
-from keras_dl.export.request import Request, paths_of
+from keras_dl.export.request import Request, loaded, paths_of
 from keras_dl.export.runners import KerasRunner, load
+from keras_dl.export.samples import like_pixels, review
 from keras_dl.export.saved_model import located
 from keras_dl.export.signatures import computing_in_float32, select
-from keras_dl.export.source import Source
+from keras_dl.export.source import LOG, Source
 from keras_dl.export.targets import Context
-from keras_dl.export.verify import prove
+from keras_dl.export.verify import doubts, prove
 from keras_dl.files import replacing
+from keras_dl.interrupts import heard
 from keras_dl.version import __version__
 
 Path = str | os.PathLike
-Calibration = Iterable[dict] | Mapping[str, Iterable[dict]]
+Calibration = Iterable | Callable[[], Iterable] | Mapping[str, Iterable]
 Metric = tuple[str, Callable[..., float]]
 
+# Layers that scale their inputs, so that pixels may be what a model takes.
+_SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.Attention)
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
 
 def export(
-    model: keras.Model,
+    model: keras.Model | Path,
     path: Path | Mapping[str, Path],
     format: str = "litert",
     quantization: str | Sequence[str] = "none",
@@ -49,6 +55,7 @@ def export(
     batch_size: int = 1,
     signatures: str | Sequence[str] | None = None,
     float_layers: Sequence[str] = (),
+    input_shapes: Mapping | None = None,
 ) -> Report | dict[str, Report]:
     """Writes what a model serves to a file for a device, and proves that the file computes what the model does.
 
@@ -60,11 +67,13 @@ def export(
     A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
     model computing in float32.
 
+    What takes long says so to the log `keras_dl.export`, at the level `INFO`.
+
     Several quantizations give several files, each with its own proof and report. The model is traced once for all of
     them. They get their names together, when the last one has passed.
 
     Args:
-        model: a built `keras.Model`.
+        model: a built `keras.Model`, or the path of a `.keras` file.
         path: str or path. Ends with `.tflite` for LiteRT, `.onnx` for ONNX; a folder for a SavedModel. For several
             quantizations, each file has `-` and its quantization before the suffix; or give a dict of paths by
             quantization.
@@ -76,9 +85,12 @@ def export(
         target: str: the device that the file is checked, compiled or run for; `keras_dl.export.targets` has the names.
         calibration: real inputs, raw as the signature takes them: an iterable (such as a `tf.data.Dataset`) of dicts
             `{input name: array}`, each with any number of rows; for several signatures, a dict of such iterables by
-            signature. At most 256 batches of `batch_size` rows are read. `"int8"` and `"int16x8"` need it. The proof
-            runs on the first 64 batches. Without calibration data it runs on random inputs, and the report has a
-            warning.
+            signature. Also taken: an array for a model of one input, a data set of `(inputs, targets)` as `fit` takes
+            it, and TFLite's generator function of lists of arrays in the order of the inputs. At most 256 batches of
+            `batch_size` rows are read. `"int8"` and `"int16x8"` need it: at least 100 rows, as different as those that
+            the file will see. Every fourth batch of eight and more is kept out of their calibration, and the proof runs
+            on these. The proof of other files runs on the first 64 batches.
+            Without calibration data it runs on random inputs, and the report has a warning.
         verify: bool. Whether to compare the file with the model: see `keras_dl.export.verify`.
         metadata: dict that JSON can hold. It is stored in the file (labels, input range, license of the data, ...).
         metric: `(name, function)`, where `function(serve)` is a float and `serve(signature, **arrays)` returns a dict
@@ -87,6 +99,8 @@ def export(
         signatures: names of the signatures to export; None for all.
         float_layers: names of layers, also of layers inside layers, that an `"int8"` file computes in float32, between
             two conversions. Use it if one layer ruins the file. Integer hardware runs these layers on the CPU.
+        input_shapes: dict by input name of shapes, the batch included, for a model that does not know its sizes:
+            `{"images": (1, 224, 224, 3)}`. A `keras.KerasTensor` in the place of a shape also gives the dtype.
 
     Returns:
         `Report`; for several quantizations a dict of reports by quantization.
@@ -108,7 +122,7 @@ def export(
     >>> [report.path.rpartition("/")[-1] for report in reports.values()]
     ['model-none.tflite', 'model-float16.tflite']
     """
-    paths = paths_of(path, quantization)
+    model, paths = loaded(model), paths_of(path, quantization)
     shared = dict(target=target, metadata=metadata, metric=metric, verify=verify)
     requests = []
     for name, one in paths.items():
@@ -116,7 +130,7 @@ def export(
         requests.append(Request(one, format, name, float_layers=layers, **shared))
     for x in requests:
         quantize.check_float_layers(x.float_layers, x.quantization, model)
-    with contextlib.closing(Exporter(model, calibration, batch_size, signatures)) as exporter:
+    with contextlib.closing(Exporter(model, calibration, batch_size, signatures, input_shapes)) as exporter:
         reports = exporter.make(requests)
     return reports[0] if isinstance(quantization, str) else dict(zip(paths, reports, strict=True))
 
@@ -127,7 +141,7 @@ class Exporter:
     The model must not change meanwhile. `close` deletes the scratch folder.
 
     Args:
-        model, calibration, batch_size, signatures: as `export` takes them.
+        model, calibration, batch_size, signatures, input_shapes: as `export` takes them.
 
     Attributes:
         model: the model.
@@ -149,14 +163,15 @@ class Exporter:
 
     def __init__(
         self,
-        model: keras.Model,
+        model: keras.Model | Path,
         calibration: Calibration | None = None,
         batch_size: int = 1,
         signatures: str | Sequence[str] | None = None,
+        input_shapes: Mapping | None = None,
     ):
-        self.model, self._all = model, signatures is None
-        self._source = Source(model, batch_size, signatures, calibration)
-        self._measured = {}
+        self.model, self._all = loaded(model), signatures is None
+        self._source = Source(self.model, batch_size, signatures, calibration, input_shapes)
+        self._measured, self._reviews = {}, {}
 
     def close(self) -> None:
         """Deletes the scratch folder."""
@@ -199,7 +214,7 @@ class Exporter:
         names = list(source.signatures if signatures is None else select(source.signatures, signatures))
         for x in requests:
             self._check(x, names)
-        with contextlib.ExitStack() as files:
+        with heard(), contextlib.ExitStack() as files:
             reports = [self._make(x, names, signatures is None and self._all, files) for x in requests]
             sets = {x.path: report.target_report.get("files", ()) for x, report in zip(requests, reports, strict=True)}
             files.callback(open_seals, sets)  # the first thing to happen when `files` is closed
@@ -215,23 +230,56 @@ class Exporter:
             )
         missing = [name for name in names if name in self._source.drawn]
         if request.quantization in quantize.CALIBRATED and missing:
-            raise ValueError(
-                f"quantization={request.quantization!r} needs calibration data, and {missing[0]!r} has none."
+            raise CalibrationMissing(
+                f"quantization={request.quantization!r} needs calibration data, and {missing[0]!r} has none. Give "
+                f"calibration: some hundred real inputs, {_inputs(self._source.signatures[missing[0]])}."
             )
+        self._review(request.quantization, names)
+
+    def _review(self, quantization, names):
+        """Warnings about the calibration data."""
+        warnings = []
+        for name in names:
+            if name in self._source.drawn:
+                continue
+            if (quantization, name) not in self._reviews:
+                samples, what = self._source.samples[name], f"calibration of {name!r}"
+                found = review(samples, quantization, what)
+                pixels = like_pixels(samples)
+                if pixels and not any(isinstance(layer, _SCALING) for layer in all_layers(self.model)):
+                    found.append(
+                        f"{what}: {', '.join(pixels)} looks like pixels from 0 to 255. The file is right for such "
+                        "inputs alone, and only you know whether the model was trained on them."
+                    )
+                self._reviews[quantization, name] = found
+            warnings += self._reviews[quantization, name]
+        return warnings
 
     def _make(self, request, names, whole, files):
         """Makes one file and proves it. When `files` is closed, the file and its companions get their names."""
         source, format, quantization = self._source, request.format, request.quantization
         missing = [name for name in names if name in source.drawn]
-        warnings = _warnings(self.model, missing, request.verify)
+        reviewed = self._review(quantization, names)
+        warnings = _warnings(self.model, missing, request.verify) + reviewed
+        if source.assumed:
+            warnings.append(
+                f"The model does not say the dtype of {', '.join(source.assumed)}: float32 is assumed. Say another "
+                f"with input_shapes={{{source.assumed[0]!r}: keras.KerasTensor(shape, dtype)}}, or by calibration data."
+            )
         traced, samples = source.traced(names), source.proof_samples(names)
         expected = source.expected(names) if request.verify else None
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
         report_file = files.enter_context(replacing(report_path(request.path)))
         file = files.enter_context(replacing(request.path))
+        LOG.info("Writing %s.", request.path.name)
         self._write(file, request, names, traced)
+        if quantization in quantize.CALIBRATED and (changed := source.unlooped_layers(names)):
+            warnings.append(
+                "Integer files cannot hold loops. These layers are written without, as one fused op or step by step, "
+                f"and compute the same: {', '.join(changed)}."
+            )
         with _accepted_by_the_runtime(file, ValueError):
-            contents, artifact = inspect(file), load(file)
+            contents, artifact = inspect(file, trust=True), load(file, trust=True)
         if contents["flex_ops"] or contents["custom_ops"]:
             raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":
@@ -242,9 +290,11 @@ class Exporter:
 
         proof = {}
         if request.verify:
-            with _accepted_by_the_runtime(file, RuntimeFailure):
-                proof = prove(artifact, expected, samples, quantization)
-            proof["inputs"] = {name: "random" if name in missing else "calibration" for name in names}
+            LOG.info("Comparing %s with the model.", request.path.name)
+            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request, reviewed):
+                held_out = source.held_out if quantization in quantize.CALIBRATED else None
+                proof = prove(artifact, expected, samples, quantization, held_out, missing)
+            warnings += doubts(proof)
         measured = None
         if request.metric:
             try:
@@ -291,6 +341,7 @@ class Exporter:
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers)
+                document = with_integers(document, graph.parse(content).signatures)
                 file.write_bytes(into_litert(shortened(content), document))
             case "onnx":
                 (name,) = names
@@ -304,7 +355,7 @@ class Exporter:
         """The metric of the file and of the Keras model. The latter is measured once."""
         key = (*metric, *names)
         if key not in self._measured:
-            runner = KerasRunner(self.model, self._source.batch_size, names)
+            runner = KerasRunner(self.model, self._source.batch_size, names, entries=self._source.signatures)
             self._measured[key] = _value(metric, runner, "keras")
         return {"name": metric[0], "keras": self._measured[key], "artifact": _value(metric, artifact, "artifact")}
 
@@ -316,6 +367,29 @@ def _accepted_by_the_runtime(file, error_type):
     except error_type as error:
         reason = str(error).replace(str(file), file.name)  # the file is still in the scratch folder
         raise ExportError(f"The runtime refuses the exported file: {reason}") from error
+
+
+@contextlib.contextmanager
+def _advised(model, request, reviewed):
+    """Adds to a failed proof of an integer file what is wrong with its calibration data, or which layers it may be."""
+    try:
+        yield
+    except ExportError as error:
+        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if reviewed and request.quantization in quantize.CALIBRATED:
+            raise ExportError(" ".join([str(error), *reviewed])) from error
+        if request.quantization != "int8" or not attention:
+            raise
+        names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
+        raise ExportError(
+            f"{error} Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in "
+            "float32."
+        ) from error
+
+
+def _inputs(signature):
+    """The inputs of a signature in words: `x float32 (1, 4)`."""
+    return ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in signature.inputs.items())
 
 
 def _warnings(model, missing, verify):

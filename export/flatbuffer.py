@@ -32,6 +32,34 @@ def tensors(content):
     return (graph.Tensors(i) for graph in graphs for i in range(graph.TensorsLength()))
 
 
+def op_code(model, name, version=1):
+    """The index of an op among a file's kinds of ops. It is added if there is none.
+
+    Args:
+        model: `ModelT`.
+        name: str, such as `"QUANTIZE"`.
+        version: int. The first version of the op that does what is needed.
+    """
+    schema = require("ai_edge_litert.schema_py_generated", extra="export")
+    number = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == number and code.version >= version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = number
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def has_op(content, names):
+    """Whether a LiteRT file, given as bytes, has one of these ops: tuple of str."""
+    schema = require("ai_edge_litert.schema_py_generated", extra="export")
+    head = schema.Model.GetRootAs(content, 0)
+    codes = {head.OperatorCodes(i).BuiltinCode() for i in range(head.OperatorCodesLength())}
+    return any(getattr(schema.BuiltinOperator, name) in codes for name in names)
+
+
 def packed(model, size=0):
     """A LiteRT file: bytes.
 

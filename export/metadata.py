@@ -7,8 +7,10 @@ import numpy as np
 
 from keras_dl.export import flatbuffer
 from keras_dl.extras import require
+from keras_dl.files import parse_json, read_json, reading
 
 NAME = "keras_dl"
+_CURE = "Export the model again."
 
 
 def encode(metadata):
@@ -23,6 +25,36 @@ def encode(metadata):
         return json.dumps(metadata, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata must be what JSON can hold: {error}") from error
+
+
+def with_integers(metadata, signatures):
+    """The document of a file, and how its integer inputs mean real values.
+
+    `input_range` is that of the real values, which the model takes. An integer file takes others, of another dtype.
+
+    Args:
+        metadata: dict.
+        signatures: dict of `keras_dl.export.graph.Signature` by name.
+
+    Returns:
+        dict: if the file has quantized inputs, with `integer_inputs`: by signature and input the `dtype`, `scale` and
+        `zero_point`, where the real value is `scale * (integer - zero_point)`.
+    """
+    inputs = {
+        name: {
+            key: {"dtype": x.dtype, "scale": x.scales[0], "zero_point": x.zero_points[0]}
+            for key, x in signature.inputs.items()
+            if x.scales
+        }
+        for name, signature in signatures.items()
+    }
+    if not any(inputs.values()):
+        return metadata
+    meaning = "real value = scale * (integer - zero_point)"
+    changed = metadata | {"integer_inputs": {"meaning": meaning} | inputs}
+    if isinstance(text := metadata.get("input_range"), str):
+        changed["input_range"] = f"real values: {text}; the file takes them as integers, see integer_inputs"
+    return changed
 
 
 def into_litert(content, metadata):
@@ -47,14 +79,23 @@ def into_litert(content, metadata):
     return flatbuffer.packed(model, len(content))
 
 
-def from_litert(content):
-    """The metadata of a LiteRT flatbuffer, or an empty dict if it has none of keras_dl."""
+def from_litert(content, path="file"):
+    """The metadata of a LiteRT flatbuffer, or an empty dict if it has none of keras_dl.
+
+    Args:
+        content: bytes.
+        path: the name of the file in errors.
+
+    Raises:
+        FileError: if it is damaged.
+    """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
-    model = schema.Model.GetRootAs(content, 0)
-    for i in range(model.MetadataLength()):
-        entry = model.Metadata(i)
-        if entry.Name() == NAME.encode():
-            return json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    with reading(path, "a whole LiteRT file", _CURE):
+        model = schema.Model.GetRootAs(content, 0)
+        for i in range(model.MetadataLength()):
+            entry = model.Metadata(i)
+            if entry.Name() == NAME.encode():
+                return _read(np.asarray(model.Buffers(entry.Buffer()).DataAsNumpy()).tobytes(), path)
     return {}
 
 
@@ -66,11 +107,15 @@ def into_saved_model(folder, metadata):
 
 
 def from_saved_model(folder):
-    """The metadata of a SavedModel's folder, or an empty dict if it has none of keras_dl."""
+    """The metadata of a SavedModel's folder, or an empty dict if it has none of keras_dl. FileError if damaged."""
     path = pathlib.Path(folder) / "assets.extra" / f"{NAME}.json"
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    return read_json(path, "the metadata of a file", _CURE) if path.exists() else {}
 
 
-def from_onnx(properties):
-    """The metadata among an ONNX file's `metadata_props`, given as a dict of str."""
-    return json.loads(properties.get(NAME, "{}"))
+def from_onnx(properties, path="file"):
+    """The metadata among an ONNX file's `metadata_props`, given as a dict of str. FileError if damaged."""
+    return _read(properties.get(NAME, "{}"), path)
+
+
+def _read(text, path):
+    return parse_json(text, path, "a whole file: its metadata cannot be read", _CURE)

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import types
 
 import numpy as np
 import tensorflow as tf
 
+from keras_dl.compat import without_xla
 from keras_dl.export.errors import ExportError
 from keras_dl.export.metadata import NAME, encode
 from keras_dl.export.saved_model import located
@@ -46,11 +48,15 @@ def convert(model, name, signature, concrete, metadata):
         outputs = concrete(**dict(zip(signature.inputs, tensors, strict=True)))
         return {key + STATE_SUFFIX if key in states else key: x for key, x in outputs.items()}
 
+    inlined = without_xla(positional.get_concrete_function(*specs), specs)
     # tf2onnx logs ops that it cannot translate. Here they raise an error.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     try:
         proto, _ = tf2onnx.convert.from_function(
-            positional, specs, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
+            types.SimpleNamespace(get_concrete_function=lambda *_: inlined),
+            specs,
+            opset=OPSET,
+            custom_op_handlers={"Erfc": (_erfc, [])},
         )
     except Exception as error:  # tf2onnx passes on any error of its handlers
         lines = str(error).strip().splitlines() or [type(error).__name__]

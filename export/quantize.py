@@ -16,9 +16,8 @@ maximum of every tensor; that of ai-edge-quantizer keeps moving averages. The in
 by 1% of the largest probability with the first, by 38% with the second.
 
 ai-edge-quantizer makes `weight_only_int8` and `dynamic_int8` from the float file, without calibration. The converter
-would keep weights of fewer than 1,024 elements in float32. There is one exception: ai-edge-quantizer keeps fused LSTMs
-and embeddings (GATHER) in float32. So the converter makes `dynamic_int8` of a model with one of these, and such a model
-does not support `weight_only_int8`.
+would keep weights of fewer than 1,024 elements in float32. ai-edge-quantizer keeps fused LSTMs and embeddings (GATHER)
+in float32: `keras_dl.export.remaining_weights` quantizes these.
 
 If one layer ruins an `int8` file, `float_layers` keeps it in float32, between two conversions.
 """
@@ -30,8 +29,8 @@ import re
 
 import tensorflow as tf
 
-from keras_dl.compat import CALIBRATE_ONLY
-from keras_dl.export import graph, litert
+from keras_dl.compat import CALIBRATE_ONLY, MASKING, all_layers
+from keras_dl.export import graph, litert, remaining_weights
 from keras_dl.export.errors import ExportError
 from keras_dl.export.saved_model import layer_names, layer_path, located
 from keras_dl.extras import require
@@ -44,6 +43,7 @@ _WEIGHTS = {
     "BATCH_MATMUL": (0, 1),
     "CONV_2D": (1,),
     "CONV_3D": (1,),
+    "CONV_3D_TRANSPOSE": (1,),
     "DEPTHWISE_CONV_2D": (1,),
     "EMBEDDING_LOOKUP": (1,),
     "FULLY_CONNECTED": (1,),
@@ -51,12 +51,10 @@ _WEIGHTS = {
     "TRANSPOSE_CONV": (1,),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (1, 2, 3, 4, 5, 6, 7, 8),
 }
-# Share of the elements of all weights that must have the dtype of the quantization. The rest are matrices of fewer than
-# 1,024 elements, which the converter keeps in float32.
+# Share of the elements of all weights that must have the dtype of the quantization.
 WEIGHTS_SHARE = 0.9
-# Ops that the converter cannot calibrate, and ops whose weights ai-edge-quantizer does not quantize.
+# Ops that the converter cannot calibrate.
 _LOOPS = ("WHILE", "IF")
-_CONVERTER_ONLY = ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 _NO_INTEGER_KERNEL = re.compile(r"not yet supported for op: '(\w+)'")
 
 
@@ -75,9 +73,12 @@ def to_litert(source, names, quantization, float_layers=()):
     Raises:
         ExportError: if LiteRT has no builtin for an op, or cannot quantize it in this way.
     """
+    if quantization in CALIBRATED:
+        source = source.without_loops(names)
     signatures = {name: source.signatures[name] for name in names}
     pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
-    variant = names, pixels and quantization in CALIBRATED
+    masks = any(isinstance(layer, MASKING) for layer in all_layers(source.model))
+    variant = names, (pixels or masks) and quantization in CALIBRATED
     optimize = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     if quantization == "float16":
         return source.converter(*variant)(**optimize, target_spec={"supported_types": [tf.float16]})
@@ -86,12 +87,10 @@ def to_litert(source, names, quantization, float_layers=()):
         return content
     float_graph = graph.parse(content)
     if quantization in CALIBRATED:
-        representative = functools.partial(_representative, signatures, source.samples)
+        representative = functools.partial(_representative, signatures, source.calibrating)
         convert = source.converter(*variant)
         return _calibrate(source.model, convert, quantization, float_graph, representative, float_layers)
-    if quantization == "dynamic_int8" and any(op.name in _CONVERTER_ONLY and _weights(op) for op in float_graph.ops):
-        return source.converter(*variant)(**optimize)
-    return _quantize_weights(content, quantization)
+    return remaining_weights.quantized(_quantize_weights(content, quantization), quantization)
 
 
 def check_float_layers(float_layers, quantization, model):
@@ -117,7 +116,8 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         if op.name in _LOOPS:  # the calibrator crashes in a loop, without an error
             raise ExportError(
                 f"quantization={quantization!r} cannot calibrate the loop or branch "
-                f"{located(op.name, op.layer, model)}. Unroll it, use a fused layer, or choose dynamic_int8."
+                f"{located(op.name, op.layer, model)}. Write its steps one after the other in Python, or choose "
+                "float16 or dynamic_int8, which keep loops."
             )
     ops = {
         "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
@@ -140,7 +140,8 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         if lacking is None:
             raise
         ops = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
-        raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(ops)}.") from None
+        cure = "Choose int8, which computes such ops in float32." if quantization == "int16x8" else "Choose float16."
+        raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(ops)}. {cure}") from None
 
 
 def _outputs_of(float_layers, calibrated, model):
@@ -233,7 +234,8 @@ def check(file, quantization, model, float_layers=()):
     if elements[dtype] < WEIGHTS_SHARE * elements.total():
         where, count = kept.most_common(1)[0]
         raise ExportError(
-            f"{quantization!r} is not available: {count} of {elements.total()} weights are not quantized, in {where}."
+            f"{quantization!r} is not available: {count} of {elements.total()} weights are not quantized, in {where}: "
+            f"there is no such kernel for it. Choose float16, or make these weights those of another layer."
         )
     for name, signature in file.signatures.items():
         for key, x in (signature.inputs | signature.outputs).items():

@@ -5,10 +5,14 @@ import dataclasses
 import os
 import pathlib
 
+import keras
+
 from keras_dl.export import quantize
 from keras_dl.export.metadata import encode
 from keras_dl.export.targets import Target, get_target
 from keras_dl.extras import require
+from keras_dl.files import FileError
+from keras_dl.loading import load_model
 
 FORMATS = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
 
@@ -44,6 +48,24 @@ class Request:
         if not isinstance(self.float_layers, str):  # `check_float_layers` refuses one str
             self.float_layers = tuple(self.float_layers)
         encode({} if self.metadata is None else self.metadata)
+
+
+def loaded(model):
+    """The model; loaded if it is the path of a `.keras` file.
+
+    Raises:
+        TypeError: if it is neither.
+        FileError: if Keras cannot load the file, or must not. A ValueError.
+    """
+    if isinstance(model, str | os.PathLike):
+        try:
+            return load_model(model)
+        except FileError as error:
+            how = "If it has layers of your own, import their module first, and register them with keras.saving."
+            raise FileError(model, f"{error.problem} {how}") from error
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model or the path of a .keras file, not {type(model).__name__}.")
+    return model
 
 
 def paths_of(path, quantization):

@@ -15,8 +15,7 @@ def mended(content):
     """A LiteRT file, as bytes, with right reversals. A file without wrong ones is returned unchanged."""
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     code = schema.BuiltinOperator.REVERSE_V2
-    head = schema.Model.GetRootAs(content, 0)
-    if code not in [head.OperatorCodes(i).BuiltinCode() for i in range(head.OperatorCodesLength())]:
+    if not flatbuffer.has_op(content, ("REVERSE_V2",)):
         return content
     model = flatbuffer.unpacked(content)
     wrong = False
@@ -58,19 +57,6 @@ def _requantized(model, subgraph, op, schema):
     subgraph.tensors.append(copy)
     last, op.outputs = op.outputs, np.array([len(subgraph.tensors) - 1], np.int32)
     quantize = schema.OperatorT()
-    quantize.opcodeIndex = _code(model, schema)
+    quantize.opcodeIndex = flatbuffer.op_code(model, "QUANTIZE", 2)  # 2: the first with integers as inputs
     quantize.inputs, quantize.outputs = op.outputs, last
     return quantize
-
-
-def _code(model, schema):
-    """The index of QUANTIZE among the file's kinds of ops. It is added if there is none."""
-    number = schema.BuiltinOperator.QUANTIZE
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == number:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = number
-    code.version = 2  # the first with integers as inputs
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1

@@ -4,9 +4,20 @@ import itertools
 
 import numpy as np
 
-# At most so many batches are read of one calibration set, which may be endless. The proof runs on the first ones.
+from keras_dl.export.given import elements
+
+# At most so many batches are read of one calibration set, which may be endless. The proof runs on fewer.
 CALIBRATION_BATCHES = 256
 PROOF_BATCHES = 64
+# Every fourth batch is kept out of calibration for the proof, if there are at least eight.
+HELD_OUT_EVERY = 4
+FEWEST_TO_HOLD_OUT = 8
+# The largest of `n + 1` samples is any of them with equal probability. So a fresh sample leaves the range of `n` at one
+# of its two ends with the probability `2 / (n + 1)`, in every tensor: 2% for 100 samples.
+FEW_SAMPLES = 100
+# The numbers of steps that an integer input has in all, and that the samples but for the largest need of them.
+INTEGER_STEPS = {"int8": 255, "int16x8": 65535}
+STEPS_NEEDED, STEPS_WANTED = 4, 32
 
 
 def static_shapes(signature):
@@ -66,7 +77,11 @@ def _cast(value, dtype, what):
         return array.astype(to)
     cast = array.astype(to) if to.kind in "biu" and array.dtype.kind in "biu" else None
     if cast is None or not np.array_equal(cast, array):
-        raise ValueError(f"{what} has dtype {array.dtype} (from {array.min()} to {array.max()}); it must be {dtype}.")
+        ends = f" (from {array.min()} to {array.max()})" if array.size else ""
+        raise ValueError(
+            f"{what} has dtype {array.dtype}{ends}; it must be {dtype}. If its values mean that, round and cast them: "
+            f"np.rint(x).astype({dtype!r}), or tf.cast(tf.round(x), {dtype!r}) in a data set."
+        )
     return cast
 
 
@@ -74,9 +89,9 @@ def read_calibration(calibration, signatures):
     """Reads calibration data into batches of each signature's static shape.
 
     Args:
-        calibration: None; or an iterable (such as a `tf.data.Dataset`) of dicts of arrays by input name; or, for
-            several signatures, a dict of such iterables by signature. A dict of arrays is one element.
-            Each element has the signature's static shape or any number of rows.
+        calibration: None; or data in one of the forms that `keras_dl.export.given.elements` takes; or, for several
+            signatures, a dict of such data by signature. A dict of arrays is one element. Each element has the
+            signature's static shape or any number of rows.
         signatures: dict of `keras_dl.Signature`.
 
     Returns:
@@ -111,17 +126,9 @@ def _by_signature(calibration, signatures):
 
 def _read(data, signature, name):
     what = f"calibration of {name!r}"
-    try:
-        elements = iter(data)
-    except TypeError:
-        raise TypeError(f"{what} must be an iterable of dicts of arrays, not {type(data).__name__}.") from None
     result = []
-    for element in itertools.islice(elements, CALIBRATION_BATCHES):
-        if not isinstance(element, dict):
-            raise TypeError(
-                f"{what} must hold dicts of arrays by input name ({', '.join(signature.inputs)}), "
-                f"not {type(element).__name__}. A dataset of pairs becomes one by .map(lambda x, y: ...)."
-            )
+    given = elements(data, {name: shape for name, (shape, _) in static_shapes(signature).items()}, what)
+    for element in itertools.islice(given, CALIBRATION_BATCHES):
         read = [batch for batch, _ in batches(element, static_shapes(signature), what)]
         for name in signature.inputs:
             if not all(np.isfinite(batch[name]).all() for batch in read):
@@ -132,6 +139,118 @@ def _read(data, signature, name):
     if not result:
         raise ValueError(f"{what} is empty.")
     return result[:CALIBRATION_BATCHES]
+
+
+def split(batches):
+    """Divides samples into those that calibrate and those that prove.
+
+    Args:
+        batches: list of dicts of arrays.
+
+    Returns:
+        `(calibrating, proving, held_out)`: two lists, and the number of samples at the head of `proving` that
+        `calibrating` does not have. 0 if there are too few to keep some out: both lists then have the same samples.
+
+    Example:
+
+    >>> split(list(range(9)))
+    ([0, 1, 2, 4, 5, 6, 8], [3, 7, 0, 1, 2, 4, 5, 6, 8], 2)
+    """
+    if len(batches) < FEWEST_TO_HOLD_OUT:
+        return batches, batches, 0
+    held = batches[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY][:PROOF_BATCHES]
+    calibrating = [batch for i, batch in enumerate(batches) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    return calibrating, (held + calibrating)[:PROOF_BATCHES], len(held)
+
+
+def review(samples, quantization, what):
+    """Looks for calibration data that cannot set the ranges of an integer file, or that a proof cannot go by.
+
+    Args:
+        samples: list of dicts of arrays, of the static shapes of a signature.
+        quantization: str.
+        what: str. The name of the samples in messages.
+
+    Returns:
+        list of str: warnings about few, equal and extreme samples.
+
+    Raises:
+        ValueError: for `"int8"` and `"int16x8"`, if all inputs are constant, or one sample of many takes the range of
+            an input for itself.
+    """
+    rows, distinct = _rows(samples), count_distinct(samples)
+    integer = quantization in INTEGER_STEPS
+    floats = {name: x for name, x in rows.items() if x.dtype.kind == "f"}
+    constant = [name for name, x in rows.items() if x.size and (x == x.flat[0]).all()]
+    warnings = []
+    if integer and len(constant) == len(rows):
+        values = ", ".join(f"{name!r} is always {rows[name].flat[0]:g}" for name in constant)
+        raise ValueError(f"{what} is constant: {values}. It must be real inputs, which set the ranges of all tensors.")
+    if fixed := [name for name in constant if name in floats or len(constant) == len(rows)]:
+        warnings.append(f"{what}: {', '.join(fixed)} never changes. The proof does not show how outputs follow it.")
+    if integer and distinct < FEW_SAMPLES:
+        warnings.append(
+            f"{what} has {distinct} different sample{'s' * (distinct > 1)}. In each tensor, about "
+            f"{2 / (distinct + 1):.0%} of other inputs go beyond their range, and are cut off. Give at least "
+            f"{FEW_SAMPLES}."
+        )
+    elif distinct == 1:
+        warnings.append(f"{what} has one different sample. The proof shows little.")
+    for name, x in floats.items():
+        extreme = _extreme(x, INTEGER_STEPS.get(quantization, INTEGER_STEPS["int8"]))
+        if extreme is None:
+            continue
+        row, largest, others, steps = extreme
+        text = f"{what}: row {row} of {name!r} reaches {largest:.3g}, and most rows at most {others:.3g}."
+        if not integer:
+            warnings.append(f"{text} The proof may not see the errors of those.")
+            continue
+        text += f" They have {steps:.2g} of the {INTEGER_STEPS[quantization]} steps of the input."
+        text += " Drop what is not real data."
+        if steps < STEPS_NEEDED:
+            raise ValueError(text)
+        warnings.append(text)
+    return warnings
+
+
+def like_pixels(samples):
+    """The inputs of floats that hold only whole numbers from 0 to 255, like pixels: list of names."""
+    floats = {name: x for name, x in _rows(samples).items() if x.dtype.kind == "f" and x.size}
+    return [name for name, x in floats.items() if x.min() >= 0 and 128 <= x.max() <= 255 and (x == np.rint(x)).all()]
+
+
+def _rows(samples):
+    """dict of arrays: the rows of all samples, or the samples where inputs have no common number of rows."""
+    sizes = {x.shape[:1] for x in samples[0].values()}
+    join = np.concatenate if len(sizes) == 1 and () not in sizes else np.stack
+    return {name: join([batch[name] for batch in samples]) for name in samples[0]}
+
+
+def count_distinct(samples):
+    """The number of different rows: int.
+
+    Args:
+        samples: list of dicts of arrays.
+    """
+    arrays = list(_rows(samples).values())
+    return len({b"".join(x[i].tobytes() for x in arrays) for i in range(len(arrays[0]))})
+
+
+def _extreme(x, steps):
+    """The row that takes the range of an input for itself: `(row, what it reaches, what others reach, their steps)`.
+
+    None if there is no such row. Of many rows, a twentieth is set aside as extreme.
+    """
+    reach = np.abs(x.reshape(len(x), -1).astype("float64")).max(axis=1, initial=0.0)
+    order = np.argsort(reach)
+    others = order[: len(order) - max(1, len(order) // 20)]
+    if not len(others) or not reach[others[-1]]:
+        return None
+    width = max(float(x.max()), 0.0) - min(float(x.min()), 0.0)  # the range of a tensor always has zero
+    left = float(reach[others[-1]] / width * steps)
+    if left >= STEPS_WANTED:
+        return None
+    return int(order[-1]), float(reach[order[-1]]), float(reach[others[-1]]), left
 
 
 def draw_inputs(signature, count=8, seed=0):

@@ -13,6 +13,7 @@ from keras_dl.export import Exporter
 from keras_dl.export.signatures import collect
 
 BATCH = 8
+CALIBRATION = 64  # rows; 48 calibrate and 16 prove, of which about one in 25 goes beyond the range of the 48
 
 
 def _compiled(case, jit=False, eager=False, optimizer=keras.optimizers.Adam, **overrides):
@@ -232,16 +233,16 @@ def refuses_bad_arguments(case, shared):
 
 
 def _calibration(case, model):
-    """16 rows for each signature: of `case.served` where it has them, else of the case's inputs, in order."""
+    """Rows for each signature: of `case.served` where it has them, else of the case's inputs, in order."""
     calibration = {}
     for name, signature in collect(model).items():
         if name in case.served:
-            columns = case.served[name](np.random.default_rng(1), 16)
+            columns = case.served[name](np.random.default_rng(1), CALIBRATION)
         else:
-            columns = dict(zip(signature.inputs, keras.tree.flatten(case.data(16, seed=1)[0]), strict=True))
+            columns = dict(zip(signature.inputs, keras.tree.flatten(case.data(CALIBRATION, seed=1)[0]), strict=True))
         calibration[name] = [
             {key: columns[key][i : i + 1].astype(spec.dtype) for key, spec in signature.inputs.items()}
-            for i in range(16)
+            for i in range(CALIBRATION)
         ]
     return calibration
 

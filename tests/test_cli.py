@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import toy
 
-import keras_dl
+import keras_dl.export
 import keras_dl_cli
 from keras_dl.export.targets import target_names
 from keras_dl.recipes.training import folder, recipe, runner
@@ -185,6 +185,36 @@ def test_evaluate_and_export_measure_what_the_run_did(call, trained):
     assert "exists. Replace it with --overwrite" in err
 
 
+def test_names_and_metadata_cannot_command_the_terminal(call, tmp_path):
+    """Nor look like further lines: they come from files of others."""
+    hostile = {"labels": ["\x1b[2J\u202ea"], "title": "\x1b]0;b\x07\rc\nops  none", "licence": "Größe"}
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(1)])
+    keras_dl.export.export(model, tmp_path / "m.tflite", metadata=hostile)
+    code, out, _ = call("inspect", tmp_path / "m.tflite")
+    assert code == 0
+    assert r"title  \x1b]0;b\x07\rc\nops  none" in out
+    assert r"\x1b[2J" in out
+    assert "licence  Größe" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert sum(line.strip().startswith("ops") for line in out.splitlines()) == 1
+    assert json.loads(call("inspect", tmp_path / "m.tflite", "--json")[1])["metadata"]["title"] == hostile["title"]
+    code, _, err = call("inspect", tmp_path / "\x1b[2J.tflite")
+    assert code == 2
+    assert "\x1b" not in err
+
+
+def test_a_saved_model_with_other_ops_needs_trust(call, tmp_path):
+    module = tf.Module()
+    serve = tf.function(lambda x: {"y": tf.io.read_file(x)}, input_signature=[tf.TensorSpec((), tf.string, name="x")])
+    tf.saved_model.save(module, tmp_path / "saved", signatures={"serve": serve})
+    code, _, err = call("inspect", tmp_path / "saved")
+    assert code == 1
+    assert "holds ops that a model does not need: ReadFile (reads or writes files)" in err
+    code, out, _ = call("inspect", tmp_path / "saved", "--trust", "--json")
+    assert code == 0
+    assert "ReadFile" in json.loads(out)["ops"]
+
+
 def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path):
     output = tmp_path / "lenet.tflite"
     options = ("--quantization", "int8", "--calibration-samples", 50, "--output", output, "--json")
@@ -199,14 +229,17 @@ def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path)
 def test_export_of_a_keras_file(call, tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
     model.save(tmp_path / "mine.keras")
-    code, out, _ = call("export", tmp_path / "mine.keras")
+    code, out, err = call("export", tmp_path / "mine.keras")
     assert code == 0
     assert (tmp_path / "mine-none-cpu.tflite").exists()
     assert "mine-none-cpu.tflite" in out
+    steps = ("Tracing 'serve'.", "Converting to LiteRT.", "Comparing mine-none-cpu.tflite with the model.")
+    assert [line for line in err.splitlines() if line in steps] == list(steps)
 
     code, _, err = call("export", tmp_path / "mine.keras", "--quantization", "int8")
     assert code == 2
-    assert "needs calibration data" in err
+    assert "--quantization int8 needs real inputs: --calibration FILE.npz" in err
+    assert "x float32 (1, 4)" in err
     np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
     arguments = ("export", tmp_path / "mine.keras", "--quantization", "int8", "--calibration")
     assert call(*arguments, tmp_path / "samples.npz")[0] == 0
@@ -218,6 +251,47 @@ def test_export_of_a_keras_file(call, tmp_path):
     code, _, err = call(*arguments, tmp_path / "junk.npz", "--overwrite")
     assert code == 2
     assert "is not an .npz" in err
+
+
+def test_errors_of_the_export_name_options(call, tmp_path):
+    model = keras_dl.RecurrentNetwork(num_features=2, num_outputs=2, hidden_dims=(3,), serving_length=4)
+    model.save(tmp_path / "mine.keras")
+    code, _, err = call("export", tmp_path / "mine.keras", "--format", "onnx")
+    assert code == 2
+    assert "--signature sequence" in err
+    assert "signatures=" not in err
+
+
+MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable(package="mine")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+def test_a_module_of_layers_is_imported(call, tmp_path, monkeypatch):
+    (tmp_path / "layers_of_mine.py").write_text(MODULE)
+    code = """
+import layers_of_mine as mine, keras
+keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), mine.Twice()]).save("mine.keras")
+"""
+    saved = _process("-c", code, cwd=tmp_path)
+    assert saved.returncode == 0, saved.stderr
+    run = call("export", tmp_path / "mine.keras")
+    assert run[0] == 1
+    assert "has the class Twice" in run[2]
+    assert "--import MODULE" in run[2]
+    code, _, err = call("export", tmp_path / "mine.keras", "--import", "nothing_of_mine")
+    assert code == 2
+    assert "--import nothing_of_mine: No module named" in err
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code, _, err = call("export", "mine.keras", "--import", "layers_of_mine")
+    assert code == 0, err
+    assert (tmp_path / "mine-none-cpu.tflite").exists()
 
 
 def test_export_of_several_quantizations(call, tmp_path):
@@ -419,6 +493,16 @@ def test_what_should_not_occur_shows_its_traceback_on_demand(call, tmp_path, mon
     assert code == 1
     assert err == "keras-dl: An error that should not occur: KeyError: 'missing'. See where with --debug.\n"
     assert "Traceback" in call("train", "cnn", "--output", tmp_path / "run", "--debug")[2]
+
+
+def test_the_end_of_a_file_is_no_interruption(call, tmp_path, monkeypatch):
+    def end(*arguments):
+        raise EOFError("no data left")
+
+    monkeypatch.setattr(runner, "train", end)
+    code, _, err = call("train", "cnn", "--output", tmp_path / "run")
+    assert code == 1
+    assert "EOFError: no data left" in err
 
 
 def test_a_full_disk_is_said(call, tmp_path, monkeypatch):

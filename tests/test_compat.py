@@ -151,3 +151,69 @@ def test_a_calibrated_file_is_quantized_except_some_ops():
         (product,) = [x for x in ops if x.name == "FULLY_CONNECTED"]
         assert product.outputs[0].dtype == dtype, VERSIONS
         assert ops[0].inputs[0].dtype == "int8", VERSIONS
+
+
+def test_bare_operations():
+    x = keras.Input((4,), name="x")
+    inner = keras.Model(x, keras.ops.tanh(keras.layers.Dense(2, name="dense")(x)))
+    y = keras.Input((4,), name="y")
+    model = keras.Model(y, keras.ops.add(inner(y), 1.0))
+    operations = compat.bare_operations(model)
+    assert [type(x).__name__ for x in operations] == ["Add", "Tanh"], VERSIONS
+    assert [x.name for x in compat.operations_before(operations[1])] == ["dense"], VERSIONS
+    with compat.in_named_scopes(operations, lambda name: f"{name}.call"):
+        concrete = tf.function(model).get_concrete_function(tf.TensorSpec((1, 4)))
+    names = [op.name for op in concrete.graph.get_operations() if op.type in ("Tanh", "AddV2")]
+    assert [name.split("/")[-2] for name in names] == [f"{x.name}.call" for x in reversed(operations)], VERSIONS
+    assert not any("call" in vars(x) for x in operations)
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_plain_argmax(axis, keepdims, dtype):
+    x = keras.ops.cast([[1, 3, 2], [0, 3, 5]], dtype)
+    expected = [f(x, axis=axis, keepdims=keepdims) for f in (keras.ops.argmax, keras.ops.argmin)]
+    with compat.plain_argmax():
+        found = [f(x, axis=axis, keepdims=keepdims) for f in (keras.ops.argmax, keras.ops.argmin)]
+        concrete = tf.function(keras.ops.argmax).get_concrete_function(tf.TensorSpec((2, 3)))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype == tf.int32, VERSIONS
+        assert a.shape == b.shape
+        assert bool(tf.reduce_all(a == b))
+    assert not [op.type for op in concrete.graph.get_operations() if op.type in ("Bitcast", "BitwiseAnd", "SelectV2")]
+
+
+def test_without_xla():
+    held = tf.Variable([2.0, 3.0])
+
+    @tf.function(jit_compile=True)
+    def compiled(x):
+        return x * held
+
+    specs = [tf.TensorSpec((2,), name="x")]
+    concrete = tf.function(lambda x: {"y": compiled(x) + compiled(x + 1.0)}).get_concrete_function(*specs)
+    plain = compat.without_xla(concrete, specs)
+    definition = plain.graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    assert not any("_XlaMustCompile" in node.attr for node in nodes), VERSIONS
+    x = tf.constant([1.0, 5.0])
+    assert bool(tf.reduce_all(plain(x)["y"] == concrete(x)["y"])), VERSIONS
+    other = tf.function(lambda x: {"y": x + 1.0}).get_concrete_function(*specs)
+    assert compat.without_xla(other, specs) is other
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "saved_model.pbtxt"])
+def test_a_saved_model_is_read_without_loading_it(tmp_path, name):
+    """From the file that TensorFlow loads: the binary one if there are both."""
+    module = tf.Module()
+    module.square = tf.function(tf.square, input_signature=[tf.TensorSpec(())])
+    tf.saved_model.save(module, tmp_path)
+    proto = compat.saved_model_proto(tmp_path)
+    (tmp_path / "saved_model.pbtxt").write_text(str(proto) if name.endswith("pbtxt") else "")
+    if name.endswith("pbtxt"):
+        (tmp_path / "saved_model.pb").unlink()
+    (graph,) = compat.saved_model_proto(tmp_path).meta_graphs
+    nodes = [node.op for function in graph.graph_def.library.function for node in function.node_def]
+    assert "Square" in nodes, VERSIONS
+    assert tf.saved_model.load(str(tmp_path)).square(3.0) == 9, VERSIONS

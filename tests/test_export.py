@@ -285,13 +285,13 @@ def test_models_that_cannot_be_served(tmp_path):
         export(Subclassed(), tmp_path)
     with pytest.raises(ValueError, match="was never built"):
         export(keras.Sequential([layers.Dense(2)]), tmp_path)
-    called = Subclassed()
-    called(np.zeros((1, 3), "float32"))
+    declared = Subclassed()
+    declared.built = True
     with pytest.raises(ValueError, match=r"'subclassed' has no known inputs.*serving_signatures"):
-        export(called, tmp_path)
+        export(declared, tmp_path)
     with pytest.raises(ValueError, match=r"dynamic shape \(1, None, 4\)"):
         export(keras.Sequential([keras.Input((None, 4)), layers.Dense(2)]), tmp_path)
-    with pytest.raises(TypeError, match=r"keras.Model, not Dense"):
+    with pytest.raises(TypeError, match=r"keras.Model or the path of a .keras file, not Dense"):
         export(layers.Dense(2), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -321,7 +321,8 @@ def test_models_that_cannot_be_served(tmp_path):
         (dict(quantization="int8"), ValueError, "'int8' needs calibration data, and 'serve' has none"),
         (dict(calibration=[]), ValueError, "calibration of 'serve' is empty"),
         (dict(calibration=3), TypeError, "calibration of 'serve' must be an iterable of dicts of arrays, not int"),
-        (dict(calibration=[(np.zeros((1, 4)), 1)]), TypeError, "dicts of arrays by input name.*not tuple"),
+        (dict(calibration=["row"]), TypeError, "dicts of arrays by input name.*not str"),
+        (dict(calibration=[[np.zeros((1, 4)), 1]]), TypeError, "in the order of these inputs, not a list of 2"),
         (dict(calibration={"features": np.zeros((0, 4))}), ValueError, "no rows"),
         (dict(calibration={"features": np.zeros((1, 5))}), ValueError, r"\(1, 5\); it must be \(1, 4\) or \(rows, 4\)"),
         (dict(calibration=[{"x": np.zeros((1, 4))}]), ValueError, r"must have the names \['features'\], not \['x'\]"),

@@ -152,7 +152,10 @@ def test_a_file_that_ends_within_its_weights_is_refused(tmp_path):
 def test_int8_pixels_keep_every_grey_value(low, high, tmp_path):
     """Also where the calibration images do not reach from black to white."""
     rows = {"images": models.pixels(20, low=low, high=high)}
-    report = export(models.Classifier(), tmp_path, "int8", [rows])
+    report = export(models.Classifier(), tmp_path, "int8", [rows], metadata={"input_range": "uint8 pixels"})
+    stored = report.metadata["integer_inputs"]["classify"]["images"]
+    assert stored == {"dtype": "int8", "scale": pytest.approx(1.0), "zero_point": -128}
+    assert report.metadata["input_range"].startswith("real values: uint8 pixels; ")
     images = report.signatures["classify"]["inputs"]["images"]
     assert images["dtype"] == "int8"
     assert images["zero_point"] == -128
@@ -205,17 +208,26 @@ def test_embeddings_are_quantized_and_tokens_stay_integers(quantization, tmp_pat
 
 
 def test_weights_that_stay_float_are_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"3200 of 3248 weights are not quantized, in GATHER in layer 'table'"):
-        export(embedding(), tmp_path, "weight_only_int8")
+    x = keras.Input((4, 4, 4, 8), name="x")
+    h = layers.Flatten()(layers.Conv3D(8, 3, name="volume")(x))
+    model = keras.Model(x, layers.Dense(3)(h))
+    for quantization in ("weight_only_int8", "dynamic_int8"):
+        with pytest.raises(ExportError, match=r"1728 of 1920 weights are not quantized, in CONV_3D in layer 'volume'"):
+            export(model, tmp_path, quantization)
     assert list(tmp_path.iterdir()) == []
+
+
+class Doubling(layers.Layer):
+    def call(self, x):
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, y * 2.0), (0, x))[1]
 
 
 def test_loops_cannot_be_calibrated(tmp_path):
     """The converter's calibrator would end the process with a segmentation fault."""
-    model = keras.Sequential([keras.Input((5, 3), name="x"), layers.GRU(4, name="loop")])
-    with pytest.raises(ExportError, match=r"'int8' cannot calibrate .* WHILE in layer 'loop'"):
-        export(model, tmp_path, "int8", {"x": models.normal(4, 5, 3)})
-    assert export(model, tmp_path, "dynamic_int8").tensors["weights"] == {"int8": 2}
+    model = keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3), Doubling(name="loop")])
+    with pytest.raises(ExportError, match=r"'int8' cannot calibrate .* WHILE in layer 'loop'.*float16 or dynamic_int8"):
+        export(model, tmp_path, "int8", {"x": models.normal(4, 4)})
+    assert export(model, tmp_path, "dynamic_int8").tensors["weights"] == {"int8": 1}
 
 
 def test_an_op_without_an_integer_kernel(tmp_path):

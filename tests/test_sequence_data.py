@@ -172,6 +172,6 @@ def test_smoke_run_and_files_of_it(tmp_path):
     chosen = dict(quantization="int8", signatures=["encode", "decode_step"], calibration_samples=40)
     report = commands.export(run, **chosen)
     assert set(report["signatures"]) == {"encode", "decode_step"}
-    assert report["proof"]["inputs"] == {"encode": "calibration", "decode_step": "calibration"}
+    assert report["proof"]["inputs"] == {"encode": "held_out", "decode_step": "held_out"}
     assert report["metric"]["artifact"] == pytest.approx(report["metric"]["keras"], abs=0.1)
     assert inspect(report["path"])["metadata"]["vocabularies"]["target"]["separator"] == " "

@@ -203,6 +203,21 @@ def test_plain_network_is_wholly_delegated(files, tmp_path, file, name):
     assert report["delegated_share"] == 1.0
 
 
+def test_weights_in_float16_are_constants_to_the_gpu(tmp_path):
+    """The delegate takes as many ops of a float16 file as of a float32 file."""
+    x = keras.Input((8, 8, 2), name="x")
+    h = keras.layers.PReLU(shared_axes=(1, 2))(keras.layers.Conv2D(4, 3)(x))
+    h = keras.layers.LayerNormalization()(keras.layers.Conv2DTranspose(4, 3)(h))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(h)))
+    for variable in model.trainable_variables:  # ones and zeros would be left out of the file
+        variable.assign(np.random.default_rng(0).normal(size=variable.shape))
+    reports = export(model, tmp_path / "m.tflite", quantization=["none", "float16"], target="gpu")
+    plain, half = (report.target_report for report in reports.values())
+    assert reports["float16"].ops["DEQUANTIZE"] >= 6
+    assert half["ops"] == plain["ops"]
+    assert half["not_delegated"] == plain["not_delegated"]
+
+
 def test_dynamic_shape_keeps_the_whole_graph_off_the_gpu(files, tmp_path):
     assert run("gpu", files["dynamic"], tmp_path)["delegated_ops"] == 0
 

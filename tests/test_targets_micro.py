@@ -4,6 +4,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import types
 
 import keras
 import litert_files
@@ -142,6 +143,13 @@ def test_disagreement_is_an_error(int8, folder, monkeypatch, steps, agrees):
     else:
         with pytest.raises(ExportError, match=rf"disagree on the output 'probabilities' by {steps}; 8 is allowed"):
             run(int8, folder)
+
+
+def test_a_softmax_that_ends_the_process_is_named():
+    x = graph.Tensor("model/probabilities/Softmax", (1,), "int8", constant=False, scales=(1e-9,), zero_points=(0,))
+    ops = [graph.Op("SOFTMAX", False, [x], [x], types.SimpleNamespace(beta=1.0))]
+    cause = micro._cause(subprocess.CompletedProcess([], -6, "", ""), ops)
+    assert "The scale of the input of SOFTMAX in 'model/probabilities' is too small" in cause
 
 
 @pytest.mark.parametrize(

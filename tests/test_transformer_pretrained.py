@@ -76,9 +76,9 @@ def test_bert_weights_that_do_not_fit_are_all_named(tmp_path):
     assert "of another shape: encoder.layer.0.output.dense.weight" in str(caught.value)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    for text, message in (("{", "is no JSON document"), ("[]", "must hold an object")):
+    for text, message in (("{", "it is not JSON"), ("[]", "it holds no JSON object")):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=rf"config=.*config\.json' {message}"):
+        with pytest.raises(ValueError, match=rf"config\.json is not the config of a BERT: {message}"):
             TransformerEncoder.from_bert(weights, tmp_path / "config.json")
     with pytest.raises(ValueError, match="num_heads is not known"):
         TransformerEncoder.from_bert(weights)

@@ -10,6 +10,8 @@ Two rules are about the whole graph. A tensor of dynamic shape makes the delegat
 that it could take, it only takes the largest (`max_delegated_partitions` is 1 by default).
 """
 
+import dataclasses
+
 from keras_dl.export.targets import preflight
 from keras_dl.export.targets.base import Context, Target
 
@@ -58,10 +60,28 @@ class Gpu(Target):
 
     def run(self, litert_path, context: Context) -> dict:
         return preflight.report(
-            [_whole_graph(subgraph) for subgraph in preflight.check(litert_path, refuse)],
+            [_whole_graph(subgraph) for subgraph in preflight.check(litert_path, refuse, _with_constants)],
             SOURCES,
             "A pre-flight by the delegate's rules; the driver of the device has the last word.",
         )
+
+
+def _with_constants(ops):
+    """The ops without a DEQUANTIZE of constants, whose results are constants to the others.
+
+    Float16 files keep weights so. The delegate reads the weights in float16 and takes these ops out of the graph before
+    it looks at the others (`FP16GraphPartitionHelper`, `tflite/delegates/utils.cc`).
+    """
+    folded = {
+        id(op.outputs[0]): dataclasses.replace(op.outputs[0], constant=True)
+        for op in ops
+        if op.name == "DEQUANTIZE" and op.inputs[0].constant and op.inputs[0].dtype == "float16"
+    }
+    return [
+        dataclasses.replace(op, inputs=[folded.get(id(x), x) for x in op.inputs])
+        for op in ops
+        if not any(id(x) in folded for x in op.outputs)
+    ]
 
 
 def refuse(op):
@@ -99,7 +119,7 @@ def _limitation(op):
     x = op.inputs[0]
     options = op.options
     if op.name in ONE_INPUT and len(computed) != 1:
-        folded = op.name == "DEQUANTIZE" and not computed  # float16 weights are read as they are
+        folded = op.name == "DEQUANTIZE" and not computed  # a single one: see `_with_constants`
         return None if folded else f"it has {len(computed)} computed inputs instead of 1"
     if op.name in TWO_INPUTS and (len(op.inputs) != 2 or not computed):
         return "it does not have 2 inputs of which at least one is computed"

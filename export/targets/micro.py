@@ -180,10 +180,19 @@ def _index(tensors, tensor):
 def _cause(done, ops):
     """The interpreter's output before Python's traceback, with layers for nodes; or the signal that ended it."""
     if done.returncode < 0:
-        return f"its interpreter was ended by signal {-done.returncode}."
+        small = "; ".join(str(op) for op in ops if _too_small(op))
+        why = (
+            f" The scale of the input of {small} is too small for its kernel: the logits hardly vary." if small else ""
+        )
+        return f"its interpreter was ended by signal {-done.returncode}.{why}"
     said = re.split(r"^Traceback", done.stderr, flags=re.MULTILINE)[0].strip().splitlines()
     cause = " ".join(dict.fromkeys(line.strip() for line in said)) or done.stderr.strip().splitlines()[-1]
     return _NODE.sub(lambda node: str(ops[int(node["number"])]) if int(node["number"]) < len(ops) else node[0], cause)
+
+
+def _too_small(op):
+    """Whether the kernel of a softmax ends the process: it asserts that `beta * scale * 2^26` is above 1."""
+    return op.name == "SOFTMAX" and any(op.options.beta * scale <= 2.0**-26 for scale in op.inputs[0].scales)
 
 
 def _run_reference(path, served, samples):

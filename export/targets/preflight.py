@@ -7,17 +7,18 @@ delegated. It cannot say that the driver of a certain device will accept all oth
 from keras_dl.export import graph
 
 
-def check(path, refuse):
+def check(path, refuse, seen=lambda ops: ops):
     """Asks `refuse` for its verdict on each op of a file.
 
     Args:
         path: path of a LiteRT file.
         refuse: function of a `graph.Op`, which returns the reason (str) why the op is not delegated, or None.
+        seen: function from the list of the ops of a subgraph to that of the ops that the delegate sees.
 
     Returns:
         list of lists, one per subgraph: `(op, reason or None)` in the order of execution.
     """
-    return [[(op, refuse(op)) for op in subgraph.ops] for subgraph in graph.read(path).subgraphs]
+    return [[(op, refuse(op)) for op in seen(subgraph.ops)] for subgraph in graph.read(path).subgraphs]
 
 
 def report(verdicts, sources, note):

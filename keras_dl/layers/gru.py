@@ -18,6 +18,7 @@ from keras import ops
 
 from keras_dl.arguments import Size, arguments
 from keras_dl.layers.recurrent import Cell, Recurrent
+from keras_dl.tracing import STAND_INS
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -135,3 +136,6 @@ class GRU(Recurrent, keras.layers.GRU):
 
     def get_config(self):
         return super().get_config() | {"use_cudnn": self.use_cudnn}
+
+
+STAND_INS[keras.layers.GRU] = GRU, GRUCell

@@ -37,6 +37,7 @@ from keras_dl.arguments import Size, arguments
 from keras_dl.compat import is_eager
 from keras_dl.layers.recurrent import Cell, Recurrent
 from keras_dl.ops.recurrence import scan
+from keras_dl.tracing import STAND_INS
 
 EPSILON = 1e-5  # of layer normalization
 
@@ -69,6 +70,8 @@ class LSTMCell(Cell, keras.layers.LSTMCell):
     >>> layer(keras.ops.ones((2, 3, 5))).shape
     TensorShape([2, 4])
     """
+
+    peephole, projection_units, layer_norm = False, None, False
 
     @arguments(like=keras.layers.LSTMCell, hidden=("implementation",))
     def __init__(
@@ -250,3 +253,6 @@ class LSTM(Recurrent, keras.layers.LSTM):
         inputs = ops.flip(sequences, axis=1) if self.go_backwards else sequences
         last, outputs, *_ = function(inputs, state, state, *weights, bias)
         return last, tf.ensure_shape(outputs, (batch, steps, units))
+
+
+STAND_INS[keras.layers.LSTM] = LSTM, LSTMCell

@@ -16,8 +16,6 @@ Its cell is a subclass of Keras's with three methods: `project(inputs)`, the par
 state; `product(h)`, that of one step with the recurrent kernel; and `advance(*parts, *states)`, the rest.
 """
 
-import contextlib
-import contextvars
 import inspect
 
 import keras
@@ -27,29 +25,10 @@ from keras import ops
 from keras_dl.checks import asserted, shapes_agree
 from keras_dl.compat import NoDropoutMasksInInference, in_xla
 from keras_dl.ops.recurrence import product_scan, scan
+from keras_dl.tracing import is_unrolled
 
 # Names of the states of a layer, by its cell. With the number of the layer: `hidden_0`, `cell_0`, `hidden_1`, ...
 STATES = {"rnn": ("hidden",), "irnn": ("hidden",), "lstm": ("hidden", "cell"), "gru": ("hidden",)}
-
-_UNROLLED = contextvars.ContextVar("unrolled", default=False)
-
-
-@contextlib.contextmanager
-def unrolled():
-    """Within it, the loops of recurrent layers of known length are traced step by step, as with `unroll=True`.
-
-    The calibration of an int8 file, and some devices, do not support loops.
-    """
-    token = _UNROLLED.set(True)
-    try:
-        yield
-    finally:
-        _UNROLLED.reset(token)
-
-
-def is_unrolled() -> bool:
-    """Whether this is within `unrolled()`, which is where a model is traced for a device."""
-    return _UNROLLED.get()
 
 
 class Cell:
@@ -111,6 +90,7 @@ class Recurrent(NoDropoutMasksInInference):
     """Mixin of the layers, before Keras's class. A layer's `cell` is a `Cell`."""
 
     use_cudnn = False
+    bptt_steps = None
 
     def _set_up(self, cell_class, cell_name, bptt_steps, options):
         """The constructor. Each option goes to the cell or to `keras.layers.RNN`, by the signature of the cell."""
@@ -220,7 +200,7 @@ class Recurrent(NoDropoutMasksInInference):
         """Runs the loop: outputs `(time, batch, units)`, or None without `return_sequences`, and the last states."""
         cell = self.cell
         mask = None if mask is None else ops.transpose(mask)  # (time, batch)
-        unroll = (self.unroll or _UNROLLED.get()) and sequences.shape[1] is not None
+        unroll = (self.unroll or is_unrolled()) and sequences.shape[1] is not None
         options = dict(mask=mask, truncate=self.bptt_steps, keep_outputs=self.return_sequences)
         if training and cell.drops_in_the_step:
             # Keras's own step, whose dropout masks stay the same over all steps of a batch.

@@ -24,6 +24,7 @@ from keras import initializers
 
 from keras_dl.arguments import Size, arguments
 from keras_dl.layers.recurrent import Cell, Recurrent
+from keras_dl.tracing import STAND_INS
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -115,3 +116,6 @@ class SimpleRNN(Recurrent, keras.layers.SimpleRNN):
             kernel_initializer=initializers.RandomNormal(stddev=0.001),
         )
         return cls(units, **(defaults | options))
+
+
+STAND_INS[keras.layers.SimpleRNN] = SimpleRNN, SimpleRNNCell

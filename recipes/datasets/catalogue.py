@@ -3,6 +3,9 @@
 import contextlib
 import difflib
 import io
+import os
+import pathlib
+import re
 import sys
 from importlib.metadata import version
 from typing import NamedTuple
@@ -10,6 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_dl.files import reason
 from keras_dl.recipes.datasets.adding_problem import AddingProblem
 from keras_dl.recipes.datasets.bible import Bible
 from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed
@@ -101,7 +105,7 @@ def prepare(name, data_dir=None, quiet=False):
 
     Raises:
         ValueError: if no data set has that name; the message names near ones.
-        DataError: if its data cannot be downloaded, or cannot be written.
+        DataError: if its data cannot be downloaded, cannot be written, or is damaged.
     """
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -112,8 +116,15 @@ def prepare(name, data_dir=None, quiet=False):
         ours = ", ".join(b.name for b in BUILDERS)
         raise ValueError(f"There is no data set name={name!r}.{hint} Choose one of {ours}, or one of TFDS.") from error
     except (AssertionError, ValueError) as error:  # no such version or configuration, or no name at all
-        reason = " ".join(str(error).rpartition('": ')[2].split())
-        raise ValueError(f"There is no data set name={name!r}: {reason}") from error
+        why = " ".join(str(error).rpartition('": ')[2].split())
+        raise ValueError(f"There is no data set name={name!r}: {why}") from error
+    except Exception as error:
+        if type(error).__name__ != "ParseError":  # of protobuf, of which only TFDS knows
+            raise
+        files = " or ".join(map(str, _info_files(name, data_dir)))
+        why = reason(error).rpartition('}": ')[2]  # behind the arguments of the builder
+        again = f"Delete its folder, and have it prepared again: keras-dl data prepare {name}."
+        raise DataError(f"{files} is damaged: {why}. {again}") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr))
         if quiet:
@@ -129,3 +140,9 @@ def prepare(name, data_dir=None, quiet=False):
             check = "the network" if network else "that this folder can be written and its disk has room"
             raise DataError(f"{name} could not be prepared in {builder.data_dir}: {error} Check {check}.") from error
     return builder
+
+
+def _info_files(name, data_dir):
+    """The descriptions that TFDS has written of a data set: list of paths."""
+    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return sorted((folder / re.split("[:/]", name)[0]).rglob("dataset_info.json"))

@@ -3,14 +3,19 @@
 Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import importlib
+import logging
+import os
 import pathlib
-import zipfile
+import re
+import sys
 
-import keras
-import numpy as np
-
+from keras_dl.files import FileError, read_arrays
+from keras_dl.loading import load_model
 from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training.batches import naming_damaged_data
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
@@ -73,6 +78,7 @@ def prepare(name, data_dir=None):
     }
 
 
+@naming_damaged_data()
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
@@ -95,19 +101,21 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
     return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
 
 
-def evaluate(path, data_dir=None):
+@naming_damaged_data()
+def evaluate(path, data_dir=None, trust=False):
     """Measures a recipe's metric on a run's model or on an exported file.
 
     Args:
         path: the folder of a run, its model.keras, or a file that `keras-dl export` made from a run.
         data_dir: folder of TFDS.
+        trust: bool. As `keras_dl.export.load` takes it, of an exported file.
 
     Returns:
         dict of `path, recipe, dataset, dataset_version, metric, value, test_examples`.
 
     Raises:
         OptionError: if the file does not say which recipe it comes from.
-        ValueError: if the file is corrupt.
+        FileError: if the file is damaged, or is refused without `trust`.
     """
     from keras_dl.export import KerasRunner, inspect, load
 
@@ -121,14 +129,14 @@ def evaluate(path, data_dir=None):
     elif path.suffix == ".keras":
         raise OptionError(f"{path} is not in the folder of a run, so that its recipe is unknown.")
     else:
-        metadata = inspect(path)["metadata"]
+        metadata = inspect(path, trust)["metadata"]
         names = ("dataset", "seed", "smoke")
         if not {"recipe", *names} <= set(metadata):
             raise OptionError(f"{path} does not name its recipe: it was not exported from the folder of a run.")
         _compare_with_report(path)
         given = {name: metadata[name] for name in names} | {"variants": metadata.get("variants", ())}
         options = recipe.find(metadata["recipe"]).options(**given, data_dir=data_dir)
-        serve = load(path).serve
+        serve = load(path, trust=trust).serve
     chosen, task, data = _parts(options)
     return {
         "path": str(path),
@@ -141,6 +149,7 @@ def evaluate(path, data_dir=None):
     }
 
 
+@naming_damaged_data()
 def export(
     path,
     format="litert",
@@ -154,19 +163,23 @@ def export(
     data_dir=None,
     signatures=None,
     float_layers=(),
+    modules=(),
+    trust=False,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file, and a run on data that its recipe does not have, takes
     `calibration`, an `.npz` with one array `(samples, ...)` per input. `signatures` names those that the file holds;
-    empty or None for all. `quantization` is one name, or a tuple of several, each for a file of its own; the file names
-    are then `output` with each quantization added.
+    empty or None for all. `modules` are imported before a Keras file is loaded, since they register its layers.
+    `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
+    each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
         ExportError: if the proof fails.
     """
     import keras_dl.export
+    from keras_dl.export.errors import CalibrationMissing
 
     path = pathlib.Path(path)
     if calibration_samples < 1:
@@ -186,7 +199,9 @@ def export(
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers)
     settings = _options_of(path, data_dir) if run else None
-    model = _model_of(path) if run else _load_model(path)
+    if not run:
+        _import(modules)
+    model = _model_of(path) if run else _load_model(path, trust)
     if run and not _has_data(settings):
         say(f"{_foreign(path, settings)} The file is calibrated with --calibration, and no metric is measured.")
     if run and _has_data(settings):
@@ -201,12 +216,48 @@ def export(
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
     try:
-        if several:
-            reports = keras_dl.export.export(model, paths, **options)
-            return {"files": [report.to_dict() for report in reports.values()]}
-        return keras_dl.export.export(model, paths[quantization], **options).to_dict()
+        with _shown(logging.getLogger("keras_dl.export")):
+            reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
+        return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+    except CalibrationMissing as error:
+        raise OptionError(
+            f"--quantization {quantization} needs real inputs: --calibration FILE.npz, with an array (samples, ...) "
+            f"for each input. {error}"
+        ) from error
     except ValueError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(_in_options(str(error))) from error
+
+
+@contextlib.contextmanager
+def _shown(log):
+    """Inside the block, what a log says of its progress goes to stderr."""
+    handler, level = logging.Handler(), log.level
+    handler.emit = lambda record: say(record.getMessage())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _in_options(message):
+    """The message of an error of the export, with options in the place of arguments."""
+    options = {"signatures": "signature", "float_layers": "float-layer"}
+    names = "|".join(("format", "quantization", "target", *options))
+    return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
+
+
+def _import(modules):
+    """Imports the modules that register layers of one's own. The working folder is searched last."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise OptionError(f"--import {name}: {error}") from error
 
 
 def benchmark(name, rounds=3, only=None):
@@ -261,22 +312,25 @@ def _foreign(path, options):
     return f"{_run_of(path)}/run.json names {names}, which keras_dl does not have together."
 
 
-def _load_model(path):
-    """The Keras model in a file.
+def _load_model(path, trust=False):
+    """The Keras model in a file: see `keras_dl.loading.load_model`.
 
     Raises:
         OptionError: if it is a folder.
-        ValueError: if it is not a model.
+        FileError: if it is not a model, or is damaged.
     """
     if path.is_dir():
         raise OptionError(
             f"{path} is not the folder of a run: it has no run.json. Give the folder of a run, or a .keras file."
         )
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a model that Keras can load: {reason}") from error
+        return load_model(path, trust=trust)
+    except FileError as error:
+        unknown = re.search(r"Could not locate class '(\w+)'", str(error.__cause__))
+        if unknown:
+            how = "Name the module that registers it with --import MODULE."
+            raise FileError(path, f"has the class {unknown[1]}, which is not one of Keras. {how}") from error
+        raise
 
 
 def _parts(options):
@@ -321,10 +375,9 @@ def _calibration(chosen, model, data, samples, signatures):
 def _read_calibration(path, samples):
     """Single rows of the arrays in an `.npz`, as `keras_dl.export.export` takes them."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--calibration {path} is not an .npz with one array per input: {error}") from error
+        arrays = read_arrays(path, "an .npz with one array per input", "Write it with numpy.savez.")
+    except FileError as error:
+        raise OptionError(f"--calibration {error}") from error
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise OptionError(

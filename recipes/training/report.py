@@ -50,6 +50,7 @@ import statistics
 
 import tensorflow as tf
 
+from keras_dl import files
 from keras_dl.files import replacing
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
@@ -171,17 +172,9 @@ def read_json(path, types):
         OptionError: if it is damaged. The message names the file.
     """
     try:
-        document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"{path} is damaged: it is not JSON ({error}).") from error
-    if not isinstance(document, dict):
-        raise OptionError(f"{path} is damaged: it holds no JSON object.")
-    for name, kinds in types.items():
-        if name not in document:
-            raise OptionError(f"{path} is damaged: it has no {name!r}.")
-        if not isinstance(document[name], kinds):
-            raise OptionError(f"{path} is damaged: its {name!r} is {document[name]!r}.")
-    return document
+        return files.read_json(path, "whole", types=types)
+    except files.FileError as error:
+        raise OptionError(f"{path} is damaged: {error.problem.removeprefix('is not whole: ')}") from error
 
 
 _RENAMED = {"licence": "license"}

@@ -102,6 +102,7 @@ CASES = [
             (dict(num_layers=0), "num_layers"),
         ),
         padded=other_padding,
+        tolerances=dict(int8=0.2),  # measured 0.14, for a graph beyond the range of those that calibrate
         skips={"trains_equally_under_xla": "dropout draws other numbers under XLA; test_gnn.py compares without it"},
     ),
 ]

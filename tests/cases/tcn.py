@@ -51,6 +51,7 @@ CASES = [
             (dict(serving_length=0), "serving_length"),
         ),
         served={"step": steps_of_a_stream},
+        tolerances=dict(int8=0.2),  # measured 0.14, for a series beyond the range of those that calibrate
         skips=NO_MASK | DROPOUT_UNDER_XLA,
     ),
 ]

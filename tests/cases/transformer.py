@@ -98,6 +98,7 @@ CASES = [
             "translate": named("tokens", texts(6, 31)),
         },
         integer_signatures=("encode", "decode_step"),
+        agreements=dict(dynamic_int8=0.95),  # measured 0.9875: one of 64 translations has other tokens
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
     Case(
@@ -138,6 +139,7 @@ CASES = [
             ),
         },
         slow_checks=covered_by("transformer") | {"exports": "the case transformer exports the same encoder"},
+        tolerances=dict(int8=0.15),  # measured 0.11 in `pooled`
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
     Case(

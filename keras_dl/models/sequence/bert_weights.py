@@ -1,11 +1,11 @@
 """Published weights of BERT, by the names and layout of transformers' BertModel, for `keras_dl.TransformerEncoder`."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dl.files import read_json, reading
 from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
 
 # Activations by their names in a config.json of transformers.
@@ -51,20 +51,14 @@ def read(weights, config=None) -> tuple[dict, dict]:
         if config is None and (folder / "config.json").exists():
             config = folder / "config.json"
         weights = folder / "model.safetensors" if weights.is_dir() else weights
-    if config is not None and not isinstance(config, Mapping):
-        config = _read_config(pathlib.Path(config))
+    if config is None or isinstance(config, Mapping):
+        settings = _settings(config or {})
+    else:
+        what, cure = "the config of a BERT", "Give the config.json that belongs to the weights."
+        with reading(config, what, cure):
+            settings = _settings(read_json(config, what, cure))
     weights = _as_bert(weights)
-    return weights, _sizes(weights) | _settings(config or {})
-
-
-def _read_config(path):
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"config={str(path)!r} is no JSON document: {error}") from error
-    if not isinstance(config, Mapping):
-        raise ValueError(f"config={str(path)!r} must hold an object, not a {type(config).__name__}.")
-    return config
+    return weights, _sizes(weights) | settings
 
 
 def _as_bert(weights):
@@ -87,6 +81,9 @@ def _sizes(weights):
     missing = [name for name in names if name not in weights]
     if missing:
         raise ValueError(f"weights are not laid out as BERT's: they have no {', '.join(missing)}.")
+    for name in names:
+        if np.ndim(weights[name]) != 2:
+            raise ValueError(f"weights are not laid out as BERT's: {name} has the shape {np.shape(weights[name])}.")
     words, positions, segments, expand = (np.shape(weights[name]) for name in names)
     blocks = {name.split(".")[2] for name in weights if name.startswith("encoder.layer.")}
     return dict(
@@ -106,7 +103,7 @@ def _settings(config):
     if (kind, positions) != ("bert", "absolute"):
         raise ValueError(f"config is of a {kind!r} with {positions!r} positions; only BERT with absolute ones fits.")
     activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if activation not in tuple(_ACTIVATIONS):  # a list has no place among the keys of a dict
         raise ValueError(f"config has hidden_act={activation!r}; it must be one of {', '.join(_ACTIVATIONS)}.")
     settings = dict(
         activation=_ACTIVATIONS[activation],

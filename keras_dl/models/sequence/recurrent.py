@@ -27,10 +27,11 @@ from keras_dl.checks import check_shapes
 from keras_dl.compat import is_eager
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
-from keras_dl.layers.recurrent import STATES, is_unrolled, unrolled
+from keras_dl.layers.recurrent import STATES
 from keras_dl.layers.rnn import SimpleRNN
 from keras_dl.layers.standardization import Standardization
 from keras_dl.signatures import Signature, next_states
+from keras_dl.tracing import is_unrolled, unrolled
 
 CELLS = {"rnn": SimpleRNN, "irnn": SimpleRNN.irnn, "lstm": LSTM, "gru": GRU}
 

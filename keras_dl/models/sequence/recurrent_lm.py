@@ -34,12 +34,12 @@ from keras import KerasTensor, layers, ops
 from keras_dl.arguments import AtLeast, Positive, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel, Layer
 from keras_dl.layers.embedding import TokenEmbedding
-from keras_dl.layers.recurrent import unrolled
 from keras_dl.models.sequence.recurrent import CELLS, CellName, state_shapes, step_through, zero_states
 from keras_dl.models.sequence.searching import SearchingModel
 from keras_dl.ops.recurrence import scan
 from keras_dl.signatures import Signature, next_states
 from keras_dl.tokens import check_token, check_tokens, last_tokens, lengths
+from keras_dl.tracing import unrolled
 
 # Zaremba et al., section 4.1, on the Penn Treebank: 4,651,600, 19,775,200 and 66,022,000 parameters. All 10,000 ids are
 # words there; another corpus of 10,000 words needs one more id, for padding. Both codes train on batches of 20 windows

@@ -34,11 +34,12 @@ from keras import KerasTensor, ops
 
 from keras_dl.arguments import AtLeast, OneOf, Rate, Size, arguments
 from keras_dl.base import FunctionalModel
-from keras_dl.layers.recurrent import STATES, unrolled
+from keras_dl.layers.recurrent import STATES
 from keras_dl.layers.sequence_codec import Cell, SequenceDecoder, SequenceEncoder
 from keras_dl.models.sequence.searching import SearchingModel, check_pair
 from keras_dl.signatures import Signature
 from keras_dl.tokens import PADDING, check_sequences, check_token, check_tokens, known_tokens
+from keras_dl.tracing import unrolled
 
 # In a file, an encoder of up to this many steps, in all layers and directions, is written without a loop. An integer
 # file cannot have a loop, and each step of one costs more than what it computes.
