@@ -327,6 +327,14 @@ class OneOrMore(click.Choice):
     help="A layer that an int8 file keeps in float32, because int8 ruins its results. May be repeated.",
 )
 @click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME=SIZES",
+    help="The shape of an input whose sizes a .keras file leaves open, the batch of 1 included: x=1,224,224,3. May be "
+    "repeated.",
+)
+@click.option(
     "--import",
     "modules",
     multiple=True,

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
+import numpy as np
 
 from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
@@ -38,6 +39,12 @@ Metric = tuple[str, Callable[..., float]]
 # Layers that scale their inputs, so that pixels may be what a model takes.
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.Attention)
+_MORE_EXACT = {
+    "int8": "int16x8, dynamic_int8 and float16 are",
+    "int16x8": "dynamic_int8 and float16 are",
+    "dynamic_int8": "float16 is",
+    "weight_only_int8": "float16 is",
+}
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
@@ -371,20 +378,25 @@ def _accepted_by_the_runtime(file, error_type):
 
 @contextlib.contextmanager
 def _advised(model, request, reviewed):
-    """Adds to a failed proof of an integer file what is wrong with its calibration data, or which layers it may be."""
+    """Adds to a failed proof of a quantized file what is wrong with its calibration data, or what may help."""
     try:
         yield
     except ExportError as error:
-        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if request.quantization not in _MORE_EXACT:
+            raise
         if reviewed and request.quantization in quantize.CALIBRATED:
             raise ExportError(" ".join([str(error), *reviewed])) from error
-        if request.quantization != "int8" or not attention:
-            raise
-        names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
-        raise ExportError(
-            f"{error} Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in "
-            "float32."
-        ) from error
+        advice = f"{_MORE_EXACT[request.quantization]} more exact."
+        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if request.quantization == "int8" and attention:
+            names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
+            advice = (
+                f"Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in float32. "
+                f"{advice}"
+            )
+        elif request.quantization == "int8":
+            advice = f"float_layers=[...] computes layers in float32, if some of them are to blame. {advice}"
+        raise ExportError(f"{error} {advice}") from error
 
 
 def _inputs(signature):
@@ -432,6 +444,8 @@ def _litert_warnings(float_ops, content, model, float_layers):
 def _value(metric, runner, what):
     name, function = metric
     value = function(runner.serve)
+    if hasattr(value, "__array__") and np.ndim(value) == 0:  # a scalar of TensorFlow
+        value = np.asarray(value).item()
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ExportError(f"The metric {name!r} gave {value!r} for the {what}, not a finite number.")
     return float(value)

@@ -7,6 +7,8 @@ import pathlib
 
 from keras_dl.files import read_json, reading
 
+_KINDS = {"held_out": "held-out", "calibration": "calibration", "random": "random"}
+
 
 @dataclasses.dataclass
 class Report:
@@ -25,8 +27,10 @@ class Report:
             `weights`; `float_ops`, the ops of an integer file that compute in float32, with their layers, because
             LiteRT has no integer kernel for them; and `float_layers`, as given to `export`.
         proof: dict. `signatures`: by signature and output `max_abs_error, mean_abs_error, max_rel_error, cosine` (see
-            `keras_dl.export.verify.errors`); `samples`, the number of batches by signature; `inputs`,
-            `"calibration"` or `"random"`; `tolerance`. Empty if not verified.
+            `keras_dl.export.verify.errors`), and `r2, deviation, channels, lost_channels, channel_r2` with others (see
+            `keras_dl.export.verify.variation`); `samples`, the number of batches by signature; `inputs`: `"held_out"`
+            for calibration data that did not calibrate the file, `"calibration"` or `"random"`; `tolerance`. Empty if
+            not verified.
         metric: dict `{"name", "keras", "artifact"}`, or None.
         latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
         target_report: dict. The report of the target.
@@ -98,7 +102,9 @@ class Report:
                     f"{key}: largest error {errors['max_abs_error']:.2e} ({errors['max_rel_error']:.2e} of the largest "
                     f"value), mean {errors['mean_abs_error']:.2e}, cosine {errors['cosine']:.6f}"
                 )
-                rows.append(("proof", f"{text}; {batches} {self.proof['inputs'][name]} batches"))
+                if "r2" in errors:
+                    text += f", R2 {errors['r2']:.5f} (lowest of a channel {errors['channel_r2']:.5f})"
+                rows.append(("proof", f"{text}; {batches} {_KINDS[self.proof['inputs'][name]]} batches"))
         if self.metric:
             rows.append(
                 (self.metric["name"], f"{self.metric['keras']:.4g} in Keras, {self.metric['artifact']:.4g} in the file")

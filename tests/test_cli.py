@@ -262,6 +262,21 @@ def test_errors_of_the_export_name_options(call, tmp_path):
     assert "signatures=" not in err
 
 
+def test_open_shapes_are_given_by_an_option(call, tmp_path):
+    images = keras.Input((None, None, 3), name="images")
+    keras.Model(images, keras.layers.GlobalAveragePooling2D()(images)).save(tmp_path / "mine.keras")
+    code, _, err = call("export", tmp_path / "mine.keras")
+    assert code == 2
+    assert "give --input-shape images=1,224,224,3 with" in err
+    for shape, message in {"images": "must be NAME=SIZES", "images=1,8,8,4": "the model takes"}.items():
+        code, _, err = call("export", tmp_path / "mine.keras", "--input-shape", shape)
+        assert code == 2
+        assert message in err
+    code, out, _ = call("export", tmp_path / "mine.keras", "--input-shape", "images=1,8,9,3", "--json")
+    assert code == 0
+    assert json.loads(out)["signatures"]["serve"]["inputs"]["images"]["shape"] == [1, 8, 9, 3]
+
+
 MODULE = """
 import keras
 

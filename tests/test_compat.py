@@ -1,8 +1,10 @@
 """The private parts of TensorFlow and Keras do what `keras_dl.compat` says of them."""
 
 import contextlib
+import functools
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -217,3 +219,43 @@ def test_a_saved_model_is_read_without_loading_it(tmp_path, name):
     nodes = [node.op for function in graph.graph_def.library.function for node in function.node_def]
     assert "Square" in nodes, VERSIONS
     assert tf.saved_model.load(str(tmp_path)).square(3.0) == 9, VERSIONS
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_taking_other_dtypes(sequential):
+    inner = keras.Sequential([keras.Input((3,), dtype="uint8"), keras.layers.Rescaling(0.5)])
+    x = keras.Input((3,), dtype="uint8")
+    model = inner if sequential else keras.Model(x, inner(x))
+    with compat.taking(model, {"uint8": "float32"}):
+        concrete = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((1, 3), "float32"))
+    assert "Cast" not in {node.op for node in concrete.graph.as_graph_def().node}, VERSIONS
+    assert model(np.array([[1.9, 2.0, 3.0]])).numpy().tolist() == [[0.5, 1.0, 1.5]], VERSIONS
+
+
+def test_plain_lookups():
+    table = keras.layers.Embedding(4, 2)
+    expected = table(np.array([1, 3]))
+    with compat.plain_lookups():
+        concrete = tf.function(table).get_concrete_function(tf.TensorSpec((2,), "int32"))
+    assert not {"SelectV2", "Less"} & {node.op for node in concrete.graph.as_graph_def().node}, VERSIONS
+    np.testing.assert_array_equal(concrete(np.array([1, 3], "int32")), expected)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_bounded_masks(dropout):
+    """The same attention without large numbers. A mask that is given, and one that is known when the graph is made."""
+    layer = keras.layers.MultiHeadAttention(2, 3, dropout=dropout)
+    x = np.random.default_rng(0).normal(size=(1, 5, 4)).astype("float32")
+    mask = np.tri(5, dtype="bool")[None]
+
+    def attend(options, x):
+        return layer(x, x, **options)
+
+    for options in ({"use_causal_mask": True}, {"attention_mask": mask}):
+        expected = layer(x, x, **options)
+        with compat.bounded_masks():
+            concrete = tf.function(functools.partial(attend, options)).get_concrete_function(tf.TensorSpec(x.shape))
+        nodes = concrete.graph.as_graph_def().node
+        values = [tf.make_ndarray(node.attr["value"].tensor) for node in nodes if node.op == "Const"]
+        assert min(value.min() for value in values if value.dtype == "float32") > -100, VERSIONS
+        np.testing.assert_allclose(concrete(tf.constant(x)), expected, atol=1e-6)

@@ -164,13 +164,15 @@ def export(
     signatures=None,
     float_layers=(),
     modules=(),
+    input_shapes=(),
     trust=False,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file, and a run on data that its recipe does not have, takes
-    `calibration`, an `.npz` with one array `(samples, ...)` per input. `signatures` names those that the file holds;
-    empty or None for all. `modules` are imported before a Keras file is loaded, since they register its layers.
+    `calibration`, an `.npz` with one array `(samples, ...)` per input. A Keras file also takes `input_shapes`, texts
+    `NAME=SIZE,SIZE,...`, and `modules`, which are imported before it is loaded, since they register its layers.
+    `signatures` names those that the file holds; empty or None for all.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
     each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
 
@@ -198,6 +200,7 @@ def export(
             raise OptionError(f"{paths[one]} exists. Replace it with --overwrite, or choose another --output.")
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers)
+    options["input_shapes"] = dict(map(_input_shape, input_shapes)) or None
     settings = _options_of(path, data_dir) if run else None
     if not run:
         _import(modules)
@@ -246,7 +249,17 @@ def _in_options(message):
     """The message of an error of the export, with options in the place of arguments."""
     options = {"signatures": "signature", "float_layers": "float-layer"}
     names = "|".join(("format", "quantization", "target", *options))
+    shape = r"input_shapes=\{'(\w+)': \(([\d, ]+)\)\}"
+    message = re.sub(shape, lambda x: f"--input-shape {x[1]}={x[2].replace(' ', '')}", message)
     return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
+
+
+def _input_shape(text):
+    """`"x=1,8"` as `("x", (1, 8))`."""
+    name, _, sizes = text.partition("=")
+    if not name or not re.fullmatch(r"\d+(,\d+)*", sizes):
+        raise OptionError(f"--input-shape {text} must be NAME=SIZES, such as x=1,224,224,3.")
+    return name, tuple(map(int, sizes.split(",")))
 
 
 def _import(modules):
