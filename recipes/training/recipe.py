@@ -176,11 +176,13 @@ class Export(NamedTuple):
         quantization: str, as `keras-dl export --quantization` takes it.
         target: str, as `--target` takes it.
         signatures: tuple of str. The signatures that the file holds. Empty for all.
+        float_layers: tuple of str, as `--float-layer` takes them.
     """
 
     quantization: str
     target: str
     signatures: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
 
 
 FLOAT = Export("none", "cpu")

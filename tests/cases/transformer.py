@@ -139,7 +139,7 @@ CASES = [
             ),
         },
         slow_checks=covered_by("transformer") | {"exports": "the case transformer exports the same encoder"},
-        tolerances=dict(int8=0.15),  # measured 0.11 in `pooled`
+        tolerances=dict(int8=0.15, dynamic_int8=0.1),  # measured 0.11 and 0.063 in `pooled`
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
     Case(
