@@ -240,6 +240,7 @@ class ContinuousFlow(FunctionalModel):
     """
 
     presets = PRESETS
+    has_own_loss = True
 
     @arguments
     def __init__(

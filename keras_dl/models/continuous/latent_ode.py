@@ -251,6 +251,8 @@ class LatentODE(FunctionalModel):
     TensorShape([1, 3, 2])
     """
 
+    has_own_loss = True
+
     @arguments
     def __init__(
         self,

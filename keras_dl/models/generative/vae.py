@@ -104,6 +104,7 @@ class VAE(ImageCodec):
     """
 
     presets = PRESETS
+    has_own_loss = True
 
     @arguments
     def __init__(
