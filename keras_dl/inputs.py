@@ -58,7 +58,13 @@ def as_integers(name: str, x):
 
 
 def _cast(x):
-    return x.astype("int32") if isinstance(x, np.ndarray) else tf.saturate_cast(x, "int32")
+    if isinstance(x, np.ndarray):
+        return x.astype("int32")
+    unsigned = tf.as_dtype(x.dtype) == tf.uint64
+    x = tf.cast(x, "int64")
+    if unsigned:
+        x = tf.where(x < 0, tf.constant(INT32.max, "int64"), x)  # from 2**63 on
+    return tf.cast(tf.clip_by_value(x, INT32.min, INT32.max), "int32")
 
 
 def check_names(inputs: Mapping, required, optional=(), hint: str = "") -> None:

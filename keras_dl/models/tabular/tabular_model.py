@@ -93,10 +93,11 @@ class TabularModel(FunctionalModel):
 
 def _check_rows_of(name, data, shapes, wanted):
     """Refuses an array, or a dataset of batches, whose rows have none of `shapes`."""
-    single = isinstance(data, tf.data.Dataset) and len(shapes[0]) == 1  # Keras batches single rows of columns
-    given = shape_of(data.element_spec if isinstance(data, tf.data.Dataset) else data)
-    found = [] if given is None else [given[1:], given] if single else [given[1:]]
-    if found and not any(shapes_agree(x, shape) for shape in shapes for x in found):
+    dataset = isinstance(data, tf.data.Dataset)
+    given = shape_of(data.element_spec if dataset else data)
+    if given is None or (dataset and len(given) == 1 and given in shapes):  # Keras batches single rows of columns
+        return
+    if not any(shapes_agree(given[1:], shape) for shape in shapes):
         raise ValueError(f"{name} has the shape {given}; it must be {wanted}.")
 
 
