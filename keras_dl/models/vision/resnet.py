@@ -27,6 +27,7 @@ Deviations from the papers:
 - v2 halves in the 3x3 convolution as v1.5 does; its authors' code does so in the 1x1.
 - The mean of each color over the data set is subtracted, not the mean image. The result is divided by the standard
   deviation.
+- The dense layer starts at Glorot's uniform distribution. Its initial values are not in the papers.
 """
 
 import keras
