@@ -94,7 +94,8 @@ def check_rows(inputs: Mapping) -> None:
     ...
     ValueError: inputs must have the same number of rows; they have {'source': 2, 'target': 1}.
     """
-    shapes = {name: shape_of(x) for name, x in inputs.items() if x is not None}
+    arrays = {name: _array(x) for name, x in inputs.items()}
+    shapes = {name: shape_of(x) for name, x in arrays.items() if hasattr(x, "shape")}  # not of what is nested
     rows = {name: shape[0] for name, shape in shapes.items() if shape and shape[0] is not None}
     if len(set(rows.values())) > 1:
         raise ValueError(f"inputs must have the same number of rows; they have {rows}.")

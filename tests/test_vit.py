@@ -98,12 +98,20 @@ def test_a_grid_of_as_many_patches_takes_positions_as_they_are(load):
 
 
 def test_positions_of_a_grid_are_resized_along_its_axes():
-    """A plane over 2 rows and 8 columns is the same plane over 4 rows and 16 columns, away from the borders."""
-    columns = np.tile(np.arange(8) + 0.5, (2, 1))
-    plane = np.concatenate([[[0.0]], (10 * columns).reshape(-1, 1)])[None]
-    found = resize_positions(plane, (4, 16), False, (2, 8))[0, 1:].reshape(4, 16)
-    expected = 10 * (np.arange(16) + 0.5) / 2
-    np.testing.assert_allclose(found[:, 4:12], np.tile(expected[4:12], (4, 1)), rtol=1e-12)
+    """Values by column stay so. A grid on its side gives a result on its side."""
+    by_column = np.concatenate([[0.0], np.tile(np.arange(8.0) ** 2, 2)]).reshape(1, 17, 1)
+    for align_corners in (False, True):
+        found = resize_positions(by_column, (4, 16), align_corners, (2, 8))[0, 1:].reshape(4, 16)
+        np.testing.assert_allclose(found, np.tile(found[:1], (4, 1)), rtol=1e-12)
+        assert (np.diff(found[0, 1:-1]) > 0).all()
+
+        grid = np.random.default_rng(0).normal(size=(2, 8, 3))
+        lying, standing = (
+            np.concatenate([np.ones((1, 1, 3)), x.reshape(1, 16, 3)], axis=1) for x in (grid, grid.swapaxes(0, 1))
+        )
+        lying = resize_positions(lying, (5, 6), align_corners, (2, 8))[0, 1:].reshape(5, 6, 3)
+        standing = resize_positions(standing, (6, 5), align_corners, (8, 2))[0, 1:].reshape(6, 5, 3)
+        np.testing.assert_allclose(lying, standing.swapaxes(0, 1), rtol=1e-12)
 
 
 def test_resizing_keeps_constants_and_the_class_token():

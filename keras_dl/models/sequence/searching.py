@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from keras_dl.checks import check_shapes, check_size
+from keras_dl.checks import check_shapes, check_size, shape_of
 from keras_dl.inputs import check_rows
 from keras_dl.ops import decoding
 from keras_dl.ops.decoding import Hypotheses
@@ -214,7 +214,8 @@ def check_pair(model, inputs) -> None:
             "of a target from those before it. To translate, call greedy(source), beam_search(source) or "
             "sample(source)."
         )
-    check_rows(inputs)
+    if all(len(shape_of(x) or ()) == 2 for x in inputs.values()):  # others are refused by their rank
+        check_rows(inputs)
 
 
 def _check_temperature(value):

@@ -8,8 +8,8 @@
     attention(z) = out([softmax(q_h k_h^T / sqrt(D_h)) v_h for each head h]),   [q, k, v] = z U     (eq. 5 to 8)
 
 The block is `keras_dl.layers.transformer.TransformerBlock`, pre-norm with exact GELU. Weights start as in the authors'
-code: matrices of the blocks at Glorot's uniform distribution, patches at LeCun's normal one, positions at N(0, 0.02),
-biases of the MLPs at N(0, 1e-6), all else at 0.
+code: matrices of the blocks at Glorot's uniform distribution, patches at LeCun's normal one, positions at a normal one
+with a deviation of 0.02, biases of the MLPs at one of 1e-6, other biases, the class token and the head at 0.
 
 References:
 - Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929: section 3 and appendix A; B.1 for dropout.
