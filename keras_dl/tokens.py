@@ -7,6 +7,7 @@ in a graph. The id is looked at before it is cast: 2**32 + 5 is not 5.
 Padding is token 0, except in models that have an argument for it.
 """
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -111,10 +112,10 @@ def check_mask(name: str, mask, tokens):
     if mask.dtype == "bool":
         return mask
     if is_eager(mask):
-        others = tf.boolean_mask(mask, (mask != 0) & (mask != 1))
-        if len(others):
-            value = others[0].numpy()
-            raise ValueError(f"{name} holds {value:g}; it must be bool, or 0 and 1, where True and 1 keep a token.")
+        values = np.asarray(mask)
+        others = values[(values != 0) & (values != 1)]
+        if others.size:
+            raise ValueError(f"{name} holds {others[0]:g}; it must be bool, or 0 and 1, where True and 1 keep a token.")
     return tf.cast(mask, "bool")
 
 

@@ -62,7 +62,8 @@ class PixelNormalization(Layer):
 
     def _warn_of_scaled(self, images):
         """Warns if the constants are those of [0, 255], and the images are not black, but all within `SCALED`."""
-        lowest, highest = float(ops.min(images)), float(ops.max(images))
+        pixels = np.asarray(images)  # of a tensor with values that a graph captures, too, where ops give symbols
+        lowest, highest = float(pixels.min()), float(pixels.max())
         if lowest < highest and max(-lowest, highest) <= SCALED < np.max(self.std):
             warnings.warn(
                 f"images has values from {lowest:g} to {highest:g}, and the model takes raw pixels in [0, 255], which "
