@@ -311,6 +311,15 @@ def variables_of_class(store, snake_case_name):
     return store.get(f"{folder}/{snake_case_name}{number}")
 
 
+def optimizer_map(optimizer):
+    """What a `keras.optimizers.MultiOptimizer` asks for the optimizer of a variable; None of any other optimizer.
+
+    Keras does not check it. Only its config is public, which cannot be made of a wrong one.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss scale
+    return getattr(optimizer, "_optimizer_map", None)
+
+
 @contextlib.contextmanager
 def no_shared_objects():
     """Inside the block, nothing that is deserialized stands for another object.

@@ -438,7 +438,7 @@ def test_jit_auto_times_both_and_leaves_no_trace(tmp_path, monkeypatch):
     assert min(found[key] for key in ("jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s")) > 0
 
 
-def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch):
+def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     timed = {"jit": True, "jit_ms": 1.0, "graph_ms": 2.0, "jit_compile_s": 3.0, "graph_compile_s": 4.0}
     monkeypatch.setattr(jit, "choose", lambda model, batches: timed)
@@ -448,6 +448,9 @@ def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="stopped"):
         _train(run, epochs=1, jit="auto", recipe=_changed(picture=fail))
+    progress = capsys.readouterr().err  # the first variant is compiled by the timing, the second by its first step
+    assert progress.count("jit auto: compiles the training step with XLA and without, to time both") == 1
+    assert progress.count("compiles the training step with XLA: the first step takes longer") == 1
     monkeypatch.setattr(jit, "choose", lambda model, batches: pytest.fail("timed again"))
     document = _train(run, epochs=1, jit="auto", resume=True)
     assert {key: document[key] for key in timed} == timed

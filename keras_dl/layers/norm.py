@@ -22,7 +22,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
       torch and in TensorFlow's own layer before Keras 3. Outputs in training are the same.
 
     Weights and their names are Keras's. Inputs other than `(batch, height, width, channels)` normalized over the last
-    axis use Keras's implementation.
+    axis use Keras's implementation. So does float64, which the fused operation does not take.
 
     Args:
         axis: int. The axis of the channels.
@@ -50,6 +50,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         plain = self.scale and self.center and not self.synchronized and not self.renorm and mask is None
+        plain = plain and self.compute_dtype != "float64"
         training = bool(training and self.trainable)
         if not (training and plain and len(inputs.shape) == 4 and self.axis in (-1, 3)):
             return super().call(inputs, training=training, mask=mask)

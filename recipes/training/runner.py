@@ -119,8 +119,10 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
     keras.utils.set_random_seed(options.seed)
     model = _build(recipe, data, options, variant)
     title = options.recipe if len(recipe.variants(options)) == 1 else f"{options.recipe} {variant}"
+    compiled = False
     if folder.record["jit"] is None:
         folder.update(jit=_choose_jit(model, data, options))
+        compiled = folder.record["jit"]["jit_ms"] is not None  # timed, by the functions that the training uses
     if model.jit_compile != folder.record["jit"]["jit"]:
         model.jit_compile = folder.record["jit"]["jit"]
         model.make_train_function(force=True)
@@ -130,7 +132,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
         say(f"{title}  continues after epoch {done.epochs}/{options.epochs}")
     stopping = recipe.stopping and functools.partial(recipe.stopping, variant)
     keeper = _Keeper(path, done, title, stopping)
-    progress = Progress(title, options.epochs, steps)
+    progress = Progress(title, options.epochs, steps, compiled)
     callbacks = [keeper, progress]
     if tensorboard:
         callbacks.append(Scalars(folder / "tensorboard" / variant))
@@ -186,6 +188,7 @@ def _choose_jit(model, data, options):
     if not jit.supported(model):
         say("jit auto: XLA does not compile every layer on this device; using the graph")
         return {"jit": False, **untimed}
+    say("jit auto: compiles the training step with XLA and without, to time both; a deep network takes minutes")
     timed = jit.choose(model, epochs(data, 0, 1).take(1).cache().repeat())
     say(
         f"jit auto: a step takes {timed['jit_ms']:.1f} ms with XLA (first step {timed['jit_compile_s']:.1f} s), "

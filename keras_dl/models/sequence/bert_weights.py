@@ -17,6 +17,11 @@ _PASSED_OVER = ("embeddings.position_ids", "cls.")
 
 def load(model, weights: Weights) -> None:
     """`TransformerEncoder.load_bert`."""
+    if model.norm_first or not model.learned_positions:
+        raise ValueError(
+            f"norm_first={model.norm_first}, learned_positions={model.learned_positions}: the weights are of a BERT, "
+            "which has norm_first=False and learned_positions=True."
+        )
     entries = {}
     for name, layer in (("word", model.embedding), ("position", model.positions), ("token_type", model.segments)):
         (table,) = layer.weights
@@ -102,6 +107,8 @@ def _settings(config):
     kind, positions = config.get("model_type", "bert"), config.get("position_embedding_type", "absolute")
     if (kind, positions) != ("bert", "absolute"):
         raise ValueError(f"config is of a {kind!r} with {positions!r} positions; only BERT with absolute ones fits.")
+    if config.get("is_decoder"):
+        raise ValueError("config has is_decoder=True: this model is an encoder, whose attention is not causal.")
     activation = config.get("hidden_act", "gelu")
     if activation not in tuple(_ACTIVATIONS):  # a list has no place among the keys of a dict
         raise ValueError(f"config has hidden_act={activation!r}; it must be one of {', '.join(_ACTIVATIONS)}.")
@@ -111,4 +118,5 @@ def _settings(config):
         dropout_rate=config.get("hidden_dropout_prob", 0.1),
         attention_dropout_rate=config.get("attention_probs_dropout_prob", 0.1),
     )
-    return settings | ({"num_heads": config["num_attention_heads"]} if "num_attention_heads" in config else {})
+    names = {"num_attention_heads": "num_heads", "pad_token_id": "padding_token"}
+    return settings | {ours: config[name] for name, ours in names.items() if config.get(name) is not None}
