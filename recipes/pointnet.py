@@ -221,16 +221,20 @@ def picture_of_parts(outcome):
     logits = np.asarray(model.predict(inputs, verbose=0))
     possible = data.arrays["parts"][inputs["category"]][:, None]
     predicted = np.where(possible, logits, -np.inf).argmax(-1)
-    whole = pictures.figure(13, 6.5)
+    whole = pictures.figure(13, 4.6)
     left, right = whole.subfigures(1, 2, width_ratios=(3, 1))
     left.suptitle("Objects of the test: true parts above, predicted parts below", **TITLE)
     axes = left.subplots(2, len(shown), subplot_kw=dict(projection="3d"))
+    for axis, kind in zip(axes[0], shown, strict=True):
+        first = data.arrays["test/target"][kind, 0]
+        axis.set_title(data.labels[first].split("/")[0], fontsize=9, color=pictures.INK)
     for row, parts in zip(axes, (data.arrays["test/target"][shown], predicted), strict=True):
         for axis, points, part, own in zip(row, inputs["points"], parts, possible[:, 0], strict=True):
             x, y, z = points.T  # y points up, matplotlib's z does
             first = np.flatnonzero(own)[0]
             axis.scatter(x, z, y, s=4, c=[pictures.COLORS[i - first] for i in part], depthshade=False)
             axis.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.8, 0.8))
+            axis.set_box_aspect((1, 1, 1), zoom=1.25)
             axis.set_axis_off()
     error_over_epochs(right.subplots(), outcome)
     return whole

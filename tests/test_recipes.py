@@ -31,7 +31,12 @@ BIG = {
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset"), [("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")]
+    ("name", "dataset"),
+    [
+        *[("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")],
+        pytest.param("pointnet", None, marks=pytest.mark.slow),  # a picture of its own, and 20 s of tracing
+        pytest.param("pointnet", "primitive_parts", marks=pytest.mark.slow),  # the same
+    ],
 )
 def test_smoke_run(name, dataset, tmp_path):
     found = recipe.find(name)
