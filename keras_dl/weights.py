@@ -58,13 +58,15 @@ class Entry(NamedTuple):
     convert: Callable
 
 
-def torch_entries(prefix: str, layer, flattened=None) -> dict[str, Entry]:
+def torch_entries(prefix: str, layer, flattened=None, kernel_axes: int = 0) -> dict[str, Entry]:
     """The checkpoint entries of one built Keras layer.
 
     Args:
         prefix: str. The module's name in torch, such as `"layer1.0.conv1"`.
         layer: a built Keras layer with weights of its own (convolution, dense, embedding, normalization).
         flattened: None, or the shape `(height, width, channels)` of the maps that were flattened for this dense layer.
+        kernel_axes: int. The axes of size 1 that the kernel of a dense layer has at its end in torch, where it is a
+            convolution over single places: 1 for `Conv1d`, 2 for `Conv2d`.
 
     Returns:
         dict of `Entry` by name in the checkpoint.
@@ -83,11 +85,11 @@ def torch_entries(prefix: str, layer, flattened=None) -> dict[str, Entry]:
     for variable in layer.weights:
         if variable.name not in _TORCH_NAMES:
             raise ValueError(f"layer={layer.name!r} has a weight {variable.name!r} without a counterpart in torch.")
-        entries[f"{prefix}.{_TORCH_NAMES[variable.name]}"] = _entry(layer, variable, flattened)
+        entries[f"{prefix}.{_TORCH_NAMES[variable.name]}"] = _entry(layer, variable, flattened, kernel_axes)
     return entries
 
 
-def _entry(layer, variable, flattened):
+def _entry(layer, variable, flattened, kernel_axes):
     shape = tuple(variable.shape)
     if variable.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
         height, width, channels, multiplier = shape
@@ -100,7 +102,7 @@ def _entry(layer, variable, flattened):
         return Entry(variable, (shape[3], shape[2], *shape[:2]), lambda array: array.transpose(2, 3, 1, 0))
     if variable.name == "kernel" and len(shape) == 2:
         if flattened is None:
-            return Entry(variable, shape[::-1], np.transpose)
+            return Entry(variable, (*shape[::-1], *[1] * kernel_axes), lambda array: array.reshape(shape[::-1]).T)
         height, width, channels = flattened
 
         def reorder(array):

@@ -24,6 +24,7 @@ from keras_dl.recipes.datasets.mnist_5k import Mnist5k
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
 from keras_dl.recipes.datasets.network import reachable_hosts_only
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
+from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
 from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
@@ -52,6 +53,7 @@ BUILDERS = (
     Bible,
     TwoMoons,
     Spirals,
+    PrimitiveParts,
 )
 
 
