@@ -116,8 +116,8 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         if op.name in _LOOPS:  # the calibrator crashes in a loop, without an error
             raise ExportError(
                 f"quantization={quantization!r} cannot calibrate the loop or branch "
-                f"{located(op.name, op.layer, model)}. Write its steps one after the other in Python, or choose "
-                "float16 or dynamic_int8, which keep loops."
+                f"{located(op.name, op.layer, model)}. Unroll it: write its steps one after the other. "
+                "Or choose float16 or dynamic_int8, which keep loops."
             )
     ops = {
         "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
