@@ -127,7 +127,7 @@ def recurrent(layer, *shape):
 )
 def test_loops_are_written_out_in_int8(layer, shape, names, fused, tmp_path):
     """Keras's LSTM is one fused op, the others step by step; the model itself stays as it was."""
-    model, rows = recurrent(layer(), *shape), normal(64, *shape)
+    model, rows = recurrent(layer(), *shape), normal(256, *shape)
     before, config = model(rows), model.get_config()
     report = export(model, tmp_path, quantization="int8", calibration={"x": rows})
     assert report.ops.get("UNIDIRECTIONAL_SEQUENCE_LSTM", 0) == fused
@@ -469,7 +469,7 @@ def test_the_last_op_keeps_its_layer(tmp_path):
     model = keras.Model(x, named)
     (tanh,) = bare_operations(model)
     report = export(
-        model, tmp_path, quantization="int8", calibration={"x": normal(64, 4)}, float_layers=["sm", tanh.name]
+        model, tmp_path, quantization="int8", calibration={"x": normal(128, 4)}, float_layers=["sm", tanh.name]
     )
     assert report.tensors["float_layers"] == ["sm", tanh.name]
     assert report.warnings == []
