@@ -1,7 +1,6 @@
 """Exports a Keras model to a file, and compares the file with the model before the file gets its name."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import math
 import numbers
@@ -11,10 +10,12 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
+import numpy as np
 
 from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
+from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
 from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
@@ -28,6 +29,7 @@ from keras_dl.export.source import LOG, Source
 from keras_dl.export.targets import Context
 from keras_dl.export.verify import doubts, prove
 from keras_dl.files import replacing
+from keras_dl.interrupts import heard
 from keras_dl.version import __version__
 
 Path = str | os.PathLike
@@ -37,6 +39,12 @@ Metric = tuple[str, Callable[..., float]]
 # Layers that scale their inputs, so that pixels may be what a model takes.
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.Attention)
+_MORE_EXACT = {
+    "int8": "int16x8, dynamic_int8 and float16 are",
+    "int16x8": "dynamic_int8 and float16 are",
+    "dynamic_int8": "float16 is",
+    "weight_only_int8": "float16 is",
+}
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
@@ -60,7 +68,8 @@ def export(
 
     The file holds the model's `serving_signatures(batch_size)`, or its `call` if the model has no such method. All work
     is done in a scratch folder. When all checks have passed, the file, the target's files and the report
-    (`<path>.json`) get their names. Until then, existing files of these names do not change.
+    (`<path>.json`) get their names. Until then, existing files of these names do not change. If the process dies while
+    they get their names, the report says so.
 
     A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
     model computing in float32.
@@ -212,8 +221,11 @@ class Exporter:
         names = list(source.signatures if signatures is None else select(source.signatures, signatures))
         for x in requests:
             self._check(x, names)
-        with contextlib.ExitStack() as files:
-            return [self._make(x, names, signatures is None and self._all, files) for x in requests]
+        with heard(), contextlib.ExitStack() as files:
+            reports = [self._make(x, names, signatures is None and self._all, files) for x in requests]
+            sets = {x.path: report.target_report.get("files", ()) for x, report in zip(requests, reports, strict=True)}
+            files.callback(open_seals, sets)  # the first thing to happen when `files` is closed
+            return reports
 
     def _check(self, request, names):
         model = self.model
@@ -264,7 +276,7 @@ class Exporter:
         traced, samples = source.traced(names), source.proof_samples(names)
         expected = source.expected(names) if request.verify else None
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
-        report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
+        report_file = files.enter_context(replacing(report_path(request.path)))
         file = files.enter_context(replacing(request.path))
         LOG.info("Writing %s.", request.path.name)
         self._write(file, request, names, traced)
@@ -274,7 +286,7 @@ class Exporter:
                 f"and compute the same: {', '.join(changed)}."
             )
         with _accepted_by_the_runtime(file, ValueError):
-            contents, artifact = inspect(file), load(file)
+            contents, artifact = inspect(file, trust=True), load(file, trust=True)
         if contents["flex_ops"] or contents["custom_ops"]:
             raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":
@@ -308,7 +320,7 @@ class Exporter:
             **contents | {"path": str(request.path), "signatures": in_order},
             quantization=quantization,
             target=request.target.name,
-            sha256=_sha256(file),
+            sha256=sha256(file),
             proof=proof,
             metric=measured,
             latency_ms=milliseconds[names[0]],
@@ -366,20 +378,25 @@ def _accepted_by_the_runtime(file, error_type):
 
 @contextlib.contextmanager
 def _advised(model, request, reviewed):
-    """Adds to a failed proof of an integer file what is wrong with its calibration data, or which layers it may be."""
+    """Adds to a failed proof of a quantized file what is wrong with its calibration data, or what may help."""
     try:
         yield
     except ExportError as error:
-        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if request.quantization not in _MORE_EXACT:
+            raise
         if reviewed and request.quantization in quantize.CALIBRATED:
             raise ExportError(" ".join([str(error), *reviewed])) from error
-        if request.quantization != "int8" or not attention:
-            raise
-        names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
-        raise ExportError(
-            f"{error} Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in "
-            "float32."
-        ) from error
+        advice = f"{_MORE_EXACT[request.quantization]} more exact."
+        attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
+        if request.quantization == "int8" and attention:
+            names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)
+            advice = (
+                f"Attention is often the cause in int8: float_layers={names} computes {', '.join(classes)} in float32. "
+                f"{advice}"
+            )
+        elif request.quantization == "int8":
+            advice = f"float_layers=[...] computes layers in float32, if some of them are to blame. {advice}"
+        raise ExportError(f"{error} {advice}") from error
 
 
 def _inputs(signature):
@@ -427,14 +444,11 @@ def _litert_warnings(float_ops, content, model, float_layers):
 def _value(metric, runner, what):
     name, function = metric
     value = function(runner.serve)
+    if hasattr(value, "__array__") and np.ndim(value) == 0:  # a scalar of TensorFlow
+        value = np.asarray(value).item()
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ExportError(f"The metric {name!r} gave {value!r} for the {what}, not a finite number.")
     return float(value)
-
-
-def _sha256(file):
-    file = file / "saved_model.pb" if file.is_dir() else file
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _versions(format):

@@ -19,11 +19,18 @@ _UNSUPPORTED = re.compile(r"""fused\["[^"]*", "(?P<scopes>[^"@]+)@[^\n]*'tf\.(?P
 # Other errors of the converter begin with the place in its own form: "<unknown>:0: error: loc(...): ".
 _LOCATION = re.compile(r"^\S*: error: (loc\(.*\): )?")
 _PLACE = re.compile(r"""fused\["(?P<op>\w+):", "(?P<scopes>[^"@]+/[^"@]+)@""")
+# What the quantizer of int16x8 says of integers that it takes for values.
+_UNRANGED = re.compile(r"should be recorded during calibration: Failed for tensor (?P<tensor>[^\s:]+)")
 
 # What would do, by the op that LiteRT does not have.
 _CURES = {
     "Conv2DBackpropInput": "LiteRT transposes convolutions only without dilation, channels last: use dilation_rate=1 "
     "and data_format='channels_last', or UpSampling2D and Conv2D.",
+    "DenseBincount": "Add up keras.ops.one_hot instead.",
+    **dict.fromkeys(
+        ("MaxPool3D", "AvgPool3D"),
+        "Pool two dimensions and then the third, each with a pool in 2-D between two reshapes.",
+    ),
     "Conv3DBackpropInputV2": "Use UpSampling3D and Conv3D.",
     **dict.fromkeys(
         ("LookupTableFindV2", "LookupTableSizeV2", "HashTableV2", "MutableHashTableV2"),
@@ -168,8 +175,14 @@ def _explain(message, model):
             f"The layers {', '.join(quantized)} were quantized by Keras, with model.quantize, in a form that LiteRT "
             "does not have. Export the model as it was before, with quantization='int8' or 'dynamic_int8'."
         )
+    if unranged := _UNRANGED.search(message):
+        return (
+            f"LiteRT cannot quantize in this way: it finds no range for the integers of {unranged['tensor']}. Choose "
+            "int8 or dynamic_int8."
+        )
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     place = _PLACE.search(message)
     where = f" at {saved_model.located(place['op'], place['scopes'], model)}" if place else ""
     said = _LOCATION.sub("", lines[0]) if lines else "it gave no reason"
-    return f"The LiteRT converter failed{where}: {said}"
+    cure = " Write that part of the model with other ops." if place else ""
+    return f"The LiteRT converter failed{where}: {said.removesuffix('.')}.{cure}"

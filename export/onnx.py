@@ -60,7 +60,10 @@ def convert(model, name, signature, concrete, metadata):
         )
     except Exception as error:  # tf2onnx passes on any error of its handlers
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"tf2onnx could not convert signature {name!r}: {lines[0]}") from error
+        raise ExportError(
+            f"tf2onnx could not convert signature {name!r}: {lines[0].removesuffix('.')}. Choose format='litert' or "
+            "'saved_model', or export less than the whole model."
+        ) from error
     unknown = [x for x in nodes(proto.graph) if not onnx.defs.has(x.op_type, OPSET, x.domain)]
     if unknown:
         ops = dict.fromkeys(located(x.op_type, x.name, model) for x in unknown)

@@ -74,7 +74,7 @@ def to_litert(source, names, quantization, float_layers=()):
         ExportError: if LiteRT has no builtin for an op, or cannot quantize it in this way.
     """
     if quantization in CALIBRATED:
-        source = source.without_loops(names)
+        source = source.without_loops(names, fused=quantization != "int16x8")
     signatures = {name: source.signatures[name] for name in names}
     pixels = any(x.dtype == "uint8" for signature in signatures.values() for x in signature.inputs.values())
     masks = any(isinstance(layer, MASKING) for layer in all_layers(source.model))
@@ -140,7 +140,8 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         if lacking is None:
             raise
         ops = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
-        cure = "Choose int8, which computes such ops in float32." if quantization == "int16x8" else "Choose float16."
+        in_float = quantization == "int16x8" and lacking[1] not in _WEIGHTS
+        cure = "Choose int8, which computes such ops in float32." if in_float else "Choose float16."
         raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(ops)}. {cure}") from None
 
 
@@ -235,7 +236,7 @@ def check(file, quantization, model, float_layers=()):
         where, count = kept.most_common(1)[0]
         raise ExportError(
             f"{quantization!r} is not available: {count} of {elements.total()} weights are not quantized, in {where}: "
-            f"there is no such kernel for it. Choose float16, or make these weights those of another layer."
+            "there is no such kernel. Choose float16."
         )
     for name, signature in file.signatures.items():
         for key, x in (signature.inputs | signature.outputs).items():

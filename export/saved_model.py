@@ -38,7 +38,7 @@ class Traced(NamedTuple):
     unlooped: tuple[str, ...] = ()
 
 
-def trace(model, signatures, dtypes=None, loops=True):
+def trace(model, signatures, dtypes=None, loops=True, fused=True):
     """Traces each signature for a file: with static shapes, computing in float32, with ops that devices have.
 
     Args:
@@ -47,6 +47,7 @@ def trace(model, signatures, dtypes=None, loops=True):
         dtypes: dict of replacements for dtypes of inputs, such as `{"uint8": "float32"}`, as integer quantization needs
             them. With it, the masks of Keras's layers are bounded.
         loops: bool. False to write out the loops of recurrent layers, as `keras_dl.tracing.without_loops` does.
+        fused: bool. Whether it may write one as a fused op.
 
     Returns:
         dict of `Traced` by signature.
@@ -56,7 +57,7 @@ def trace(model, signatures, dtypes=None, loops=True):
     """
     traced = {}
     in_scopes = in_named_scopes(bare_operations(model), _operation_scope)
-    unlooped = contextlib.nullcontext(()) if loops else without_loops(model)
+    unlooped = contextlib.nullcontext(()) if loops else without_loops(model, fused)
     masks = bounded_masks() if dtypes else contextlib.nullcontext()
     with computing_in_float32(model), plain_argmax(), plain_lookups(), masks, in_scopes, unlooped as changed:
         for name, signature in signatures.items():
@@ -117,6 +118,11 @@ def has_loops(concrete):
     return any(node.op in ("While", "StatelessWhile") for node in _nodes(concrete))
 
 
+def has_fused(concrete):
+    """Whether a function in a graph is to become one fused op: see `keras_dl.LSTM`."""
+    return any("api_implements" in function.attr for function in concrete.graph.as_graph_def().library.function)
+
+
 def _advice(model, signature):
     """What may help if a model fails on the inputs of a signature; empty if nothing is known."""
     advice = ""
@@ -173,6 +179,8 @@ def located(op, scopes, model):
         return f"{op} in the operation {path[-1]!r}" + f" on {', '.join(before)}" * bool(before)
     if not path and scopes.startswith(_NAMELESS):
         return f"{op} in a layer that the converter did not write down"
+    if not path and layer_path(scopes, {scope_name(model.name): model.name}):
+        return f"{op} in the call of model {model.name!r} itself"
     return f"{op} in layer {'/'.join(path)!r}" if path else f"{op} outside of the model's layers"
 
 

@@ -47,10 +47,10 @@ def collect(model, batch_size: int = 1, names=None, input_shapes=None, calibrati
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     if not model.built:
         raise ValueError(f"model={model.name!r} was never built. Call it once on a batch, or give it a keras.Input.")
-    serve = getattr(model, "serving_signatures", None)
     shapes = _checked_shapes(input_shapes, batch_size)
     sizes = {name: shape for name, (shape, _) in shapes.items()}
-    signatures = default_signatures(model, batch_size, sizes) if serve is None else serve(batch_size)
+    own = _has_its_own(model)
+    signatures = model.serving_signatures(batch_size) if own else default_signatures(model, batch_size, sizes)
     if not isinstance(signatures, dict) or not all(isinstance(x, Signature) for x in signatures.values()):
         raise TypeError(f"serving_signatures of model={model.name!r} must return a dict of keras_dl.Signature.")
     if not signatures:
@@ -108,7 +108,13 @@ def _checked_shapes(input_shapes, batch_size):
 
 def inferred(model):
     """Whether the shapes of a model's inputs are those of its last call, and their dtypes are not known."""
-    return not hasattr(model, "serving_signatures") and not getattr(model, "inputs", None)
+    return not _has_its_own(model) and not getattr(model, "inputs", None)
+
+
+def _has_its_own(model):
+    """Whether a model says its signatures. The method of the base classes gives the default ones."""
+    method = getattr(type(model), "serving_signatures", None)
+    return hasattr(model, "serving_signatures") and getattr(method, "__module__", None) != "keras_dl.base"
 
 
 def _reshaped(signature, shapes, calibration, called):

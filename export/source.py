@@ -57,33 +57,35 @@ class Source:
         self._scratch = tempfile.TemporaryDirectory()
         self._start(loops=True)
 
-    def _start(self, loops):
-        self._loops, self._unlooped = loops, None
+    def _start(self, loops, fused=True):
+        self._loops, self._fused, self._unlooped = loops, fused, {}
         self._traced, self._converters, self._float_files = {}, {}, {}
 
     def close(self):
         """Deletes the scratch folder."""
         self._scratch.cleanup()
 
-    def without_loops(self, names):
+    def without_loops(self, names, fused=True):
         """This source if the signatures have no loops; else one in whose graphs recurrent layers have none.
 
         The calibration of integer files cannot run loops. The outputs of Keras that the proof compares with stay those
         of the model as it is.
+
+        Args:
+            names: list of str.
+            fused: bool. Whether a recurrent layer may be one fused op, which `int16x8` does not have.
         """
-        if not self._loops or not any(saved_model.has_loops(x.concrete) for x in self.traced(names).values()):
+        concrete = [x.concrete for x in self.traced(names).values()]
+        if not any(saved_model.has_loops(x) or (saved_model.has_fused(x) and not fused) for x in concrete):
             return self
-        if self._unlooped is None:
-            unlooped = copy.copy(self)
-            unlooped._start(loops=False)
-            self._unlooped = unlooped
-        return self._unlooped
+        if fused not in self._unlooped:
+            self._unlooped[fused] = copy.copy(self)
+            self._unlooped[fused]._start(loops=False, fused=fused)
+        return self._unlooped[fused]
 
     def unlooped_layers(self, names):
         """The layers whose loops `without_loops` has written out: list of str."""
-        if self._unlooped is None:
-            return []
-        traced = [x for (name, _), x in self._unlooped._traced.items() if name in names]
+        traced = [x for other in self._unlooped.values() for (name, _), x in other._traced.items() if name in names]
         return sorted({layer for x in traced for layer in x.unlooped})
 
     def traced(self, names, float_pixels=False):
@@ -100,7 +102,7 @@ class Source:
         for name in names:
             if (name, float_pixels) not in self._traced:
                 LOG.info("Tracing %r%s.", name, "" if self._loops else " without loops")
-                traced = saved_model.trace(self.model, {name: self.signatures[name]}, dtypes, self._loops)
+                traced = saved_model.trace(self.model, {name: self.signatures[name]}, dtypes, self._loops, self._fused)
                 self._traced[name, float_pixels] = traced[name]
         return {name: self._traced[name, float_pixels] for name in names}
 

@@ -387,6 +387,8 @@ def test_the_metric_is_measured_on_both(tmp_path):
     assert report.metric == {"name": "spread", "keras": np.std(calls[0]), "artifact": np.std(calls[1])}
     assert report.metric["keras"] != report.metric["artifact"]
     assert "spread" in str(report)
+    scalar = export(model, tmp_path, metric=("one", lambda serve: tf.constant(1)))
+    assert scalar.metric == {"name": "one", "keras": 1.0, "artifact": 1.0}
     with pytest.raises(ExportError, match="'loss' gave nan for the keras"):
         export(model, tmp_path, metric=("loss", lambda serve: float("nan")))
 

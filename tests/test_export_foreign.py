@@ -127,7 +127,7 @@ def recurrent(layer, *shape):
 )
 def test_loops_are_written_out_in_int8(layer, shape, names, fused, tmp_path):
     """Keras's LSTM is one fused op, the others step by step; the model itself stays as it was."""
-    model, rows = recurrent(layer(), *shape), normal(256, *shape)
+    model, rows = recurrent(layer(), *shape), normal(200, *shape)
     before, config = model(rows), model.get_config()
     report = export(model, tmp_path, quantization="int8", calibration={"x": rows})
     assert report.ops.get("UNIDIRECTIONAL_SEQUENCE_LSTM", 0) == fused
@@ -151,14 +151,24 @@ def test_masked_recurrent_layers_in_int8(tmp_path):
     h = layers.Embedding(12, 8, embeddings_initializer=normal_values, mask_zero=True)(tokens)
     h = layers.GRU(8, seed=1)(layers.LSTM(8, return_sequences=True, seed=2)(h))
     model = keras.Model(tokens, layers.Dense(2, name="head")(h))
-    rows = np.random.default_rng(0).integers(1, 12, (64, 6))
-    rows[np.arange(6) >= np.random.default_rng(1).integers(2, 7, (64, 1))] = 0
+    rows = np.random.default_rng(0).integers(1, 12, (200, 6))
+    rows[np.arange(6) >= np.random.default_rng(1).integers(2, 7, (200, 1))] = 0
     expected = model(rows)
     with tracing.without_loops(model):
         np.testing.assert_allclose(model(rows), expected, atol=1e-6)
     report = export(model, tmp_path, quantization="int8", calibration={"tokens": rows})
     assert "WHILE" not in report.ops
     assert report.proof["signatures"]["serve"]["head"]["cosine"] > 0.99
+
+
+@pytest.mark.parametrize("layer", [layers.LSTM, keras_dl.LSTM])
+def test_int16x8_has_no_fused_lstm(layer, tmp_path):
+    """It is written step by step, beside an int8 file with the fused op."""
+    rows = {"x": np.tanh(normal(400, 5, 3))}  # without tails, which calibration would miss
+    reports = export(recurrent(layer(8), 5, 3), tmp_path, quantization=["int8", "int16x8"], calibration=rows)
+    assert [report.ops.get("UNIDIRECTIONAL_SEQUENCE_LSTM", 0) for report in reports.values()] == [1, 0]
+    assert reports["int16x8"].ops["TANH"] == 10
+    assert reports["int16x8"].proof["signatures"]["serve"]["head"]["cosine"] > 0.999
 
 
 def test_loops_stay_in_float_files(tmp_path):
@@ -319,7 +329,7 @@ def test_the_path_of_a_model(tmp_path):
     model.save(tmp_path / "mine.keras")
     check_equal(model, export(tmp_path / "mine.keras", tmp_path), features=normal(2, 4))
     (tmp_path / "letter.keras").write_text("Dear reader")
-    with pytest.raises(ValueError, match=r"letter.keras' is not a model that Keras can load"):
+    with pytest.raises(ValueError, match=r"letter\.keras is not a model that Keras can load"):
         export(str(tmp_path / "letter.keras"), tmp_path)
     for model in (None, 3, layers.Dense(2)):
         with pytest.raises(TypeError, match=f"a keras.Model or the path of a .keras file, not {type(model).__name__}"):
@@ -432,12 +442,52 @@ def nothing(x):
             r"LookupTableFindV2 in layer 'look'\. Look up outside of the file",
         ),
         (
+            lambda: functional(layers.AveragePooling3D(2, name="pool"), 4, 4, 4, 2),
+            {},
+            r"AvgPool3D in layer 'pool'\. Pool two dimensions and then the third",
+        ),
+        (
+            lambda: functional(layers.Conv3D(4, 3, name="volume"), 4, 4, 4, 2),
+            dict(quantization="int16x8", calibration={"x": normal(9, 4, 4, 4, 2)}),
+            r"no int16x8 kernel for CONV_3D in layer 'volume'\. Choose float16",
+        ),
+        (
+            lambda: functional(layers.ELU(name="curve"), 4),
+            dict(quantization="int16x8", calibration={"x": normal(9, 4)}),
+            r"no int16x8 kernel for ELU in layer 'curve'\. Choose int8",
+        ),
+        (
+            lambda: functional(layers.CategoryEncoding(9, name="counts"), 3, dtype="int32"),
+            {},
+            r"DenseBincount in layer 'counts'\. Add up keras\.ops\.one_hot",
+        ),
+        (
+            lambda: functional(
+                lambda x: layers.Embedding(20, 8)(ops.where(x < 0, x + 20, x)), 6, name="tokens", dtype="int32"
+            ),
+            dict(quantization="int16x8", calibration={"tokens": np.arange(54).reshape(9, 6) % 20}),
+            r"no range for the integers of .*tokens\. Choose int8",
+        ),
+        (
             lambda: functional(lambda x: ops.linalg.svd(layers.Reshape((2, 2), name="square")(x))[1], 4),
             {},
             r"Svd in the operation 'svd[_0-9]*' on 'square'\.",
         ),
     ],
-    ids=["batch", "stateful", "state", "half", "dilated", "lookup", "operation"],
+    ids=[
+        "batch",
+        "stateful",
+        "state",
+        "half",
+        "dilated",
+        "lookup",
+        "pool",
+        "volume",
+        "curve",
+        "counts",
+        "tokens",
+        "operation",
+    ],
 )
 def test_errors_say_where_and_what_would_do(model, options, message, tmp_path):
     with pytest.raises(ExportError, match=message) as caught:
@@ -446,6 +496,18 @@ def test_errors_say_where_and_what_would_do(model, options, message, tmp_path):
     assert "Exception encountered" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     assert keras.config.is_traceback_filtering_enabled()
+
+
+class CalledOnItself(Called):
+    def call(self, x):
+        return ops.linalg.svd(self.dense(x))[1]
+
+
+def test_ops_of_the_model_itself(tmp_path):
+    model = CalledOnItself()
+    model(normal(1, 2, 2))
+    with pytest.raises(ExportError, match=r"Svd in the call of model 'called' itself\."):
+        export(model, tmp_path)
 
 
 def test_a_fixed_batch_is_exported_with_it(tmp_path):

@@ -312,7 +312,7 @@ def test_a_name_that_the_converter_lost_is_not_guessed():
     model = models.dense()
     lost = saved_model.located("STRIDED_SLICE", "tfl.strided_slice", model)
     assert lost == "STRIDED_SLICE in a layer that the converter did not write down"
-    assert saved_model.located("ADD", "sequential_1/add", model) == "ADD outside of the model's layers"
+    assert saved_model.located("ADD", "elsewhere_1/add", model) == "ADD outside of the model's layers"
 
 
 @given(

@@ -37,7 +37,7 @@ from keras_dl.arguments import Size, arguments
 from keras_dl.compat import is_eager
 from keras_dl.layers.recurrent import Cell, Recurrent
 from keras_dl.ops.recurrence import scan
-from keras_dl.tracing import STAND_INS
+from keras_dl.tracing import STAND_INS, is_fusing
 
 EPSILON = 1e-5  # of layer normalization
 
@@ -218,7 +218,14 @@ class LSTM(Recurrent, keras.layers.LSTM):
 
     def _fuses(self, sequences):
         """Whether this call is traced for a device, and LiteRT's fused op can compute it."""
-        if is_eager(sequences) or self.return_state or self.stateful or self.unroll or not self.cell.elementwise:
+        if (
+            not is_fusing()
+            or is_eager(sequences)
+            or self.return_state
+            or self.stateful
+            or self.unroll
+            or not self.cell.elementwise
+        ):
             return False
         gates = (self.cell.activation, self.cell.recurrent_activation)
         static = sequences.shape.is_fully_defined() and 0 not in sequences.shape
