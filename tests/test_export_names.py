@@ -53,7 +53,7 @@ def test_names_are_made_safe_and_unique(format, tmp_path):
 
 
 def test_layers_with_such_names_are_found_in_int8_files(tmp_path):
-    model, rows = hard_to_name(), normal(8, 2)
+    model, rows = hard_to_name(), normal(128, 2)
     calibration = [dict.fromkeys(collect(model)["serve"].inputs, rows)]
     options = dict(quantization="int8", calibration=calibration, float_layers=["p (1)"])
     report = export(model, tmp_path / "model.tflite", **options)
