@@ -1,16 +1,19 @@
 """The command line `keras-dl`: its words, options and exit codes.
 
 It is a module outside of the package because `import keras_dl` imports Keras and TensorFlow. That takes seconds, and
-`keras-dl --help` must be fast. `keras_dl.recipes.training.commands` has the work of the commands.
+what needs neither must be fast: help, `--version`, `list`, `inspect` and errors of usage.
+`keras_dl.recipes.training.commands` has the work of the other commands.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
 import traceback
+import types
 
 try:
     import click
@@ -21,17 +24,61 @@ DONE, FAILED, USAGE = 0, 1, 2
 CONTEXT = dict(help_option_names=["-h", "--help"], max_content_width=100)
 
 
+# As `keras_dl.export.targets` has them.
+TARGETS = (
+    "cpu",
+    "micro",
+    *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
+    *(f"ethos-u65-{macs}" for macs in (256, 512)),
+    *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+    "edgetpu",
+    "gpu",
+)
+
+
+@contextlib.contextmanager
+def _without_keras():
+    """Lets modules of keras_dl be imported alone: without what `keras_dl` imports, which is Keras and TensorFlow.
+
+    Within it, `keras_dl` and `keras_dl.export` are empty packages. Afterwards they are as if nothing was imported. If
+    they are there already, they stay.
+    """
+    if "keras_dl" in sys.modules:
+        yield
+        return
+    try:
+        for name in ("keras_dl", "keras_dl.export"):
+            package = types.ModuleType(name)
+            package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations)
+            sys.modules[name] = package
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "keras_dl"]:
+            del sys.modules[name]
+
+
 def architectures():
-    """The rows of `keras_dl.architectures`, read without importing `keras_dl` and with it TensorFlow."""
-    package = importlib.util.find_spec("keras_dl")
-    path = pathlib.Path(package.origin).with_name("architectures.py")
-    spec = importlib.util.spec_from_file_location("_keras_dl_architectures", path)
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
-    return table.ARCHITECTURES
+    """The rows of `keras_dl.architectures`."""
+    with _without_keras():
+        return importlib.import_module("keras_dl.architectures").ARCHITECTURES
+
+
+def version():
+    """The version of keras_dl: str."""
+    with _without_keras():
+        return importlib.import_module("keras_dl.version").__version__
+
+
+def _show_version(context, option, wanted):
+    if wanted:
+        click.echo(f"keras-dl {version()}")
+        context.exit()
 
 
 @click.group(context_settings=CONTEXT)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def cli():
     """Train, measure and export the architectures of keras_dl.
 
@@ -59,7 +106,7 @@ def command(group, name):
         def run(as_json, debug, **options):
             with _only_results_on_stdout():
                 document, text = function(**options)
-            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+            click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else _printable(text))
 
         run.__doc__ = function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])
@@ -75,12 +122,20 @@ data_dir_option = click.option(
 )
 
 
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="The file is from someone whom you trust: allow ops that touch files, run Python or use a network, and Python "
+    "in Lambda layers.",
+)
+
+
 @command(cli, "list")
 def list_recipes():
     """List the recipes that can be trained."""
-    from keras_dl.recipes.training import commands
-
-    document = commands.recipes()
+    with _without_keras():
+        (folder,) = importlib.util.find_spec("keras_dl.recipes").submodule_search_locations
+    document = json.loads(pathlib.Path(folder, "recipes.json").read_text(encoding="utf-8"))
     rows = [("NAME", "MODEL", "DATASET", "AIM", "SUMMARY")]
     for row in document["recipes"]:
         aim = "" if row["aim"] is None else f"{row['metric']} {'>=' if row['higher_is_better'] else '<='} {row['aim']}"
@@ -103,7 +158,7 @@ def data_list():
     for row in document["datasets"]:
         examples = " + ".join(f"{n:,}" for n in row["examples"].values())
         size = f"{row['size'] / 1e6:.1f} MB" if row["size"] else "none"
-        rows.append((row["name"], size, examples, row["source"], row["licence"], row["title"]))
+        rows.append((row["name"], size, examples, row["source"], row["license"], row["title"]))
     return document, _table(rows)
 
 
@@ -130,11 +185,27 @@ def data_prepare(name, data_dir):
 @click.option("--dataset", help="Data set of the recipe, by its name in TensorFlow Datasets. [default: its first]")
 @click.option("--epochs", type=int, help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
+@click.option("--learning-rate", type=float, help="Peak of the recipe's schedule. [default: the recipe's]")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME",
+    help="Train only this variant of the recipe; the first one is saved as model.keras. May be repeated. "
+    "`keras-dl list --json` names them. [default: all; with --smoke the first]",
+)
+@click.option(
+    "--baseline/--no-baseline",
+    default=None,
+    help="Whether to measure the baseline, and to train variants that only serve as one. "
+    "[default: yes; with --smoke no]",
+)
 @click.option("--seed", type=int, help="Seed of weights, data order, augmentation and dropout. [default: 0]")
 @click.option(
     "--jit",
     type=click.Choice(["auto", "on", "off"]),
-    help="Compile with XLA. auto times a few steps with and without it, and takes the faster. [default: auto]",
+    help="Compile with XLA. auto times a few steps with and without it, and takes the faster. The weights differ: XLA "
+    "draws other random numbers. [default: auto]",
 )
 @click.option(
     "--precision",
@@ -146,7 +217,11 @@ def data_prepare(name, data_dir):
 @click.option(
     "--overwrite", is_flag=True, help="Replace the run in the folder. It is kept until the new one is complete."
 )
-@click.option("--smoke", is_flag=True, help="Seconds on a small part of the data, to see that everything works.")
+@click.option(
+    "--smoke",
+    is_flag=True,
+    help="Seconds, to see that everything works: one variant on a small part of the data, without a baseline.",
+)
 @click.option("--tensorboard", is_flag=True, help="Write curves to tensorboard/ in the folder.")
 @data_dir_option
 def train(**options):
@@ -160,10 +235,12 @@ def train(**options):
       keras-dl train cnn --seed 1 --output runs/cnn-1 --json
       keras-dl train cnn --resume
       keras-dl train mlp --dataset diabetes --output runs/diabetes
+      keras-dl train resnet --variant resnet20 --no-baseline --learning-rate 0.05
     """
     from keras_dl.recipes.training import commands, report
 
-    document = commands.train(smoke=options.pop("smoke") or None, **options)
+    smoke, variants = options.pop("smoke") or None, options.pop("variants") or None
+    document = commands.train(smoke=smoke, variants=variants, **options)
     return document, f"{report.describe(document)}\nin {document['output']}"
 
 
@@ -185,7 +262,8 @@ def demo(output, smoke, data_dir):
 @command(cli, "evaluate")
 @click.argument("path", type=click.Path(exists=True))
 @data_dir_option
-def evaluate(path, data_dir):
+@trust_option
+def evaluate(path, data_dir, trust):
     """Measure the recipe's metric on PATH: the folder of a run, its model.keras, or a file exported from it.
 
     \b
@@ -195,7 +273,7 @@ def evaluate(path, data_dir):
     """
     from keras_dl.recipes.training import commands
 
-    document = commands.evaluate(path, data_dir)
+    document = commands.evaluate(path, data_dir, trust)
     return document, (
         f"{document['path']}: {document['metric']} {document['value']:.4f} on {document['test_examples']:,} "
         f"test examples of {document['dataset']} {document['dataset_version']}"
@@ -225,6 +303,8 @@ class OneOrMore(click.Choice):
 )
 @click.option(
     "--target",
+    type=click.Choice(TARGETS),
+    metavar="NAME",
     default="cpu",
     show_default=True,
     help="Device: cpu, micro, edgetpu, gpu, or an NPU such as ethos-u55-128, ethos-u65-256, ethos-u85-512.",
@@ -263,6 +343,7 @@ class OneOrMore(click.Choice):
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @data_dir_option
+@trust_option
 def export(no_verify, **options):
     """Export PATH, the folder of a run or a .keras file, to a verified file for a device.
 
@@ -286,16 +367,19 @@ def export(no_verify, **options):
 
 @command(cli, "inspect")
 @click.argument("artifact", type=click.Path(exists=True))
-def inspect(artifact):
+@trust_option
+def inspect(artifact, trust):
     """Show the ops, signatures and metadata of ARTIFACT.
 
     \b
     Example:
       keras-dl inspect runs/cnn/exports/cnn-int8-cpu.tflite
     """
-    from keras_dl.recipes.training import commands
-
-    document = commands.inspect(artifact)
+    with _without_keras():
+        document = importlib.import_module("keras_dl.export.inspection").inspect(artifact, trust)
+        reason = importlib.import_module("keras_dl.export.file_set").complaint(artifact)
+    if reason:
+        click.echo(f"Warning: {reason}", err=True)
     return document, _outline(document)
 
 
@@ -340,13 +424,24 @@ def _outline(value, depth=0):
     """A nested document as indented lines."""
     lines = []
     for key, entry in value.items():
+        head = f"{'  ' * depth}{_in_line(key)}"
         if isinstance(entry, dict) and any(isinstance(v, dict) for v in entry.values()):
-            lines += [f"{'  ' * depth}{key}", _outline(entry, depth + 1)]
+            lines += [head, _outline(entry, depth + 1)]
         elif isinstance(entry, dict):
-            lines.append(f"{'  ' * depth}{key}  " + (", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
+            lines.append(f"{head}  " + _in_line(", ".join(f"{k} {v}" for k, v in entry.items()) or "none"))
         else:
-            lines.append(f"{'  ' * depth}{key}  {entry}")
+            lines.append(f"{head}  {_in_line(entry)}")
     return "\n".join(lines)
+
+
+def _in_line(value):
+    """A value as text without line breaks, which would look like further entries."""
+    return str(value).replace("\n", "\\n")
+
+
+def _printable(text):
+    """Text with escapes for what a terminal would obey: names and metadata come from files of others."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def main(arguments=None):
@@ -357,8 +452,11 @@ def main(arguments=None):
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _without_keras():
+        interrupts = importlib.import_module("keras_dl.interrupts")
     try:
-        cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
+        with interrupts.terminating(), interrupts.heard():
+            cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
         code = DONE
     except click.exceptions.NoArgsIsHelpError as error:
         code = USAGE
@@ -367,10 +465,9 @@ def main(arguments=None):
         code = USAGE if isinstance(error, click.UsageError) else FAILED
         hint = "" if not getattr(error, "ctx", None) else f" See {error.ctx.command_path} --help."
         _complain(f"{error.format_message()}{hint}", arguments)
-    except (click.Abort, KeyboardInterrupt):
-        code = FAILED
-        _complain("Interrupted.", arguments)
-    except Exception as error:
+    except (click.Abort, KeyboardInterrupt, Exception) as error:
+        # click makes an Abort of Ctrl-C, and also of the end of a damaged file.
+        error = error.__cause__ if isinstance(error, click.Abort) and error.__cause__ else error
         code, message = _judge(error)
         if "--debug" in arguments:
             traceback.print_exception(error)
@@ -379,22 +476,27 @@ def main(arguments=None):
 
 
 def _judge(error):
-    """Exit code and message of an error. Errors that a user can cause need only their message."""
-    from keras_dl.export import ExportError
-    from keras_dl.recipes.training.recipe import OptionError
-    from keras_dl.recipes.training.runner import Interrupted, NonFiniteError
+    """Exit code and message of an error. Errors that a user can cause need only their message.
 
-    expected = (ExportError, Interrupted, NonFiniteError, ImportError, OSError, ValueError)
-    if isinstance(error, OptionError):
+    Those of the package go by their names, because importing their classes takes seconds.
+    """
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return FAILED, "Ended by SIGTERM." if type(error).__name__ == "Terminated" else "Interrupted."
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] == "keras_dl"}
+    if "OptionError" in names:
         return USAGE, str(error)
-    if isinstance(error, expected) or type(error).__name__ == "DataError":
+    if names & {"ExportError", "Interrupted", "NonFiniteError", "DataError"}:
         return FAILED, str(error)
+    if isinstance(error, ImportError | OSError | ValueError):
+        return FAILED, str(error)
+    if "No space left on device" in str(error):  # TensorFlow's errors are not Python's
+        return FAILED, f"No space left on device: {str(error).splitlines()[0]}"
     return FAILED, f"An error that should not occur: {type(error).__name__}: {error}. See where with --debug."
 
 
 def _complain(message, arguments):
     """One line on stderr; with --json also a document on stdout."""
-    print(f"keras-dl: {message}", file=sys.stderr)
+    print(f"keras-dl: {_printable(message)}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message}))
 

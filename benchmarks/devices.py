@@ -84,7 +84,7 @@ def torch_infer(create, shape, batch):
     return set_up
 
 
-def exported(create, shape, format, threads=2):
+def exported(create, shape, format, threads=2, dtype="uint8"):
     """One call of the exported file with batch 1: by a LiteRT signature, or by onnxruntime."""
 
     def set_up():
@@ -94,7 +94,7 @@ def exported(create, shape, format, threads=2):
         suffix = {"litert": "tflite", "onnx": "onnx"}[format]
         path = str(pathlib.Path(folder.name) / f"model.{suffix}")
         export(create(), path, format=format, verify=False)
-        images = _batch(shape, 10, 1)[0].astype("uint8")
+        images = _batch(shape, 10, 1)[0].astype(dtype)
         step = {"litert": _litert, "onnx": _onnx}[format](path, images, threads)
         folder.cleanup()
         return step

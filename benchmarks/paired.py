@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from keras_dl.benchmarks.contenders import tasks_of
+from keras_dl.processes import python
 
 
 def run_benchmark(name, rounds=3, only=None, progress=lambda line: None):
@@ -53,7 +54,7 @@ def run_benchmark(name, rounds=3, only=None, progress=lambda line: None):
 
 
 def _in_a_process(*arguments):
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("worker.py")), *arguments]
+    command = python(pathlib.Path(__file__).with_name("worker.py"), *arguments)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # finds packages as this process does
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if run.returncode:

@@ -138,7 +138,7 @@ def _facts(architecture, run):
     yield "Recipe", f"[recipes/{report['recipe']}.py](../../../recipes/{report['recipe']}.py)"
     yield "Data", f"`{report['dataset']}` {report['dataset_version']}" + (f": {title}" if title else "")
     yield "Examples", f"{report['train_examples']:,} to train on, {report['test_examples']:,} to test on"
-    yield "License of the data", report["licence"]
+    yield "License of the data", report["license"]
     yield "Command", f"`{report['command']}`"
     compiled = "XLA" if report["jit"] else "TensorFlow graph, without XLA"
     yield "Training time", f"{report['seconds']:,.0f} s for all trainings, on {report['cpus']} CPU cores ({compiled})"

@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 from keras_dl.files import replacing
+from keras_dl.recipes.training import report
 from keras_dl.recipes.training.recipe import find
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -57,9 +58,7 @@ def _read(folder):
     files = dict(sorted(files.items(), key=_order))
     with (folder / "history.csv").open(newline="") as file:
         history = list(csv.DictReader(file))
-    return Run(
-        folder, json.loads((folder / "report.json").read_text()), dict(sorted(files.items(), key=_order)), history
-    )
+    return Run(folder, report.read(folder), dict(sorted(files.items(), key=_order)), history)
 
 
 def _order(item):

@@ -26,9 +26,9 @@ def reproduce(name, dataset):
     results.mkdir(parents=True)
     for file in ("report.json", "history.csv", "picture.png"):
         shutil.copy(run / file, results / file)
-    for quantization, target, signatures in recipe.find(name).tasks[dataset].exports:
-        report = commands.export(run, quantization=quantization, target=target, overwrite=True, signatures=signatures)
-        shutil.copy(f"{report['path']}.json", results / f"{quantization}-{target}.json")
+    for file in recipe.find(name).tasks[dataset].exports:
+        report = commands.export(run, **file._asdict(), overwrite=True)
+        shutil.copy(f"{report['path']}.json", results / f"{file.quantization}-{file.target}.json")
 
 
 def wanted_runs(words):

@@ -1,9 +1,11 @@
-"""Writes the table of architectures in the README, and the pages of the results, from the reports in docs/results.
+"""Writes the table of architectures in the README, and the pages of the results, from the reports in docs/results; and
+what `keras-dl list` shows, from the recipes.
 
 python docs/table.py            writes them
 python docs/table.py --check    fails if one of them differs from the reports
 """
 
+import json
 import sys
 
 import pages
@@ -11,6 +13,7 @@ import reports
 from reports import figure
 
 from keras_dl.architectures import ARCHITECTURES, ROOMS
+from keras_dl.recipes.training import commands
 
 README = reports.ROOT / "README.md"
 BEGIN, END = "<!-- table: made by docs/table.py -->", "<!-- end of table -->"
@@ -62,7 +65,8 @@ def written(readme: str) -> str:
 
 def texts() -> dict[str, str]:
     """Everything that is made from the reports, by its path from the root of the repository."""
-    return {"README.md": written(README.read_text()), **pages.pages()}
+    listed = json.dumps(commands.recipes(), indent=2, ensure_ascii=False) + "\n"
+    return {"README.md": written(README.read_text()), "recipes/recipes.json": listed, **pages.pages()}
 
 
 if __name__ == "__main__":

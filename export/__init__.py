@@ -6,5 +6,17 @@ from keras_dl.export.exporter import Exporter, export
 from keras_dl.export.inspection import inspect
 from keras_dl.export.report import Report
 from keras_dl.export.runners import KerasRunner, Runner, load
+from keras_dl.files import FileError
 
-__all__ = ["ExportError", "Exporter", "KerasRunner", "Report", "Runner", "beam_search", "export", "inspect", "load"]
+__all__ = [
+    "ExportError",
+    "Exporter",
+    "FileError",
+    "KerasRunner",
+    "Report",
+    "Runner",
+    "beam_search",
+    "export",
+    "inspect",
+    "load",
+]

@@ -1,4 +1,6 @@
-"""The errors of exporting, and of running a file."""
+"""The errors of exporting, and of running a file. `keras_dl.files.FileError` is that of a file that cannot be read."""
+
+from keras_dl.files import FileError
 
 
 class ExportError(RuntimeError):
@@ -9,7 +11,7 @@ class SignatureError(ValueError):
     """A file does not have the signature that was asked for."""
 
 
-class RuntimeFailure(ValueError):
+class RuntimeFailure(FileError):
     """The runtime cannot run a file that it could load."""
 
 

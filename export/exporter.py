@@ -1,7 +1,6 @@
 """Exports a Keras model to a file, and compares the file with the model before the file gets its name."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import math
 import numbers
@@ -16,6 +15,7 @@ import numpy as np
 from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
+from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
 from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
@@ -29,6 +29,7 @@ from keras_dl.export.source import LOG, Source
 from keras_dl.export.targets import Context
 from keras_dl.export.verify import doubts, prove
 from keras_dl.files import replacing
+from keras_dl.interrupts import heard
 from keras_dl.version import __version__
 
 Path = str | os.PathLike
@@ -67,7 +68,8 @@ def export(
 
     The file holds the model's `serving_signatures(batch_size)`, or its `call` if the model has no such method. All work
     is done in a scratch folder. When all checks have passed, the file, the target's files and the report
-    (`<path>.json`) get their names. Until then, existing files of these names do not change.
+    (`<path>.json`) get their names. Until then, existing files of these names do not change. If the process dies while
+    they get their names, the report says so.
 
     A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
     model computing in float32.
@@ -219,8 +221,11 @@ class Exporter:
         names = list(source.signatures if signatures is None else select(source.signatures, signatures))
         for x in requests:
             self._check(x, names)
-        with contextlib.ExitStack() as files:
-            return [self._make(x, names, signatures is None and self._all, files) for x in requests]
+        with heard(), contextlib.ExitStack() as files:
+            reports = [self._make(x, names, signatures is None and self._all, files) for x in requests]
+            sets = {x.path: report.target_report.get("files", ()) for x, report in zip(requests, reports, strict=True)}
+            files.callback(open_seals, sets)  # the first thing to happen when `files` is closed
+            return reports
 
     def _check(self, request, names):
         model = self.model
@@ -271,7 +276,7 @@ class Exporter:
         traced, samples = source.traced(names), source.proof_samples(names)
         expected = source.expected(names) if request.verify else None
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
-        report_file = files.enter_context(replacing(request.path.with_name(request.path.name + ".json")))
+        report_file = files.enter_context(replacing(report_path(request.path)))
         file = files.enter_context(replacing(request.path))
         LOG.info("Writing %s.", request.path.name)
         self._write(file, request, names, traced)
@@ -281,7 +286,7 @@ class Exporter:
                 f"and compute the same: {', '.join(changed)}."
             )
         with _accepted_by_the_runtime(file, ValueError):
-            contents, artifact = inspect(file), load(file)
+            contents, artifact = inspect(file, trust=True), load(file, trust=True)
         if contents["flex_ops"] or contents["custom_ops"]:
             raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":
@@ -315,7 +320,7 @@ class Exporter:
             **contents | {"path": str(request.path), "signatures": in_order},
             quantization=quantization,
             target=request.target.name,
-            sha256=_sha256(file),
+            sha256=sha256(file),
             proof=proof,
             metric=measured,
             latency_ms=milliseconds[names[0]],
@@ -444,11 +449,6 @@ def _value(metric, runner, what):
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ExportError(f"The metric {name!r} gave {value!r} for the {what}, not a finite number.")
     return float(value)
-
-
-def _sha256(file):
-    file = file / "saved_model.pb" if file.is_dir() else file
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _versions(format):

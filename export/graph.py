@@ -8,12 +8,12 @@ import dataclasses
 import functools
 import math
 import pathlib
-import struct
 
 import numpy as np
 
 from keras_dl.export import flatbuffer
 from keras_dl.extras import require
+from keras_dl.files import FileError, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def read(path: str | pathlib.Path) -> Graph:
         `Graph`.
 
     Raises:
-        ValueError: if the file is not a LiteRT file, or is cut off.
+        FileError: if the file is not a LiteRT file, or is cut off. A ValueError.
         ImportError: if ai-edge-litert is missing.
     """
     return parse(pathlib.Path(path).read_bytes(), path)
@@ -174,11 +174,9 @@ def parse(content: bytes, path="The content") -> Graph:
         path: the name of the file in errors.
     """
     if content[4:8] != b"TFL3":
-        raise ValueError(f"{path} is not a LiteRT file: it lacks the identifier TFL3.")
-    try:
+        raise FileError(path, "is not a LiteRT file: it lacks the identifier TFL3.")
+    with reading(path, "a whole LiteRT file", f"It has {len(content)} bytes."):
         return _parsed(bytes(content))
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a whole LiteRT file ({len(content)} bytes): {error}.") from error
 
 
 @functools.lru_cache(maxsize=1)  # an export reads its file several times

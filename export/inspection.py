@@ -5,18 +5,18 @@ import os
 import pathlib
 
 from keras_dl.export import graph, metadata
-from keras_dl.export.onnx import nodes as onnx_nodes
-from keras_dl.export.runners import OnnxRunner, SavedModelRunner, file_format, load
+from keras_dl.export.runners import LiteRTRunner, OnnxRunner, SavedModelRunner, file_format
 from keras_dl.extras import require
 
 _ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 
-def inspect(path: str | os.PathLike) -> dict:
+def inspect(path: str | os.PathLike, trust: bool = False) -> dict:
     """Reads a file's ops, signatures and metadata.
 
     Args:
         path: str or path of a `.tflite` or `.onnx` file, or of a SavedModel's folder, from any exporter.
+        trust: bool. As `keras_dl.export.load` takes it: False for files that others may have made or changed.
 
     Returns:
         dict that JSON can hold: `path, format, bytes`; `ops`, a histogram; `flex_ops` and `custom_ops`, the
@@ -26,13 +26,13 @@ def inspect(path: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if it is not such a file, or is corrupt.
+        FileError: if it is not such a file, is damaged, or is refused without `trust`. A ValueError.
         ImportError: if the runtime of its format is missing.
     """
     path = pathlib.Path(path)
     read = {"litert": _litert, "onnx": _onnx, "saved_model": _saved_model}
     format = file_format(path)
-    return {"path": str(path), "format": format, "bytes": size(path), **read[format](path)}
+    return {"path": str(path), "format": format, "bytes": size(path), **read[format](path, trust)}
 
 
 def size(path: str | os.PathLike) -> int:
@@ -42,9 +42,9 @@ def size(path: str | os.PathLike) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _litert(path):
+def _litert(path, trust):
     # LiteRT's own loader comes first, because it checks the offsets of the flatbuffer.
-    signatures = load(path).signatures
+    signatures = LiteRTRunner(path, trust=trust).signatures
     file = graph.read(path)
     constants, activations = collections.Counter(), collections.Counter()
     for subgraph in file.subgraphs:
@@ -59,11 +59,13 @@ def _litert(path):
         "custom_ops": sum(op.custom for op in file.ops) - len(flex),
         "signatures": signatures,
         "tensors": {"constants": dict(constants), "activations": dict(activations)},
-        "metadata": metadata.from_litert(path.read_bytes()),
+        "metadata": metadata.from_litert(path.read_bytes(), path),
     }
 
 
-def _onnx(path):
+def _onnx(path, trust):
+    from keras_dl.export.onnx import nodes as onnx_nodes
+
     runner = OnnxRunner(path)
     onnx = require("onnx", extra="export")
     proto = onnx.load(str(path))
@@ -74,12 +76,12 @@ def _onnx(path):
         "custom_ops": sum(node.domain not in _ONNX_DOMAINS for node in nodes),
         "signatures": runner.signatures,
         "tensors": {},
-        "metadata": metadata.from_onnx({x.key: x.value for x in proto.metadata_props}),
+        "metadata": metadata.from_onnx({x.key: x.value for x in proto.metadata_props}, path),
     }
 
 
-def _saved_model(path):
-    runner = SavedModelRunner(path)
+def _saved_model(path, trust):
+    runner = SavedModelRunner(path, trust)
     return {
         "ops": _histogram(op for name in runner.signatures for op in runner.ops(name)),
         "flex_ops": 0,

@@ -29,7 +29,7 @@ def measure(path, format, samples, threads=(1, 2)):
     """
     if format == "saved_model":
         threads = (tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),)
-    runners = {str(n): load(path, num_threads=n) for n in threads}
+    runners = {str(n): load(path, n, trust=True) for n in threads}
     return {name: _alternate(runners, name, batches[0]) for name, batches in samples.items()}
 
 

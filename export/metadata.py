@@ -7,8 +7,10 @@ import numpy as np
 
 from keras_dl.export import flatbuffer
 from keras_dl.extras import require
+from keras_dl.files import parse_json, read_json, reading
 
 NAME = "keras_dl"
+_CURE = "Export the model again."
 
 
 def encode(metadata):
@@ -77,14 +79,23 @@ def into_litert(content, metadata):
     return flatbuffer.packed(model, len(content))
 
 
-def from_litert(content):
-    """The metadata of a LiteRT flatbuffer, or an empty dict if it has none of keras_dl."""
+def from_litert(content, path="file"):
+    """The metadata of a LiteRT flatbuffer, or an empty dict if it has none of keras_dl.
+
+    Args:
+        content: bytes.
+        path: the name of the file in errors.
+
+    Raises:
+        FileError: if it is damaged.
+    """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
-    model = schema.Model.GetRootAs(content, 0)
-    for i in range(model.MetadataLength()):
-        entry = model.Metadata(i)
-        if entry.Name() == NAME.encode():
-            return json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    with reading(path, "a whole LiteRT file", _CURE):
+        model = schema.Model.GetRootAs(content, 0)
+        for i in range(model.MetadataLength()):
+            entry = model.Metadata(i)
+            if entry.Name() == NAME.encode():
+                return _read(np.asarray(model.Buffers(entry.Buffer()).DataAsNumpy()).tobytes(), path)
     return {}
 
 
@@ -96,11 +107,15 @@ def into_saved_model(folder, metadata):
 
 
 def from_saved_model(folder):
-    """The metadata of a SavedModel's folder, or an empty dict if it has none of keras_dl."""
+    """The metadata of a SavedModel's folder, or an empty dict if it has none of keras_dl. FileError if damaged."""
     path = pathlib.Path(folder) / "assets.extra" / f"{NAME}.json"
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    return read_json(path, "the metadata of a file", _CURE) if path.exists() else {}
 
 
-def from_onnx(properties):
-    """The metadata among an ONNX file's `metadata_props`, given as a dict of str."""
-    return json.loads(properties.get(NAME, "{}"))
+def from_onnx(properties, path="file"):
+    """The metadata among an ONNX file's `metadata_props`, given as a dict of str. FileError if damaged."""
+    return _read(properties.get(NAME, "{}"), path)
+
+
+def _read(text, path):
+    return parse_json(text, path, "a whole file: its metadata cannot be read", _CURE)

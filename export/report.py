@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 
+from keras_dl.files import read_json, reading
+
 _KINDS = {"held_out": "held-out", "calibration": "calibration", "random": "random"}
 
 
@@ -70,12 +72,13 @@ class Report:
         """Reads a report that `save` wrote.
 
         Raises:
-            ValueError: if the file is not such a report.
+            FileError: if the file is not such a report. A ValueError.
+            OSError: if the file does not exist, or cannot be read.
         """
-        try:
-            return cls(**json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a report of an export: {error}") from error
+        what, cure = "a report of an export", "Export the model again."
+        document = read_json(path, what, cure, types={field.name: field.type for field in dataclasses.fields(cls)})
+        with reading(path, what, cure):
+            return cls(**document)
 
     def __str__(self):
         rows = [

@@ -9,9 +9,10 @@ import keras
 
 from keras_dl.export import quantize
 from keras_dl.export.metadata import encode
-from keras_dl.export.reasons import reason
 from keras_dl.export.targets import Target, get_target
 from keras_dl.extras import require
+from keras_dl.files import FileError
+from keras_dl.loading import load_model
 
 FORMATS = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
 
@@ -54,16 +55,14 @@ def loaded(model):
 
     Raises:
         TypeError: if it is neither.
-        ValueError: if Keras cannot load the file.
+        FileError: if Keras cannot load the file, or must not. A ValueError.
     """
     if isinstance(model, str | os.PathLike):
         try:
-            return keras.saving.load_model(model, compile=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"model={os.fspath(model)!r} is not a model that Keras can load: {reason(error)} If it has layers of "
-                "your own, import their module first, and register them with keras.saving."
-            ) from error
+            return load_model(model)
+        except FileError as error:
+            how = "If it has layers of your own, import their module first, and register them with keras.saving."
+            raise FileError(model, f"{error.problem} {how}") from error
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model or the path of a .keras file, not {type(model).__name__}.")
     return model

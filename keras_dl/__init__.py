@@ -20,6 +20,8 @@ from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
+from keras_dl.models.points.pointnet import PointNet
+from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -65,6 +67,8 @@ __all__ = [
     "MultiHeadAttention",
     "NodeClassifier",
     "ODEClassifier",
+    "PointNet",
+    "PointNetSegmentation",
     "RecurrentLM",
     "RecurrentNetwork",
     "ResNet",

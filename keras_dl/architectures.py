@@ -341,6 +341,9 @@ ARCHITECTURES = (
         year=2016,
         paper="PointNet: Deep Learning on Point Sets for 3D Classification and Segmentation",
         arxiv="1612.00593",
+        classes=("PointNet", "PointNetSegmentation"),
+        preset=("PointNet", "modelnet40"),
+        parameters=3_480_049,
     ),
     Architecture(
         name="pointnet2",

@@ -5,6 +5,8 @@ import keras
 from keras_dl import sublayers
 from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
 from keras_dl.compat import inner_layers, no_shared_objects
+from keras_dl.compiling import check_loss, check_optimizer
+from keras_dl.inputs import checked_inputs
 from keras_dl.signatures import Signature, default_signatures
 
 
@@ -79,9 +81,17 @@ class Layer(_Described, keras.layers.Layer):
 
 
 class _Published(_Described):
-    """A model with published presets and with entry points for devices."""
+    """A model with published presets and with entry points for devices.
+
+    Attributes:
+        presets: dict of arguments by name.
+        returns_logits: bool. Whether a call returns logits, which losses must be told.
+        has_own_loss: bool. Whether `compute_loss` is the model's own, which uses no compiled loss.
+    """
 
     presets: dict[str, dict] = {}
+    returns_logits = False
+    has_own_loss = False
 
     @classmethod
     def from_preset(cls, name: str, **overrides):
@@ -94,7 +104,17 @@ class _Published(_Described):
             raise ValueError(f"{cls.__name__} has no preset {name!r}. Choose one of: {', '.join(cls.presets)}.")
         return cls(**(cls.presets[name] | overrides))
 
+    def check_training(self) -> None:
+        """Refuses what would train wrongly without a word, or warns of it. It is called before a training."""
+        check_optimizer(self.optimizer)
+        check_loss(self, self.loss)
+
+    def make_test_function(self, force=False):
+        check_loss(self, self.loss)
+        return super().make_test_function(force)
+
     def make_train_function(self, force=False):
+        self.check_training()
         # TensorFlow traces a step twice if the first time creates variables. With those of the optimizer made before,
         # the first step of a training takes half the time.
         if self.built and self.optimizer is not None and not self.optimizer.built:
@@ -114,6 +134,8 @@ class FunctionalModel(_Published, keras.Model):
     Subclasses set `presets` to the rows of the paper's table, and override `serving_signatures` where a device should
     run more than `call`: decoded boxes, a sampler, one decoding step.
 
+    A call checks the names, shapes and dtypes of its inputs before Keras casts them: see `keras_dl.inputs`.
+
     (Keras changes the bases of such a class when its first model is made. So it is apart from `Model`.)
     """
 
@@ -123,6 +145,9 @@ class FunctionalModel(_Published, keras.Model):
         super().__init__(*args, **kwargs)
         # keras.Model drops it when built from inputs and outputs. None is the policy in force, which `arguments` sets.
         self.dtype_policy = keras.dtype_policies.get(dtype)
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(checked_inputs(inputs, self.input), *args, **kwargs)
 
     def get_config(self):
         if type(self) is FunctionalModel:  # it has no constructor of its own: its layers are its config

@@ -140,6 +140,12 @@ def check_stages(num_blocks: tuple[int, ...], filters: tuple[int, ...]) -> None:
         raise ValueError(f"num_blocks={num_blocks} and filters={filters} must have one value for each stage.")
 
 
+def shape_of(x) -> tuple | None:
+    """The shape of an array, tensor or list of numbers. None if its rank is not known, which only graphs have."""
+    shape = x.shape if hasattr(x, "shape") else np.shape(x)
+    return None if getattr(shape, "rank", 0) is None else tuple(shape)
+
+
 def shapes_agree(shape, wanted) -> bool:
     """Whether two shapes can be the same. They are sequences of int, or of None for a size that is not known."""
     return len(shape) == len(wanted) and all(
@@ -165,7 +171,7 @@ def check_shapes(name: str, tensors, shapes: dict[str, tuple], remedy: str) -> N
     """
     if not isinstance(tensors, dict):
         raise ValueError(f"{name} is a {type(tensors).__name__}; it must be a dict of {shapes}: {remedy}.")
-    given = {key: _shape(x) for key, x in tensors.items()}
+    given = {key: shape_of(x) for key, x in tensors.items()}
     sizes = {}  # the sizes of each str
     for key in given.keys() & shapes.keys():
         for size, wanted in zip(given[key] or (), shapes[key], strict=False):
@@ -191,12 +197,6 @@ def asserted(x, condition, message: str):
     """
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(x)
-
-
-def _shape(x):
-    """The shape as a tuple, or None if the rank is not known, which only happens in a graph."""
-    shape = x.shape if hasattr(x, "shape") else np.shape(x)
-    return None if getattr(shape, "rank", 0) is None else tuple(shape)
 
 
 def _is_integer(value):

@@ -311,6 +311,15 @@ def variables_of_class(store, snake_case_name):
     return store.get(f"{folder}/{snake_case_name}{number}")
 
 
+def optimizer_map(optimizer):
+    """What a `keras.optimizers.MultiOptimizer` asks for the optimizer of a variable; None of any other optimizer.
+
+    Keras does not check it. Only its config is public, which cannot be made of a wrong one.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss scale
+    return getattr(optimizer, "_optimizer_map", None)
+
+
 @contextlib.contextmanager
 def no_shared_objects():
     """Inside the block, nothing that is deserialized stands for another object.
@@ -370,3 +379,12 @@ def quantize_calibrated(content: bytes, dtype, float_nodes: list[str]) -> bytes:
     from tensorflow.lite.python.convert import mlir_quantize
 
     return mlir_quantize(content, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=float_nodes)
+
+
+def saved_model_proto(folder):
+    """The `SavedModel` message of a folder, as `tf.saved_model.load` reads it, without loading it.
+
+    It is read from `saved_model.pb`, or from `saved_model.pbtxt` if there is no such file. TensorFlow's public function
+    loads what it reads, and that runs the ops that initialize its objects.
+    """
+    return tf.__internal__.saved_model.parse_saved_model(str(folder))

@@ -27,4 +27,5 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name.split(".")[0]):
             raise  # the module is installed, but something that it needs is not
-        raise ImportError(f"{module} is not installed. Install it with: pip install 'keras_dl[{extra}]'") from error
+        command = f"pip install 'keras_dl[{extra}]'"
+        raise ImportError(f"{module} is not installed. Install it with: {command}", name=error.name) from error

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl.checks import check_size
+from keras_dl.inputs import as_integers
 
 
 class Graph(NamedTuple):
@@ -70,7 +71,7 @@ class Graph(NamedTuple):
         if loops.any():
             edge = _first(loops)
             raise ValueError(f"edges[{edge}] = {tuple(edges[edge].tolist())} {_LOOP}.")
-        return Graph(nodes, edges.astype("int32"), features)
+        return Graph(nodes, edges, features)
 
 
 _LOOP = "goes from a node to itself: leave it out, as `undirected` does; the layers that need such edges add them"
@@ -86,14 +87,14 @@ def undirected(edges) -> np.ndarray:
         int32, `(2 * links, 2)`.
 
     Raises:
-        ValueError: if `edges` has another shape or is not of int.
+        ValueError: if `edges` has another shape, is not of int, or holds a number beyond int32.
 
     Example:
 
     >>> undirected([[0, 1], [1, 0], [2, 2], [2, 1]]).tolist()
     [[0, 1], [1, 0], [1, 2], [2, 1]]
     """
-    edges = _pairs(edges).astype("int32")
+    edges = _pairs(edges)
     edges = edges[edges[:, 0] != edges[:, 1]]
     return np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
 
@@ -221,10 +222,11 @@ def check(inputs) -> None:
         inputs: dict of arrays or eager tensors.
 
     Raises:
-        ValueError: if an edge that is not masked names a node that is not there or is padding, or goes from a node to
-            itself.
+        ValueError: if edges are not of int, or one that is not masked names a node that is not there or is padding, or
+            goes from a node to itself.
     """
     edges, edge_mask, node_mask = (np.asarray(inputs[name]) for name in ("edges", "edge_mask", "node_mask"))
+    edges = as_integers("edges", edges)
     num_nodes = node_mask.shape[1]
 
     def refuse(wrong, problem):  # wrong: bool, (rows, num_edges)
@@ -248,7 +250,7 @@ def _pairs(edges):
         edges = edges.reshape(0, 2).astype("int32")
     if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
         raise ValueError(f"edges has the shape {edges.shape} and dtype {edges.dtype}; it must be (edges, 2) of int.")
-    return edges
+    return as_integers("edges", edges)
 
 
 def _checked(graphs):

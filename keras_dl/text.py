@@ -4,9 +4,10 @@ Both classes have the methods `encode`, `decode`, `to_json` and `from_json`. A r
 `vocabularies.json`, and every file exported from it holds them in its metadata:
 
     from keras_dl.export import inspect, load
-    from keras_dl.text import Subwords
+    from keras_dl.text import Subwords, read_vocabularies
 
     words = Subwords.from_json(inspect(path)["metadata"]["vocabularies"]["subwords"])
+    words = read_vocabularies("runs/transformer/vocabularies.json")["subwords"]
 
 The first four token ids are the same everywhere: 0 padding, 1 start, 2 end, 3 unknown.
 """
@@ -14,12 +15,14 @@ The first four token ids are the same everywhere: 0 padding, 1 start, 2 end, 3 u
 import base64
 import collections
 import io
+import os
 from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
 
 from keras_dl.extras import require
+from keras_dl.files import read_json, reading
 from keras_dl.tokens import PADDING
 
 START, END, UNKNOWN = 1, 2, 3  # behind padding, which is 0
@@ -119,8 +122,11 @@ class Symbols:
         Raises:
             ValueError: if the dict describes something else.
         """
-        if document.get("kind") != "symbols" or tuple(document.get("special", ())) != SPECIAL:
+        types = {"kind": str, "special": list, "symbols": list, "separator": str}
+        if not _has(document, types, "symbols") or tuple(document["special"]) != SPECIAL:
             raise ValueError(f"This is not a vocabulary of symbols: {str(document)[:100]}")
+        if not all(isinstance(symbol, str) for symbol in document["symbols"]):
+            raise ValueError(f"symbols must be text: {str(document['symbols'])[:100]}")
         return cls(document["symbols"], document["separator"])
 
 
@@ -255,6 +261,40 @@ class Subwords:
         Raises:
             ValueError: if the dict describes something else.
         """
-        if document.get("kind") != "subwords":
+        if not _has(document, {"kind": str, "model": str}, "subwords"):
             raise ValueError(f"This is not a vocabulary of subwords: {str(document)[:100]}")
-        return cls(base64.b64decode(document["model"]))
+        return cls(base64.b64decode(document["model"], validate=True))
+
+
+def _has(document, types, kind):
+    """Whether a document is a dict of this kind that has the keys of `types` with values of these types."""
+    return (
+        isinstance(document, dict)
+        and all(isinstance(document.get(name), of) for name, of in types.items())
+        and document["kind"] == kind
+    )
+
+
+def read_vocabularies(path: str | os.PathLike) -> dict[str, Symbols | Subwords]:
+    """The tokenizers in the `vocabularies.json` of a run, by name.
+
+    Args:
+        path: str or path.
+
+    Raises:
+        FileError: if the file is damaged or holds something else. A ValueError.
+        OSError: if the file does not exist, or cannot be read.
+
+    Example:
+
+    >>> import json, pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "vocabularies.json"
+    >>> _ = path.write_text(json.dumps({"letters": Symbols("ab").to_json()}))
+    >>> read_vocabularies(path)["letters"].decode([[5, 4]])
+    ['ba']
+    """
+    what, cure = "a file of vocabularies", "Copy it again from the folder of the run."
+    document = read_json(path, what, cure)
+    with reading(path, what, cure):
+        kinds = {name: Subwords if _has(x, {"kind": str}, "subwords") else Symbols for name, x in document.items()}
+        return {name: kinds[name].from_json(x) for name, x in document.items()}

@@ -2,24 +2,27 @@
 
 `check_tokens` checks all of a model's input. The checks after it are its parts. A graph (`fit`, XLA, a device's file)
 cannot raise an error for a value. So an id outside the vocabulary is an error if called eagerly, and counts as padding
-in a graph.
+in a graph. The id is looked at before it is cast: 2**32 + 5 is not 5.
+
+Padding is token 0, except in models that have an argument for it.
 """
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.checks import check_size
+from keras_dl.checks import check_size, shape_of, shapes_agree
 from keras_dl.compat import is_eager
 
 PADDING = 0
 
 
-def key_mask(tokens):
+def key_mask(tokens, padding: int = PADDING):
     """bool, `(batch, 1, keys)`: True where a token is not padding, for any query."""
-    return ops.expand_dims(ops.not_equal(tokens, PADDING), 1)
+    return ops.expand_dims(ops.not_equal(tokens, padding), 1)
 
 
-def check_tokens(name: str, tokens, vocabulary_size: int, max_length: int | None = None):
+def check_tokens(name: str, tokens, vocabulary_size: int, max_length: int | None = None, padding: int = PADDING):
     """`tokens` as an int32 tensor `(batch, n)`, in which an id outside the vocabulary counts as padding.
 
     Raises:
@@ -40,7 +43,7 @@ def check_tokens(name: str, tokens, vocabulary_size: int, max_length: int | None
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have at least one row.")
     if length is not None and max_length is not None and length > max_length:
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} must have 1 to {max_length} tokens in each row.")
-    return known_tokens(name, tokens, vocabulary_size)
+    return known_tokens(name, tokens, vocabulary_size, padding)
 
 
 def check_ids(name: str, tokens):
@@ -75,11 +78,52 @@ def check_sequences(name: str, tokens) -> None:
         raise ValueError(f"{name} of shape {tuple(tokens.shape)} has no place for a token. It needs at least one.")
 
 
-def known_tokens(name: str, tokens, vocabulary_size: int):
+def check_same_shape(name: str, x, tokens) -> None:
+    """Refuses `x`, which goes with the tokens, if it has another shape, as far as both are known.
+
+    Example:
+
+    >>> check_same_shape("segments", [[0, 0]], ops.ones((2, 2)))
+    Traceback (most recent call last):
+    ...
+    ValueError: segments has the shape (1, 2); it must be that of the tokens, (2, 2).
+    """
+    shape = shape_of(x)
+    if shape is not None and not shapes_agree(shape, tokens.shape):
+        raise ValueError(f"{name} has the shape {shape}; it must be that of the tokens, {tuple(tokens.shape)}.")
+
+
+def check_mask(name: str, mask, tokens):
+    """`mask` as bool, `(batch, n)`, True = keep.
+
+    Raises:
+        ValueError: if `mask` has another shape than the tokens. If called eagerly, also if it holds numbers other than
+            0 and 1, as a mask does that is added to scores.
+
+    Example:
+
+    >>> check_mask("mask", [[0.0, -1e9]], ops.ones((1, 2)))
+    Traceback (most recent call last):
+    ...
+    ValueError: mask holds -1e+09; it must be bool, or 0 and 1, where True and 1 keep a token.
+    """
+    check_same_shape(name, mask, tokens)
+    mask = tf.convert_to_tensor(mask)
+    if mask.dtype == "bool":
+        return mask
+    if is_eager(mask):
+        values = np.asarray(mask)
+        others = values[(values != 0) & (values != 1)]
+        if others.size:
+            raise ValueError(f"{name} holds {others[0]:g}; it must be bool, or 0 and 1, where True and 1 keep a token.")
+    return tf.cast(mask, "bool")
+
+
+def known_tokens(name: str, tokens, vocabulary_size: int, padding: int = PADDING):
     """`tokens` as int32, in which an id outside the vocabulary counts as padding.
 
     Raises:
-        ValueError: if called eagerly, and an id is not one of `0 ... vocabulary_size - 1`.
+        ValueError: if `tokens` are not int. If called eagerly, also if an id is not one of `0 ... vocabulary_size - 1`.
 
     Example:
 
@@ -88,26 +132,31 @@ def known_tokens(name: str, tokens, vocabulary_size: int):
     ...
     ValueError: source holds the id 9; the vocabulary has the ids 0 to 3.
     """
-    tokens = ops.cast(tokens, "int32")
+    tokens = check_ids(name, tokens)
+    # In a dtype that holds the sizes of vocabularies, and the ids as they were given.
+    fits = tokens.dtype.size < 4 or tokens.dtype == "int32"
+    tokens = tf.cast(tokens, "int32" if fits else "int64")
     known = ops.logical_and(tokens >= 0, tokens < vocabulary_size)
     if is_eager(known) and not bool(ops.all(known)):
         wrong = int(tokens[~known][0])
         raise ValueError(f"{name} holds the id {wrong}; the vocabulary has the ids 0 to {vocabulary_size - 1}.")
-    return ops.where(known, tokens, PADDING)
+    return tf.cast(ops.where(known, tokens, padding), "int32")
 
 
-def check_token(name: str, value: int, vocabulary_size: int, size_name: str = "vocabulary_size") -> int:
-    """`value` as an int, which must be a token of the vocabulary other than padding.
+def check_token(
+    name: str, value: int, vocabulary_size: int, size_name: str = "vocabulary_size", minimum: int = 1
+) -> int:
+    """`value` as an int, which must be a token of the vocabulary, by default other than 0.
 
     `size_name` is the name that the size of the vocabulary has in the error.
     """
-    value = check_size(name, value)
+    value = check_size(name, value, minimum)
     if value >= vocabulary_size:
         raise ValueError(f"{name}={value} must be less than {size_name}={vocabulary_size}.")
     return value
 
 
-def lengths(tokens):
+def lengths(tokens, padding: int = PADDING):
     """int32, `(batch,)`: tokens of each row up to its padding at the end. A row of padding counts as one token.
 
     Example:
@@ -116,11 +165,11 @@ def lengths(tokens):
     array([2, 1], dtype=int32)
     """
     places = ops.arange(1, tokens.shape[1] + 1, dtype="int32")  # (n,)
-    return ops.maximum(ops.max(ops.where(ops.not_equal(tokens, PADDING), places, 0), axis=1), 1)
+    return ops.maximum(ops.max(ops.where(ops.not_equal(tokens, padding), places, 0), axis=1), 1)
 
 
-def last_tokens(tokens):
+def last_tokens(tokens, padding: int = PADDING):
     """int32, `(batch,)`: the token in front of each row's padding."""
     places = ops.arange(1, tokens.shape[1] + 1, dtype="int32")  # (n,)
-    last = ops.equal(places, ops.expand_dims(lengths(tokens), 1))  # (batch, n)
+    last = ops.equal(places, ops.expand_dims(lengths(tokens, padding), 1))  # (batch, n)
     return ops.sum(ops.where(last, ops.cast(tokens, "int32"), 0), axis=1)

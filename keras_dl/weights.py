@@ -15,7 +15,6 @@ The first dense layer after a convolution also has its inputs in another order: 
 width)`, and Keras flattens `(height, width, channels)`. See `flattened` of `load_torch`.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -25,6 +24,8 @@ from typing import NamedTuple
 import keras
 import ml_dtypes
 import numpy as np
+
+from keras_dl.files import FileError, parse_json, reading
 
 # What a loader of weights takes: arrays by name, or the path of a `.safetensors` file.
 Weights = Mapping[str, np.ndarray] | str | os.PathLike
@@ -57,13 +58,15 @@ class Entry(NamedTuple):
     convert: Callable
 
 
-def torch_entries(prefix: str, layer, flattened=None) -> dict[str, Entry]:
+def torch_entries(prefix: str, layer, flattened=None, kernel_axes: int = 0) -> dict[str, Entry]:
     """The checkpoint entries of one built Keras layer.
 
     Args:
         prefix: str. The module's name in torch, such as `"layer1.0.conv1"`.
         layer: a built Keras layer with weights of its own (convolution, dense, embedding, normalization).
         flattened: None, or the shape `(height, width, channels)` of the maps that were flattened for this dense layer.
+        kernel_axes: int. The axes of size 1 that the kernel of a dense layer has at its end in torch, where it is a
+            convolution over single places: 1 for `Conv1d`, 2 for `Conv2d`.
 
     Returns:
         dict of `Entry` by name in the checkpoint.
@@ -82,11 +85,11 @@ def torch_entries(prefix: str, layer, flattened=None) -> dict[str, Entry]:
     for variable in layer.weights:
         if variable.name not in _TORCH_NAMES:
             raise ValueError(f"layer={layer.name!r} has a weight {variable.name!r} without a counterpart in torch.")
-        entries[f"{prefix}.{_TORCH_NAMES[variable.name]}"] = _entry(layer, variable, flattened)
+        entries[f"{prefix}.{_TORCH_NAMES[variable.name]}"] = _entry(layer, variable, flattened, kernel_axes)
     return entries
 
 
-def _entry(layer, variable, flattened):
+def _entry(layer, variable, flattened, kernel_axes):
     shape = tuple(variable.shape)
     if variable.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
         height, width, channels, multiplier = shape
@@ -99,7 +102,7 @@ def _entry(layer, variable, flattened):
         return Entry(variable, (shape[3], shape[2], *shape[:2]), lambda array: array.transpose(2, 3, 1, 0))
     if variable.name == "kernel" and len(shape) == 2:
         if flattened is None:
-            return Entry(variable, shape[::-1], np.transpose)
+            return Entry(variable, (*shape[::-1], *[1] * kernel_axes), lambda array: array.reshape(shape[::-1]).T)
         height, width, channels = flattened
 
         def reorder(array):
@@ -175,6 +178,20 @@ _SAFETENSORS_DTYPES = {
 }
 
 
+_CONVERT = (
+    "which can run code when it is opened. Convert it where torch is installed: "
+    'safetensors.torch.save_file(torch.load(path, weights_only=True), "model.safetensors")'
+)
+# What other files of weights begin with.
+_OTHERS = (
+    (b"PK\x03\x04", f"a zip file. A checkpoint of torch (.pth, .pt, .bin) is one around a pickle, {_CONVERT}"),
+    (b"\x80", f"a pickle, as old checkpoints of torch are, {_CONVERT}"),
+    (b"\x89HDF", "an HDF5 file, as those of Keras are"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull`"),
+)
+_MAX_HEADER = 100_000_000  # bytes, as safetensors itself allows
+
+
 def read_safetensors(path) -> dict[str, np.ndarray]:
     """The tensors of a `.safetensors` file. They are memory-mapped: a tensor is read when it is used.
 
@@ -182,43 +199,50 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
     and the bytes of the tensors, all little-endian.
 
     Args:
-        path: str or path.
+        path: str or path, of the file or of a folder with `model.safetensors`.
 
     Returns:
         dict of NumPy arrays by name. bfloat16 is `ml_dtypes.bfloat16`.
 
     Raises:
-        ValueError: if the file does not have this format, or has a dtype that is not supported.
+        FileError: if the file does not have this format, or has a dtype that is not supported. A ValueError.
         FileNotFoundError: if there is no such file.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        if not (path / "model.safetensors").exists():
+            raise FileError(path, "is a folder without model.safetensors. Give the path of one `.safetensors` file.")
+        path /= "model.safetensors"
     size = path.stat().st_size
-    if size < 8:
-        raise ValueError(f"path={str(path)!r} is no safetensors file: it has {size} bytes.")
     with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        if header_size > size - 8:
-            raise ValueError(f"path={str(path)!r} is no safetensors file: its header would be {header_size} bytes.")
+        start = file.read(24)
+        header_size = int.from_bytes(start[:8], "little")
+        if size < 8 or header_size > min(size - 8, _MAX_HEADER):
+            for magic, kind in _OTHERS:
+                if start.startswith(magic):
+                    raise FileError(path, f"is {kind}. Weights are read from `.safetensors` files.")
+            found = f"its header would be {header_size} bytes" if size >= 8 else f"it has {size} bytes"
+            raise FileError(path, f"is no safetensors file: {found}.")
+        file.seek(8)
         header = file.read(header_size)
-    try:
-        header = json.loads(header)
-        rows = {
-            name: (row["dtype"], tuple(row["shape"]), *row["data_offsets"])
-            for name, row in header.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"path={str(path)!r} is no safetensors file: its header cannot be read ({error}).") from error
-
+    cure = "Download it again."
+    header = parse_json(header, path, "a safetensors file: its header cannot be read", cure)
     data = np.memmap(path, "uint8", "r")[8 + header_size :]
     tensors = {}
-    for name, (dtype, shape, start, stop) in rows.items():
-        if dtype not in _SAFETENSORS_DTYPES:
-            raise ValueError(f"path={str(path)!r}: tensor {name!r} has dtype {dtype}, which is not supported.")
-        dtype = np.dtype(_SAFETENSORS_DTYPES[dtype])
-        if not 0 <= start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
-            raise ValueError(
-                f"path={str(path)!r}: tensor {name!r} {shape} does not fit its bytes [{start}, {stop}) of {len(data)}."
-            )
-        tensors[name] = data[start:stop].view(dtype).reshape(shape)
+    for name, row in header.items():
+        if name != "__metadata__":
+            with reading(path, f"a whole safetensors file: its tensor {name!r} cannot be read", cure):
+                tensors[name] = _tensor(path, name, row, data)
     return tensors
+
+
+def _tensor(path, name, row, data):
+    dtype, shape, (start, stop) = row["dtype"], row["shape"], row["data_offsets"]
+    if dtype not in _SAFETENSORS_DTYPES:
+        raise FileError(path, f"holds a tensor {name!r} of dtype {dtype}, which is not supported.")
+    dtype = np.dtype(_SAFETENSORS_DTYPES[dtype])
+    if not all(type(size) is int and size >= 0 for size in (*shape, start, stop)):
+        raise ValueError(f"shape {shape} and place [{start}, {stop}) must be natural numbers")
+    if not start <= stop <= len(data) or stop - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"its shape {tuple(shape)} does not fit its bytes [{start}, {stop}) of {len(data)}")
+    return data[start:stop].view(dtype).reshape(shape)

@@ -72,7 +72,7 @@ def build_model(data, options, variant):
         target_length=data.input_shape[0],
         seed=options.seed,
     )
-    rate = keras.optimizers.schedules.CosineDecay(5e-3, data.steps(options))
+    rate = keras.optimizers.schedules.CosineDecay(options.rate(5e-3), data.steps(options))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), loss, weighted_metrics=["accuracy"])
     return model
@@ -94,7 +94,7 @@ def picture(outcome):
     symbols = Symbols.from_json(outcome.data.vocabularies["source"])
     figure = pictures.figure(14, 4.8)
     *alignments, right = figure.subplots(1, 3)
-    for i, axis in enumerate(alignments):
+    for i, axis in enumerate(alignments if model.attention else ()):
         source = arrays["tested"][i]
         written = np.asarray(model.greedy(source[None]).tokens)[0]
         weights = np.asarray(model.alignment(source[None], written[None]))[0]
@@ -105,7 +105,8 @@ def picture(outcome):
         pictures.style(axis, "Attention" if i == 0 else "", "read", "written")
         axis.grid(visible=False)
         axis.tick_params(labelsize=6)
-    figure.colorbar(shown, ax=alignments, shrink=0.8, label="weight")
+    if model.attention:
+        figure.colorbar(shown, ax=alignments, shrink=0.8, label="weight")
     pictures.curves(right, outcome.trained, "val_accuracy", lambda share: 100 * share)
     right.axhline(10, color=pictures.FAINT, linewidth=1)
     right.legend(frameon=False)
@@ -126,6 +127,7 @@ RECIPE = Recipe(
             metric="exact match",
             aim=0.99,
             variants=("attention", "fixed"),
+            baselines=("fixed",),
             exports=(FLOAT, DYNAMIC_INT8),  # its loop cannot be calibrated
         ),
     },

@@ -102,7 +102,7 @@ def build_model(data, options, variant):
         bound = dict(bound="iwae", num_samples=SAMPLES) if variant == "iwae" else dict(bound="elbo")
         model = keras_dl.VAE(**network, **bound, seed=options.seed)
     steps = data.steps(options)
-    schedule = keras.optimizers.schedules.CosineDecay(1.5e-3, steps)
+    schedule = keras.optimizers.schedules.CosineDecay(options.rate(1.5e-3), steps)
     model.compile(optimizer=keras.optimizers.Adam(schedule), loss="mse" if variant == "autoencoder" else None)
     return model
 
@@ -158,14 +158,15 @@ def picture(outcome):
     model, test = outcome.model, outcome.data.arrays["test"]
     mean = np.asarray(model.encode(test))
     rebuilt = np.asarray(model.decode(mean[:10]))
-    samples = np.asarray(model.sample(60, seed=outcome.options.seed))
+    draws = isinstance(model, keras_dl.VAE)
+    samples = np.asarray(model.sample(60, seed=outcome.options.seed)) if draws else ()
     walk = np.asarray(model.decode(np.linspace(mean[0], mean[1], 10)))
 
     figure = pictures.figure(11, 6.2)
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1))
-    name = outcome.task.variants[0].upper()
+    name = next(iter(outcome.trained)).upper()
     rows = [("digits", test[:10]), ("PCA", np.clip(_pca(outcome)[:10], 0, 255)), (name, rebuilt), ("walk", walk)]
-    rows += [("samples" if i == 0 else "", samples[10 * i : 10 * i + 10]) for i in range(6)]
+    rows += [("samples" if i == 0 else "", samples[10 * i : 10 * i + 10]) for i in range(len(samples) // 10)]
     axes = left.subplots(len(rows), 10)
     for line, (name, images) in zip(axes, rows, strict=True):
         for axis, image in zip(line, images, strict=True):

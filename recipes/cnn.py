@@ -38,7 +38,7 @@ def build_model(data, options, variant):
         model.adapt(data.train(0))
     steps = data.steps(options)
     model.compile(
-        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(rate, steps), weight_decay=1e-4),
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(options.rate(rate), steps), weight_decay=1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -54,21 +54,22 @@ def baseline(outcome):
 def picture(outcome):
     """Test images with all mistakes first, the error over the epochs, and kernels of the first layer."""
     figure, network = pictures.of_classifier(outcome, height=5.6, ratio=1.5)
-    kernels = next(layer for layer in outcome.model.layers if isinstance(layer, keras.layers.Conv2D)).kernel
-    pictures.kernels(network, np.asarray(kernels)[..., 0, :6], "Kernels of the first layer")
+    convolutions = [layer for layer in outcome.model.layers if isinstance(layer, keras.layers.Conv2D)]
+    if convolutions:  # the MLP has none
+        pictures.kernels(network, np.asarray(convolutions[0].kernel)[..., 0, :6], "Kernels of the first layer")
     return figure
 
 
-PAIR = ("lenet5", "mlp")
+PAIR = dict(variants=("lenet5", "mlp"), baselines=("mlp",))
 RECIPE = Recipe(
     name="cnn",
     model="LeNet5",
     summary="LeNet-5 reads handwritten digits, against an MLP of the same size",
     tasks={
-        "mnist_5k": Task(epochs=60, batch_size=64, aim=0.98, variants=PAIR),
-        "mnist": Task(epochs=20, batch_size=64, aim=0.992, variants=PAIR),
-        "fashion_mnist": Task(epochs=20, batch_size=64, variants=PAIR),
-        "cifar10": Task(epochs=40, batch_size=64, variants=PAIR),
+        "mnist_5k": Task(epochs=60, batch_size=64, aim=0.98, **PAIR),
+        "mnist": Task(epochs=20, batch_size=64, aim=0.992, **PAIR),
+        "fashion_mnist": Task(epochs=20, batch_size=64, **PAIR),
+        "cifar10": Task(epochs=40, batch_size=64, **PAIR),
         "imagenet2012": Task(epochs=74, batch_size=256, aim=0.73, variants=("vgg16",)),
     },
     load_data=load_data,

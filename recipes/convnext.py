@@ -31,8 +31,8 @@ def build_model(data, options, variant):
     if data.input_shape[-1] == 1:
         settings = settings | dict(mean=33.0, std=79.0)
     model = keras_dl.ConvNeXt(data.input_shape, len(data.labels), **settings)
-    steps = data.steps(options)
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=4e-3, warmup_steps=steps // 10)
+    steps, peak = data.steps(options), options.rate(4e-3)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=peak, warmup_steps=steps // 10)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.05)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale"])
     model.compile(

@@ -41,7 +41,7 @@ def build_model(data, options, variant):
         model = keras_dl.GCNN.from_preset(variant, image_shape=shape, num_classes=classes)
     steps = data.steps(options)
     model.compile(
-        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(4e-3, steps), weight_decay=1e-3),
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(options.rate(4e-3), steps), weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -49,7 +49,7 @@ def build_model(data, options, variant):
 
 
 def baseline(outcome):
-    name = list(outcome.trained)[1]
+    (name,) = outcome.task.baselines
     return f"{name}, of as many weights", outcome.trained[name].value
 
 
@@ -81,9 +81,16 @@ RECIPE = Recipe(
             batch_size=64,
             aim=0.95,
             variants=("p4cnn", "z2cnn"),
+            baselines=("z2cnn",),
             exports=(FLOAT, MICRO, ETHOS_U55, EDGETPU),
         ),
-        "cifar10": Task(epochs=100, batch_size=128, aim=0.9354, variants=("p4m_resnet44", "z2_resnet44")),
+        "cifar10": Task(
+            epochs=100,
+            batch_size=128,
+            aim=0.9354,
+            variants=("p4m_resnet44", "z2_resnet44"),
+            baselines=("z2_resnet44",),
+        ),
     },
     load_data=load_data,
     build_model=build_model,

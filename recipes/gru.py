@@ -16,7 +16,7 @@ from keras_dl.recipes.tasks import series
 from keras_dl.recipes.training.recipe import FLOAT, INT8, Recipe, Task, run_as_script
 
 # Two hundred unrolled steps are thousands of ops: too many for tflite-micro.
-SUMS = dict(variants=("gru", "rnn"), exports=(FLOAT, INT8), **series.SUMS)
+SUMS = dict(variants=("gru", "rnn"), baselines=("rnn",), exports=(FLOAT, INT8), **series.SUMS)
 RECIPE = Recipe(
     name="gru",
     model="RecurrentNetwork",

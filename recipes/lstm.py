@@ -25,6 +25,8 @@ from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Recipe, Task, 
 # The proof refuses int8: the log-probabilities of unlikely characters are too far off.
 TEXTS = dict(metric="bits per character", higher_is_better=False, variants=("lstm",), exports=(FLOAT, DYNAMIC_INT8))
 
+SUMS = dict(variants=("lstm", "rnn"), baselines=("rnn",), **series.SUMS)
+
 
 def _of(data):
     """The module with the functions for this data: texts have a vocabulary."""
@@ -40,8 +42,8 @@ RECIPE = Recipe(
     model="RecurrentNetwork",
     summary="an LSTM adds two marked numbers out of 200, tells speakers apart, and writes verses",
     tasks={
-        "adding_problem/200": Task(epochs=20, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **series.SUMS),
-        "adding_problem/400": Task(epochs=30, batch_size=50, aim=0.01, variants=("lstm", "rnn"), **series.SUMS),
+        "adding_problem/200": Task(epochs=20, batch_size=50, aim=0.01, **SUMS),
+        "adding_problem/400": Task(epochs=30, batch_size=50, aim=0.01, **SUMS),
         **series.series_tasks("lstm", aim=0.95),
         "bible": Task(epochs=6, batch_size=64, aim=1.8, reproduced=True, **TEXTS),
         "lm1b": Task(epochs=1, batch_size=128, **TEXTS),

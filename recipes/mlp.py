@@ -46,7 +46,7 @@ def build_model(data, options, variant):
     else:
         model.adapt(data.train(0))
     steps = data.steps(options)
-    rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    rate = keras.optimizers.schedules.CosineDecay(options.rate(rate), steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
     if data.labels:
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])

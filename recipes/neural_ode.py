@@ -101,7 +101,7 @@ def build_model(data, options, variant):
     steps = data.steps(options)
 
     def adam(rate, **settings):
-        return keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(rate, steps), **settings)
+        return keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(options.rate(rate), steps), **settings)
 
     if options.dataset == "two_moons":
         points = data.arrays["train/point"]
@@ -241,7 +241,9 @@ def _moons_picture(outcome):
     pictures.style(ways, "Paths of 150 samples")
     pictures.curves(curve, outcome.trained, "val_loss", lambda loss: -loss, label="flow")
     best = float(np.mean(moons_log_density(test)))
-    lines = {"Gaussian mixture": baseline(outcome)[1], "the density that made the points": best}
+    lines = {"the density that made the points": best}
+    if outcome.with_baseline:
+        lines = {"Gaussian mixture": baseline(outcome)[1]} | lines
     for color, (name, value) in zip(pictures.COLORS[1:], lines.items(), strict=False):
         curve.axhline(value, color=color, linestyle="--", linewidth=1.2, label=f"{name}: {value:.3f}")
     curve.set_ylim(best - 0.6, best + 0.05)
@@ -256,7 +258,9 @@ def _spirals_picture(outcome):
 
     arrays, model = outcome.data.arrays, outcome.model
     rows = {key: arrays[f"test/{key}"] for key in SERIES}
-    predictions = {"latent ODE": np.asarray(model(rows)["predictions"]), "plain GRU": _recurrent(outcome)}
+    predictions = {"latent ODE": np.asarray(model(rows)["predictions"])}
+    if outcome.with_baseline:
+        predictions["plain GRU"] = _recurrent(outcome)
     figure = pictures.figure(13, 6.6)
     axes = figure.subplots(2, 4)
     for row, axis in enumerate(axes.flat[:7]):

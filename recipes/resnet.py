@@ -21,7 +21,7 @@ from keras_dl.recipes.training import pictures, pipelines
 from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
 
 GRAY = dict(mean=33.0, std=79.0)  # pixels of MNIST; the presets hold those of CIFAR-10 and ImageNet
-DEPTHS = ("resnet20", "resnet56", "plain20", "plain56")
+DEPTHS = dict(variants=("resnet20", "resnet56", "plain20", "plain56"), baselines=("plain20", "plain56"))
 
 
 def load_data(options, variant):
@@ -39,7 +39,7 @@ def build_model(data, options, variant):
     steps = data.steps(options)
     # Deep networks diverge or stall when started at the full rate: the paper warms up 110 layers (section 4.2).
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps=steps - steps // 10, warmup_target=0.1, warmup_steps=steps // 10
+        0.0, decay_steps=steps - steps // 10, warmup_target=options.rate(0.1), warmup_steps=steps // 10
     )
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9, weight_decay=1e-4),
@@ -78,10 +78,10 @@ RECIPE = Recipe(
     model="ResNet",
     summary="20 and 56 layers, plain and residual: the degradation of plain networks, and its cure",
     tasks={
-        "mnist_5k": Task(epochs=15, batch_size=64, aim=0.98, variants=DEPTHS),
-        "mnist": Task(epochs=20, batch_size=128, variants=DEPTHS),
-        "fashion_mnist": Task(epochs=40, batch_size=128, variants=DEPTHS),
-        "cifar10": Task(epochs=164, batch_size=128, aim=0.9125, variants=DEPTHS),
+        "mnist_5k": Task(epochs=15, batch_size=64, aim=0.98, **DEPTHS),
+        "mnist": Task(epochs=20, batch_size=128, **DEPTHS),
+        "fashion_mnist": Task(epochs=40, batch_size=128, **DEPTHS),
+        "cifar10": Task(epochs=164, batch_size=128, aim=0.9125, **DEPTHS),
         "imagenet2012": Task(epochs=90, batch_size=256, aim=0.76, variants=("resnet50",)),
     },
     load_data=load_data,

@@ -15,7 +15,7 @@ from keras_dl.recipes.tasks import series
 from keras_dl.recipes.training.recipe import FLOAT, INT8, Recipe, Task, run_as_script
 
 # A hundred unrolled steps are thousands of ops: too many for tflite-micro.
-SUMS = dict(variants=("irnn", "rnn"), exports=(FLOAT, INT8), **series.SUMS)
+SUMS = dict(variants=("irnn", "rnn"), baselines=("rnn",), exports=(FLOAT, INT8), **series.SUMS)
 RECIPE = Recipe(
     name="rnn",
     model="RecurrentNetwork",

@@ -146,7 +146,7 @@ def build_model(data, options, variant):
         target_length=data.input_shape[0],
         seed=options.seed,
     )
-    rate = keras.optimizers.schedules.CosineDecay(3e-3, data.steps(options))
+    rate = keras.optimizers.schedules.CosineDecay(options.rate(3e-3), data.steps(options))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), loss, weighted_metrics=["accuracy"])
     return model
@@ -181,7 +181,7 @@ def picture(outcome):
     rows = np.argsort(-(arrays["tested"] > 0).sum(1), kind="stable")[count // 8 :: max(count // 20, 1)]
     figure = pictures.figure(12, 7.5)
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
-    for axis, row in zip(above.subplots(1, 3), rows, strict=False):
+    for axis, row in zip(above.subplots(1, 3), rows if model.attention else (), strict=False):
         tokens, words = (ids[row][ids[row] > 0] for ids in (arrays["tested"], predicted))
         axis.imshow(model.alignment(tokens[None], words[None])[0], cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for places, vocabulary, ids in ((axis.set_xticks, source, tokens), (axis.set_yticks, target, words)):

@@ -193,6 +193,7 @@ RECIPE = Recipe(
     baseline=baseline,
     picture=picture,
     calibrate=calibrate,
+    takes_learning_rate=False,  # the schedule of the paper has only a warm-up
 )
 
 if __name__ == "__main__":

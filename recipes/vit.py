@@ -31,8 +31,8 @@ def build_model(data, options, variant):
     if data.input_shape[-1] == 1:
         settings = settings | dict(mean=0.0, std=255.0)  # the token of a black patch is only its position
     model = keras_dl.ViT(data.input_shape, len(data.labels), **settings)
-    steps = data.steps(options)
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=1e-3, warmup_steps=steps // 10)
+    steps, peak = data.steps(options), options.rate(1e-3)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=peak, warmup_steps=steps // 10)
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=0.05, global_clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

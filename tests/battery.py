@@ -16,20 +16,24 @@ BATCH = 8
 CALIBRATION = 64  # rows; 48 calibrate and 16 prove, of which about one in 25 goes beyond the range of the 48
 
 
-def _compiled(case, jit=False, **overrides):
+def _compiled(case, jit=False, eager=False, optimizer=keras.optimizers.Adam, **overrides):
     keras.utils.set_random_seed(1)
     model = case.create(**overrides)
-    model.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=jit, **case.compile)
-    # A first training step that creates variables is traced twice, which takes most of the time of a tiny training.
+    model.compile(optimizer=optimizer(1e-3), jit_compile=jit, run_eagerly=eager, **case.compile)
+    # Else the first step makes them, and `_Trainer` would not know them.
     model.optimizer.build(model.trainable_variables)
     return model
 
 
 class _Trainer:
-    """A model in float32 whose training step is traced once, and which starts each training from its first values."""
+    """A model in float32 whose training step is traced once, and which starts each training from its first values.
+
+    `outputs` are those of the new model for a batch.
+    """
 
     def __init__(self, case):
         self.model = _compiled(case)
+        self.outputs = _predict(self.model, case.data(BATCH)[0])
         self._variables = [*self.model.variables, *self.model.optimizer.variables]
         self._values = [variable.numpy() for variable in self._variables]
 
@@ -89,12 +93,13 @@ def _plain(value):
 
 def reloads_in_a_fresh_process(case, shared):
     """A trained model saved as `.keras` gives the same outputs in another process, optimizer state included."""
-    model, _ = shared.once(_trained_in, case, "mixed_bfloat16")
+    model, _, _ = shared.once(_trained_in, case, "mixed_bfloat16")
     x, _ = case.data(BATCH)
     path = shared.folder / f"{case.name}.keras"
     model.save(path)
     result = shared.reload(path, x)
-    assert case.policy(keras.models.load_model(path)).name == "mixed_bfloat16"
+    assert case.policy(model).name == "mixed_bfloat16"
+    assert list(result["policies"]) == [layer.dtype_policy.name for layer in all_layers(model)]
     for i, expected in enumerate(_predict(model, x)):
         np.testing.assert_array_equal(result[f"output_{i}"], expected)
     assert sum(name.startswith("optimizer_") for name in result) == len(model.optimizer.variables) > 2
@@ -103,9 +108,15 @@ def reloads_in_a_fresh_process(case, shared):
 
 
 def _trained_in(case, policy):
-    """A model trained in this precision, and its losses."""
-    model = _compiled(case, dtype=policy)
-    return model, model.fit(*case.data(BATCH), batch_size=BATCH, epochs=3, verbose=0).history["loss"]
+    """A model trained in this precision, its outputs before that, and its losses.
+
+    float16 in a graph, which shows wrong types, and bfloat16 eagerly: for a few steps, a graph takes longer to trace
+    than to run.
+    """
+    model = _compiled(case, eager=policy == "mixed_bfloat16", dtype=policy)
+    data = case.data(BATCH)
+    outputs = _predict(model, data[0])
+    return model, outputs, model.fit(*data, batch_size=BATCH, epochs=3, verbose=0).history["loss"]
 
 
 def frozen_layers_stay_frozen(case, shared):
@@ -149,7 +160,8 @@ def fit_lowers_the_loss_and_moves_every_weight(case, shared):
 
 def compiles_under_xla(case, shared):
     """Inference compiles, traces once for a shape, and equals eager; a training step compiles, here or below."""
-    model = _compiled(case, jit=True)
+    # The optimizer with the fewest operations: its step is Keras's, and would take most of the time.
+    model = _compiled(case, jit=True, optimizer=keras.optimizers.SGD)
     x, y = case.data(BATCH)
     compiled = tf.function(lambda batch: model(batch, training=False), jit_compile=True)
     tensors = keras.tree.map_structure(tf.convert_to_tensor, x)
@@ -159,7 +171,8 @@ def compiles_under_xla(case, shared):
     assert compiled.experimental_get_tracing_count() == 1
     _assert_close(found, _predict(model, x), 1e-4, "compiled inference")
 
-    if "trains_equally_under_xla" in case.skips:  # else it is compiled there, which takes seconds
+    # Else it is compiled there, which takes seconds.
+    if "trains_equally_under_xla" in {*case.skips, *case.slow_checks}:
         assert np.isfinite(model.fit(x, y, batch_size=BATCH, verbose=0).history["loss"]).all()
         assert model.jit_compile is True
 
@@ -174,14 +187,23 @@ def trains_equally_under_xla(case, shared):
 
 
 def trains_in_mixed_precision(case, shared):
-    x, _ = case.data(BATCH)
-    reference = _predict(_compiled(case), x)
+    expected = shared.once(_Trainer, case).outputs
     for policy, tolerance in (("mixed_float16", 2e-2), ("mixed_bfloat16", 1e-1)):
-        _assert_close(_predict(_compiled(case, dtype=policy), x), reference, tolerance, policy)
-        model, losses = shared.once(_trained_in, case, policy)
+        model, outputs, losses = shared.once(_trained_in, case, policy)
+        _assert_close(outputs, expected, tolerance, policy)
         assert case.policy(model).name == policy
         assert {keras.backend.standardize_dtype(v.dtype) for v in model.trainable_variables} == {"float32"}
         assert np.isfinite(losses).all(), f"{policy}: {losses}"
+
+
+def trains_compiled_with_adam(case, shared):
+    """In bfloat16 in a graph, and under XLA: the other checks train eagerly there, and with the simplest optimizer."""
+    data = case.data(BATCH)
+    models = [_compiled(case, dtype="mixed_bfloat16")]
+    if "compiles_under_xla" not in case.skips:
+        models.append(_compiled(case, jit=True))
+    for model in models:
+        assert np.isfinite(model.fit(*data, batch_size=BATCH, epochs=2, verbose=0).history["loss"]).all()
 
 
 def declared_shape_is_the_real_shape(case, shared):
@@ -287,9 +309,12 @@ CHECKS = [
     compiles_under_xla,
     trains_equally_under_xla,
     trains_in_mixed_precision,
+    trains_compiled_with_adam,
     declared_shape_is_the_real_shape,
     masked_positions_change_nothing,
     refuses_bad_arguments,
     exports,
     exports_to_onnx,
 ]
+# Checks that `make test-all` runs and `make test` does not: further compilations of what other checks compile.
+SLOW = [trains_compiled_with_adam]

@@ -138,10 +138,13 @@ NO_MASK = {"masked_positions_change_nothing": "the model takes no mask"}
 ONE_LAYER = {"frozen_layers_stay_frozen": "one layer holds all weights: none is left to train beside a frozen one"}
 
 
-def covered_by(case):
-    """Slow checks of a class whose layers are those of another case, which `make test` checks in the same way."""
+def covered_by(case, but=None):
+    """Slow checks of a class whose layers are those of another case, which `make test` checks in the same way.
+
+    `but` says which layers are not, and what checks them.
+    """
     names = ("compiles_under_xla", "trains_in_mixed_precision", "exports_to_onnx")
-    return dict.fromkeys(names, f"the case {case} has the same layers")
+    return dict.fromkeys(names, f"the case {case} has the same layers" + (f" but for {but}" if but else ""))
 
 
 DROPOUT_UNDER_XLA = {"trains_equally_under_xla": "dropout draws other numbers under XLA"}

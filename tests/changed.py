@@ -2,7 +2,8 @@
 
 A test file is asked for if it changed, or a module that it imports, or one that those import, and so on; a case of the
 battery, if its file of cases or a module that the case needs did. `import keras_dl` alone means no module of it, and
-`keras_dl.ViT` means the module of `ViT`: else each change would ask for all tests. What no rule knows asks for all.
+`keras_dl.ViT` means the module of `ViT`: else each change would ask for all tests. `recipe.find("vit")` means the
+recipe of that name. What no rule knows asks for all.
 """
 
 import ast
@@ -110,6 +111,10 @@ class Imports:
                 open_ += self.needs(current)
         return seen
 
+    def public(self):
+        """set of str: the modules of all that `keras_dl` has."""
+        return {self._resolved(dotted) for dotted in self._lent("keras_dl").values()} & set(self.files)
+
     def _needs(self, name):
         """set of str: the modules that one needs itself. A package needs none: who needs it, needs parts of it."""
         path = self.files.get(name)
@@ -145,7 +150,7 @@ def _dotted(package, path):
 
 
 def _names(path):
-    """The dotted names that a file imports, and those that it writes out: `keras_dl.export.load`."""
+    """The dotted names that a file imports or writes out, `keras_dl.export.load`, and those of recipes it finds."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -153,6 +158,8 @@ def _names(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Attribute) and (written := _written(node)):
             yield written
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "recipe.find":
+            yield from (f"keras_dl.recipes.{x.value}" for x in node.args if isinstance(x, ast.Constant))
 
 
 def _written(node):
@@ -212,11 +219,13 @@ class Selection:
             return check in FILE_CHECKS and self._touched("battery")
         if stem == "test_docs":  # the examples of a module
             return any(self._touched(name) for name in values if isinstance(name, str))
+        if stem == "test_saved":  # files of all classes
+            return any(self._touched(name) for name in {stem} | self._imports.public())
         if stem in ALWAYS or self._touched(stem) or self._reads_data(stem):
             return True
-        # Recipes are found by their names.
-        names = {x for x in values if isinstance(x, str)} if stem == "test_recipes" else {part_of(stem)}
-        return bool(self._recipes & names)
+        if stem == "test_recipes":  # finds recipes by their names
+            return any(self._touched(f"keras_dl.recipes.{x}") for x in values if isinstance(x, str))
+        return part_of(stem) in self._recipes
 
     def _touches(self, module):
         return bool(self._imports.closure(module) & self._modules)

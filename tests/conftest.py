@@ -11,8 +11,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more thread
 
 import changed
 import cpu_seconds
+import psutil
 import pytest
 
+GROWTH = 256 * 2**20  # bytes that a process of tests may gain before it collects
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
 
@@ -67,20 +69,39 @@ def pytest_sessionfinish(session, exitstatus):
         session.exitstatus = pytest.ExitCode.OK  # no test is asked for
 
 
-@pytest.fixture(scope="session")
-def _imported():
-    """What is imported stays: Python's collector, which would look through all of it again and again, leaves it out."""
-    import keras
+class _Memory:
+    """Collects garbage when the process has grown. After each test, it would take a tenth of the time of all tests."""
 
-    gc.collect()
-    gc.freeze()
-    return keras
+    def __init__(self):
+        self._process = psutil.Process()
+        gc.set_threshold(10_000)  # Python's own collections, which look at less, but often
+        self._collect()
+
+    def _collect(self):
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # what is in use: Python's own collections leave it out
+        if _trim:  # what XLA's compiler has freed would else add up to gigabytes
+            _trim(0)
+        self._bytes = self._process.memory_info().rss
+
+    def collect_if_grown(self):
+        if self._process.memory_info().rss > self._bytes + GROWTH:
+            self._collect()
+
+
+@pytest.fixture(scope="session")
+def _memory():
+    import keras  # noqa: F401 - what is imported is frozen, too
+
+    return _Memory()
 
 
 @pytest.fixture(autouse=True)
-def _seeded(_imported):
-    _imported.utils.set_random_seed(0)
+def _seeded(_memory):
+    import keras
+
+    keras.utils.set_random_seed(0)
     yield
-    _imported.backend.clear_session()  # collects too, which with nothing frozen took 0.2 s a test
-    if _trim:  # what XLA's compiler has freed would else add up to gigabytes a worker
-        _trim(0)
+    keras.backend.clear_session(free_memory=False)
+    _memory.collect_if_grown()

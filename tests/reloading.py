@@ -2,7 +2,7 @@
 
 Reads requests from standard input, one JSON object a line: `model` (a .keras file),
 `inputs` (an .npz file) and `result`, where it writes an .npz file with the model's
-outputs and its optimizer's variables. Answers each with one line: "done" or an error.
+outputs, its optimizer's variables and its layers' dtype policies. Answers each with one line: "done" or an error.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 def serve():
     import keras
 
-    import keras_dl  # noqa: F401 - registers the classes, the only thing a user has to import
+    from keras_dl.compat import all_layers  # `import keras_dl` registers the classes: all that a user has to import
 
     for line in sys.stdin:
         request = json.loads(line)
@@ -27,6 +27,7 @@ def serve():
                 outputs = model(inputs["0"] if list(inputs) == ["0"] else dict(inputs), training=False)
             arrays = {f"output_{i}": np.asarray(x, "float32") for i, x in enumerate(keras.tree.flatten(outputs))}
             arrays |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(model.optimizer.variables)}
+            arrays["policies"] = [layer.dtype_policy.name for layer in all_layers(model)]
             np.savez(request["result"], **arrays)
         except Exception as error:  # reported to the test, which fails with it
             print(f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)

@@ -1,7 +1,7 @@
 """Runs every check of the battery on every case."""
 
 import pytest
-from battery import CHECKS
+from battery import CHECKS, SLOW
 from cases import CASES
 from reloading import Reloader
 
@@ -41,7 +41,8 @@ def _parameters():
         for check in CHECKS:
             reason = case.skips.get(check.__name__)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
-            marks += [pytest.mark.slow] if case.slow or check.__name__ in case.slow_checks else []
+            slow = case.slow or check in SLOW or check.__name__ in case.slow_checks
+            marks += [pytest.mark.slow] if slow else []
             yield pytest.param(case, check, id=f"{case.name}-{check.__name__}", marks=marks)
 
 

@@ -27,6 +27,10 @@ def test_a_model_asks_for_its_architecture_alone():
     assert not ask("tests/test_resnet.py")
     assert not ask("tests/test_export_files.py")
     assert ask("tests/test_package.py"), "it reads all files"
+    assert ask("tests/test_saved.py"), "it loads files of all classes"
+    assert ask("tests/test_recipes.py", values=("vit", None))
+    assert not ask("tests/test_recipes.py", values=("tcn", None))
+    assert not wanted("export/quantize.py")("tests/test_saved.py")
 
 
 def test_a_layer_asks_for_all_that_use_it():
@@ -34,6 +38,7 @@ def test_a_layer_asks_for_all_that_use_it():
     assert battery(ask) >= {"lstm", "seq2seq"}
     assert not battery(ask) & {"vit", "resnet", "mlp", "gnn"}
     assert ask("tests/test_recurrent_lm.py")
+    assert ask("tests/test_characters.py"), "it finds the recipe by its name"
     assert not ask("tests/test_resnet.py")
 
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import keras
+import litert_files
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 
-import keras_dl
+import keras_dl.export
 import keras_dl_cli
+from keras_dl.export.targets import target_names
 from keras_dl.recipes.training import folder, recipe, runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -60,6 +63,45 @@ def test_help_does_not_import_tensorflow():
     assert "--resume" in run.stdout
 
 
+def test_what_needs_no_model_does_not_import_tensorflow(tmp_path):
+    """Seconds of each call. The modules that were imported for it alone are gone afterwards."""
+    file = litert_files.write_classifier(tmp_path / "file.tflite")
+    (tmp_path / "broken.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + b"\xff" * 64)
+    calls = {
+        ("--version",): 0,
+        ("list", "--json"): 0,
+        ("inspect", str(file), "--json"): 0,
+        ("inspect", str(tmp_path / "broken.tflite")): 1,
+        ("export", str(file), "--target", "toaster"): 2,
+        ("train", "--dataset"): 2,
+    }
+    code = (
+        "import sys, keras_dl_cli\n"
+        f"for arguments, code in {calls!r}.items():\n"
+        "    try: keras_dl_cli.main(arguments)\n"
+        "    except SystemExit as exit_: assert exit_.code == code, (arguments, exit_.code)\n"
+        "    assert not {'tensorflow', 'keras', 'keras_dl'} & set(sys.modules), arguments\n"
+        "import keras_dl.export, keras_dl.recipes.training.recipe\n"
+        "assert keras_dl.LeNet5 and keras_dl.export.export\n"
+    )
+    run = _process("-c", code)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(f"keras-dl {keras_dl.__version__}\n")
+    assert '"CONV_2D": ' in run.stdout
+    assert "'toaster' is not one of 'cpu', 'micro', 'ethos-u55-32'" in run.stderr
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    run = _process("-m", "keras_dl", "train", "perceptron", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith("keras-dl: There is no recipe 'perceptron'.")
+
+
+def test_targets_are_those_of_the_exporter():
+    assert set(keras_dl_cli.TARGETS) == set(target_names())
+    assert len(keras_dl_cli.TARGETS) == len(target_names())
+
+
 def test_missing_click_is_one_line(tmp_path):
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError(name='click')")
     run = _process("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import keras_dl_cli")
@@ -85,10 +127,10 @@ def test_list_names_every_recipe(call):
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", *recipe.NAMES]
 
 
-def test_data_list_names_licences(call):
+def test_data_list_names_licenses(call):
     rows = json.loads(call("data", "list", "--json")[1])["datasets"]
     assert {"mnist_5k", "breast_cancer", "diabetes"} <= {row["name"] for row in rows}
-    assert all(row["licence"] and row["title"] for row in rows)
+    assert all(row["license"] and row["title"] for row in rows)
     assert "BSD-3-Clause" in call("data", "list")[1]
 
 
@@ -107,7 +149,7 @@ def test_train_prints_one_document(call, tmp_path):
     assert code == 0
     document = json.loads(out)
     assert (document["recipe"], document["seed"], document["output"]) == ("mlp", 3, str(tmp_path / "run"))
-    assert "fold-5  epoch 2/2" in err
+    assert "mlp  epoch 2/2" in err
 
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
@@ -135,12 +177,42 @@ def test_evaluate_and_export_measure_what_the_run_did(call, trained):
     metadata = json.loads(call("inspect", file, "--json")[1])["metadata"]
     assert (metadata["recipe"], metadata["dataset"], metadata["smoke"]) == ("cnn", "mnist_5k", True)
     assert metadata["labels"] == [str(digit) for digit in range(10)]
-    assert "BSD-3" in metadata["licence"]
+    assert "BSD-3" in metadata["license"]
     assert "CONV_2D" in call("inspect", file)[1]
 
     code, _, err = call("export", trained)
     assert code == 2
     assert "exists. Replace it with --overwrite" in err
+
+
+def test_names_and_metadata_cannot_command_the_terminal(call, tmp_path):
+    """Nor look like further lines: they come from files of others."""
+    hostile = {"labels": ["\x1b[2J\u202ea"], "title": "\x1b]0;b\x07\rc\nops  none", "licence": "Größe"}
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(1)])
+    keras_dl.export.export(model, tmp_path / "m.tflite", metadata=hostile)
+    code, out, _ = call("inspect", tmp_path / "m.tflite")
+    assert code == 0
+    assert r"title  \x1b]0;b\x07\rc\nops  none" in out
+    assert r"\x1b[2J" in out
+    assert "licence  Größe" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert sum(line.strip().startswith("ops") for line in out.splitlines()) == 1
+    assert json.loads(call("inspect", tmp_path / "m.tflite", "--json")[1])["metadata"]["title"] == hostile["title"]
+    code, _, err = call("inspect", tmp_path / "\x1b[2J.tflite")
+    assert code == 2
+    assert "\x1b" not in err
+
+
+def test_a_saved_model_with_other_ops_needs_trust(call, tmp_path):
+    module = tf.Module()
+    serve = tf.function(lambda x: {"y": tf.io.read_file(x)}, input_signature=[tf.TensorSpec((), tf.string, name="x")])
+    tf.saved_model.save(module, tmp_path / "saved", signatures={"serve": serve})
+    code, _, err = call("inspect", tmp_path / "saved")
+    assert code == 1
+    assert "holds ops that a model does not need: ReadFile (reads or writes files)" in err
+    code, out, _ = call("inspect", tmp_path / "saved", "--trust", "--json")
+    assert code == 0
+    assert "ReadFile" in json.loads(out)["ops"]
 
 
 def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path):
@@ -283,8 +355,7 @@ def test_calibration_file_is_checked(call, tmp_path):
 
 def test_a_run_that_trains_is_not_replaced(call, tmp_path):
     run = tmp_path / "run"
-    folder.open_run(run, recipe.find("cnn").options(smoke=True))
-    with folder.locked(run):
+    with folder.open_run(run, recipe.find("cnn").options(smoke=True)):
         for how in ("--overwrite", "--resume"):
             code, _, err = call("train", "cnn", "--smoke", "--output", run, how)
             assert code == 2
@@ -293,13 +364,56 @@ def test_a_run_that_trains_is_not_replaced(call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_damaged_run(call, tmp_path, content):
-    (tmp_path / "run.json").write_text(content)
-    for command in (("evaluate", tmp_path), ("train", "cnn", "--resume", "--output", tmp_path)):
-        code, _, err = call(*command)
-        assert code == 2
-        assert "run.json" in err
+RECORD = {
+    "options": {"recipe": "cnn", "dataset": "mnist_5k", "epochs": 1, "batch_size": 64},
+    "versions": {},
+    "jit": None,
+    "resumed": 0,
+    "replaces": None,
+}
+
+
+def _record(**options):
+    return json.dumps(RECORD | {"options": RECORD["options"] | options}).encode()
+
+
+DAMAGED_RUNS = {
+    "no JSON": (b"{", "it is not JSON"),
+    "no text": (b"\xff\xfe", "it is not JSON"),
+    "deep brackets": (b"[" * 100_000, "it is not JSON"),
+    "no object": (b"[]", "it holds no JSON object"),
+    "empty": (b"{}", "it has no 'options'"),
+    "options of another type": (json.dumps(RECORD | {"options": [1]}).encode(), "its 'options' is [1]"),
+    "choice of another type": (json.dumps(RECORD | {"jit": {"jit": True}}).encode(), "'jit' has the keys jit, not"),
+    "a foreign key": (_record(color="red"), "unknown options: color"),
+    "no recipe": (json.dumps(RECORD | {"options": {}}).encode(), "missing 4 required positional arguments: 'recipe'"),
+    "a word for a number": (_record(epochs="ten"), "--epochs 'ten' must be of type int"),
+    "a list for a word": (_record(dataset=["mnist"]), "--dataset ['mnist'] must be of type str"),
+    "a number for words": (_record(variants=3), "'int' object is not iterable"),
+    "a huge number": (_record(batch_size=10**20), "--batch-size 100000000000000000000 must be at most"),
+    "an unknown data set": (_record(dataset="coco"), "coco"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), DAMAGED_RUNS.values(), ids=DAMAGED_RUNS)
+def test_damaged_run(call, tmp_path, content, reason):
+    (tmp_path / "run.json").write_bytes(content)
+    (tmp_path / "model.keras").touch()
+    for command in (("train", "cnn", "--resume", "--output", tmp_path), ("evaluate", tmp_path)):
+        code, out, err = call(*command)
+        assert (code, out) == (2, "")
+        assert f"{tmp_path}/run.json" in err
+        assert reason in err
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\x80", b'{"recipe": "cnn"}', b'{"recipe": 3}'], ids=repr)
+def test_damaged_report_of_a_complete_run(call, tmp_path, content):
+    with folder.open_run(tmp_path / "run", recipe.find("cnn").options(smoke=True)):
+        pass
+    (tmp_path / "run/report.json").write_bytes(content)
+    code, out, err = call("train", "cnn", "--resume", "--smoke", "--output", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert f"{tmp_path}/run/report.json is damaged: " in err
 
 
 def test_folder_that_is_no_run_is_not_exported(call, tmp_path):
@@ -339,6 +453,13 @@ def test_proof_that_does_not_hold_is_exit_code_1(call, trained, tmp_path, monkey
         (("train", "perceptron"), 2, "There is no recipe 'perceptron'. Choose one of: mlp, cnn, rnn, "),
         (("train", "cnn", "--dataset", "coco"), 2, "--dataset coco must be one of mnist_5k"),
         (("train", "cnn", "--epochs", "0"), 2, "--epochs 0 must be at least 1"),
+        (("train", "cnn", "--epochs", "9" * 20), 2, "must be at most 1000000"),
+        (("train", "cnn", "--output", "letter.txt/sub"), 2, "--output letter.txt/sub: letter.txt is a file"),
+        (("train", "resnet", "--variant", "resnet21"), 2, "--variant resnet21 must be one of resnet20, resnet56, "),
+        (("train", "transformer", "--learning-rate", "1"), 2, "the schedule of transformer has none to set"),
+        (("data", "prepare", "mnist_5k:9.9.9"), 2, "mnist_5k cannot be loaded at version 9.9.9, only: 1.0.0."),
+        (("data", "prepare", "mnist_5k/foo"), 2, "BuilderConfig foo not found"),
+        (("data", "prepare", ""), 2, "There is no data set name=''"),
         (("train", "cnn", "--jit", "maybe"), 2, "'maybe' is not one of"),
         (("train", "cnn", "--batch-size", "5000"), 2, "--batch-size 5000 is more than the 4000 training examples"),
         (("train",), 2, "Missing argument 'NAME'"),
@@ -387,6 +508,51 @@ def test_what_should_not_occur_shows_its_traceback_on_demand(call, tmp_path, mon
     assert code == 1
     assert err == "keras-dl: An error that should not occur: KeyError: 'missing'. See where with --debug.\n"
     assert "Traceback" in call("train", "cnn", "--output", tmp_path / "run", "--debug")[2]
+
+
+def test_the_end_of_a_file_is_no_interruption(call, tmp_path, monkeypatch):
+    def end(*arguments):
+        raise EOFError("no data left")
+
+    monkeypatch.setattr(runner, "train", end)
+    code, _, err = call("train", "cnn", "--output", tmp_path / "run")
+    assert code == 1
+    assert "EOFError: no data left" in err
+
+
+def test_a_full_disk_is_said(call, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise tf.errors.ResourceExhaustedError(None, None, "model.keras; No space left on device\nmore")
+
+    monkeypatch.setattr(runner, "train", full)
+    code, _, err = call("train", "cnn", "--output", tmp_path / "run")
+    assert (code, err) == (1, "keras-dl: No space left on device: model.keras; No space left on device\n")
+
+
+def test_an_export_that_ended_among_its_renames_is_said(call, tmp_path, monkeypatch):
+    """Until it is exported again, its files may belong to two exports."""
+    keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)]).save(tmp_path / "mine.keras")
+    arguments = ("export", tmp_path / "mine.keras", "--output", tmp_path / "file.tflite", "--overwrite")
+    assert call(*arguments)[0] == 0
+    assert "Warning" not in call("inspect", tmp_path / "file.tflite")[2]
+    original, renamed = os.replace, []
+
+    def broken(source, path):
+        if len(renamed) == 2:  # the note in place of the old report, and the file
+            raise OSError("broken off")
+        renamed.append(path)
+        original(source, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        assert call(*arguments)[0] == 1
+    assert renamed == [tmp_path / "file.tflite.json", tmp_path / "file.tflite"]
+    assert "An export to file.tflite ended before all" in call("inspect", tmp_path / "file.tflite")[2]
+    assert call(*arguments)[0] == 0
+    assert "Warning" not in call("inspect", tmp_path / "file.tflite")[2]
+    (tmp_path / "other.tflite").write_bytes((tmp_path / "file.tflite").read_bytes() + b"\0")
+    (tmp_path / "other.tflite.json").write_bytes((tmp_path / "file.tflite.json").read_bytes())
+    assert "is not the report of this other.tflite: its sha256 differs" in call("inspect", tmp_path / "other.tflite")[2]
 
 
 def test_noise_on_stdout_goes_to_stderr(call, tmp_path, monkeypatch):

@@ -205,6 +205,22 @@ def test_without_xla():
     assert compat.without_xla(other, specs) is other
 
 
+@pytest.mark.parametrize("name", ["saved_model.pb", "saved_model.pbtxt"])
+def test_a_saved_model_is_read_without_loading_it(tmp_path, name):
+    """From the file that TensorFlow loads: the binary one if there are both."""
+    module = tf.Module()
+    module.square = tf.function(tf.square, input_signature=[tf.TensorSpec(())])
+    tf.saved_model.save(module, tmp_path)
+    proto = compat.saved_model_proto(tmp_path)
+    (tmp_path / "saved_model.pbtxt").write_text(str(proto) if name.endswith("pbtxt") else "")
+    if name.endswith("pbtxt"):
+        (tmp_path / "saved_model.pb").unlink()
+    (graph,) = compat.saved_model_proto(tmp_path).meta_graphs
+    nodes = [node.op for function in graph.graph_def.library.function for node in function.node_def]
+    assert "Square" in nodes, VERSIONS
+    assert tf.saved_model.load(str(tmp_path)).square(3.0) == 9, VERSIONS
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 def test_taking_other_dtypes(sequential):
     inner = keras.Sequential([keras.Input((3,), dtype="uint8"), keras.layers.Rescaling(0.5)])

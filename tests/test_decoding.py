@@ -101,6 +101,17 @@ def test_what_is_no_number_is_never_chosen():
     assert not np.isnan(beams.log_probabilities).any()
 
 
+def test_nothing_possible_leaves_padding_of_any_id():
+    def step(tokens, position, state):
+        return tf.fill([2, 6], np.nan), state
+
+    for padding, end in ((0, 2), (5, 2), (2, 2)):
+        found = decoding.greedy(step, tf.zeros((2, 1)), 1, end, 3, padding=padding)
+        np.testing.assert_array_equal(found.tokens, np.full((2, 3), padding))
+        np.testing.assert_array_equal(found.lengths, [0, 0])
+        assert np.isneginf(found.scores).all()
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_beam_of_one_is_greedy(table, alpha):
     state = {"context": tf.range(CONTEXTS)}

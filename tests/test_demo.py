@@ -22,6 +22,7 @@ def test_demo(tmp_path):
     assert pathlib.Path(exported["path"]).stat().st_size == exported["bytes"]
     said = demo.summary(tmp_path / "demo", **reports)
     assert "100% of the ops" in said
+    assert f"{exported['path'].removesuffix('.tflite')}_vela.tflite" in said  # the one to flash
     assert f"{exported['metric']['artifact']:.2%}" in said
 
     # A whole run is not given up for a smoke run.

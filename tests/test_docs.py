@@ -58,7 +58,8 @@ def _training(monkeypatch):
         entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
     arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}
     write_safetensors(pathlib.Path("resnet18.safetensors"), arrays)
-    return dict(features=np.random.default_rng(0).normal(size=(32, 30)), labels=_integers(2, 32))
+    pictures = dict(images=_integers(256, 8, 32, 32, 3), classes=_integers(10, 8))
+    return pictures | dict(features=np.random.default_rng(0).normal(size=(32, 30)), labels=_integers(2, 32))
 
 
 def _sequences(monkeypatch):

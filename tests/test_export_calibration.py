@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_dl import LSTM
 from keras_dl.export import ExportError, KerasRunner, graph, samples
 from keras_dl.export import export as export_
 
@@ -205,3 +206,14 @@ def test_embeddings_are_looked_up_and_nothing_else(tmp_path):
     assert report.proof["signatures"]["serve"]["y"]["r2"] > 0.99
     ends = model.get_layer("table")(np.array([-1, 19]))
     np.testing.assert_array_equal(ends[0], ends[1], "Keras's own layer is as it was")
+
+
+def test_recurrent_weights_of_zeros_have_an_ordinary_scale(tmp_path):
+    """The converter gives them 4e-9. From such scales a kernel computes multipliers out of its range."""
+    x = keras.Input((5, 3), name="x")
+    layer = LSTM(4, return_sequences=True, recurrent_initializer="zeros", name="y")
+    report = export(keras.Model(x, layer(x)), tmp_path, {"x": models.normal(ROWS, 5, 3)})
+    (op,) = (op for op in graph.read(report.path).ops if op.name == "UNIDIRECTIONAL_SEQUENCE_LSTM")
+    assert not any(weights.values.any() for weights in op.inputs[5:9])
+    assert {weights.scales for weights in op.inputs[5:9]} == {(2.0**-7,)}
+    assert report.proof["signatures"]["serve"]["y"]["r2"] > 0.99

@@ -329,7 +329,7 @@ def test_the_path_of_a_model(tmp_path):
     model.save(tmp_path / "mine.keras")
     check_equal(model, export(tmp_path / "mine.keras", tmp_path), features=normal(2, 4))
     (tmp_path / "letter.keras").write_text("Dear reader")
-    with pytest.raises(ValueError, match=r"letter.keras' is not a model that Keras can load"):
+    with pytest.raises(ValueError, match=r"letter\.keras is not a model that Keras can load"):
         export(str(tmp_path / "letter.keras"), tmp_path)
     for model in (None, 3, layers.Dense(2)):
         with pytest.raises(TypeError, match=f"a keras.Model or the path of a .keras file, not {type(model).__name__}"):

@@ -9,7 +9,7 @@ from keras_dl import GRU, GRUCell, RecurrentNetwork
 from keras_dl.export import export, graph, load
 
 
-@pytest.mark.parametrize("call", recurrent.CALLS)
+@pytest.mark.parametrize("call", recurrent.PARAMETERS)
 @pytest.mark.parametrize("reset_after", [True, False])
 def test_equals_keras(call, reset_after):
     recurrent.check_equals_keras(GRU, keras.layers.GRU, 1, call, reset_after=reset_after)

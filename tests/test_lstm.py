@@ -10,7 +10,7 @@ from keras_dl import LSTM, LSTMCell, RecurrentNetwork
 from keras_dl.export import export, load
 
 
-@pytest.mark.parametrize("call", recurrent.CALLS)
+@pytest.mark.parametrize("call", recurrent.PARAMETERS)
 def test_equals_keras(call):
     recurrent.check_equals_keras(LSTM, keras.layers.LSTM, 2, call)
 
@@ -85,7 +85,10 @@ def test_forget_gate_starts_open():
     np.testing.assert_array_equal(layer.get_weights()[2], [0] * 3 + [1] * 3 + [0] * 6)
 
 
-@pytest.mark.parametrize("options", [{}, {"peephole": True, "layer_norm": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"peephole": True, "layer_norm": True}, marks=pytest.mark.slow)],  # the same loops
+)
 def test_truncated_backpropagation(options):
     recurrent.check_truncation(lambda **others: LSTM(recurrent.UNITS, **options, **others))
 
@@ -123,20 +126,23 @@ def test_bad_input():
     recurrent.check_bad_input(LSTM(recurrent.UNITS), 2)
 
 
-def stacked(steps=12):
+@pytest.fixture(scope="module")
+def stacked():
     """Two layers and an answer at every step."""
+    steps = 12
     keras.utils.set_random_seed(0)
     model = RecurrentNetwork(32, 3, hidden_dims=(32, 32), pooling=None, serving_length=steps)
     x = recurrent.sequences(16, steps, 32)
     model.adapt(x)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(x, np.random.default_rng(0).integers(0, 3, (16, steps)), epochs=30, verbose=0)
+    y = np.random.default_rng(0).integers(0, 3, (16, steps))
+    model.fit(np.tile(x, (30, 1, 1)), np.tile(y, (30, 1)), batch_size=16, verbose=0)
     return model, x
 
 
-def test_fused_in_a_file_and_streamed_step_by_step(tmp_path):
+def test_fused_in_a_file_and_streamed_step_by_step(stacked, tmp_path):
     """A fused op a layer; and the signature `step`, called step after step, gives what `sequence` gives at once."""
-    model, x = stacked()
+    model, x = stacked
     report = export(model, tmp_path / "lstm.tflite")
     assert report.ops["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 2
     assert "WHILE" not in report.ops
@@ -152,8 +158,8 @@ def test_fused_in_a_file_and_streamed_step_by_step(tmp_path):
         states = {name.removeprefix("next_"): state for name, state in after.items()}
 
 
-def test_fused_in_int8(tmp_path):
-    model, x = stacked()
+def test_fused_in_int8(stacked, tmp_path):
+    model, x = stacked
     rows = [{"features": x[i : i + 1]} for i in range(16)]
     report = export(
         model, tmp_path / "lstm.tflite", quantization="int8", calibration=rows, signatures=["sequence"], target="micro"
@@ -231,9 +237,11 @@ def test_padded_sequences_run_on_an_npu(tmp_path):
 
 def test_what_cannot_be_fused_is_a_loop_and_is_said_so(tmp_path):
     x = keras.Input((5, 3), name="x")
-    for options in ({"peephole": True}, {"return_state": True}, {"activation": "softsign"}):
-        model = keras.Model(x, keras.tree.flatten(LSTM(4, name="reader", **options)(x))[0])
-        report = export(model, tmp_path / "lstm.tflite")
-        assert "UNIDIRECTIONAL_SEQUENCE_LSTM" not in report.ops
-        assert report.ops["WHILE"] == 1
-        assert any("WHILE in layer 'reader'" in warning for warning in report.warnings), report.warnings
+    readers = {"peeping": {"peephole": True}, "telling": {"return_state": True}, "soft": {"activation": "softsign"}}
+    outputs = [keras.tree.flatten(LSTM(4, name=name, **options)(x))[0] for name, options in readers.items()]
+    report = export(keras.Model(x, outputs), tmp_path / "lstm.tflite")
+    assert "UNIDIRECTIONAL_SEQUENCE_LSTM" not in report.ops
+    assert report.ops["WHILE"] == 3
+    (warning,) = (warning for warning in report.warnings if "WHILE" in warning)
+    for name in readers:
+        assert f"WHILE in layer '{name}'" in warning

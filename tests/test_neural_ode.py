@@ -97,6 +97,7 @@ def test_trajectories_end_where_the_classifier_reads():
     np.testing.assert_allclose(head(path[-1]), model(images), atol=1e-3)
 
 
+@pytest.mark.slow  # adaptive steps take seconds to trace; test_odeint.py has their gradients, in a graph and under XLA
 def test_an_adaptive_classifier_trains_and_serves_fixed_steps():
     model = ODEClassifier((8, 8, 1), 3, filters=2, num_groups=1, method="dopri5", num_steps=8, tolerance=1e-4)
     model.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -132,10 +133,17 @@ def grid(limit, count):
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2), (axis[1] - axis[0]) ** 2
 
 
-@pytest.mark.parametrize("time", [None, 0.4])
-def test_density_integrates_to_one(flow, time):
+@pytest.fixture(scope="module")
+def density_on_a_grid(flow):
     points, area = grid(9.0, 181)
-    density = np.exp(np.asarray(flow.log_prob(points, time), "float64"))
+    return points, area, np.exp(np.asarray(flow.log_prob(points), "float64"))
+
+
+@pytest.mark.parametrize("time", [None, 0.4])
+def test_density_integrates_to_one(flow, density_on_a_grid, time):
+    points, area, density = density_on_a_grid
+    if time is not None:
+        density = np.exp(np.asarray(flow.log_prob(points, time), "float64"))
     assert density.sum() * area == pytest.approx(1.0, abs=1e-3)
     assert np.abs(density - norm.pdf(points).prod(-1)).max() > 0.05  # it is not the density it started from
 
@@ -197,7 +205,7 @@ def test_the_estimate_is_for_training_alone():
     assert not np.allclose(first, model.log_prob(points), atol=1e-6)
 
 
-def test_distribution_is_that_of_tensorflow_probability(flow):
+def test_distribution_is_that_of_tensorflow_probability(flow, density_on_a_grid):
     distribution = flow.distribution()
     assert (distribution.event_shape, distribution.batch_shape) == ([2], [])
     points = distribution.sample((3, 400), seed=(1, 7))
@@ -206,8 +214,8 @@ def test_distribution_is_that_of_tensorflow_probability(flow):
     assert found.shape == (3, 400)
     np.testing.assert_allclose(tf.reshape(found, [-1]), flow.log_prob(tf.reshape(points, (-1, 2))), atol=1e-5)
     # The mean of the samples is that of the density, by a sum over a grid.
-    places, area = grid(9.0, 181)
-    weights = np.exp(np.asarray(flow.log_prob(places), "float64"))[:, None] * area
+    places, area, density = density_on_a_grid
+    weights = density[:, None] * area
     error = np.std(points, axis=(0, 1)) / math.sqrt(1200)
     assert (np.abs(np.mean(points, axis=(0, 1)) - (weights * places).sum(0)) < 4 * error).all()
 
@@ -228,20 +236,28 @@ def test_a_number_of_samples_below_one_is_refused(flow):
         flow.sample(0)
 
 
-def test_adaptive_steps_called_eagerly_are_traced_once(monkeypatch):
-    """Each step would run from Python else. The graph follows the weights and the times; a tape sees the steps."""
-    model = ContinuousFlow(2, (4,), method="dopri5", end_time=0.7, tolerance=1e-3, seed=0)
-    points = tf.constant(np.random.default_rng(0).normal(size=(5, 2)), tf.float32)
+@pytest.fixture(scope="module")
+def adaptive_flow():
+    return ContinuousFlow(2, (4,), method="dopri5", end_time=0.7, tolerance=1e-2, seed=0)
+
+
+FIVE_POINTS = tf.constant(np.random.default_rng(0).normal(size=(5, 2)), tf.float32)
+
+
+def test_adaptive_steps_called_eagerly_are_traced_once(adaptive_flow, monkeypatch):
+    """Each step would run from Python else. The graph follows the weights and the times."""
+    model, points = adaptive_flow, FIVE_POINTS
     velocity, calls = Flow.velocity, []
     monkeypatch.setattr(Flow, "velocity", lambda *args: calls.append(args) or velocity(*args))
 
+    in_graph = tf.function(model.log_prob, autograph=False)  # traced once for each time
+
     def calls_when_eager(time=None):
-        """The number of calls of the net from Python; the result must be that of a new graph."""
+        """The number of calls of the net from Python; the result must be that of a graph of one's own."""
         calls.clear()
         found = model.log_prob(points, time)
         count = len(calls)
-        expected = tf.function(lambda: model.log_prob(points, time), autograph=False)()
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, in_graph(points, time), atol=1e-5)
         return count
 
     assert calls_when_eager() > 0
@@ -251,9 +267,14 @@ def test_adaptive_steps_called_eagerly_are_traced_once(monkeypatch):
     with pytest.raises(ValueError, match=r"times=\[ ?0\. +-1\.\] must be increasing"):
         model.log_prob(points, time=-1.0)
 
+
+@pytest.mark.slow  # as above; the other gradients of a flow are those of its fixed steps
+def test_a_tape_sees_adaptive_steps_called_eagerly(adaptive_flow):
+    model = adaptive_flow
+
     def gradients():
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model.log_prob(points))
+            loss = tf.reduce_sum(model.log_prob(FIVE_POINTS))
         return tape.gradient(loss, model.trainable_weights)
 
     for found, expected in zip(gradients(), tf.function(gradients, autograph=False)(), strict=True):
@@ -348,20 +369,26 @@ def test_times_of_a_series_that_do_not_increase_are_refused(name, times):
 # Files
 
 
-def test_fixed_steps_are_a_loop_of_builtin_ops(tmp_path):
-    steps = dict(method="midpoint", num_steps=2)
-    inputs = series()
-    sets = {"predict": dict(inputs), "decode": dict(latents=np.ones((3, 4), "float32"), times=inputs["query_times"])}
-    for model, quantizations, calibration in (
-        (ODEClassifier((12, 12, 1), 3, filters=4, num_groups=2, **steps), ("none", "dynamic_int8"), {}),
-        (ContinuousFlow(2, (8,), **steps), ("none", "float16"), {}),
-        (LatentODE(2, 6, 5, **steps), ("none",), {name: [rows] for name, rows in sets.items()}),
-    ):
-        options = dict(calibration=calibration, signatures=list(calibration)) if calibration else {}
-        for quantization in quantizations:
-            report = export(model, tmp_path / "model.tflite", quantization=quantization, **options)
-            assert report.flex_ops == report.custom_ops == 0
-            assert report.ops["WHILE"] >= 1
+@pytest.mark.parametrize(
+    "name",
+    ["classifier", "latent", pytest.param("flow", marks=pytest.mark.slow)],  # the same loop once more
+)
+def test_fixed_steps_are_a_loop_of_builtin_ops(name, tmp_path):
+    steps, options = dict(method="midpoint", num_steps=2), dict(quantization=("none", "float16"))
+    match name:
+        case "classifier":
+            model = ODEClassifier((12, 12, 1), 3, filters=4, num_groups=2, **steps)
+            options["quantization"] = ("none", "dynamic_int8")
+        case "flow":
+            model = ContinuousFlow(2, (8,), **steps)
+        case "latent":
+            model, inputs = LatentODE(2, 3, 2, **steps), series(length=3, queries=2)
+            rows = {"predict": inputs, "decode": dict(latents=np.ones((3, 4)), times=inputs["query_times"])}
+            options |= dict(calibration={key: [x] for key, x in rows.items()}, signatures=list(rows))
+    reports = export(model, tmp_path / "model.tflite", **options)
+    for report in reports.values():
+        assert report.flex_ops == report.custom_ops == 0
+        assert report.ops["WHILE"] >= 1
 
 
 def test_integer_files_ask_for_steps_that_are_written_out(tmp_path):
@@ -388,7 +415,7 @@ def test_two_moons_has_its_density(tmp_path):
     }
     assert (len(points["train"]), len(points["test"])) == (4000, 2000)
     assert not {p.tobytes() for p in points["train"]} & {p.tobytes() for p in points["test"]}
-    places, area = grid(4.0, 201)
+    places, area = grid(4.0, 101)
     density = np.exp(moons_log_density(places, count=500))
     assert density.sum() * area == pytest.approx(1.0, abs=1e-5)  # what the grid leaves out: 2e-6
     np.testing.assert_allclose((density[:, None] * places).sum(0) * area, [0.5, 0.25], atol=1e-4)
@@ -423,7 +450,7 @@ def test_smoke_run_of_the_recipe(dataset, tmp_path):
     from keras_dl.recipes.training import recipe, runner
 
     found = recipe.find("neural_ode")
-    document = runner.train(found, found.options(dataset, smoke=True, batch_size=64), tmp_path / "run")
+    document = runner.train(found, found.options(dataset, smoke=True, batch_size=64, baseline=True), tmp_path / "run")
     assert math.isfinite(document["value"])
     assert math.isfinite(document["baseline_value"])
     assert (tmp_path / "run" / "picture.png").stat().st_size > 20_000

@@ -1,5 +1,6 @@
 """Solvers of ordinary differential equations: order, adjoints, memory, errors, and torchdiffeq's results."""
 
+import itertools
 import math
 import pathlib
 import re
@@ -113,15 +114,24 @@ def test_states_may_be_nested_and_of_half_precision():
 # The gradients
 
 
-@pytest.mark.parametrize("times", [TIMES, TIMES_OF_ROWS], ids=["one row of times", "times of each row"])
-def test_adjoint_equals_backprop(times, net):
-    for method, steps in {"midpoint": 90, "rk4": 8, "rk4_38": 8}.items():
-        found, expected = (
-            tf.function(gradients(net, times, method=method, num_steps=steps, gradient=kind))(STATE, times)
-            for kind in ("adjoint", "backprop")
-        )
-        assert_near(found[:1], expected[:1], 1e-6)
-        assert_near(found[1:], expected[1:], 1e-4)
+def _methods_and_times():
+    """All pairs; `make test` runs each method once, and both kinds of times."""
+    steps = {"midpoint": 90, "rk4": 8, "rk4_38": 8}
+    kinds = {"one row of times": TIMES, "times of each row": TIMES_OF_ROWS}
+    often = {("midpoint", "times of each row"), ("rk4", "one row of times"), ("rk4_38", "times of each row")}
+    for method, kind in itertools.product(steps, kinds):
+        marks = [] if (method, kind) in often else [pytest.mark.slow]
+        yield pytest.param(method, steps[method], kinds[kind], id=f"{method}, {kind}", marks=marks)
+
+
+@pytest.mark.parametrize(("method", "steps", "times"), list(_methods_and_times()))
+def test_adjoint_equals_backprop(method, steps, times, net):
+    found, expected = (
+        tf.function(gradients(net, times, method=method, num_steps=steps, gradient=kind), autograph=False)(STATE, times)
+        for kind in ("adjoint", "backprop")
+    )
+    assert_near(found[:1], expected[:1], 1e-6)
+    assert_near(found[1:], expected[1:], 1e-4)
 
 
 def test_adjoint_approaches_backprop_with_the_order_of_the_method():
@@ -144,20 +154,21 @@ def test_adjoint_approaches_backprop_with_the_order_of_the_method():
         assert slope == pytest.approx(TABLEAUS[method].order, abs=0.5)
 
 
-def test_gradients_under_xla_and_unrolled_are_the_same(net):
-    options = dict(method="midpoint", num_steps=3)
-    for kind in ("adjoint", "backprop"):
-        expected = gradients(net, TIMES, gradient=kind, **options)(STATE, TIMES)
-        compiled = tf.function(gradients(net, TIMES, gradient=kind, **options), jit_compile=True)
-        assert_near(compiled(STATE, TIMES), expected, 1e-5)
-        assert_near(gradients(net, TIMES, gradient=kind, unroll=True, **options)(STATE, TIMES), expected, 1e-5)
+# The battery's models train by backpropagation, under XLA too.
+@pytest.mark.parametrize("kind", ["adjoint", pytest.param("backprop", marks=pytest.mark.slow)])
+def test_gradients_under_xla_and_unrolled_are_the_same(kind, net):
+    options = dict(method="midpoint", num_steps=3, gradient=kind)
+    expected = gradients(net, TIMES, **options)(STATE, TIMES)
+    compiled = tf.function(gradients(net, TIMES, **options), jit_compile=True, autograph=False)
+    assert_near(compiled(STATE, TIMES), expected, 1e-5)
+    assert_near(gradients(net, TIMES, unroll=True, **options)(STATE, TIMES), expected, 1e-5)
 
 
-def test_gradients_of_the_adaptive_solver(net):
-    expected = gradients(net, TIMES, method="rk4", num_steps=30, gradient="backprop")(STATE, TIMES)
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])  # takes seconds to compile
+def test_gradients_of_the_adaptive_solver(jit, net):
+    expected = gradients(net, TIMES, method="rk4", num_steps=12, gradient="backprop")(STATE, TIMES)
     run = gradients(net, TIMES, method="dopri5", rtol=1e-6, atol=1e-7)
-    assert_near(tf.function(run)(STATE, TIMES), expected, 1e-4)
-    assert_near(tf.function(run, jit_compile=True)(STATE, TIMES), expected, 1e-4)
+    assert_near(tf.function(run, jit_compile=jit, autograph=False)(STATE, TIMES), expected, 1e-4)
 
 
 @pytest.mark.slow  # measures processes of their own

@@ -12,6 +12,7 @@ import sys
 import keras
 import pytest
 from cases import CASES
+from packaging.requirements import Requirement
 
 import keras_dl
 from keras_dl.architectures import ARCHITECTURES
@@ -128,6 +129,16 @@ def _declared(*extras):
     return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines if line[:1] not in ("", "#", "%")}
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "installed"),
+    [("linux", "x86_64", True), ("darwin", "arm64", False), ("linux", "aarch64", False), ("win32", "AMD64", False)],
+)
+def test_all_can_be_installed_where_tflite_micro_has_no_wheel(system, machine, installed):
+    (line,) = [x for x in SETUP["options.extras_require"]["edge"].splitlines() if x.startswith("tflite-micro")]
+    marker = Requirement(line).marker
+    assert marker.evaluate({"sys_platform": system, "platform_machine": machine}) is installed
+
+
 EXTRAS = {"keras_dl": (), "export": ("export", "edge"), "recipes": ("recipes",), "benchmarks": ("benchmarks", "edge")}
 
 
@@ -231,6 +242,17 @@ def test_ruff_is_clean():
             [sys.executable, "-m", "ruff", *command, str(ROOT)], capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_python_runs_in_safe_processes_only():
+    """Every process of Python leaves out modules of the user's folder: see `keras_dl.processes`."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "executable" and path.name != "processes.py":
+                assert path.name == "wheels.py", f"{path}: use keras_dl.processes.python"  # it names it in a message
+                assert "{sys.executable}" in path.read_text().splitlines()[node.lineno - 1], path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("subprocess.run", "subprocess.Popen"):
+                assert "processes import python" in path.read_text(), f"{path}: use keras_dl.processes.python"
 
 
 def test_replacing_keeps_the_old_file_when_the_new_one_fails(tmp_path):

@@ -34,7 +34,7 @@ def test_readme_is_short():
 
 def test_table_and_pages_are_made_of_the_reports():
     texts = table.texts()
-    assert len(texts) == len(RESULTS) + 2  # a page for each, the index, and the README
+    assert len(texts) == len(RESULTS) + 3  # a page for each, the index, the README, and the list of recipes
     reports.write(texts, check=True)
 
 
@@ -128,7 +128,7 @@ def test_commands_and_options_exist(page):
         assert command, f"keras-dl {words[0]}"
         if hasattr(command, "commands"):
             command = command.commands[words[1]]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, words
 
 

@@ -14,7 +14,13 @@ from keras_dl.export import KerasRunner
 from keras_dl.recipes.training import augment, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
-PAIRS = [(name, dataset) for name in recipe.NAMES for dataset in IMAGES if dataset in recipe.find(name).tasks]
+CLOUDS = ("pointnet",)  # which reads images as points: test_pointnet_recipe.py
+PAIRS = [
+    (name, dataset)
+    for name in recipe.NAMES
+    for dataset in IMAGES
+    if name not in CLOUDS and dataset in recipe.find(name).tasks
+]
 BIG = {
     ("cnn", "imagenet2012"): "a step of VGG-16 needs 2 GB",
     ("vit", "imagenet2012"): "a step of ViT-B/16 needs 1.4 GB",
@@ -25,11 +31,18 @@ BIG = {
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset"), [("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")]
+    ("name", "dataset"),
+    [
+        *[("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")],
+        pytest.param("pointnet", None, marks=pytest.mark.slow),  # a picture of its own, and 20 s of tracing
+        pytest.param("pointnet", "primitive_parts", marks=pytest.mark.slow),  # the same
+    ],
 )
 def test_smoke_run(name, dataset, tmp_path):
     found = recipe.find(name)
-    document = runner.train(found, found.options(dataset, smoke=True), tmp_path / "run")
+    task = found.tasks[dataset or next(iter(found.tasks))]
+    options = found.options(dataset, smoke=True, variants=task.variants, baseline=True)
+    document = runner.train(found, options, tmp_path / "run")
     assert set(document["variants"]) == set(found.tasks[document["dataset"]].variants)
     assert document["baseline_value"] > 0
     assert json.loads((tmp_path / "run/report.json").read_text()) == document
@@ -39,14 +52,70 @@ def test_smoke_run(name, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_smoke_run_of_resnet_with_two_of_its_nets(tmp_path, monkeypatch):
+def test_smoke_run_of_resnet_with_two_of_its_nets(tmp_path):
     found = recipe.find("resnet")
     task = found.tasks["mnist_5k"]
-    monkeypatch.setitem(found.tasks, "mnist_5k", recipe.Task(1, 64, variants=("resnet20", "plain20")))
     assert task.variants == ("resnet20", "resnet56", "plain20", "plain56")
-    document = runner.train(found, found.options(smoke=True), tmp_path / "run")
+    options = found.options(epochs=1, smoke=True, variants=("resnet20", "plain20"), baseline=True)
+    document = runner.train(found, options, tmp_path / "run")
     assert document["parameters"] > 270_000
     assert document["baseline_value"] == document["variants"]["plain20"]
+
+
+def test_defaults_go_with_a_smoke_run():
+    """One variant, and batches that its few examples fill."""
+    for name in recipe.NAMES:
+        found = recipe.find(name)
+        for dataset, task in found.tasks.items():
+            options = found.options(dataset, smoke=True)
+            assert options.batch_size <= recipe.SMOKE_TRAIN, (name, dataset)
+            assert found.variants(options) == task.variants[:1], (name, dataset)
+            assert set(task.baselines) < set(task.variants), (name, dataset)
+            assert task.variants[0] not in task.baselines, (name, dataset)
+    found = recipe.find("neural_ode")
+    options = found.options("two_moons", smoke=True)
+    assert found.load_data(options, "flow").num_train >= options.batch_size
+
+
+@pytest.mark.parametrize("name", recipe.NAMES)
+def test_a_learning_rate_reaches_the_optimizer_or_is_refused(name):
+    found = recipe.find(name)
+    if not found.takes_learning_rate:
+        with pytest.raises(recipe.OptionError, match=f"the schedule of {name} has none to set"):
+            found.options(learning_rate=0.1)
+        return
+    options = found.options(smoke=True, learning_rate=0.0123)
+    data, variant = found.load_data(options, found.variants(options)[0]), found.variants(options)[0]
+    rate = found.build_model(data, options, variant).optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        assert 0.0123 in rate.get_config().values() or 0.0123 in rate.get_config()["values"]
+    else:
+        assert float(rate) == pytest.approx(0.0123)
+
+
+@pytest.mark.slow  # a whole smoke run for each recipe
+@pytest.mark.parametrize("name", [name for name in recipe.NAMES if name not in ("mlp", "cnn")])
+def test_smoke_run_of_the_first_variant_alone(name, tmp_path):
+    found = recipe.find(name)
+    document = runner.train(found, found.options(smoke=True), tmp_path / "run")
+    assert list(document["variants"]) == [next(iter(found.tasks.values())).variants[0]]
+    assert document["baseline"] is None
+
+
+def _other_variants():
+    """Of each recipe whose first task has variants of several kinds, the first one of the second kind."""
+    for name in recipe.NAMES:
+        first, *rest = next(iter(recipe.find(name).tasks.values())).variants
+        kind = re.match("[a-z]+", first)[0]
+        yield from [(name, variant) for variant in rest if not variant.startswith(kind)][:1]
+
+
+@pytest.mark.slow  # trainings whose picture is of another network than the first
+@pytest.mark.parametrize(("name", "variant"), _other_variants())
+def test_smoke_run_of_another_variant(name, variant, tmp_path):
+    found = recipe.find(name)
+    document = runner.train(found, found.options(smoke=True, variants=(variant,)), tmp_path / "run")
+    assert list(document["variants"]) == [variant]
 
 
 @pytest.mark.parametrize(("name", "dataset"), PAIRS)

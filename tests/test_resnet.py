@@ -275,9 +275,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole(bottleneck):
         np.testing.assert_array_equal(old, new)
 
 
-def test_preactivation_has_no_counterpart_in_torchvision():
-    with pytest.raises(ValueError, match="version='v2' has no counterpart"):
-        ResNet(**TINY, version="v2").load_torchvision({})
+def test_what_computes_otherwise_takes_no_weights_of_torchvision():
+    """Bottlenecks of v1 have weights of the same shapes, and strides in another convolution."""
+    weights = state_dict(load_oracle("resnet_bottleneck"))
+    sizes = ((45, 38, 3), 5, (1, 2, 1, 1), (4, 4, 6, 8))
+    for options, message in (
+        (dict(version="v1"), "version='v1' of bottleneck blocks has no counterpart.*version='v1.5'"),
+        (dict(version="v2"), "version='v2' of bottleneck blocks has no counterpart"),
+        (dict(residual=False), "residual=False has no counterpart"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ResNet(*sizes, **options).load_torchvision(weights)
+    oracle = load_oracle("resnet_basic")
+    v1 = ResNet((45, 38, 3), 5, (2, 1, 1, 1), (4, 6, 8, 10), block="basic", version="v1", mean=0.0, std=1.0)
+    v1.load_torchvision(state_dict(oracle))  # a basic block is the same in both
+    np.testing.assert_allclose(v1(nhwc(oracle["images"])), oracle["logits"], rtol=1e-5, atol=1e-5)
 
 
 # Residual MLP.

@@ -14,7 +14,7 @@ from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.recipes.training import recipe, runner
 
 
-@pytest.mark.parametrize("call", recurrent.CALLS)
+@pytest.mark.parametrize("call", recurrent.PARAMETERS)
 def test_equals_keras(call):
     recurrent.check_equals_keras(SimpleRNN, keras.layers.SimpleRNN, 1, call)
 
@@ -247,7 +247,7 @@ def test_network_steps_from_its_own_states_alone():
 
 def test_smoke_run(tmp_path):
     found = recipe.find("rnn")
-    document = runner.train(found, found.options("japanese_vowels", smoke=True), tmp_path / "run")
+    document = runner.train(found, found.options("japanese_vowels", smoke=True, baseline=True), tmp_path / "run")
     assert 0 < document["value"] <= 1
     assert document["baseline_value"] > 0.9
     assert (tmp_path / "run/picture.png").stat().st_size > 10_000

@@ -172,6 +172,15 @@ def test_report_and_history_say_what_was_done(whole_run):
     assert "aim 0.7" in report.describe(document)
 
 
+def test_reports_of_earlier_versions_are_read(tmp_path, whole_run):
+    document = report.read(whole_run)
+    old = {{"license": "licence"}.get(key, key): value for key, value in document.items()}
+    old["command"] = old["command"].replace("--jit off", "--jit auto")
+    assert old["command"] != document["command"]
+    report.write_json(tmp_path / "report.json", old)
+    assert report.read(tmp_path) == document
+
+
 def test_a_folder_that_exists_is_not_overwritten(whole_run, tmp_path):
     before = (whole_run / "report.json").read_text()
     with pytest.raises(OptionError, match=r"exists\. Continue it with --resume, replace it with --overwrite"):
@@ -220,9 +229,118 @@ def test_resuming_with_other_options_is_refused(whole_run):
 
 
 def test_two_processes_do_not_write_into_one_run(tmp_path):
-    run = folder.open_run(tmp_path / "run", toy.RECIPE.options())
-    with folder.locked(run.path), pytest.raises(OptionError, match="is in use"):
-        _train(run.path, epochs=None, resume=True, jit="auto")
+    run = tmp_path / "run"
+    with folder.open_run(run, toy.RECIPE.options()), pytest.raises(OptionError, match="is in use"):
+        _train(run, epochs=None, resume=True, jit="auto")
+
+
+def test_only_one_of_several_processes_begins_a_run(tmp_path):
+    """In an empty place, where each of them finds nothing to be careful with; also if all of them want to replace."""
+    for attempt in range(6):
+        path, how = tmp_path / f"run-{attempt}", [{}, {"resume": True}, {"overwrite": True}][attempt % 3]
+        if attempt % 3 == 2:
+            with folder.open_run(path, toy.RECIPE.options(seed=99)):
+                pass
+        (start, go), (ending, end), (told, tell) = os.pipe(), os.pipe(), os.pipe()
+        children = [_begins(path, seed, how, start, go, ending, end, tell) for seed in range(4)]
+        os.close(go)  # all start now
+        seeds = sorted(os.read(told, 1)[0] for _ in children)
+        os.close(end)
+        for descriptor in (start, ending, told, tell):
+            os.close(descriptor)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+        assert seeds[1:] == [REFUSED] * 3
+        assert folder.read_run(path).options.seed == seeds[0]
+
+
+REFUSED, BROKEN = 100, 101
+
+
+def _begins(path, seed, how, start, go, ending, end, tell):
+    """A child that opens a run when `go` is closed, tells its seed or `REFUSED`, and holds it until `end` is closed."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.close(go)
+        os.close(end)
+        os.read(start, 1)
+        try:
+            with folder.open_run(path, toy.RECIPE.options(seed=seed), **how):
+                os.write(tell, bytes([seed]))
+                os.read(ending, 1)
+        except OptionError:
+            os.write(tell, bytes([REFUSED]))
+        os._exit(0)
+    except BaseException:
+        os.write(tell, bytes([BROKEN]))
+    finally:
+        os._exit(1)
+
+
+def _killed(function, *arguments, **options):
+    """Runs a function in a child, which kills itself in it by `toy.die`."""
+    child = os.fork()
+    if not child:
+        try:
+            function(*arguments, **options)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def _open(*arguments, **options):
+    with folder.open_run(*arguments, **options):
+        pass
+
+
+def test_a_run_killed_at_its_very_start_leaves_a_free_folder(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(report.json, "dumps", lambda *arguments, **options: toy.die())
+        _killed(_open, run, toy.RECIPE.options())
+    assert {path.name for path in run.iterdir()} > {".lock"}
+    _train(run, epochs=1)
+    assert _visible(run) == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_replacement_killed_at_its_very_start_still_removes_the_old_run_in_the_end(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    _train(run, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "_begin", lambda *arguments: toy.die())
+        _killed(_open, run, toy.RECIPE.options(seed=1), overwrite=True)
+    assert (tmp_path / "run.previous/report.json").exists()
+    _train(run, epochs=1, seed=1)
+    assert _visible(tmp_path) == {"run"}
+    assert report.read(run)["seed"] == 1
+
+
+def test_what_a_run_killed_at_its_very_end_left_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    _train(run, epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(folder.RunFolder, "clean", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with folder.open_run(run, toy.RECIPE.options(seed=1), overwrite=True) as new:
+            (new / "checkpoints").mkdir()
+            new.finish(report.read(tmp_path / "run.previous"))
+    assert _visible(tmp_path) == {"run", "run.previous"}
+    (tmp_path / ".run.abc.keras_dl").mkdir()
+    with pytest.raises(OptionError, match="exists"):
+        _train(run, epochs=1)
+    assert _visible(tmp_path) == {"run"}
+    assert not (run / "checkpoints").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_a_user_named_previous_is_not_removed(tmp_path):
+    for name in ("run", "run.previous"):
+        with folder.open_run(tmp_path / name, toy.RECIPE.options()):
+            pass
+    with pytest.raises(OptionError, match=r"run\.previous is in the way: move it"):
+        _train(tmp_path / "run", overwrite=True, epochs=None, jit="auto")
+    assert (tmp_path / "run.previous/run.json").exists()
 
 
 def _diverges_at(step):
@@ -320,7 +438,7 @@ def test_jit_auto_times_both_and_leaves_no_trace(tmp_path, monkeypatch):
     assert min(found[key] for key in ("jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s")) > 0
 
 
-def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch):
+def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     timed = {"jit": True, "jit_ms": 1.0, "graph_ms": 2.0, "jit_compile_s": 3.0, "graph_compile_s": 4.0}
     monkeypatch.setattr(jit, "choose", lambda model, batches: timed)
@@ -330,10 +448,26 @@ def test_jit_choice_is_remembered_by_a_resumed_run(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="stopped"):
         _train(run, epochs=1, jit="auto", recipe=_changed(picture=fail))
+    progress = capsys.readouterr().err  # the first variant is compiled by the timing, the second by its first step
+    assert progress.count("jit auto: compiles the training step with XLA and without, to time both") == 1
+    assert progress.count("compiles the training step with XLA: the first step takes longer") == 1
     monkeypatch.setattr(jit, "choose", lambda model, batches: pytest.fail("timed again"))
     document = _train(run, epochs=1, jit="auto", resume=True)
     assert {key: document[key] for key in timed} == timed
     assert document["jit_option"] == "auto"
+    assert " --jit on " in document["command"]  # timed again, it might choose otherwise
+
+
+def test_xla_draws_other_random_numbers_than_the_graph():
+    """So `--jit on` and `off` give different weights, as the module says, and not only different rounding."""
+    dropout = keras.layers.Dropout(0.5, seed=0)
+    masks = []
+    for compiled in (False, True):
+        dropout.seed_generator.state.assign([0, 0])
+        masks.append(np.asarray(tf.function(lambda x: dropout(x, training=True), jit_compile=compiled)(tf.ones(64))))
+    assert set(masks[0]) == set(masks[1]) == {0, 2}
+    assert np.mean(masks[0] != masks[1]) > 0.2
+    assert "XLA draws other random numbers" in " ".join(jit.__doc__.split())
 
 
 def test_jit_on_compiles(tmp_path):
@@ -357,11 +491,74 @@ def test_precision_is_that_of_the_model_and_only_of_the_run(tmp_path, precision)
 
 
 def test_smoke_is_short_and_not_judged(tmp_path):
+    """One variant, no baseline, and no smaller rate."""
     document = _train(tmp_path / "run", epochs=50, jit="auto", smoke=True)
+    assert list(document["variants"]) == ["wide"]
+    assert document["baseline"] is document["baseline_value"] is None
+    assert "one variant" in report.describe(document)
     assert document["epochs"] == recipe.SMOKE_EPOCHS
     assert document["smoke"] is True
     assert document["aim_met"] is None
     assert document["jit"] is False
+
+
+VARIANTS = {
+    "as they are": ({}, ("wide", "narrow"), True),
+    "no baseline": ({"baseline": False}, ("wide",), False),
+    "chosen": ({"variants": ("wide",)}, ("wide",), False),
+    "a baseline alone": ({"variants": ("narrow",)}, ("narrow",), True),
+    "in another order": ({"variants": ["narrow", "wide"]}, ("narrow", "wide"), True),
+    "smoke": ({"smoke": True}, ("wide",), False),
+    "smoke with a baseline": ({"smoke": True, "baseline": True}, ("wide", "narrow"), True),
+    "smoke of all": ({"smoke": True, "variants": ("wide", "narrow")}, ("wide", "narrow"), False),
+}
+
+
+@pytest.mark.parametrize(("options", "variants", "baseline"), VARIANTS.values(), ids=VARIANTS)
+def test_variants_and_baselines_that_are_trained(options, variants, baseline):
+    found = toy.RECIPE.options(**options)
+    assert toy.RECIPE.variants(found) == variants
+    assert toy.RECIPE.has_baseline(found) is baseline
+
+
+def test_a_run_of_one_variant_at_another_rate_can_be_exported_resumed_and_repeated(tmp_path, monkeypatch):
+    run, rates = tmp_path / "run", []
+
+    def build(data, options, variant):
+        model = toy.build_model(data, options, variant)
+        rates.append(float(model.optimizer._learning_rate.initial_learning_rate))
+        return model
+
+    changed = _changed(build_model=build)
+    chosen = dict(variants=("narrow",), learning_rate=0.003, epochs=1)
+    document = _train(run, recipe=changed, **chosen)
+    assert (list(document["variants"]), document["learning_rate"], document["aim_met"]) == (["narrow"], 0.003, None)
+    assert rates == [0.003]
+    assert document["command"].endswith("--precision float32 --variant narrow --learning-rate 0.003")
+    assert keras.saving.load_model(run / "model.keras").layers[0].units == 4
+    assert _train(run, recipe=changed, resume=True, **chosen) == document
+    with pytest.raises(OptionError, match="--variant wide differs from narrow"):
+        _train(run, recipe=changed, resume=True, **chosen | {"variants": ("wide",)})
+
+    monkeypatch.setattr(recipe, "find", lambda name: changed)
+    assert commands.evaluate(run)["value"] == document["value"]
+    exported = commands.export(run)
+    assert exported["metadata"]["variants"] == ["narrow"]
+    assert exported["metric"]["keras"] == commands.evaluate(exported["path"])["value"] == document["value"]
+
+
+def test_a_run_of_a_recipe_that_the_package_does_not_have(tmp_path, whole_run, capsys):
+    """Its file is made as that of any Keras model; only its metric cannot be measured."""
+    exported = commands.export(whole_run, output=tmp_path / "toy.tflite")
+    assert exported["metric"] is None
+    assert "names the recipe 'toy' and the data set 'sines', which keras_dl does not have" in capsys.readouterr().err
+    np.savez(tmp_path / "waves.npz", waves=toy._sines(20, 3)[0])
+    options = dict(quantization="int8", calibration=tmp_path / "waves.npz", output=tmp_path / "int8.tflite")
+    assert commands.export(whole_run, **options)["proof"]["inputs"] == {"serve": "calibration"}
+    with pytest.raises(OptionError, match=r"run\.json names the recipe 'toy' and"):
+        commands.evaluate(whole_run)
+    with pytest.raises(OptionError, match=r"--dataset cosines must be one of sines for toy\. For other data, add"):
+        runner.train(toy.RECIPE, dataclasses.replace(toy.RECIPE.options(), dataset="cosines"), tmp_path / "run")
 
 
 def test_tensorboard_files_hold_the_history(tmp_path):
@@ -388,6 +585,16 @@ def test_tensorboard_files_hold_the_history(tmp_path):
         ({"jit": "maybe"}, "--jit maybe must be one of auto, on, off"),
         ({"precision": "float8"}, "--precision float8 must be one of"),
         ({"dataset": "cosines"}, "--dataset cosines must be one of sines for toy"),
+        ({"epochs": 10**20}, "--epochs 100000000000000000000 must be at most 1000000"),
+        ({"batch_size": 10**20}, "--batch-size 100000000000000000000 must be at most 2147483647"),
+        ({"epochs": "4"}, "--epochs '4' must be of type int"),
+        ({"smoke": 1}, "--smoke 1 must be of type bool"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0 must be a positive number"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan must be a positive number"),
+        ({"variants": ("broad",)}, "--variant broad must be one of wide, narrow on sines"),
+        ({"variants": ("wide", "wide")}, "--variant names one of wide, wide twice"),
+        ({"variants": ("wide",), "baseline": True}, "--baseline needs --variant narrow"),
+        ({"variants": ("narrow",), "baseline": False}, "--no-baseline excludes --variant narrow"),
     ],
 )
 def test_wrong_options_are_named_and_leave_no_folder(tmp_path, options, message):
@@ -430,7 +637,8 @@ def test_every_recipe_is_listed():
 def test_resumed_options_come_from_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(recipe, "find", lambda name: toy.RECIPE)
     given = dict.fromkeys(("dataset", "epochs", "batch_size", "seed", "jit", "precision", "smoke", "data_dir"))
-    run = folder.open_run(tmp_path / "run", Options("toy", "sines", 1, 32, seed=7, jit="off"))
+    with folder.open_run(tmp_path / "run", Options("toy", "sines", 1, 32, seed=7, jit="off")) as run:
+        pass
     document = commands.train("toy", output=run.path, resume=True, **given)
     assert (document["epochs"], document["batch_size"], document["seed"]) == (1, 32, 7)
     with pytest.raises(OptionError, match="holds a run of toy, not of cnn"):

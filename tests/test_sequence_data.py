@@ -160,11 +160,12 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path):
 @pytest.mark.slow
 def test_smoke_run_and_files_of_it(tmp_path):
     """Trains, exports a file of integers without the loop, and measures it by its steps."""
+    from keras_dl.export import inspect
     from keras_dl.recipes.training import commands, runner
 
     found = recipe.find("seq2seq")
     run = tmp_path / "run"
-    document = runner.train(found, found.options(smoke=True), run)
+    document = runner.train(found, found.options(smoke=True, variants=("attention", "fixed"), baseline=True), run)
     assert set(document["variants"]) == {"attention", "fixed"}
     assert 0.3 < document["baseline_value"] < 0.6
     assert json.loads((run / "vocabularies.json").read_text())["source"]["symbols"]
@@ -173,4 +174,4 @@ def test_smoke_run_and_files_of_it(tmp_path):
     assert set(report["signatures"]) == {"encode", "decode_step"}
     assert report["proof"]["inputs"] == {"encode": "held_out", "decode_step": "held_out"}
     assert report["metric"]["artifact"] == pytest.approx(report["metric"]["keras"], abs=0.1)
-    assert commands.inspect(report["path"])["metadata"]["vocabularies"]["target"]["separator"] == " "
+    assert inspect(report["path"])["metadata"]["vocabularies"]["target"]["separator"] == " "

@@ -1,5 +1,6 @@
 """The device targets: their names, what they refuse beforehand, and the two pre-flights."""
 
+import platform
 import sys
 from types import SimpleNamespace
 
@@ -92,6 +93,15 @@ def test_missing_package_is_named_before_any_work(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{module} is not installed.*keras_dl\[edge\]"):
         get_target(name).check("litert", "int8")
+
+
+def test_a_system_without_a_wheel_of_tflite_micro_is_named(monkeypatch):
+    """There, the command that installs it would fail."""
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    with pytest.raises(ImportError, match="wheels for Linux on x86-64 only, not for Darwin on arm64"):
+        get_target("micro").check("litert", "int8")
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,9 @@ def test_layers_are_listed_in_a_file(int8, tmp_path):
 
 def test_summary_states_what_the_estimate_assumes(int8, tmp_path):
     report = run("ethos-u65-512", int8, tmp_path)
-    shares, memory, estimate = report["summary"]
+    flash, shares, memory, estimate = report["summary"]
+    assert report["flash"] == "int8_vela.tflite"
+    assert flash.startswith("Flash int8_vela.tflite, which is compiled for ethos-u65-512. Its source int8.tflite runs")
     assert shares == f"100.0% of {report['ops']} ops and 100.0% of {report['macs']:,} MACs run on the NPU."
     assert f"SRAM {report['sram_bytes']:,} bytes, DRAM {report['dram_bytes']:,} bytes" in memory
     assert f"{report['estimated_cycles']:,} cycles at 1000 MHz (Ethos_U65_Client_Server, Dedicated_Sram" in estimate
@@ -70,8 +72,8 @@ def test_file_without_an_op_for_the_npu(folder, tmp_path):
     path = litert_files.write_classifier(folder / "float32.tflite")
     report = run("ethos-u55-128", path, tmp_path)
     assert report["npu_ops"] == report["npu_op_share"] == report["npu_mac_share"] == 0
-    assert report["summary"][0].startswith("0.0% of ")
-    assert len(report["summary"]) == 1 + len(report["cpu_ops"])
+    assert report["summary"][1].startswith("0.0% of ")
+    assert len(report["summary"]) == 2 + len(report["cpu_ops"])
 
 
 def test_fallback_is_named_with_its_layer_and_reason(folder, tmp_path):
@@ -157,6 +159,8 @@ def test_a_file_that_vela_refuses_stays_on_the_cpu(folder, tmp_path):
     assert reasons["FLOOR"] == "Unsupported opType"
     assert reasons["SQUARED_DIFFERENCE"] == report["refused"]
     assert report["files"] == []
+    assert report["flash"] is None
+    assert report["summary"][0] == "There is no file for the NPU, and nothing to flash."
     assert not list(tmp_path.iterdir())
 
 

@@ -37,9 +37,19 @@ def one_model():
     return tiny_transformer(False)
 
 
+@pytest.fixture(scope="module")
+def one_block():
+    """For what is compiled or exported."""
+    return tiny_transformer(False, num_layers=1)
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["post-norm", "pre-norm"])
 def language_model(request):
     return tiny_language_model(request.param)
+
+
+# Searches do not know the blocks, whose caches are compared for both.
+SEARCHED = [pytest.param(False, id="post-norm", marks=pytest.mark.slow), pytest.param(True, id="pre-norm")]
 
 
 def test_presets_have_the_sizes_of_the_papers():
@@ -218,7 +228,7 @@ def test_language_model_with_the_cache_is_that_without(language_model):
     """Prompts of several lengths in one batch: each row goes on from its own place."""
     full = np.asarray(ops.log_softmax(language_model(TARGET)))
     prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
-    served = KerasRunner(language_model, 3).serve("prefill", tokens=prompts)
+    served = KerasRunner(language_model, 3, ["prefill"]).serve("prefill", tokens=prompts)
     np.testing.assert_array_equal(served["length"], [4, 2, 3])
     np.testing.assert_allclose(served["log_probabilities"], full[range(3), [3, 1, 2]], rtol=1e-4, atol=2e-5)
     state = language_model.encode(prompts)
@@ -229,38 +239,41 @@ def test_language_model_with_the_cache_is_that_without(language_model):
         np.testing.assert_allclose(log_p, full[range(3), place], rtol=1e-4, atol=2e-5)
 
 
-def _greedy_without_cache(logits_of, end, length):
-    """Tokens of one row, from a function of all tokens so far to the next ones' logits; padding is never chosen."""
-    tokens = []
-    while len(tokens) < length and end not in tokens:
-        tokens.append(int(np.argmax(logits_of(tokens)[1:])) + 1)
-    return tokens + [0] * (length - len(tokens))
+def _greedy_without_cache(logits_of, end, length, rows=1):
+    """Tokens of rows, from a function of all tokens so far to the next ones' logits; padding is never chosen."""
+    tokens = np.zeros((rows, 0), "int32")
+    for _ in range(length):
+        chosen = np.asarray(logits_of(tokens))[:, 1:].argmax(-1) + 1
+        ended = (tokens == end).any(1)
+        tokens = np.concatenate([tokens, np.where(ended, 0, chosen)[:, None].astype("int32")], 1)
+    return tokens
 
 
+@pytest.mark.parametrize("model", SEARCHED, indirect=True)
 def test_greedy_search_is_the_argmax_step_by_step(model):
     found = np.asarray(model.greedy(SOURCE).tokens)
-    served = KerasRunner(model, 3).serve("translate", tokens=SOURCE)["tokens"]
+    served = KerasRunner(model, 3, ["translate"]).serve("translate", tokens=SOURCE)["tokens"]
     np.testing.assert_array_equal(served, found)
-    for row in range(3):
 
-        def logits(tokens, row=row):
-            target = np.array([[1, *tokens]], "int32")
-            return np.asarray(model({"source": SOURCE[row : row + 1], "target": target}))[0, -1]
+    def logits(tokens):
+        target = np.concatenate([np.ones((3, 1), "int32"), tokens], 1)
+        return model({"source": SOURCE, "target": target})[:, -1]
 
-        np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 6))
+    np.testing.assert_array_equal(found, _greedy_without_cache(logits, 2, 6, rows=3))
 
 
+@pytest.mark.parametrize("language_model", SEARCHED, indirect=True)
 def test_generation_goes_on_from_each_prompt(language_model):
     prompts = np.where(np.arange(4) < [[4], [2], [3]], TARGET[:, :4], 0)
     found = np.asarray(language_model.greedy(prompts).tokens)
-    served = KerasRunner(language_model, 3).serve("generate", tokens=prompts)["tokens"]
+    served = KerasRunner(language_model, 3, ["generate"]).serve("generate", tokens=prompts)["tokens"]
     np.testing.assert_array_equal(served, found)
     for row, length in enumerate((4, 2, 3)):
 
         def logits(tokens, row=row, length=length):
-            return np.asarray(language_model(np.array([[*prompts[row, :length], *tokens]], "int32")))[0, -1]
+            return language_model(np.array([[*prompts[row, :length], *tokens[0]]], "int32"))[:, -1]
 
-        np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 5))
+        np.testing.assert_array_equal(found[row], _greedy_without_cache(logits, 2, 5)[0])
 
 
 def test_samples_are_scored_by_the_model(one_model):
@@ -297,25 +310,26 @@ def test_beam_search_finds_the_best_of_all_sequences():
     found = model.beam_search(source, beam_size=40, length_penalty=0.6)
     scores = {}
     for length in (1, 2, 3):
-        for body in itertools.product((1, 3, 4), repeat=length - 1):
+        bodies = list(itertools.product((1, 3, 4), repeat=length - 1))
+        targets = np.array([(1, *body) for body in bodies], "int32")
+        logits = ops.log_softmax(model({"source": np.repeat(source, len(bodies), 0), "target": targets}))
+        for row, body in zip(np.asarray(logits), bodies, strict=True):
             tokens = (*body, 2)
-            logits = ops.log_softmax(model({"source": source, "target": np.array([[1, *body]], "int32")}))[0]
-            total = sum(float(logits[i, token]) for i, token in enumerate(tokens))
-            scores[tokens] = total / ((5 + length) / 6) ** 0.6
+            scores[tokens] = row[range(length), tokens].sum() / ((5 + length) / 6) ** 0.6
     best = max(scores, key=scores.get)
     np.testing.assert_array_equal(found.tokens[0, 0], [*best, *[0] * (3 - len(best))])
     assert float(found.scores[0, 0]) == pytest.approx(scores[best], rel=1e-4)
     assert np.isfinite(found.log_probabilities[0, : len(scores)]).all()
 
 
-def test_artifact_decodes_as_the_model_does(one_model, tmp_path):
-    report = export(one_model, tmp_path / "m.tflite")
+def test_artifact_decodes_as_the_model_does(one_block, tmp_path):
+    report = export(one_block, tmp_path / "m.tflite")
     assert (report.flex_ops, report.custom_ops) == (0, 0)
     assert "WHILE" in report.ops
     file = load(tmp_path / "m.tflite")
-    np.testing.assert_array_equal(file.serve("translate", tokens=SOURCE)["tokens"], one_model.greedy(SOURCE).tokens)
+    np.testing.assert_array_equal(file.serve("translate", tokens=SOURCE)["tokens"], one_block.greedy(SOURCE).tokens)
     options = dict(beam_size=4, max_length=6, length_penalty=0.6)
-    by_file, by_model = beam_search(file, SOURCE, **options), one_model.beam_search(SOURCE, 4, length_penalty=0.6)
+    by_file, by_model = beam_search(file, SOURCE, **options), one_block.beam_search(SOURCE, 4, length_penalty=0.6)
     np.testing.assert_array_equal(by_file.tokens, by_model.tokens)
     np.testing.assert_allclose(by_file.scores, by_model.scores, rtol=1e-4)
     with pytest.raises(ValueError, match="max_length=7 must be at most 6"):
@@ -325,12 +339,13 @@ def test_artifact_decodes_as_the_model_does(one_model, tmp_path):
 def test_a_prompt_is_no_source_of_a_beam_search():
     model = TransformerLM(11, num_layers=1, hidden_dim=8, mlp_dim=8, num_heads=2, max_length=6, serving_length=3)
     with pytest.raises(ValueError, match="encode='prefill' goes on from the prompt"):
-        beam_search(KerasRunner(model), SOURCE[:, :3], 2, 3, encode="prefill")
+        beam_search(KerasRunner(model, signatures=["prefill", "decode_step"]), SOURCE[:, :3], 2, 3, encode="prefill")
 
 
-def test_searches_compile_under_xla(one_model):
-    compiled = tf.function(lambda x: one_model.beam_search(x, 3).tokens, jit_compile=True)
-    np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_model.beam_search(SOURCE, 3).tokens)
+@pytest.mark.slow  # test_decoding.py compiles the searches
+def test_searches_compile_under_xla(one_block):
+    compiled = tf.function(lambda x: one_block.beam_search(x, 3).tokens, jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_block.beam_search(SOURCE, 3).tokens)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -438,3 +453,45 @@ def test_learns_to_reverse():
     fresh = rng.integers(4, 14, (100, 6))
     found = np.asarray(model.greedy(fresh).tokens)
     assert np.mean((found[:, :6] == fresh[:, ::-1]).all(1)) > 0.9
+
+
+# Padding of another id.
+
+
+def test_presets_of_gpt2_end_with_its_end_of_text():
+    """Token 0 is "!" there: it can be written. No token is lost to padding."""
+    for name in TransformerLM.presets:
+        arguments = TransformerLM.presets[name]
+        assert (arguments["vocabulary_size"], arguments["end_token"], arguments["padding_token"]) == (
+            50_257,
+            50_256,
+            50_256,
+        )
+
+
+def test_padding_that_is_the_end_token():
+    model = TransformerLM(11, 9, serving_length=4, end_token=10, padding_token=10, **PLAIN)
+    shaken(model)
+    prompts = np.array([[3, 0, 10, 10], [0, 10, 10, 10], [4, 5, 0, 9], [10, 10, 10, 10]], "int32")
+    lengths = [2, 1, 4, 1]
+    found = model.sample(prompts, seed=3, temperature=2.0)
+    assert (np.asarray(found.tokens) == 0).any()  # token 0 is written as any other
+    for row, length in enumerate(lengths):
+        alone = prompts[row : row + 1, :length]
+        one, four = (model.greedy(x, max_length=5) for x in (alone, prompts[row : row + 1]))
+        np.testing.assert_array_equal(one.tokens, four.tokens)
+        np.testing.assert_allclose(one.scores, four.scores, rtol=1e-4, atol=1e-5)
+    for search in (model.greedy, model.beam_search, model.sample):
+        found = search(prompts, max_length=5)
+        tokens, lengths, sums = (np.asarray(x) for x in (found.tokens, found.lengths, found.log_probabilities))
+        rows = prompts.shape[0]
+        for row in range(rows):
+            written, count = (tokens[row], lengths[row]) if tokens.ndim == 2 else (tokens[row, 0], lengths[row, 0])
+            total = sums[row] if sums.ndim == 1 else sums[row, 0]
+            ends = np.flatnonzero(written == 10)
+            assert count == (ends[0] + 1 if ends.size else 5)
+            assert (written[count:] == 10).all()
+            real = max(1, int((prompts[row] != 10).sum()))
+            text = np.concatenate([prompts[row, :real], written[:count]])
+            log_p = np.asarray(keras.ops.log_softmax(model(text[None, :-1])))[0, real - 1 :]
+            assert total == pytest.approx(log_p[np.arange(count), written[:count]].sum(), rel=1e-3, abs=1e-3)

@@ -50,6 +50,7 @@ def test_published_weights_give_the_reference_embedding(model, folder):
     assert near > far + 0.2  # a meal is nearer to lunch than to a baby: the embedding means something
 
 
+@pytest.mark.slow  # a file of 23 million weights; the battery exports a small encoder
 def test_file_for_a_device_gives_the_reference_embedding(model, tmp_path):
     tokens = np.zeros((len(ORACLE["tokens"]), 32), "int32")
     tokens[:, : ORACLE["tokens"].shape[1]] = ORACLE["tokens"]
@@ -75,9 +76,9 @@ def test_bert_weights_that_do_not_fit_are_all_named(tmp_path):
     assert "of another shape: encoder.layer.0.output.dense.weight" in str(caught.value)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    for text, message in (("{", "is no JSON document"), ("[]", "must hold an object")):
+    for text, message in (("{", "it is not JSON"), ("[]", "it holds no JSON object")):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=rf"config=.*config\.json' {message}"):
+        with pytest.raises(ValueError, match=rf"config\.json is not the config of a BERT: {message}"):
             TransformerEncoder.from_bert(weights, tmp_path / "config.json")
     with pytest.raises(ValueError, match="num_heads is not known"):
         TransformerEncoder.from_bert(weights)
@@ -99,3 +100,62 @@ def test_names_of_other_checkpoints_mean_the_same():
         np.testing.assert_array_equal(a, b)
     no_pooler = {k: v for k, v in weights.items() if not k.startswith("pooler")}
     assert not TransformerEncoder.from_bert(no_pooler, config).pooler
+
+
+def test_padding_of_another_id_is_taken_from_the_config():
+    """Token 5 in place of token 0, in the table and in the texts, is the same text."""
+    weights = {k.removeprefix("weights/"): v for k, v in TINY.items() if k.startswith("weights/")}
+    config = dict(model_type="bert", num_attention_heads=3)
+    model = TransformerEncoder.from_bert(weights, config)
+    table = "embeddings.word_embeddings.weight"
+    swapped = np.arange(len(weights[table]))
+    swapped[[0, 5]] = 5, 0
+    other = TransformerEncoder.from_bert(
+        weights | {table: weights[table][swapped]}, config | dict(pad_token_id=5, type_vocab_size=2)
+    )
+    assert (model.padding_token, other.padding_token) == (0, 5)
+    tokens = np.array([[3, 5, 9, 7], [4, 8, 0, 0]], "int32")
+    states, others = model(tokens)["states"], other(swapped[tokens])["states"]
+    np.testing.assert_allclose(others, states, atol=1e-6)
+    np.testing.assert_allclose(other.embed(swapped[tokens]), model.embed(tokens), atol=1e-6)
+    assert TransformerEncoder.from_bert(weights, config | dict(pad_token_id=None)).padding_token == 0
+    with pytest.raises(ValueError, match="padding_token=17 must be less than vocabulary_size=17"):
+        TransformerEncoder.from_bert(weights, config | dict(pad_token_id=17))
+    with pytest.raises(ValueError, match="is_decoder=True"):
+        TransformerEncoder.from_bert(weights, config | dict(is_decoder=True))
+
+
+def test_weights_of_bert_do_not_fit_another_layout():
+    weights = {k.removeprefix("weights/"): v for k, v in TINY.items() if k.startswith("weights/")}
+    for options in (dict(norm_first=True), dict(learned_positions=False)):
+        with pytest.raises(ValueError, match=r"norm_first=.*learned_positions=.*which has norm_first=False"):
+            TransformerEncoder.from_bert(weights, num_heads=3, **options)
+
+
+def test_a_mask_is_padding():
+    """What the mask leaves out changes nothing, whatever tokens stand there."""
+    weights = {k.removeprefix("weights/"): v for k, v in TINY.items() if k.startswith("weights/")}
+    model = TransformerEncoder.from_bert(weights, num_heads=3)
+    padded = np.array([[3, 5, 9, 7], [4, 8, 0, 0]], "int32")
+    masks = padded > 0, (padded > 0).astype("int64"), (padded > 0).astype("float32")
+    filled = np.where(padded > 0, padded, 6)
+    wanted = model({"tokens": padded})
+    for mask in masks:
+        found = model({"tokens": filled, "mask": mask})
+        np.testing.assert_allclose(
+            np.asarray(found["states"])[masks[0]], np.asarray(wanted["states"])[masks[0]], atol=1e-6
+        )
+        np.testing.assert_allclose(found["pooled"], wanted["pooled"], atol=1e-6)
+        np.testing.assert_allclose(model.embed(filled, mask), model.embed(padded), atol=1e-6)
+        np.testing.assert_array_equal(model({"tokens": padded, "mask": mask})["states"], wanted["states"])
+    np.testing.assert_allclose(
+        model.predict({"tokens": filled, "mask": masks[1]}, verbose=0)["pooled"], wanted["pooled"], atol=1e-6
+    )
+    assert np.abs(np.asarray(model({"tokens": filled})["pooled"]) - wanted["pooled"]).max() > 1e-3
+    for mask, message in (
+        (masks[0][:, :3], r"mask has the shape \(2, 3\); it must be that of the tokens, \(2, 4\)"),
+        (masks[0][:1], r"mask has the shape \(1, 4\)"),
+        (np.where(masks[0], 0.0, -1e9), r"mask holds -1e\+09; it must be bool, or 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model({"tokens": filled, "mask": mask})

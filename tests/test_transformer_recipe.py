@@ -56,7 +56,7 @@ def test_a_module_that_is_no_version_is_an_error(source):
 @pytest.mark.slow
 def test_smoke_run_keeps_its_words(tmp_path):
     found = recipe.find("transformer")
-    document = runner.train(found, found.options(smoke=True, jit="off"), tmp_path / "run")
+    document = runner.train(found, found.options(smoke=True, jit="off", baseline=True), tmp_path / "run")
     assert document["baseline_value"] > 40
     kept = json.loads((tmp_path / "run/vocabularies.json").read_text())
     assert kept["subwords"]["library"] == "sentencepiece"
@@ -100,8 +100,8 @@ def test_the_papers_data_goes_through_the_same_pipeline(tmp_path, monkeypatch):
     assert inputs["source"].shape[0] == 2
     model = found.build_model(data, options, "model")
     assert np.isfinite(model.train_on_batch(inputs, labels)).all()
-    assert found.evaluate(KerasRunner(model, 8).serve, data) >= 0
     serve = KerasRunner(model, 8).serve
+    assert found.evaluate(serve, data) >= 0
     steps = found.calibrate(serve, data, 8)["decode_step"]
     assert [int(step["position"][0]) for step in steps] == list(range(8))
     for position, step in enumerate(steps):  # the keys of all tokens before, and no others

@@ -76,6 +76,44 @@ def test_positions_for_another_image_size_are_those_of_the_references():
     np.testing.assert_allclose(resized(oracle["larger_images"]), oracle["larger_logits"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("load", ["load_torchvision", "load_transformers"])
+def test_a_grid_of_as_many_patches_takes_positions_as_they_are(load):
+    """4 rows of 4 patches and 2 rows of 8 are both 16: the references do not resize those."""
+    square = ViT(**TINY | dict(image_shape=(32, 32, 3)))
+    oracle = load_oracle("vit_" + load.removeprefix("load_"))
+    weights = state_dict(oracle, "weights")
+    name = next(name for name in weights if "pos" in name)
+    weights[name] = np.random.default_rng(0).normal(size=(1, 17, 16)).astype("float32")
+    getattr(square, load)(weights)
+    for shape in ((16, 64, 3), (64, 16, 3)):
+        model = ViT(**TINY | dict(image_shape=shape))
+        getattr(model, load)(weights)
+        np.testing.assert_array_equal(model.get_layer("positions").positions, weights[name])
+    # `resized` knows the grid.
+    resized = square.resized((16, 64, 3)).get_layer("positions").positions
+    np.testing.assert_array_equal(resized, resize_positions(weights[name], (2, 8), False, (4, 4)))
+    assert np.abs(resized - weights[name]).max() > 0.1
+    wide = model.resized((32, 32, 3)).resized((64, 16, 3)).get_layer("positions").positions
+    assert wide.shape == (1, 17, 16)
+
+
+def test_positions_of_a_grid_are_resized_along_its_axes():
+    """Values by column stay so. A grid on its side gives a result on its side."""
+    by_column = np.concatenate([[0.0], np.tile(np.arange(8.0) ** 2, 2)]).reshape(1, 17, 1)
+    for align_corners in (False, True):
+        found = resize_positions(by_column, (4, 16), align_corners, (2, 8))[0, 1:].reshape(4, 16)
+        np.testing.assert_allclose(found, np.tile(found[:1], (4, 1)), rtol=1e-12)
+        assert (np.diff(found[0, 1:-1]) > 0).all()
+
+        grid = np.random.default_rng(0).normal(size=(2, 8, 3))
+        lying, standing = (
+            np.concatenate([np.ones((1, 1, 3)), x.reshape(1, 16, 3)], axis=1) for x in (grid, grid.swapaxes(0, 1))
+        )
+        lying = resize_positions(lying, (5, 6), align_corners, (2, 8))[0, 1:].reshape(5, 6, 3)
+        standing = resize_positions(standing, (6, 5), align_corners, (8, 2))[0, 1:].reshape(6, 5, 3)
+        np.testing.assert_allclose(lying, standing.swapaxes(0, 1), rtol=1e-12)
+
+
 def test_resizing_keeps_constants_and_the_class_token():
     positions = np.concatenate([np.full((1, 1, 2), 7.0), np.full((1, 9, 2), 3.0)], axis=1)
     for align_corners in (False, True):

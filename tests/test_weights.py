@@ -13,6 +13,7 @@ from oracles import load_oracle, state_dict
 from scipy import signal
 
 from keras_dl import ResNet
+from keras_dl.files import FileError
 from keras_dl.weights import load_torch, read_safetensors
 
 
@@ -140,28 +141,45 @@ def test_safetensors_round_trip(tmp_path_factory, tensors):
     [
         (b"abc", "it has 3 bytes"),
         (b"\xff" * 16, "its header would be"),
-        ((4).to_bytes(8, "little") + b"oops", "its header cannot be read"),
-        ((2).to_bytes(8, "little") + b"[]", "its header cannot be read"),
-        ((9).to_bytes(8, "little") + b'{"a": {}}', "its header cannot be read"),
+        ((4).to_bytes(8, "little") + b"oops", "its header cannot be read: it is not JSON \\(Expecting value"),
+        ((2).to_bytes(8, "little") + b"[]", "its header cannot be read: it holds no JSON object"),
+        ((9).to_bytes(8, "little") + b'{"a": {}}', "its tensor 'a' cannot be read: KeyError 'dtype'"),
+        ((90_005).to_bytes(8, "little") + b'{"a":' + b"[" * 90_000, "its header cannot be read: "),
+        (b"PK\x03\x04" + bytes(20), r"a zip file\. A checkpoint of torch .*weights_only=True"),
+        (b"\x80\x02}q\x00(X\x06" + bytes(20), r"a pickle, .*can run code.*safetensors\.torch\.save_file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(20), "an HDF5 file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
     ],
 )
 def test_a_foreign_file_is_refused(tmp_path, content, message):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"x.safetensors' is no safetensors file: {message}"):
+    with pytest.raises(FileError, match=rf"x\.safetensors is .*{message}"):
         read_safetensors(path)
+
+
+def test_a_folder_stands_for_the_weights_in_it(tmp_path):
+    with pytest.raises(FileError, match=r"is a folder without model\.safetensors"):
+        read_safetensors(tmp_path)
+    write_safetensors(tmp_path / "model.safetensors", {"w": np.ones(2, "float32")})
+    np.testing.assert_array_equal(read_safetensors(tmp_path)["w"], [1, 1])
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}, "'w' has dtype F8_E4M3"),
-        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, r"'w' \(3,\) does not fit its bytes \[0, 8\)"),
+        ({"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}, "'w' of dtype F8_E4M3"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, r"'w' .*\(3,\) does not fit its bytes \[0, 8\)"),
         ({"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}, r"does not fit its bytes \[4, 12\) of 8"),
+        ({"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}, "must be natural numbers"),
+        ({"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}, "must be natural numbers"),
+        ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "'w' cannot be read: unhashable type"),
+        ({"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}, "'w' cannot be read"),
+        (7, "'w' cannot be read"),
     ],
 )
 def test_a_damaged_header_is_refused(tmp_path, row, message):
     path = tmp_path / "x.safetensors"
     write_safetensors(path, {"w": np.zeros(2, "float32")}, w=row)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(FileError, match=rf"x\.safetensors .*{message}"):
         read_safetensors(path)

@@ -58,6 +58,11 @@ def test_wheel_says_that_it_has_types(wheel):
     assert "keras_dl/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
+def test_wheel_has_the_list_of_recipes(wheel):
+    """`keras-dl list` reads it."""
+    assert "keras_dl/recipes/recipes.json" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
@@ -70,3 +75,4 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     _run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=empty)
     assert "used the wheel" in _run(python, "-c", USE, cwd=empty)
     assert "train" in _run(environment / "bin" / "keras-dl", "--help", cwd=empty)
+    assert "LeNet5" in _run(environment / "bin" / "keras-dl", "list", cwd=empty)

@@ -68,7 +68,9 @@ def build_model(data, options, variant):
             keras.layers.Dense(2),
         ]
     )
-    rate = keras.optimizers.schedules.CosineDecay(0.01, options.epochs * (data.num_train // options.batch_size))
+    rate = keras.optimizers.schedules.CosineDecay(
+        options.rate(0.01), options.epochs * (data.num_train // options.batch_size)
+    )
     model.compile(
         keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -87,7 +89,7 @@ def evaluate(serve, data):
 
 def picture(outcome):
     figure = matplotlib.figure.Figure()
-    figure.subplots().plot([row["loss"] for row in outcome.trained["wide"].history])
+    figure.subplots().plot([row["loss"] for row in next(iter(outcome.trained.values())).history])
     return figure
 
 
@@ -95,7 +97,7 @@ RECIPE = Recipe(
     name="toy",
     model="Sequential",
     summary="a small net tells slow sines from fast ones",
-    tasks={"sines": Task(epochs=4, batch_size=16, aim=0.7, variants=("wide", "narrow"))},
+    tasks={"sines": Task(epochs=4, batch_size=16, aim=0.7, variants=("wide", "narrow"), baselines=("narrow",))},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -19,10 +19,10 @@ def shaken(model, seed=0, scale=0.5):
     return model
 
 
-def tiny_transformer(norm_first):
+def tiny_transformer(norm_first, **options):
     keras.utils.set_random_seed(3)
     lengths = dict(source_length=7, target_length=6)
-    return shaken(Transformer(11, norm_first=norm_first, attention_bias=True, **lengths, **PLAIN))
+    return shaken(Transformer(11, norm_first=norm_first, attention_bias=True, **lengths, **PLAIN | options))
 
 
 def tiny_language_model(norm_first):

@@ -10,12 +10,12 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 
 from keras_dl.export import graph
 from keras_dl.export.errors import ExportError
 from keras_dl.export.targets.base import Context, Target
+from keras_dl.processes import python
 
 NPU_OP = "ethos-u"  # the custom op into which Vela compiles each run of NPU ops
 
@@ -48,6 +48,8 @@ _NO_REASON = "Vela gave no reason"
 class EthosU(Target):
     """Compiles the file for one accelerator configuration, and reports which ops run on the NPU and their cost.
 
+    The report's `flash` is the name of the file for the device, `<name>_vela.tflite`. The exported file is its source.
+
     Vela stops if it assigns an op to the NPU and then finds that it cannot run there. Such a file only runs uncompiled,
     on the CPU. The report says so, with the reason.
     """
@@ -65,7 +67,8 @@ class EthosU(Target):
             if refused:
                 ops = graph.read(path).ops
                 report = {**assumptions, "refused": refused, **_placement(ops, ops, _reasons(output), refused)}
-                return report | {"versions": versions, "files": [], "summary": _summary(report)}
+                report |= {"flash": None, "versions": versions, "files": []}
+                return report | {"summary": ["There is no file for the NPU, and nothing to flash.", *_summary(report)]}
             folder = pathlib.Path(folder)
             compiled = folder / f"{path.stem}_vela.tflite"
             with open(folder / f"{path.stem}_summary_{system}.csv", newline="") as file:
@@ -81,22 +84,24 @@ class EthosU(Target):
                 "clock_mhz": float(summary["core_clock"]) / 1e6,
                 **placement,
                 **_cost(summary),
+                "flash": compiled.name,
                 "compiled_bytes": compiled.stat().st_size,
                 "versions": versions,
                 "files": list(files.values()),
             }
-            return report | {"summary": _summary(report)}
+            flash = f"Flash {compiled.name}, which is compiled for {self.name}. Its source {path.name} runs on CPUs."
+            return report | {"summary": [flash, *_summary(report)]}
 
 
 def _compile(path, accelerator, system, memory_mode, folder):
     """Runs Vela. Returns its output, and the reason if it refuses the whole file, else None."""
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "ethosu.vela", str(path.resolve()), "--output-dir", folder),
+        python(
+            *("-m", "ethosu.vela", path.resolve(), "--output-dir", folder),
             *("--accelerator-config", accelerator, "--config", "Arm/vela.ini"),
             *("--system-config", system, "--memory-mode", memory_mode),
             "--verbose-performance",  # not --show-cpu-operations: Vela 5.2 crashes with it if it splits an ARG_MAX
-        ],
+        ),
         cwd=folder,
         capture_output=True,
         text=True,

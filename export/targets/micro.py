@@ -10,10 +10,10 @@ tflite-micro in fixed point. A value halfway between two steps may be rounded to
 
 import importlib.metadata
 import pathlib
+import platform
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -24,6 +24,7 @@ from keras_dl.export.runners import quantize
 from keras_dl.export.targets import c_array
 from keras_dl.export.targets.base import Context, Target
 from keras_dl.extras import require
+from keras_dl.processes import python
 
 # The methods of tflite::MicroMutableOpResolver for builtin ops, without "Add", as in
 # tensorflow/lite/micro/micro_mutable_op_resolver.h of tflite-micro at commit 90b983c (August 2026).
@@ -52,6 +53,18 @@ class Micro(Target):
 
     requires_quantization = ("none", "int8", "int16x8")
     requires = ("ai_edge_litert.interpreter", "tflite_micro")
+
+    def check(self, format: str, quantization: str) -> None:
+        try:
+            super().check(format, quantization)
+        except ImportError as error:
+            system = (platform.system(), platform.machine())
+            if error.name != "tflite_micro" or system == ("Linux", "x86_64"):
+                raise
+            raise ImportError(
+                f"target={self.name!r} needs tflite-micro, which has wheels for Linux on x86-64 only, not for "
+                f"{' on '.join(system)}. Export with target='cpu' here."
+            ) from error
 
     def run(self, litert_path, context: Context) -> dict:
         path = pathlib.Path(litert_path)
@@ -146,7 +159,7 @@ def _run_micro(path, model, served, samples):
         np.savez(inputs, **arrays)
         script = pathlib.Path(__file__).with_name("micro_run.py")
         done = subprocess.run(
-            [sys.executable, "-P", str(script), str(path), str(inputs), str(outputs)],
+            python(script, path, inputs, outputs),
             capture_output=True,
             text=True,
             errors="replace",

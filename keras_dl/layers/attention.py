@@ -21,11 +21,12 @@ from typing import Annotated
 
 import keras
 import numpy as np
-from keras import initializers, ops
+from keras import ops
 
 from keras_dl.arguments import Rate, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_size, shapes_agree
+from keras_dl.initializers import new_initializer
 from keras_dl.layers.alignment import AdditiveAttention, LuongAttention
 from keras_dl.ops.attention import chunked_attention, dot_product_attention
 from keras_dl.weights import Entry, Weights, load_entries, read_safetensors
@@ -84,6 +85,7 @@ class MultiHeadAttention(Layer):
         chunk_size: int. Number of keys that are computed together, in memory that grows linearly with the length; None
             for all of them at once. With chunks there are no attention weights to return, and an exported file has a
             loop, which int8 does not support.
+        output_initializer: as Keras takes it, for the kernel of the output; None for `kernel_initializer`.
 
     Call arguments:
         query: float, `(batch, queries, width)`.
@@ -138,6 +140,7 @@ class MultiHeadAttention(Layer):
         use_gate: Unsupported = False,
         seed: int | None = None,
         chunk_size: Size | None = None,
+        output_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -180,9 +183,8 @@ class MultiHeadAttention(Layer):
 
     def _kernel(self, name, shape, rows):
         """A weight of that shape, drawn as the matrix of `rows` rows that it is."""
-        initializer = initializers.get(self.kernel_initializer)
-        if isinstance(initializer, initializers.Initializer):
-            initializer = initializer.clone()  # or the four kernels would be drawn alike
+        own = self.output_initializer if name == "output" else None
+        initializer = new_initializer(self.kernel_initializer if own is None else own)
 
         def draw(shape, dtype=None):
             return ops.reshape(initializer((rows, math.prod(shape) // rows), dtype), shape)

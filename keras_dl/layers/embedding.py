@@ -11,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_dl.arguments import Positive, Size, arguments
+from keras_dl.arguments import Size, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import asserted
+from keras_dl.initializers import new_initializer
+from keras_dl.inputs import as_integers
 from keras_dl.tokens import known_tokens
 
 
@@ -45,10 +47,9 @@ class TokenEmbedding(Layer):
     Args:
         vocabulary_size: int.
         dim: int. Width of a vector.
-        scaled: bool. True multiplies vectors by `sqrt(dim)`, and initializes the table with a standard deviation of
-            `dim ** -0.5`. False does not scale, and initializes with 0.02.
-        initial_range: float or None. If given, the table is initialized uniformly in `[-initial_range, initial_range]`
-            instead.
+        scaled: bool. Whether vectors are multiplied by `sqrt(dim)`.
+        initializer: as Keras takes it. None for a normal distribution with a deviation of `dim ** -0.5` if scaled, else
+            of 0.02.
 
     Call arguments:
         tokens: int, `(batch, n)`. An id outside of the vocabulary raises an error eagerly, and counts as padding in a
@@ -76,15 +77,14 @@ class TokenEmbedding(Layer):
         vocabulary_size: Size,
         dim: Size,
         scaled: bool = True,
-        initial_range: Positive | None = None,
+        initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
 
     def build(self, tokens_shape):
-        initializer = keras.initializers.RandomNormal(stddev=self.dim**-0.5 if self.scaled else 0.02)
-        if self.initial_range is not None:
-            initializer = keras.initializers.RandomUniform(-self.initial_range, self.initial_range)
+        normal = keras.initializers.RandomNormal(stddev=self.dim**-0.5 if self.scaled else 0.02)
+        initializer = normal if self.initializer is None else new_initializer(self.initializer)
         self.embeddings = self.add_weight(
             shape=(self.vocabulary_size, self.dim), initializer=initializer, name="embeddings"
         )
@@ -117,6 +117,7 @@ class Positions(Layer):
     Args:
         max_length: int. Number of positions.
         learned: bool. False for sinusoids.
+        initializer: as Keras takes it, of learned positions. None for a normal distribution with a deviation of 0.02.
 
     Call arguments:
         states: float, `(batch, n, width)`.
@@ -137,15 +138,15 @@ class Positions(Layer):
     """
 
     @arguments
-    def __init__(self, max_length: Size, learned: bool = False, **kwargs):
+    def __init__(self, max_length: Size, learned: bool = False, initializer=None, **kwargs):
         super().__init__(**kwargs)
 
     def build(self, states_shape):
         width = states_shape[-1]
         if self.learned:
-            self.table = self.add_weight(
-                shape=(self.max_length, width), initializer=keras.initializers.RandomNormal(stddev=0.02), name="table"
-            )
+            normal = keras.initializers.RandomNormal(stddev=0.02)
+            initializer = normal if self.initializer is None else new_initializer(self.initializer)
+            self.table = self.add_weight(shape=(self.max_length, width), initializer=initializer, name="table")
         else:
             self.table = sinusoids(self.max_length, width)
 
@@ -173,6 +174,7 @@ class SegmentEmbedding(Layer):
 
     Args:
         num_segments: int. Kinds of tokens, such as those of a first and of a second sentence.
+        initializer: as Keras takes it. None for a normal distribution with a deviation of 0.02.
 
     Call arguments:
         states: float, `(batch, n, width)`.
@@ -183,7 +185,7 @@ class SegmentEmbedding(Layer):
         float, `(batch, n, width)`.
 
     Raises:
-        ValueError: if `num_segments` is less than 1.
+        ValueError: if `num_segments` is less than 1, or segments are not int.
 
     Example:
 
@@ -192,19 +194,18 @@ class SegmentEmbedding(Layer):
     """
 
     @arguments
-    def __init__(self, num_segments: Size, **kwargs):
+    def __init__(self, num_segments: Size, initializer=None, **kwargs):
         super().__init__(**kwargs)
 
     def build(self, states_shape):
-        self.table = self.add_weight(
-            shape=(self.num_segments, states_shape[-1]),
-            initializer=keras.initializers.RandomNormal(stddev=0.02),
-            name="table",
-        )
+        normal = keras.initializers.RandomNormal(stddev=0.02)
+        initializer = normal if self.initializer is None else new_initializer(self.initializer)
+        shape = (self.num_segments, states_shape[-1])
+        self.table = self.add_weight(shape=shape, initializer=initializer, name="table")
 
     def call(self, states, segments=None):
         table = ops.cast(self.table, self.compute_dtype)  # (num_segments, width)
         if segments is None:
             return states + table[0]
-        segments = ops.clip(ops.cast(segments, "int32"), 0, self.num_segments - 1)
+        segments = ops.clip(as_integers("segments", segments), 0, self.num_segments - 1)
         return states + ops.take(table, segments, axis=0)  # (batch, n, width)

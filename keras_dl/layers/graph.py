@@ -18,7 +18,7 @@ Xu, Hu, Leskovec, Jegelka 2019, "How Powerful are Graph Neural Networks?", arXiv
 
 Deviations: the paper's GIN has batch normalization inside its MLPs; here there is none. GAT's first code also applies
 dropout to the transformed features; here, as its text says, dropout applies to the attention and (in the model) the
-inputs.
+inputs. All kernels start at Glorot's uniform distribution; GIN's code has torch's defaults.
 """
 
 import keras

@@ -6,6 +6,8 @@
 References: Gilmer et al. 2017, "Neural Message Passing for Quantum Chemistry", arXiv:1704.01212, section 5 (edge
 network, GRU as in GG-NN, Set2Set). Vinyals, Bengio, Kudlur 2016, "Order Matters: Sequence to sequence for sets",
 arXiv:1511.06391, eq. 3 to 7.
+
+Initial values are Keras's. They are not in the papers.
 """
 
 import keras

@@ -11,7 +11,7 @@ from keras_dl.compat import variables_of_class
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` for images, trained by TensorFlow's fused operation.
+    """`keras.layers.BatchNormalization`, trained by TensorFlow's fused operation.
 
     Keras 3 composes batch normalization of several elementwise operations; the fused operation makes a single pass.
     Inference keeps Keras's product and sum: TensorFlow with oneDNN merges the fused operation into the convolution
@@ -21,8 +21,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     - The moving variance follows the unbiased variance of the batch (divided by `n - 1`), as in
       torch and in TensorFlow's own layer before Keras 3. Outputs in training are the same.
 
-    Weights and their names are Keras's. Inputs other than `(batch, height, width, channels)` normalized over the last
-    axis use Keras's implementation.
+    Weights and their names are Keras's. Inputs that are not normalized over the last axis, those with a mask, and
+    float64, which the fused operation does not take, use Keras's implementation.
 
     Args:
         axis: int. The axis of the channels.
@@ -31,7 +31,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: as `keras.layers.BatchNormalization`.
 
     Call arguments:
-        inputs: float, `(batch, height, width, channels)`.
+        inputs: float, `(..., channels)`: images, or points of clouds.
         training: bool. True normalizes by the batch and updates the moving statistics. A layer that is not trainable
             always uses the moving statistics.
 
@@ -50,12 +50,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         plain = self.scale and self.center and not self.synchronized and not self.renorm and mask is None
+        plain = plain and self.compute_dtype != "float64"
         training = bool(training and self.trainable)
-        if not (training and plain and len(inputs.shape) == 4 and self.axis in (-1, 3)):
+        if not (training and plain and self.axis in (-1, len(inputs.shape) - 1)):
             return super().call(inputs, training=training, mask=mask)
+        x = ops.cast(inputs, self.compute_dtype)
+        if len(inputs.shape) != 4:  # the operation is for images: (values, 1, 1, channels)
+            x = ops.reshape(x, (-1, 1, 1, inputs.shape[-1]))
         empty = tf.constant([], "float32")
         fused = tf.raw_ops.FusedBatchNormV3(
-            x=ops.cast(inputs, self.compute_dtype),
+            x=x,
             scale=self.gamma,
             offset=self.beta,
             mean=empty,
@@ -64,7 +68,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         for moving, batch in ((self.moving_mean, fused.batch_mean), (self.moving_variance, fused.batch_variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-        return fused.y
+        return fused.y if len(inputs.shape) == 4 else ops.reshape(fused.y, ops.shape(inputs))
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

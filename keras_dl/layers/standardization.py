@@ -1,5 +1,7 @@
 """Standardization: columns to zero mean and unit variance, by statistics that are saved with the weights."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -62,6 +64,12 @@ class Standardization(keras.layers.Normalization):
                 self.set_weights(before)
             raise ValueError(f"data has missing or infinite values in columns {bad.tolist()}, or no rows.")
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing, as before it is adapted."""
+        mean, variance = self.get_weights()[:2]
+        return bool((mean == 0).all() and (variance == 1).all())
+
     def finalize_state(self):
         """Nothing to copy: `call` reads the weights."""
 
@@ -74,3 +82,19 @@ class Standardization(keras.layers.Normalization):
     def get_config(self):
         config = super().get_config()
         return {name: value for name, value in config.items() if name not in ("axis", "mean", "variance")}
+
+
+def warn_if_not_adapted(model) -> None:
+    """Warns once of a model that is about to learn from raw features.
+
+    Args:
+        model: a model with a layer `standardize`.
+    """
+    if vars(model).get("_warned_of_raw_features") or not model.get_layer("standardize").is_identity:
+        return
+    vars(model)["_warned_of_raw_features"] = True
+    warnings.warn(
+        f"{type(model).__name__} was not adapted, and learns from features as they are. Unless they are standardized, "
+        "call adapt on the training data before fit.",
+        stacklevel=2,
+    )

@@ -18,6 +18,7 @@ from keras_dl.arguments import OneOf, Positive, Rate, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_heads
 from keras_dl.compat import inner_layers
+from keras_dl.initializers import new_initializer
 from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.ops.activations import gelu
@@ -46,6 +47,10 @@ class TransformerBlock(Layer):
         norm_epsilon: float. Added to variances.
         attention_bias: bool. Whether queries, keys, values and outputs of attention have biases.
         mlp_dropout: bool. Whether the MLP's hidden layer has dropout of `dropout_rate` too.
+        kernel_initializer: as Keras takes it, for all matrices.
+        residual_initializer: as Keras takes it, for the matrices that end a sublayer, whose results are added to the
+            states. None for `kernel_initializer`.
+        mlp_bias_initializer: as Keras takes it, for both biases of the MLP.
 
     Call arguments:
         states: float, `(batch, n, width)`.
@@ -83,6 +88,9 @@ class TransformerBlock(Layer):
         norm_epsilon: Positive = 1e-6,
         attention_bias: bool = True,
         mlp_dropout: bool = False,
+        kernel_initializer="glorot_uniform",
+        residual_initializer=None,
+        mlp_bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -93,6 +101,8 @@ class TransformerBlock(Layer):
         shared = dict(dtype=self.dtype_policy)
         attention = dict(dropout=self.attention_dropout_rate, use_bias=self.attention_bias, **shared)
         attention |= dict(num_heads=self.num_heads, key_dim=width // self.num_heads)
+        residual = self.kernel_initializer if self.residual_initializer is None else self.residual_initializer
+        attention |= dict(kernel_initializer=self.kernel_initializer, output_initializer=residual)
         norm = dict(epsilon=self.norm_epsilon, **shared)
 
         self.attention = self.attention_class(**attention, name="attention")
@@ -100,8 +110,8 @@ class TransformerBlock(Layer):
         if self.cross_attention:
             self.memory_attention = self.attention_class(**attention, name="memory_attention")
             self.memory_norm = LayerNormalization(**norm, name="memory_norm")
-        self.expand = layers.Dense(self.mlp_dim, **shared, name="expand")
-        self.project = layers.Dense(width, **shared, name="project")
+        self.expand = self._dense(self.mlp_dim, self.kernel_initializer, "expand")
+        self.project = self._dense(width, residual, "project")
         self.mlp_norm = LayerNormalization(**norm, name="mlp_norm")
         self.dropout = layers.Dropout(self.dropout_rate, **shared, name="dropout")
 
@@ -111,6 +121,15 @@ class TransformerBlock(Layer):
                 layer.build(states_shape, states_shape)
             else:
                 layer.build((None, None, self.mlp_dim) if layer is self.project else states_shape)
+
+    def _dense(self, units, kernel_initializer, name):
+        return layers.Dense(
+            units,
+            kernel_initializer=new_initializer(kernel_initializer),
+            bias_initializer=new_initializer(self.mlp_bias_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
 
     def call(self, states, mask=None, memory=None, memory_mask=None, causal=False, training=False):
         def attend(x):

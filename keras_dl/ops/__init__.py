@@ -1,4 +1,4 @@
-"""Pure functions of tensors: attention, recurrence, searches, segments of graphs, symmetries, ODE solvers."""
+"""Pure functions of tensors: attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points."""
 
 from keras_dl.ops.activations import gelu
 from keras_dl.ops.attention import causal_mask, chunked_attention, dot_product_attention, masked_softmax
@@ -6,6 +6,7 @@ from keras_dl.ops.convolution import dilated_convolution
 from keras_dl.ops.decoding import beam_search, greedy, sample
 from keras_dl.ops.groups import act, find_group, turn_pixels
 from keras_dl.ops.odeint import SolverError, odeint
+from keras_dl.ops.points import fill_padding, unit_ball
 from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_sum
 
@@ -17,6 +18,7 @@ __all__ = [
     "chunked_attention",
     "dilated_convolution",
     "dot_product_attention",
+    "fill_padding",
     "find_group",
     "gather",
     "gelu",
@@ -30,4 +32,5 @@ __all__ = [
     "segment_softmax",
     "segment_sum",
     "turn_pixels",
+    "unit_ball",
 ]

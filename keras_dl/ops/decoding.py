@@ -7,8 +7,9 @@ buffer of fixed size, by a comparison with the position.
     log P(y | x) = sum_t log P(y_t | y_<t, x)
     score(y) = log P(y | x) / lp(y),   lp(y) = ((5 + |y|) / 6)^alpha        (Wu et al., eq. 14, without coverage)
 
-`|y|` counts the end token. Token 0 is padding: it is never chosen and never scored. A token whose log-probability is
-NaN counts as impossible. Where no token is left to choose, the score is minus infinity and no token follows.
+`|y|` counts the end token. Padding is token 0, or another one: it is never chosen and never scored, unless it is the
+end token too. A token whose log-probability is NaN counts as impossible. Where no token is left to choose, the score is
+minus infinity and no token follows.
 
 Beam search keeps `beam_size` live hypotheses of each sequence. Of all their continuations, those among the first
 `beam_size` that end are put aside, and the best `beam_size` that do not end live on. A sequence is complete when
@@ -39,7 +40,7 @@ class Hypotheses(NamedTuple):
 
     Attributes:
         tokens: int32, `(batch, max_length)`, or `(batch, beam_size, max_length)` with the best hypothesis first. The
-            end token is part of it; 0 follows.
+            end token is part of it; padding follows.
         lengths: int32, `(batch,)` or `(batch, beam_size)`. Number of tokens, the end token included.
         log_probabilities: float32, in the shape of `lengths`: the sum over the tokens.
         scores: float32, in the shape of `lengths`: `log_probabilities` divided by the length penalty. Where there are
@@ -72,7 +73,7 @@ def repeat(structure, times: int):
     return tf.nest.map_structure(lambda x: tf.repeat(x, times, axis=0), structure)
 
 
-def greedy(step, state, start, end: int, max_length: int) -> Hypotheses:
+def greedy(step, state, start, end: int, max_length: int, padding: int = PADDING) -> Hypotheses:
     """The most probable token at each step, until the end token.
 
     Args:
@@ -83,6 +84,7 @@ def greedy(step, state, start, end: int, max_length: int) -> Hypotheses:
         start: int, or int `(batch,)`. The token before the first.
         end: int.
         max_length: int. Number of tokens at most, the end token included.
+        padding: int. The token that fills up what has ended. It may be `end`.
 
     Returns:
         `Hypotheses` without an axis for beams. Scores are log-probabilities.
@@ -101,10 +103,12 @@ def greedy(step, state, start, end: int, max_length: int) -> Hypotheses:
     def most_probable(log_p, position):
         return tf.argmax(log_p, axis=-1, output_type=tf.int32), tf.reduce_max(log_p, axis=-1)
 
-    return _write(step, state, start, end, max_length, most_probable)
+    return _write(step, state, start, end, max_length, padding, most_probable)
 
 
-def sample(step, state, start, end: int, max_length: int, temperature=1.0, seed=(0, 0)) -> Hypotheses:
+def sample(
+    step, state, start, end: int, max_length: int, temperature=1.0, seed=(0, 0), padding: int = PADDING
+) -> Hypotheses:
     """Tokens drawn from `p(token) ** (1 / temperature)`, normalized, at each step, until the end token.
 
     The draw is the token of the largest `log p + temperature * g`, where g is noise of Gumbel's distribution, drawn for
@@ -114,6 +118,7 @@ def sample(step, state, start, end: int, max_length: int, temperature=1.0, seed=
         step, state, start, end, max_length: as for `greedy`.
         temperature: float, or a scalar tensor, at least 0.
         seed: int `(2,)`, as `tf.random.stateless_uniform` takes it. Equal seeds give equal draws.
+        padding: int, as for `greedy`.
 
     Returns:
         `Hypotheses` without an axis for beams. Log-probabilities are the model's own, whatever the temperature.
@@ -135,7 +140,7 @@ def sample(step, state, start, end: int, max_length: int, temperature=1.0, seed=
         tokens = tf.argmax(log_p - temperature * tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32)
         return tokens, tf.gather(log_p, tokens, batch_dims=1)
 
-    return _write(step, state, start, end, max_length, draw)
+    return _write(step, state, start, end, max_length, padding, draw)
 
 
 def seed_pair(seed: int | None):
@@ -147,7 +152,7 @@ def seed_pair(seed: int | None):
     return tf.constant([seed, 0], "int64")
 
 
-def _write(step, state, start, end, max_length, choose):
+def _write(step, state, start, end, max_length, padding, choose):
     """One token per row and step, until all rows have ended: `choose(log_p, position) -> (tokens, their log_p)`."""
     max_length = check_size("max_length", max_length)
     batch = _rows(state)
@@ -158,8 +163,10 @@ def _write(step, state, start, end, max_length, choose):
 
     def body(position, last, tokens, total, finished, state):
         log_p, state = step(last, tf.fill([batch], position), state)  # (batch, vocabulary)
-        chosen, gained = choose(_without_padding(log_p), position)
-        last = tf.where(finished, PADDING, chosen)
+        chosen, gained = choose(_possible(log_p, padding, end), position)
+        if padding != 0:  # the token that is chosen where none is possible
+            chosen = tf.where(tf.equal(gained, -math.inf), padding, chosen)
+        last = tf.where(finished, padding, chosen)
         total += tf.where(finished, 0.0, gained)
         tokens = tf.where(tf.equal(columns, position), tf.expand_dims(last, -1), tokens)  # (batch, max_length)
         return position + 1, last, tokens, total, tf.logical_or(finished, tf.equal(last, end)), state
@@ -170,17 +177,24 @@ def _write(step, state, start, end, max_length, choose):
         (
             tf.constant(0),
             _first(start, batch),
-            tf.fill([batch, max_length], PADDING),
+            tf.fill([batch, max_length], padding),
             tf.fill([batch], 0.0),
             tf.fill([batch], False),
             state,
         ),
     )
-    return Hypotheses(tokens, _lengths(tokens), total, total)
+    return Hypotheses(tokens, _lengths(tokens, total, padding, end), total, total)
 
 
 def beam_search(
-    step, state, start, end: int, beam_size: int, max_length: int, length_penalty: float = 0.0
+    step,
+    state,
+    start,
+    end: int,
+    beam_size: int,
+    max_length: int,
+    length_penalty: float = 0.0,
+    padding: int = PADDING,
 ) -> Hypotheses:
     """The `beam_size` best sequences that a beam of that size finds.
 
@@ -194,6 +208,7 @@ def beam_search(
         beam_size: int. May be larger than the vocabulary.
         max_length: int. Number of tokens at most, the end token included.
         length_penalty: float, alpha, at least 0. 0 compares log-probabilities; larger values prefer longer sequences.
+        padding: int, as for `greedy`.
 
     Returns:
         `Hypotheses`. Those that have ended come first; each kind is ordered by falling score.
@@ -214,7 +229,7 @@ def beam_search(
     batch = _rows(state)
     columns, ranks = tf.range(max_length), tf.range(2 * beam_size)
     nothing = tf.fill([batch, beam_size], -math.inf)
-    no_tokens = tf.fill([batch, beam_size, max_length], PADDING)
+    no_tokens = tf.fill([batch, beam_size, max_length], padding)
     first_rows = tf.expand_dims(tf.range(batch) * beam_size, -1)  # (batch, 1)
 
     def unfinished(position, last, live, ended, state):
@@ -225,7 +240,7 @@ def beam_search(
         vocabulary = log_p.shape[-1]
         if vocabulary < 2:
             raise ValueError(f"step gives log-probabilities of {vocabulary} token. It needs padding and another one.")
-        log_p = tf.reshape(_without_padding(log_p), [batch, beam_size, vocabulary])
+        log_p = tf.reshape(_possible(log_p, padding, end), [batch, beam_size, vocabulary])
         # (batch, beam_size * vocabulary)
         sums = tf.reshape(tf.expand_dims(live.log_probabilities, -1) + log_p, [batch, beam_size * vocabulary])
         # As each live hypothesis ends in one way, at least `beam_size` of twice as many do not end.
@@ -275,7 +290,7 @@ def beam_search(
             scores,
         )
     )
-    return Hypotheses(tokens, _lengths(tokens), sums, scores)
+    return Hypotheses(tokens, _lengths(tokens, scores, padding, end), sums, scores)
 
 
 def check_length_penalty(value) -> float:
@@ -309,15 +324,22 @@ def _complete(ended):
     return tf.reduce_all(tf.math.is_finite(ended.scores), axis=-1)
 
 
-def _without_padding(log_p):
-    """float32 log-probabilities, minus infinity at padding and where they are NaN."""
+def _possible(log_p, padding, end):
+    """float32 log-probabilities, minus infinity where they are NaN, and at padding that is not the end too."""
     log_p = tf.cast(log_p, "float32")
-    is_token = tf.not_equal(tf.range(log_p.shape[-1]), PADDING)
-    return tf.where(tf.logical_and(is_token, log_p >= -math.inf), log_p, -math.inf)  # NaN compares as False
+    possible = log_p >= -math.inf  # NaN compares as False
+    if padding != end:
+        possible = tf.logical_and(tf.not_equal(tf.range(log_p.shape[-1]), padding), possible)
+    return tf.where(possible, log_p, -math.inf)
 
 
-def _lengths(tokens):
-    return tf.reduce_sum(tf.cast(tf.not_equal(tokens, PADDING), "int32"), axis=-1)
+def _lengths(tokens, scores, padding, end):
+    """int32: tokens of each hypothesis, the end token included."""
+    lengths = tf.reduce_sum(tf.cast(tf.not_equal(tokens, padding), "int32"), axis=-1)
+    if padding != end:
+        return lengths
+    # The end token was not counted, where there is one.
+    return tf.where(tf.equal(scores, -math.inf), lengths, tf.minimum(lengths + 1, tokens.shape[-1]))
 
 
 def _first(start, batch, beam_size=1):

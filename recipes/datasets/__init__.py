@@ -18,6 +18,7 @@ from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # n
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility  # noqa: E402
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons  # noqa: E402
+from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts  # noqa: E402
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist  # noqa: E402
 from keras_dl.recipes.datasets.series import (  # noqa: E402
     BasicMotions,
@@ -47,6 +48,7 @@ __all__ = [
     "JapaneseVowels",
     "Mnist5k",
     "Optdigits",
+    "PrimitiveParts",
     "Pubmed",
     "RotatedMnist",
     "SequenceReversal",

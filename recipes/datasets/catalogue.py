@@ -3,12 +3,17 @@
 import contextlib
 import difflib
 import io
+import os
+import pathlib
+import re
 import sys
 from importlib.metadata import version
 from typing import NamedTuple
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_dl.files import reason
 from keras_dl.recipes.datasets.adding_problem import AddingProblem
 from keras_dl.recipes.datasets.bible import Bible
 from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed
@@ -17,7 +22,9 @@ from keras_dl.recipes.datasets.digit_scenes import DigitScenes
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
+from keras_dl.recipes.datasets.network import reachable_hosts_only
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
+from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
 from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
@@ -46,6 +53,7 @@ BUILDERS = (
     Bible,
     TwoMoons,
     Spirals,
+    PrimitiveParts,
 )
 
 
@@ -99,28 +107,44 @@ def prepare(name, data_dir=None, quiet=False):
 
     Raises:
         ValueError: if no data set has that name; the message names near ones.
-        DataError: if its data cannot be downloaded, or cannot be written.
+        DataError: if its data cannot be downloaded, cannot be written, or is damaged.
     """
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = [*(b.name for b in BUILDERS), *tfds.list_builders(with_community_datasets=False)]
-        near = difflib.get_close_matches(name, known)
+        near = difflib.get_close_matches(name, dict.fromkeys(known))
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         ours = ", ".join(b.name for b in BUILDERS)
         raise ValueError(f"There is no data set name={name!r}.{hint} Choose one of {ours}, or one of TFDS.") from error
+    except (AssertionError, ValueError) as error:  # no such version or configuration, or no name at all
+        why = " ".join(str(error).rpartition('": ')[2].split())
+        raise ValueError(f"There is no data set name={name!r}: {why}") from error
+    except Exception as error:
+        if type(error).__name__ != "ParseError":  # of protobuf, of which only TFDS knows
+            raise
+        files = " or ".join(map(str, _info_files(name, data_dir)))
+        why = reason(error).rpartition('}": ')[2]  # behind the arguments of the builder
+        again = f"Delete its folder, and have it prepared again: keras-dl data prepare {name}."
+        raise DataError(f"{files} is damaged: {why}. {again}") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr))
         if quiet:
             tfds.disable_progress_bar()
             stack.callback(tfds.enable_progress_bar)
+        stack.enter_context(reachable_hosts_only())
         try:
             builder.download_and_prepare()
         except AssertionError as error:  # so TFDS says that files are missing which only the user can get
             raise DataError(f"{name} could not be prepared: {' '.join(str(error).split())}") from error
-        except OSError as error:
-            raise DataError(
-                f"{name} could not be prepared in {builder.data_dir}: {error} "
-                "Check the network, and that this folder can be written and its disk has room."
-            ) from error
+        except (OSError, tf.errors.OpError) as error:
+            network = isinstance(error, ConnectionError)
+            check = "the network" if network else "that this folder can be written and its disk has room"
+            raise DataError(f"{name} could not be prepared in {builder.data_dir}: {error} Check {check}.") from error
     return builder
+
+
+def _info_files(name, data_dir):
+    """The descriptions that TFDS has written of a data set: list of paths."""
+    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return sorted((folder / re.split("[:/]", name)[0]).rglob("dataset_info.json"))

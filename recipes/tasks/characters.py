@@ -98,7 +98,7 @@ def build_model(data, options, variant):
     model = keras_dl.RecurrentLM(
         len(Symbols.from_json(data.vocabularies["characters"])), cell=variant, serving_length=data.input_shape[0]
     )
-    rate = keras.optimizers.schedules.CosineDecay(4e-3, data.steps(options))
+    rate = keras.optimizers.schedules.CosineDecay(options.rate(4e-3), data.steps(options))
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), SmoothedCrossentropy(0.0))
     return model
 

@@ -94,9 +94,10 @@ def build_model(data, options, variant):
         rows, _ = data.arrays["train"]
         model.adapt(**rows)
     steps = data.steps(options)
-    rate = keras.optimizers.schedules.CosineDecay(RATES[cell] if regression else 3e-3, steps, alpha=0.05)
+    peak = options.rate(RATES[cell] if regression else 3e-3)
+    rate = keras.optimizers.schedules.CosineDecay(peak, steps, alpha=0.05)
     if regression and cell == "lstm":  # it learns the marks late and suddenly, at a step that no cosine can know
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 3 // 4], [RATES[cell], RATES[cell] / 10])
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 3 // 4], [peak, peak / 10])
     loss = "mse" if regression else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Clipped by the norm of all gradients together, which keeps their direction (Pascanu, Mikolov, Bengio 2013).
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.0 if regression else 0.01, global_clipnorm=1.0)

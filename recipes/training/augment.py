@@ -1,4 +1,7 @@
-"""Random changes of one image by a seed: equal seeds give equal images. Pixels stay in [0, 255]."""
+"""Random changes of images and of clouds of points by a seed: equal seeds give equal results.
+
+Pixels stay in [0, 255].
+"""
 
 import math
 
@@ -87,3 +90,60 @@ def random_resized_crop(image, seed, shape):
     part = tf.slice(image, begin, size)
     part = tf.image.resize(part, shape[:2], antialias=True)
     return tf.ensure_shape(tf.image.stateless_random_flip_left_right(part, flip_seed), shape)
+
+
+def rotate_about_up(points, seed, up=1):
+    """Rotates each cloud about the vertical axis by an angle of its own, uniform in [0, 360) degrees.
+
+    Args:
+        points: float, `(batch, points, channels)`. The first three channels are coordinates; the next three, if there
+            are any, are a normal and rotated too.
+        seed: int32, `(2,)`.
+        up: int. The coordinate that points up: 1 in ModelNet and ShapeNet, 2 in S3DIS.
+
+    Returns:
+        The dtype and shape of `points`.
+    """
+    angles = tf.random.stateless_uniform((tf.shape(points)[0],), seed, 0.0, 2 * math.pi)
+    cos, sin = tf.cos(angles), tf.sin(angles)
+    one, zero = tf.ones_like(cos), tf.zeros_like(cos)
+    a, b = (i for i in range(3) if i != up)
+    rows = {(a, a): cos, (a, b): sin, (b, a): -sin, (b, b): cos, (up, up): one}
+    matrix = tf.stack([tf.stack([rows.get((i, j), zero) for j in range(3)], -1) for i in range(3)], -2)
+    vectors = 2 if points.shape[-1] >= 6 else 1
+    turned = [tf.matmul(points[..., 3 * i : 3 * i + 3], matrix) for i in range(vectors)]
+    return tf.concat([*turned, points[..., 3 * vectors :]], axis=-1)  # (batch, points, channels)
+
+
+def scale(points, seed, low=0.8, high=1.25):
+    """Scales the three coordinates of each cloud by a factor of its own, uniform in [low, high).
+
+    Args:
+        points: float, `(batch, points, channels)`.
+        seed: int32, `(2,)`.
+        low, high: float, positive.
+
+    Returns:
+        The dtype and shape of `points`.
+    """
+    factors = tf.random.stateless_uniform((tf.shape(points)[0], 1, 1), seed, low, high)
+    return tf.concat([points[..., :3] * factors, points[..., 3:]], axis=-1)
+
+
+def jitter(points, seed, sigma=0.01, clip=0.05, num_coordinates=None):
+    """Adds normal noise to the coordinates of each point.
+
+    Args:
+        points: float, `(batch, points, channels)`.
+        seed: int32, `(2,)`.
+        sigma: float. Standard deviation, in the unit of the coordinates.
+        clip: float. Largest amount in each coordinate.
+        num_coordinates: int. The first channels. None for all.
+
+    Returns:
+        The dtype and shape of `points`.
+    """
+    count = points.shape[-1] if num_coordinates is None else num_coordinates
+    shape = tf.concat([tf.shape(points)[:-1], [count]], 0)
+    noise = tf.clip_by_value(sigma * tf.random.stateless_normal(shape, seed), -clip, clip)
+    return points + tf.pad(noise, ((0, 0), (0, 0), (0, points.shape[-1] - count)))

@@ -1,5 +1,8 @@
 """Splits of a data set in memory, and their rows in batches whose order depends on the seed and the epoch only."""
 
+import contextlib
+import contextvars
+
 import tensorflow as tf
 
 from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN
@@ -8,6 +11,8 @@ from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN
 # enough for larger data.
 SHUFFLE_BLOCK = 16_384
 TEST_BATCH = 250
+
+_opened = contextvars.ContextVar("opened", default=None)  # the data sets that were opened, for errors
 
 
 def open_dataset(options):
@@ -18,7 +23,48 @@ def open_dataset(options):
     """
     from keras_dl.recipes.datasets import prepare
 
-    return prepare(options.dataset, data_dir=options.data_dir)
+    builder = prepare(options.dataset, data_dir=options.data_dir)
+    if (opened := _opened.get()) is not None:
+        opened.append(builder)
+    return builder
+
+
+@contextlib.contextmanager
+def naming_damaged_data():
+    """Turns TensorFlow's errors about damaged records of the data sets opened in the block into a `DataError`.
+
+    Raises:
+        DataError: it names the file. TensorFlow's errors give only a place in it.
+    """
+    token = _opened.set([])
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.FailedPreconditionError, tf.errors.NotFoundError) as error:
+        for builder in _opened.get():
+            damaged = _damaged_file(builder)
+            if damaged:
+                from keras_dl.recipes.datasets import DataError
+
+                raise DataError(
+                    f"{damaged} is damaged. Delete its folder, and have it prepared again: "
+                    f"keras-dl data prepare {builder.info.full_name.rsplit('/', 1)[0]}."
+                ) from error
+        raise
+    finally:
+        _opened.reset(token)
+
+
+def _damaged_file(builder):
+    """The first file of a data set that does not hold its records; None if there is none."""
+    for split in builder.info.splits.values():
+        for path, count in zip(split.filepaths, split.shard_lengths, strict=True):
+            try:
+                found = int(tf.data.TFRecordDataset(str(path)).reduce(0, lambda number, _: number + 1))
+            except tf.errors.OpError:
+                return path
+            if found != count:
+                return path
+    return None
 
 
 def origin(builder) -> dict:

@@ -4,18 +4,18 @@ Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no Tens
 """
 
 import contextlib
+import dataclasses
 import importlib
 import logging
 import os
 import pathlib
 import re
 import sys
-import zipfile
 
-import keras
-import numpy as np
-
+from keras_dl.files import FileError, read_arrays
+from keras_dl.loading import load_model
 from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training.batches import naming_damaged_data
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
@@ -24,7 +24,7 @@ SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
 
 
 def recipes():
-    """The recipes that can be trained: `{"recipes": [...]}`."""
+    """The recipes that can be trained: `{"recipes": [...]}`. `docs/table.py` writes it to recipes/recipes.json."""
     rows = []
     for name in recipe.NAMES:
         chosen = recipe.find(name)
@@ -42,6 +42,7 @@ def recipes():
                 "epochs": task.epochs,
                 "batch_size": task.batch_size,
                 "variants": list(task.variants),
+                "baselines": list(task.baselines),
             }
         )
     return {"recipes": rows}
@@ -51,7 +52,8 @@ def datasets():
     """The data sets of this package: `{"datasets": [...]}`."""
     from keras_dl.recipes.datasets import catalogue
 
-    return {"datasets": [entry._asdict() for entry in catalogue()]}
+    rows = [entry._asdict() for entry in catalogue()]
+    return {"datasets": [{"license" if key == "licence" else key: x for key, x in row.items()} for row in rows]}
 
 
 def prepare(name, data_dir=None):
@@ -76,6 +78,7 @@ def prepare(name, data_dir=None):
     }
 
 
+@naming_damaged_data()
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
@@ -84,45 +87,56 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
     chosen = recipe.find(name)
     path = pathlib.Path(output or pathlib.Path("runs") / name)
     if resume and (path / "run.json").exists():
-        begun = folder.read_run(path).record["options"]
+        begun = dataclasses.asdict(folder.read_run(path).options)
         if begun["recipe"] != name:
             raise OptionError(f"{path} holds a run of {begun['recipe']}, not of {name}.")
+        if begun["dataset"] not in chosen.tasks:
+            raise OptionError(
+                f"{path / 'run.json'} names the data set {begun['dataset']!r}, which {name} does not have."
+            )
         given = {key: begun.get(key) if value is None else value for key, value in given.items()}
-    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False}
+    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": ()}
     given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
     options = chosen.options(**given)
     return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
 
 
-def evaluate(path, data_dir=None):
+@naming_damaged_data()
+def evaluate(path, data_dir=None, trust=False):
     """Measures a recipe's metric on a run's model or on an exported file.
 
     Args:
         path: the folder of a run, its model.keras, or a file that `keras-dl export` made from a run.
         data_dir: folder of TFDS.
+        trust: bool. As `keras_dl.export.load` takes it, of an exported file.
 
     Returns:
         dict of `path, recipe, dataset, dataset_version, metric, value, test_examples`.
 
     Raises:
         OptionError: if the file does not say which recipe it comes from.
-        ValueError: if the file is corrupt.
+        FileError: if the file is damaged, or is refused without `trust`.
     """
     from keras_dl.export import KerasRunner, inspect, load
 
     path = pathlib.Path(path)
     if _run_of(path):
-        model, options = _load_run(path, data_dir)
+        options = _options_of(path, data_dir)
+        if not _has_data(options):
+            raise OptionError(f"{_foreign(path, options)} Measure model.keras on your own data with Keras.")
+        model = _model_of(path)
         serve = KerasRunner(model, runner.EVALUATION_BATCH).serve
     elif path.suffix == ".keras":
         raise OptionError(f"{path} is not in the folder of a run, so that its recipe is unknown.")
     else:
-        metadata = inspect(path)["metadata"]
+        metadata = inspect(path, trust)["metadata"]
         names = ("dataset", "seed", "smoke")
         if not {"recipe", *names} <= set(metadata):
             raise OptionError(f"{path} does not name its recipe: it was not exported from the folder of a run.")
-        options = recipe.find(metadata["recipe"]).options(**{n: metadata[n] for n in names}, data_dir=data_dir)
-        serve = load(path).serve
+        _compare_with_report(path)
+        given = {name: metadata[name] for name in names} | {"variants": metadata.get("variants", ())}
+        options = recipe.find(metadata["recipe"]).options(**given, data_dir=data_dir)
+        serve = load(path, trust=trust).serve
     chosen, task, data = _parts(options)
     return {
         "path": str(path),
@@ -135,6 +149,7 @@ def evaluate(path, data_dir=None):
     }
 
 
+@naming_damaged_data()
 def export(
     path,
     format="litert",
@@ -150,14 +165,16 @@ def export(
     float_layers=(),
     modules=(),
     input_shapes=(),
+    trust=False,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
-    A run has its own calibration data and metric. A Keras file takes `calibration`, an `.npz` with one array
-    `(samples, ...)` per input; `input_shapes`, texts `NAME=SIZE,SIZE,...`; and `modules`, which are imported before it
-    is loaded, since they register its layers. `signatures` names those that the file holds; empty or None for all.
+    A run has its own calibration data and metric. A Keras file, and a run on data that its recipe does not have, takes
+    `calibration`, an `.npz` with one array `(samples, ...)` per input. A Keras file also takes `input_shapes`, texts
+    `NAME=SIZE,SIZE,...`, and `modules`, which are imported before it is loaded, since they register its layers.
+    `signatures` names those that the file holds; empty or None for all.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
-    each quantization added.
+    each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
@@ -184,17 +201,20 @@ def export(
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers)
     options["input_shapes"] = dict(map(_input_shape, input_shapes)) or None
-    if run:
+    settings = _options_of(path, data_dir) if run else None
+    if not run:
+        _import(modules)
+    model = _model_of(path) if run else _load_model(path, trust)
+    if run and not _has_data(settings):
+        say(f"{_foreign(path, settings)} The file is calibrated with --calibration, and no metric is measured.")
+    if run and _has_data(settings):
         if calibration:
             raise OptionError("--calibration is for a Keras file; a run is calibrated with its own training data.")
-        model, settings = _load_run(path, data_dir)
         chosen, task, data = _parts(settings)
         options["calibration"] = _calibration(chosen, model, data, calibration_samples, signatures)
         options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, data))
         options["metadata"] = _metadata(chosen, model, settings, data)
     else:
-        _import(modules)
-        model = _load_model(path)
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
@@ -253,13 +273,6 @@ def _import(modules):
             raise OptionError(f"--import {name}: {error}") from error
 
 
-def inspect(path):
-    """The contents of an exported file: see `keras_dl.export.inspect`."""
-    import keras_dl.export
-
-    return keras_dl.export.inspect(path)
-
-
 def benchmark(name, rounds=3, only=None):
     """Runs a benchmark: see `keras_dl.benchmarks.paired.run_benchmark`."""
     from keras_dl.benchmarks.paired import run_benchmark
@@ -270,50 +283,73 @@ def benchmark(name, rounds=3, only=None):
         raise OptionError(str(error)) from error
 
 
+def _compare_with_report(path):
+    """Warns if the report beside an exported file is not that of the file."""
+    from keras_dl.export.file_set import complaint
+
+    if reason := complaint(path):
+        say(f"Warning: {reason}")
+
+
 def _run_of(path):
     """The folder of the run that `path`, a folder or its model.keras, belongs to; None if there is none."""
     run = path.parent if path.name == "model.keras" else path
     return run if (run / "run.json").exists() else None
 
 
-def _load_run(path, data_dir):
-    """`(model, options)` of a run."""
+def _options_of(path, data_dir):
+    """The `Options` of a run."""
+    return dataclasses.replace(folder.read_run(_run_of(path)).options, data_dir=data_dir)
+
+
+def _model_of(path):
+    """The model of a run."""
     run = folder.read_run(_run_of(path))
     if not (run / "model.keras").exists():
         raise OptionError(f"{run.path} has no model.keras yet. Finish the run with --resume.")
-    settings = run.record["options"] | {"data_dir": data_dir}
-    return _load_model(run / "model.keras"), recipe.Options(**settings)
+    return _load_model(run / "model.keras")
 
 
-def _load_model(path):
-    """The Keras model in a file.
+def _has_data(options):
+    """Whether the recipe of a run is one of this package, with the data set of the run."""
+    try:
+        recipe.find(options.recipe).check(options)
+    except OptionError:
+        return False
+    return True
+
+
+def _foreign(path, options):
+    """What `_has_data` found, in words."""
+    names = f"the recipe {options.recipe!r} and the data set {options.dataset!r}"
+    return f"{_run_of(path)}/run.json names {names}, which keras_dl does not have together."
+
+
+def _load_model(path, trust=False):
+    """The Keras model in a file: see `keras_dl.loading.load_model`.
 
     Raises:
         OptionError: if it is a folder.
-        ValueError: if it is not a model.
+        FileError: if it is not a model, or is damaged.
     """
     if path.is_dir():
         raise OptionError(
             f"{path} is not the folder of a run: it has no run.json. Give the folder of a run, or a .keras file."
         )
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        unknown = re.search(r"Could not locate class '(\w+)'", str(error))
+        return load_model(path, trust=trust)
+    except FileError as error:
+        unknown = re.search(r"Could not locate class '(\w+)'", str(error.__cause__))
         if unknown:
-            raise ValueError(
-                f"{path} has the class {unknown[1]}, which is not one of Keras. Name the module that registers it with "
-                "--import MODULE."
-            ) from error
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a model that Keras can load: {reason}") from error
+            how = "Name the module that registers it with --import MODULE."
+            raise FileError(path, f"has the class {unknown[1]}, which is not one of Keras. {how}") from error
+        raise
 
 
 def _parts(options):
     """`(recipe, task, data)`, with the data of the variant that was saved."""
     chosen = recipe.find(options.recipe)
-    task = chosen.tasks[options.dataset]
-    return chosen, task, chosen.load_data(options, task.variants[0])
+    return chosen, chosen.tasks[options.dataset], chosen.load_data(options, chosen.variants(options)[0])
 
 
 def _metadata(chosen, model, options, data):
@@ -324,11 +360,12 @@ def _metadata(chosen, model, options, data):
         "model": type(model).__name__,
         "dataset": options.dataset,
         "dataset_version": data.version,
-        "licence": data.licence,
+        "license": data.licence,
         "labels": list(data.labels),
         "input_range": data.input_range,
         "seed": options.seed,
         "smoke": options.smoke,
+        "variants": list(options.variants),
     }
     return metadata | ({"vocabularies": data.vocabularies} if data.vocabularies else {})
 
@@ -336,23 +373,24 @@ def _metadata(chosen, model, options, data):
 def _calibration(chosen, model, data, samples, signatures):
     """The calibration data of a run, for the given signatures."""
     from keras_dl.export import KerasRunner
+    from keras_dl.export.signatures import collect
 
     if chosen.calibrate is None:
         calibration = data.calibration(samples)
     else:
         calibration = chosen.calibrate(KerasRunner(model, runner.EVALUATION_BATCH).serve, data, samples)
-    if not signatures or not isinstance(calibration, dict):
+    if not isinstance(calibration, dict):
         return calibration
-    return {name: data for name, data in calibration.items() if name in signatures}
+    names = signatures or collect(model)  # not every variant of a recipe has all of them
+    return {name: data for name, data in calibration.items() if name in names}
 
 
 def _read_calibration(path, samples):
     """Single rows of the arrays in an `.npz`, as `keras_dl.export.export` takes them."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--calibration {path} is not an .npz with one array per input: {error}") from error
+        arrays = read_arrays(path, "an .npz with one array per input", "Write it with numpy.savez.")
+    except FileError as error:
+        raise OptionError(f"--calibration {error}") from error
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise OptionError(

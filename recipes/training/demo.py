@@ -55,6 +55,7 @@ def summary(output, trained, exported):
             f"{device['npu_op_share']:.0%} of the ops, {device['npu_mac_share']:.0%} of the MACs ({TARGET})",
         ),
         ("File", f"{file}"),
+        ("To flash", f"{file.with_name(device['flash'])}"),
         ("Picture", f"{pathlib.Path(output) / 'picture.png'}"),
         ("Next", f"keras-dl inspect {file}"),
     ]

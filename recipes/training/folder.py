@@ -12,22 +12,27 @@ RUN/
   report.json        written last: with it, the run is complete
   tensorboard/       with --tensorboard
   exports/           files of `keras-dl export`
+  .lock              held by the process that trains
+
+RUN.previous/        the run that this one replaces, until this one is complete
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
 
-from keras_dl.files import replacing
+from keras_dl import scratch
 from keras_dl.recipes.training.progress import say
-from keras_dl.recipes.training.recipe import OptionError, Options
-from keras_dl.recipes.training.report import versions, write_json
+from keras_dl.recipes.training.recipe import OptionError, Options, flag
+from keras_dl.recipes.training.report import read_json, versions, write_json
 
 # Options that may differ when a run is continued: the folder of the data does not change the result.
 NOT_KEPT = ("data_dir",)
+
+_RECORD = {"options": dict, "versions": dict, "jit": (dict, type(None)), "resumed": int, "replaces": (str, type(None))}
+_JIT = ("jit", "jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s")
 
 
 class RunFolder:
@@ -70,13 +75,15 @@ class RunFolder:
 
     def clean(self):
         """Removes what a complete run does not need: checkpoints, and the run that this one replaces."""
-        shutil.rmtree(self / "checkpoints", ignore_errors=True)
-        if self.record["replaces"]:
-            shutil.rmtree(self.path.parent / self.record["replaces"], ignore_errors=True)
+        if (self / "checkpoints").exists():
+            scratch.remove(self / "checkpoints")
+        if self.record["replaces"] and _is_replaced(_previous(self.path), self.path):
+            scratch.remove(_previous(self.path))
 
 
+@contextlib.contextmanager
 def open_run(path, options, resume=False, overwrite=False):
-    """Makes the folder of a run, or opens it to continue the run.
+    """Makes the folder of a run, or opens it to continue the run. Until the end, no other process can open it.
 
     Args:
         path: str or path.
@@ -85,7 +92,7 @@ def open_run(path, options, resume=False, overwrite=False):
         overwrite: bool. Replaces the run in the folder. The old one is kept as `NAME.previous` until the new one is
             complete.
 
-    Returns:
+    Yields:
         `RunFolder`.
 
     Raises:
@@ -93,40 +100,72 @@ def open_run(path, options, resume=False, overwrite=False):
             options; or if another process trains in it.
     """
     path = pathlib.Path(path)
+    clear(path)
     check(path, options, resume, overwrite)
-    if _is_free(path):
-        return _begin(path, options, replaces=None)
-    with locked(path):  # fails if a process trains in it
-        pass
-    return _continue(path) if resume else _begin(path, options, replaces=_move_aside(path))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--output {path} cannot be made: {error.strerror}.") from error
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked(path))
+        check(path, options, resume, overwrite)  # another process may have begun before this one held the lock
+        if _is_free(path):
+            folder = _begin(path, options)
+        elif resume:
+            folder = _continue(path)
+        else:
+            _move_aside(path)
+            path.mkdir(exist_ok=True)
+            held.enter_context(locked(path))
+            if not _is_free(path):
+                raise OptionError(f"{path} is in use: another process began a run there.")
+            folder = _begin(path, options)
+        yield folder
+
+
+def clear(path):
+    """Removes what processes that were killed have left at the folder of a run, unless another process uses it."""
+    path = pathlib.Path(path)
+    scratch.clear(path.parent)
+    left = (path / "checkpoints").exists() or _previous(path).exists()
+    if left and (path / "report.json").exists() and (path / "run.json").exists():
+        with contextlib.suppress(OptionError), locked(path):  # damaged, or in use: `check` says so
+            read_run(path).clean()
 
 
 def check(path, options, resume=False, overwrite=False):
     """Raises the errors of `open_run`, and changes nothing."""
     path = pathlib.Path(path)
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"--output {path}: {folder} is a file; a run needs a folder.")
     if _is_free(path):
         return
-    if not path.is_dir():
-        raise OptionError(f"--output {path} is a file; a run needs a folder.")
     if not (path / "run.json").exists():
         raise OptionError(f"--output {path} exists and is not the folder of a run. Choose another --output.")
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other.")
     if overwrite:
         previous = _previous(path)
-        if previous.exists() and not (previous / "run.json").exists():
+        if previous.exists() and not _is_replaced(previous, path):
             raise OptionError(f"{previous} is in the way: move it, or choose another --output.")
     elif resume:
-        for name, kept in read_run(path).record["options"].items():
-            if getattr(options, name) != kept:
+        begun = read_run(path).options
+        for name in (field.name for field in dataclasses.fields(Options) if field.name not in NOT_KEPT):
+            kept, given = getattr(begun, name), getattr(options, name)
+            if given != kept:
                 raise OptionError(
-                    f"--{name.replace('_', '-')} {getattr(options, name)} differs from {kept}, the value of the run in "
-                    f"{path}. Leave the option out, or choose another --output."
+                    f"{flag(name)} {_shown(given)} differs from {_shown(kept)}, the value of the run in {path}. "
+                    f" Leave the option out, or choose another --output."
                 )
     else:
         raise OptionError(
             f"{path} exists. Continue it with --resume, replace it with --overwrite, or choose another --output."
         )
+
+
+def _shown(value):
+    return ", ".join(value) or "none" if isinstance(value, tuple) else value
 
 
 def read_run(path):
@@ -135,34 +174,39 @@ def read_run(path):
     Raises:
         OptionError: if it is not the folder of a run, or its run.json is damaged.
     """
+    file = pathlib.Path(path) / "run.json"
+    if not file.exists():
+        raise OptionError(f"{path} is not the folder of a run: it has no run.json.")
+    record = read_json(file, _RECORD)
+    if record["jit"] is not None and set(record["jit"]) != set(_JIT):
+        raise OptionError(f"{file} is damaged: 'jit' has the keys {', '.join(record['jit'])}, not {', '.join(_JIT)}.")
+    known = {field.name for field in dataclasses.fields(Options)}
+    if foreign := sorted(set(record["options"]) - known):
+        raise OptionError(f"{file} has unknown options: {', '.join(foreign)}. Another version of keras_dl wrote it.")
     try:
-        record = json.loads((pathlib.Path(path) / "run.json").read_text())
-    except FileNotFoundError as error:
-        raise OptionError(f"{path} is not the folder of a run: it has no run.json.") from error
-    except ValueError as error:
-        raise OptionError(f"{path} has a damaged run.json: {error}.") from error
-    if not isinstance(record, dict) or "options" not in record:
-        raise OptionError(f"{path} has a run.json that is not of a run: it holds no options.")
+        Options(**record["options"])
+    except (TypeError, OptionError) as error:
+        raise OptionError(f"{file} has wrong options: {error}") from error
     return RunFolder(path, record)
 
 
 def _is_free(path):
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    """Whether nothing is there, or an empty folder; what a process left that was killed before it began counts not."""
+    return not path.exists() or all(x.name == ".lock" or x.name.endswith(scratch.SUFFIX) for x in path.iterdir())
 
 
-def _begin(path, options, replaces):
+def _begin(path, options):
     kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in NOT_KEPT}
+    # Also if a process was killed between moving the old run aside and this.
+    replaces = _previous(path).name if _is_replaced(_previous(path), path) else None
     record = {"options": kept, "versions": versions(), "jit": None, "resumed": 0, "replaces": replaces}
-    with replacing(path) as temporary:  # the folder appears with run.json in it
-        temporary.mkdir()
-        write_json(temporary / "run.json", record)
+    write_json(path / "run.json", record)
     return RunFolder(path, record)
 
 
 def _continue(path):
     folder = read_run(path)
     if folder.complete:
-        folder.clean()
         return folder
     for package, version in folder.record["versions"].items():
         if versions().get(package) != version:
@@ -176,24 +220,29 @@ def _previous(path):
     return path.with_name(f"{path.name}.previous")
 
 
+def _is_replaced(previous, path):
+    """Whether `previous` is a run that was moved aside for one at `path`, and no run that a user named so."""
+    return (previous / "run.json").exists() and read_run(previous).record.get("replaced_by") == path.name
+
+
 def _move_aside(path):
-    """Keeps the newest complete run as `NAME.previous`, and returns that name."""
+    """Keeps the newest complete run as `NAME.previous`."""
     previous = _previous(path)
     if previous.exists():
         if not (path / "report.json").exists():  # a replacement that was interrupted
-            shutil.rmtree(path)
-            return previous.name
-        shutil.rmtree(previous)
+            scratch.remove(path)
+            return
+        scratch.remove(previous)
+    read_run(path).update(replaced_by=path.name)
     os.replace(path, previous)
-    return previous.name
 
 
 def _drop_scratch(path):
     """Removes temporary files of writes that were interrupted by a kill."""
     for parent in (path, path / "checkpoints"):
-        for scratch in parent.glob(".*.*"):
-            if scratch.is_dir():
-                shutil.rmtree(scratch)
+        for left in parent.glob(".*.*"):
+            if left.is_dir():
+                shutil.rmtree(left)
 
 
 @contextlib.contextmanager
@@ -203,14 +252,9 @@ def locked(path):
     Raises:
         OptionError: if another process trains in it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has other locks: nothing is reserved there
-        yield
-        return
-    with open(path / ".lock", "w") as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(scratch.locked(pathlib.Path(path) / ".lock"))
+        except (BlockingIOError, FileNotFoundError) as error:
             raise OptionError(f"{path} is in use: another process trains there.") from error
         yield

@@ -1,4 +1,9 @@
-"""`--jit auto`: whether XLA or the plain graph trains faster on this device, by timing both on the recipe's batch."""
+"""`--jit auto`: whether XLA or the plain graph trains faster on this device, by timing both on the recipe's batch.
+
+The two give different weights. XLA draws other random numbers than the graph for the same seed, in dropout and wherever
+else a step is random; and it rounds differently. The choice depends on the load of the machine, so the report's command
+repeats the run with `--jit on` or `--jit off`.
+"""
 
 import statistics
 import time
@@ -20,8 +25,8 @@ def supported(model):
 def choose(model, batches):
     """Times training steps of `model` with and without XLA, and sets the model to the faster one.
 
-    Weights, optimizer and random states are restored afterwards, so that only the rounding of XLA changes the result.
-    The training that follows uses the functions that were compiled here.
+    Weights, optimizer and random states are restored afterwards: the timing itself changes no result. The training
+    that follows uses the functions that were compiled here.
 
     Args:
         model: a built and compiled `keras.Model`.

@@ -20,14 +20,22 @@ class Progress(keras.callbacks.Callback):
         title: str. Start of each line.
         epochs: int. Number of all epochs.
         steps: int. Training steps per epoch.
+        compiled: bool. Whether the training step is compiled already. If not, the first step is announced: under XLA it
+            takes a minute or two for a deep network.
     """
 
-    def __init__(self, title, epochs, steps):
+    def __init__(self, title, epochs, steps, compiled=False):
         super().__init__()
         self.title = title
         self.epochs = epochs
         self.steps = steps
+        self.compiled = compiled
         self.bar = None
+
+    def on_train_begin(self, logs=None):
+        if not self.compiled:
+            how = "compiles the training step with XLA" if self.model.jit_compile else "traces the training step"
+            say(f"{self.title}  {how}: the first step takes longer than all others")
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()

@@ -7,6 +7,7 @@ resuming, the folder of the run and its report.
 
 import dataclasses
 import importlib
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ NAMES = tuple(architecture.recipe for architecture in ARCHITECTURES if architect
 JITS = ("auto", "on", "off")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
-# `--smoke` trains for seconds: on few examples, for few epochs.
+MOST_EPOCHS = 1_000_000
+
+# `--smoke` trains for seconds: one variant, without a baseline, on few examples, for few epochs.
 SMOKE_TRAIN = 256
 SMOKE_TEST = 128
 SMOKE_EPOCHS = 2
@@ -37,12 +40,17 @@ class Options:
     Attributes:
         recipe: str, one of `NAMES`.
         dataset: str, one of the recipe's `tasks`.
-        epochs: int, at least 1.
-        batch_size: int, at least 1.
+        epochs: int in [1, 1,000,000].
+        batch_size: int in [1, 2**31).
         seed: int in [0, 2**31). Seed of weights, data order, augmentation and dropout.
         jit: "on" (XLA), "off" (graph), or "auto" (the faster of the two on this device, by timing both).
         precision: str, one of `PRECISIONS`: Keras's dtype policy.
-        smoke: bool. Trains on a small part of the data, for seconds. The aim is not judged.
+        smoke: bool. Trains one variant on a small part of the data, for seconds. The aim is not judged.
+        variants: tuple of str: those to train, of the task's `variants`; the first one is saved as model.keras. Empty
+            for all of them, or for the first one in a smoke run.
+        baseline: bool. Whether the baseline is measured, and variants are trained that only serve as one. None for yes,
+            except in a smoke run, and where `variants` leaves them out.
+        learning_rate: float or None. The peak of the recipe's schedule. None for the recipe's own.
         data_dir: str or None. The folder of TFDS. None for the default of TFDS.
     """
 
@@ -54,25 +62,65 @@ class Options:
     jit: str = "auto"
     precision: str = "float32"
     smoke: bool = False
+    variants: tuple[str, ...] = ()
+    baseline: bool | None = None
+    learning_rate: float | None = None
     data_dir: str | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
-        if not 0 <= self.seed < 2**31:
+        object.__setattr__(self, "variants", tuple(self.variants))  # JSON has a list
+        for name, most in (("epochs", MOST_EPOCHS), ("batch_size", 2**31 - 1)):
+            value = self._checked(name, int)
+            if value < 1:
+                raise OptionError(f"{flag(name)} {value} must be at least 1.")
+            if value > most:
+                raise OptionError(f"{flag(name)} {value} must be at most {most}.")
+        if not 0 <= self._checked("seed", int) < 2**31:
             raise OptionError(f"--seed {self.seed} must be in [0, 2147483648).")
         for name, choices in (("jit", JITS), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise OptionError(f"--{name} {getattr(self, name)} must be one of {', '.join(choices)}.")
+        for name in ("recipe", "dataset"):
+            self._checked(name, str)
+        self._checked("smoke", bool)
+        if self.baseline is not None:
+            self._checked("baseline", bool)
+        if self.learning_rate is not None and not 0 < self._checked("learning_rate", float) < math.inf:
+            raise OptionError(f"--learning-rate {self.learning_rate} must be a positive number.")
 
-    @property
-    def command(self):
-        """The command that repeats the run: all options that decide the result, and no path."""
+    def _checked(self, name, kind):
+        """The value of an option, which is of this type."""
+        value = getattr(self, name)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise OptionError(f"{flag(name)} {value!r} must be of type {kind.__name__}.")
+        return value
+
+    def rate(self, default):
+        """The peak learning rate: the given one, or the recipe's."""
+        return default if self.learning_rate is None else self.learning_rate
+
+    def command(self, jit):
+        """The command that repeats the run: all options that decide the result, and no path.
+
+        Args:
+            jit: bool. Whether the run used XLA. It stands for `"auto"`, which might choose differently the next time.
+        """
         words = ["keras-dl", "train", self.recipe]
-        for name in ("dataset", "epochs", "batch_size", "seed", "jit", "precision"):
-            words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        values = {name: getattr(self, name) for name in ("dataset", "epochs", "batch_size", "seed", "jit", "precision")}
+        for name, value in (values | {"jit": "on" if jit else "off"}).items():
+            words += [flag(name), str(value)]
+        for variant in self.variants:
+            words += ["--variant", variant]
+        if self.baseline is not None:
+            words.append("--baseline" if self.baseline else "--no-baseline")
+        if self.learning_rate is not None:
+            words += ["--learning-rate", str(self.learning_rate)]
         return " ".join([*words, "--smoke"] if self.smoke else words)
+
+
+def flag(name):
+    """The option of the command line for a field of `Options`: `"batch_size"` becomes `--batch-size`."""
+    return "--variant" if name == "variants" else f"--{name.replace('_', '-')}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +176,13 @@ class Export(NamedTuple):
         quantization: str, as `keras-dl export --quantization` takes it.
         target: str, as `--target` takes it.
         signatures: tuple of str. The signatures that the file holds. Empty for all.
+        float_layers: tuple of str, as `--float-layer` takes them.
     """
 
     quantization: str
     target: str
     signatures: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
 
 
 FLOAT = Export("none", "cpu")
@@ -154,6 +204,7 @@ class Task:
         aim: float, the value to reach, or None.
         variants: names of the trainings of a run: folds of a cross-validation, or networks to compare. The first one
             is saved as model.keras.
+        baselines: those of the variants that only serve as a baseline.
         combine: function from the list of the variants' metrics, in order, to the value of the run. The default takes
             that of the first variant.
         higher_is_better: bool. Whether a larger metric is better.
@@ -167,6 +218,7 @@ class Task:
     metric: str = "accuracy"
     aim: float | None = None
     variants: tuple[str, ...] = ("model",)
+    baselines: tuple[str, ...] = ()
     combine: Callable = lambda values: values[0]
     higher_is_better: bool = True
     exports: tuple[Export, ...] = (FLOAT, MICRO, ETHOS_U55)
@@ -203,12 +255,14 @@ class Outcome:
         task: `Task`.
         model: the trained `keras.Model` of the first variant.
         trained: dict of `Trained` by variant, in order.
+        with_baseline: bool. Whether the baseline is measured; a picture without it costs less.
     """
 
     options: Options
     task: Task
     model: Any
     trained: dict[str, Trained]
+    with_baseline: bool = True
 
     @property
     def data(self):
@@ -242,6 +296,7 @@ class Recipe:
             has rules. None trains all epochs. It cannot be used with an optimizer that averages weights.
         calibrate: `calibrate(serve, data, samples)`: calibration data by signature, for a model whose signatures take
             what other signatures return. None if `Data.calibration` has all of it.
+        takes_learning_rate: bool. Whether `build_model` asks `Options.rate` for its learning rate.
     """
 
     name: str
@@ -255,6 +310,7 @@ class Recipe:
     picture: Callable
     stopping: Callable | None = None
     calibrate: Callable | None = None
+    takes_learning_rate: bool = True
 
     @property
     def reproduced(self) -> tuple[str, ...]:
@@ -266,21 +322,63 @@ class Recipe:
         """`Options` with the recipe's defaults for arguments that are None.
 
         Raises:
-            OptionError: if a value is out of its range, or the recipe has no such dataset.
+            OptionError: if a value is out of its range, or the recipe has no such dataset or variant.
         """
         dataset = dataset or next(iter(self.tasks))
         if dataset not in self.tasks:
             raise OptionError(f"--dataset {dataset} must be one of {', '.join(self.tasks)} for {self.name}.")
         task = self.tasks[dataset]
         epochs = task.epochs if epochs is None else epochs
-        return Options(
+        default = min(task.batch_size, SMOKE_TRAIN) if smoke else task.batch_size
+        options = Options(
             recipe=self.name,
             dataset=dataset,
             epochs=min(epochs, SMOKE_EPOCHS) if smoke else epochs,
-            batch_size=task.batch_size if batch_size is None else batch_size,
+            batch_size=default if batch_size is None else batch_size,
             smoke=smoke,
             **others,
         )
+        self.check(options)
+        return options
+
+    def check(self, options):
+        """Refuses options that do not fit the recipe, before any work.
+
+        Raises:
+            OptionError: if the recipe has no such dataset or variant, or they exclude each other.
+        """
+        if options.dataset not in self.tasks:
+            raise OptionError(
+                f"--dataset {options.dataset} must be one of {', '.join(self.tasks)} for {self.name}. For other data, "
+                "add a Task to the recipe, or train its model with `fit`: see Training in the documentation."
+            )
+        task, chosen = self.tasks[options.dataset], options.variants
+        for name in chosen:
+            if name not in task.variants:
+                raise OptionError(f"--variant {name} must be one of {', '.join(task.variants)} on {options.dataset}.")
+        if len(set(chosen)) < len(chosen):
+            raise OptionError(f"--variant names one of {', '.join(chosen)} twice.")
+        if options.baseline and chosen and task.baselines and not set(chosen) & set(task.baselines):
+            raise OptionError(f"--baseline needs --variant {task.baselines[0]}, which is not among the chosen ones.")
+        if not self.variants(options):
+            raise OptionError(f"--no-baseline excludes --variant {', '.join(chosen)}, which only serves as a baseline.")
+        if options.learning_rate is not None and not self.takes_learning_rate:
+            raise OptionError(f"--learning-rate: the schedule of {self.name} has none to set.")
+
+    def variants(self, options) -> tuple[str, ...]:
+        """The variants that a run with these options trains. The first one is saved as model.keras."""
+        task = self.tasks[options.dataset]
+        names = options.variants or task.variants
+        if options.smoke and not options.variants:
+            names = (*names[:1], *(task.baselines if options.baseline else ()))
+        return tuple(name for name in names if options.baseline is not False or name not in task.baselines)
+
+    def has_baseline(self, options) -> bool:
+        """Whether a run with these options measures the baseline."""
+        if options.baseline is not None or options.smoke:
+            return bool(options.baseline)
+        baselines = self.tasks[options.dataset].baselines
+        return not baselines or bool(set(baselines) & set(self.variants(options)))
 
 
 def find(name):

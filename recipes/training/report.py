@@ -6,20 +6,21 @@ Keys, all at the top level:
     model             str    public class of the model
     dataset           str    name in TensorFlow Datasets
     dataset_version   str
-    licence           str    license of the data
+    license           str    of the data
     metric            str    name of the metric, measured on the test split
     value             float  of the run
     variants          dict   metric by variant; the first is model.keras
     means             dict   of variants that differ only in a number (gcn-0, gcn-1): mean, standard_error, trainings
     higher_is_better  bool
-    baseline          str    the simpler method that the run must beat
-    baseline_value    float
+    baseline          str    the simpler method that the run must beat; null with --no-baseline and for a smoke run
+    baseline_value    float or null
     aim               float or null
-    aim_met           bool; null without an aim and for a smoke run
+    aim_met           bool; null without an aim, for a smoke run, and where --variant left some out
     parameters        int    weights of model.keras
     seconds           float  training of all variants, with validation; time lost by a kill is not counted
     epochs            int    of each variant; the largest number with early stopping
     batch_size        int
+    learning_rate     float  given with --learning-rate, null for the recipe's own
     seed              int
     smoke             bool
     precision         str    Keras's dtype policy
@@ -37,7 +38,7 @@ Keys, all at the top level:
     platform          str    system and processor architecture
     cpus              int    cores that the process can use
     devices           list   of str, accelerators that TensorFlow saw
-    command           str    command that repeats the run
+    command           str    command that repeats the run, with the choice that --jit auto made
 """
 
 import importlib.metadata
@@ -49,7 +50,9 @@ import statistics
 
 import tensorflow as tf
 
+from keras_dl import files
 from keras_dl.files import replacing
+from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.version import __version__
 
 PACKAGES = ("keras", "numpy", "scikit-learn", "tensorflow", "tensorflow-datasets")
@@ -66,26 +69,28 @@ def build(recipe, outcome, baseline, jit, resumed):
         resumed: int.
     """
     options, task, data = outcome.options, outcome.task, outcome.data
-    judged = task.aim is not None and not options.smoke
+    whole = set(task.variants) - set(task.baselines) <= set(outcome.trained)
+    judged = task.aim is not None and whole and not options.smoke
     return {
         "recipe": recipe.name,
         "model": type(outcome.model).__name__,
         "dataset": data.dataset,
         "dataset_version": data.version,
-        "licence": data.licence,
+        "license": data.licence,
         "metric": task.metric,
         "value": outcome.value,
         "variants": {variant: float(trained.value) for variant, trained in outcome.trained.items()},
         "means": means({variant: trained.value for variant, trained in outcome.trained.items()}),
         "higher_is_better": task.higher_is_better,
         "baseline": baseline[0],
-        "baseline_value": float(baseline[1]),
+        "baseline_value": None if baseline[1] is None else float(baseline[1]),
         "aim": task.aim,
         "aim_met": task.reaches_aim(outcome.value) if judged else None,
         "parameters": outcome.model.count_params(),
         "seconds": round(sum(trained.seconds for trained in outcome.trained.values()), 2),
         "epochs": options.epochs,
         "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
         "seed": options.seed,
         "smoke": options.smoke,
         "precision": options.precision,
@@ -99,7 +104,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         "test_examples": data.num_test,
         "resumed": resumed,
         **surroundings(),
-        "command": options.command,
+        "command": options.command(jit["jit"]),
     }
 
 
@@ -156,9 +161,46 @@ def write_json(path, document):
         temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path, types):
+    """The document that `write_json` wrote to `path`: dict.
+
+    Args:
+        path: path.
+        types: dict of the type, or the tuple of types, of each key that the document must have.
+
+    Raises:
+        OptionError: if it is damaged. The message names the file.
+    """
+    try:
+        return files.read_json(path, "whole", types=types)
+    except files.FileError as error:
+        raise OptionError(f"{path} is damaged: {error.problem.removeprefix('is not whole: ')}") from error
+
+
+_RENAMED = {"licence": "license"}
+_NUMBER, _NONE = (int, float), type(None)
+_SHOWN = {
+    **dict.fromkeys(("recipe", "model", "dataset", "dataset_version", "metric", "precision", "command"), str),
+    **dict.fromkeys(("value", "seconds", "epochs", "seed", "cpus"), _NUMBER),
+    "variants": dict,
+    **dict.fromkeys(("higher_is_better", "smoke", "jit"), bool),
+    "baseline": (str, _NONE),
+    "baseline_value": (*_NUMBER, _NONE),
+    "aim": (*_NUMBER, _NONE),
+    "aim_met": (bool, _NONE),
+}
+
+
 def read(folder):
-    """The report of the complete run in `folder`: dict."""
-    return json.loads((pathlib.Path(folder) / "report.json").read_text())
+    """The report of the complete run in `folder`: dict. One of an earlier version is brought to the form of this one.
+
+    Raises:
+        OptionError: if it is damaged.
+    """
+    document = read_json(pathlib.Path(folder) / "report.json", _SHOWN)
+    made = "on" if document["jit"] else "off"
+    document["command"] = document["command"].replace("--jit auto", f"--jit {made}")
+    return {_RENAMED.get(key, key): value for key, value in document.items()}
 
 
 def describe(report):
@@ -171,11 +213,12 @@ def describe(report):
         lines.append(f"  {stem + ', mean':<28} {report['metric']} {row['mean']:.4f} {spread}")
     better = "higher is better" if report["higher_is_better"] else "lower is better"
     lines.append(f"{report['metric']:<30} {report['value']:.4f}  ({better})")
-    lines.append(f"baseline, {report['baseline']:<20} {report['baseline_value']:.4f}")
+    if report["baseline"] is not None:
+        lines.append(f"baseline, {report['baseline']:<20} {report['baseline_value']:.4f}")
     if report["aim_met"] is not None:
         lines.append(f"aim {report['aim']} {'met' if report['aim_met'] else 'NOT met'}")
     elif report["smoke"]:
-        lines.append("a smoke run on a small part of the data: the aim is not judged")
+        lines.append("a smoke run of one variant on a small part of the data: neither the aim nor a baseline is judged")
     lines.append(
         f"{report['seconds']:.1f} s of training, {report['epochs']} epochs, seed {report['seed']}, "
         f"{'XLA' if report['jit'] else 'graph'}, {report['precision']}, {report['cpus']} cores"

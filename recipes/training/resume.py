@@ -11,7 +11,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_dl.files import replacing
+from keras_dl.files import FileError, parse_json, read_arrays, reading, replacing
+
+_WHAT = "a whole checkpoint"
+_CURE = "Start the run again with --overwrite."
 
 
 class Checkpoint(NamedTuple):
@@ -77,19 +80,34 @@ def restore(path, model):
         `Checkpoint`, or None if there is no file, because no epoch was finished.
 
     Raises:
+        FileError: if the file is damaged.
         ValueError: if the file is from another model.
     """
     if not path.exists():
         return None
     variables = state_variables(model)
-    with np.load(path) as file:
-        saved, kept = ([file[name] for name in sorted(file.files) if name.startswith(x)] for x in ("variable", "kept"))
-        checkpoint = Checkpoint(**json.loads(str(file["checkpoint"])))._replace(kept=kept or None)
+    arrays = read_arrays(path, _WHAT, _CURE)
+    saved, kept = ([arrays[name] for name in sorted(arrays) if name.startswith(x)] for x in ("variable", "kept"))
     if [tuple(v.shape) for v in variables] != [a.shape for a in saved]:
         raise ValueError(
             f"{path} holds another model: the recipe has changed since that run began. "
             "Start again with --overwrite, or choose another --output."
         )
+    kinds = [np.asarray(v).dtype for v in variables]
+    if kinds != [a.dtype for a in saved] or (kept and [a.shape for a in kept] != [w.shape for w in model.weights]):
+        raise FileError(path, f"is not {_WHAT}: its arrays have other dtypes or shapes than the model. {_CURE}")
+    checkpoint = _read_progress(path, arrays)._replace(kept=kept or None)
     for variable, array in zip(variables, saved, strict=True):
         variable.assign(array)
     return checkpoint
+
+
+def _read_progress(path, arrays):
+    """The `Checkpoint` in the arrays of a file, without `kept`."""
+    with reading(path, _WHAT, _CURE):
+        types = {"epochs": int, "history": list, "seconds": int | float}
+        document = parse_json(str(arrays["checkpoint"]), path, _WHAT, _CURE, types=types)
+        epochs, history, seconds = (document[name] for name in types)
+        if epochs != len(history) or not all(isinstance(row, dict) for row in history):
+            raise ValueError("its epochs and its history do not fit each other")
+        return Checkpoint(epochs, history, float(seconds))

@@ -60,15 +60,16 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
         NonFiniteError: if a loss is not finite. The folder has the last good model and the place of the failure.
         Interrupted: on Ctrl-C.
     """
+    recipe.check(options)
+    folders.clear(output)
     folders.check(output, options, resume, overwrite)
-    first = recipe.load_data(options, recipe.tasks[options.dataset].variants[0])
+    first = recipe.load_data(options, recipe.variants(options)[0])
     if options.batch_size > first.num_train:
         raise OptionError(f"--batch-size {options.batch_size} is more than the {first.num_train} training examples.")
-    folder = folders.open_run(output, options, resume, overwrite)
-    if folder.complete:
-        say(f"{folder.path} is complete.")
-        return report.read(folder.path)
-    with folders.locked(folder.path), _settings(options):
+    with folders.open_run(output, options, resume, overwrite) as folder, _settings(options):
+        if folder.complete:
+            say(f"{folder.path} is complete.")
+            return report.read(folder.path)
         for name in ("failure.json", "last_good.keras"):
             (folder / name).unlink(missing_ok=True)
         try:
@@ -92,20 +93,21 @@ def _settings(options):
 def _run(recipe, options, folder, tensorboard):
     task = recipe.tasks[options.dataset]
     trained, model = {}, None
-    for variant in task.variants:
+    for variant in recipe.variants(options):
         result, net = _train_variant(recipe, options, variant, folder, tensorboard)
         trained[variant] = result
         if model is None:
             model = net
             with replacing(folder / "model.keras") as temporary:
                 model.save(temporary)
-    outcome = Outcome(options, task, model, trained)
+    outcome = Outcome(options, task, model, trained, recipe.has_baseline(options))
     if outcome.data.vocabularies:
         report.write_json(folder / "vocabularies.json", outcome.data.vocabularies)
     _write_history(folder / "history.csv", trained)
     with replacing(folder / "picture.png") as temporary:
         recipe.picture(outcome).savefig(temporary, dpi=150)
-    document = report.build(recipe, outcome, recipe.baseline(outcome), folder.record["jit"], folder.record["resumed"])
+    baseline = recipe.baseline(outcome) if outcome.with_baseline else (None, None)
+    document = report.build(recipe, outcome, baseline, folder.record["jit"], folder.record["resumed"])
     folder.finish(document)
     return document
 
@@ -116,9 +118,11 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
     steps = data.num_train // options.batch_size
     keras.utils.set_random_seed(options.seed)
     model = _build(recipe, data, options, variant)
-    title = options.recipe if len(recipe.tasks[options.dataset].variants) == 1 else f"{options.recipe} {variant}"
+    title = options.recipe if len(recipe.variants(options)) == 1 else f"{options.recipe} {variant}"
+    compiled = False
     if folder.record["jit"] is None:
         folder.update(jit=_choose_jit(model, data, options))
+        compiled = folder.record["jit"]["jit_ms"] is not None  # timed, by the functions that the training uses
     if model.jit_compile != folder.record["jit"]["jit"]:
         model.jit_compile = folder.record["jit"]["jit"]
         model.make_train_function(force=True)
@@ -128,7 +132,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
         say(f"{title}  continues after epoch {done.epochs}/{options.epochs}")
     stopping = recipe.stopping and functools.partial(recipe.stopping, variant)
     keeper = _Keeper(path, done, title, stopping)
-    progress = Progress(title, options.epochs, steps)
+    progress = Progress(title, options.epochs, steps, compiled)
     callbacks = [keeper, progress]
     if tensorboard:
         callbacks.append(Scalars(folder / "tensorboard" / variant))
@@ -184,6 +188,7 @@ def _choose_jit(model, data, options):
     if not jit.supported(model):
         say("jit auto: XLA does not compile every layer on this device; using the graph")
         return {"jit": False, **untimed}
+    say("jit auto: compiles the training step with XLA and without, to time both; a deep network takes minutes")
     timed = jit.choose(model, epochs(data, 0, 1).take(1).cache().repeat())
     say(
         f"jit auto: a step takes {timed['jit_ms']:.1f} ms with XLA (first step {timed['jit_compile_s']:.1f} s), "

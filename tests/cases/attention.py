@@ -73,6 +73,7 @@ CASES = [
             use_gate=False,
             seed=3,
             chunk_size=None,
+            output_initializer="he_uniform",
         ),
         forced={
             "chunk_size": "its loop cannot be calibrated for int8; test_attention.py exports it",

@@ -1,7 +1,7 @@
 """Neural ODEs: a classifier, a model of irregular series, and a density."""
 
 import numpy as np
-from case import NO_MASK, Case, classification, images, labels, no_targets, normal
+from case import NO_MASK, Case, classification, covered_by, images, labels, no_targets, normal
 
 import keras_dl
 
@@ -141,6 +141,7 @@ CASES = [
         targets=no_targets,
         compile={},
         served=dict(sample=normal("noise", 3)),
+        slow_checks=covered_by("latent_ode", but="the gates of its dense layers and their trace"),
         bad_arguments=(
             (dict(dim=0), "dim"),
             (dict(hidden_dims=()), "hidden_dims"),

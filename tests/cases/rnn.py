@@ -137,7 +137,12 @@ def network_case(name, skips=None, **others):
 
 
 CASES = [
-    layer_case("rnn", keras_dl.SimpleRNN, activation=keras.activations.relu),
+    layer_case(
+        "rnn",
+        keras_dl.SimpleRNN,
+        activation=keras.activations.relu,
+        tolerances={"int8": 0.3},  # units without bounds: 0.22 measured, beyond the range of those that calibrate
+    ),
     network_case(
         "rnn",
         arguments=dict(

@@ -13,6 +13,7 @@ References: Chen, Rubanova, Bettencourt, Duvenaud 2018, "Neural Ordinary Differe
 section 4; Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, "FFJORD", arXiv:1810.01367.
 
 Deviations: one flow, where FFJORD stacks several for images; the end time is fixed, where its code can learn it.
+Kernels start at Glorot's uniform distribution; that code has torch's defaults.
 """
 
 import functools
@@ -240,6 +241,7 @@ class ContinuousFlow(FunctionalModel):
     """
 
     presets = PRESETS
+    has_own_loss = True
 
     @arguments
     def __init__(

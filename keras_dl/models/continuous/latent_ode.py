@@ -14,7 +14,8 @@ algorithm 1 and section 3.2.
 
 Deviations: Chen's recognition net is a plain tanh cell that sees no times; here it is a GRU that does. Both papers
 solve at the times of all rows together with adaptive steps; here each row has its own times and a fixed number of
-steps between any two, so that shapes are static. No Poisson process of the times (Rubanova, section 3.3).
+steps between any two, so that shapes are static. No Poisson process of the times (Rubanova, section 3.3). Kernels
+start at Glorot's uniform distribution; Rubanova's code draws them from a normal one with a deviation of 0.1.
 """
 
 import keras
@@ -250,6 +251,8 @@ class LatentODE(FunctionalModel):
     >>> model({name: ops.array(x) for name, x in series.items()})["predictions"].shape
     TensorShape([1, 3, 2])
     """
+
+    has_own_loss = True
 
     @arguments
     def __init__(

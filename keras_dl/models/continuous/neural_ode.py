@@ -12,6 +12,7 @@ section 3; the net's sizes are those of the authors' odenet_mnist.
 
 Deviations: convolutions of stride 2 pad as Keras's "same", so that the second of them makes 7x7 maps of a digit, not
 6x6. The default solver takes fixed Runge-Kutta steps, which export; the paper's is adaptive (`method="dopri5"`).
+Kernels start at Glorot's uniform distribution and biases at 0; the authors' code has torch's defaults.
 """
 
 import keras

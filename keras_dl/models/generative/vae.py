@@ -13,6 +13,8 @@ arXiv:1509.00519, eq. 8.
 Deviations from the papers:
 - The Gaussian likelihood has one learned variance for all pixels, where Kingma's appendix C.2 has one per pixel: the
   density of a pixel that is always black would have no bound.
+- Kernels start at Glorot's uniform distribution and biases at 0, as in Burda et al. Kingma and Welling draw all
+  parameters from N(0, 0.01).
 - The importance-weighted bound takes beta too: it weighs `log p(z) - log q(z|x)` in every weight. 1 is the paper's.
 """
 
@@ -104,6 +106,7 @@ class VAE(ImageCodec):
     """
 
     presets = PRESETS
+    has_own_loss = True
 
     @arguments
     def __init__(

@@ -23,6 +23,7 @@ from keras_dl.arguments import AtLeast, Number, OneOf, Positive, Rate, Size, Siz
 from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_number
 from keras_dl.compat import is_eager
+from keras_dl.inputs import as_integers
 from keras_dl.layers.graph import GATConv, GCNConv, GINConv, SAGEConv
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 from keras_dl.signatures import Signature
@@ -66,8 +67,8 @@ class CleanGraph(Layer):
         edges: int32, `(batch, edges, 2)`.
 
     Raises:
-        ValueError: if, called eagerly, an edge names a node that is not there or is padding, or goes from a node to
-            itself.
+        ValueError: if edges are not int. If called eagerly, also if an edge names a node that is not there or is
+            padding, or goes from a node to itself.
     """
 
     @arguments
@@ -75,6 +76,7 @@ class CleanGraph(Layer):
         super().__init__(autocast=False, **kwargs)
 
     def call(self, nodes, node_mask, edges, edge_mask):
+        edges = as_integers("edges", edges)
         if all(is_eager(x) for x in (edges, edge_mask, node_mask)):
             graphs.check({"edges": edges, "edge_mask": edge_mask, "node_mask": node_mask})
         nodes = ops.where(ops.expand_dims(node_mask, -1), ops.cast(nodes, "float32"), 0.0)
@@ -129,6 +131,7 @@ class NodeClassifier(FunctionalModel):
     """
 
     presets = PRESETS
+    returns_logits = True
 
     @arguments
     def __init__(

@@ -1,11 +1,11 @@
 """Published weights of BERT, by the names and layout of transformers' BertModel, for `keras_dl.TransformerEncoder`."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dl.files import read_json, reading
 from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
 
 # Activations by their names in a config.json of transformers.
@@ -17,6 +17,11 @@ _PASSED_OVER = ("embeddings.position_ids", "cls.")
 
 def load(model, weights: Weights) -> None:
     """`TransformerEncoder.load_bert`."""
+    if model.norm_first or not model.learned_positions:
+        raise ValueError(
+            f"norm_first={model.norm_first}, learned_positions={model.learned_positions}: the weights are of a BERT, "
+            "which has norm_first=False and learned_positions=True."
+        )
     entries = {}
     for name, layer in (("word", model.embedding), ("position", model.positions), ("token_type", model.segments)):
         (table,) = layer.weights
@@ -51,20 +56,14 @@ def read(weights, config=None) -> tuple[dict, dict]:
         if config is None and (folder / "config.json").exists():
             config = folder / "config.json"
         weights = folder / "model.safetensors" if weights.is_dir() else weights
-    if config is not None and not isinstance(config, Mapping):
-        config = _read_config(pathlib.Path(config))
+    if config is None or isinstance(config, Mapping):
+        settings = _settings(config or {})
+    else:
+        what, cure = "the config of a BERT", "Give the config.json that belongs to the weights."
+        with reading(config, what, cure):
+            settings = _settings(read_json(config, what, cure))
     weights = _as_bert(weights)
-    return weights, _sizes(weights) | _settings(config or {})
-
-
-def _read_config(path):
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"config={str(path)!r} is no JSON document: {error}") from error
-    if not isinstance(config, Mapping):
-        raise ValueError(f"config={str(path)!r} must hold an object, not a {type(config).__name__}.")
-    return config
+    return weights, _sizes(weights) | settings
 
 
 def _as_bert(weights):
@@ -87,6 +86,9 @@ def _sizes(weights):
     missing = [name for name in names if name not in weights]
     if missing:
         raise ValueError(f"weights are not laid out as BERT's: they have no {', '.join(missing)}.")
+    for name in names:
+        if np.ndim(weights[name]) != 2:
+            raise ValueError(f"weights are not laid out as BERT's: {name} has the shape {np.shape(weights[name])}.")
     words, positions, segments, expand = (np.shape(weights[name]) for name in names)
     blocks = {name.split(".")[2] for name in weights if name.startswith("encoder.layer.")}
     return dict(
@@ -105,8 +107,10 @@ def _settings(config):
     kind, positions = config.get("model_type", "bert"), config.get("position_embedding_type", "absolute")
     if (kind, positions) != ("bert", "absolute"):
         raise ValueError(f"config is of a {kind!r} with {positions!r} positions; only BERT with absolute ones fits.")
+    if config.get("is_decoder"):
+        raise ValueError("config has is_decoder=True: this model is an encoder, whose attention is not causal.")
     activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if activation not in tuple(_ACTIVATIONS):  # a list has no place among the keys of a dict
         raise ValueError(f"config has hidden_act={activation!r}; it must be one of {', '.join(_ACTIVATIONS)}.")
     settings = dict(
         activation=_ACTIVATIONS[activation],
@@ -114,4 +118,5 @@ def _settings(config):
         dropout_rate=config.get("hidden_dropout_prob", 0.1),
         attention_dropout_rate=config.get("attention_probs_dropout_prob", 0.1),
     )
-    return settings | ({"num_heads": config["num_attention_heads"]} if "num_attention_heads" in config else {})
+    names = {"num_attention_heads": "num_heads", "pad_token_id": "padding_token"}
+    return settings | {ours: config[name] for name, ours in names.items() if config.get(name) is not None}

@@ -29,7 +29,7 @@ from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import STATES
 from keras_dl.layers.rnn import SimpleRNN
-from keras_dl.layers.standardization import Standardization
+from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
 from keras_dl.signatures import Signature, next_states
 from keras_dl.tracing import is_unrolled, unrolled
 
@@ -229,6 +229,16 @@ class RecurrentNetwork(FunctionalModel):
         outputs = layers.Dense(num_outputs, dtype="float32", name="head")(hidden)  # (batch, [time,] num_outputs)
         super().__init__(inputs={"features": features, "mask": mask} if masked else features, outputs=outputs, **kwargs)
 
+    @property
+    def returns_logits(self) -> bool:
+        """Whether a call returns logits: for classification."""
+        return self.task == "classification"
+
+    def check_training(self) -> None:
+        super().check_training()
+        if self.standardize:
+            warn_if_not_adapted(self)
+
     def adapt(self, features, mask=None) -> None:
         """Measures the mean and variance of each feature, for standardization. Call it before `fit`.
 
@@ -237,12 +247,18 @@ class RecurrentNetwork(FunctionalModel):
             mask: bool array `(n, time)`, or None. Steps that are False do not count.
 
         Raises:
-            ValueError: if the model was made with `standardize=False`, or a value is not finite.
+            ValueError: if the model was made with `standardize=False`, features or mask have another shape, or a value
+                is not finite.
         """
         if not self.standardize:
             raise ValueError("standardize=False: this model takes its features as they are.")
+        given = {"features": features} | ({} if mask is None else {"mask": mask})
+        shapes = {"features": ("n", "time", self.num_features), "mask": ("n", "time")}
+        check_shapes("data", given, {name: shapes[name] for name in given}, f"num_features={self.num_features}")
         steps = ops.convert_to_numpy(features)
-        steps = steps.reshape(-1, self.num_features) if mask is None else steps[ops.convert_to_numpy(mask)]
+        if mask is not None:
+            steps = steps[ops.convert_to_numpy(mask).astype("bool")]  # (kept steps, num_features)
+        steps = steps.reshape(-1, self.num_features)
         self.get_layer("standardize").adapt(steps[:, None])
 
     def initial_states(self, batch_size: int = 1) -> dict:

@@ -191,9 +191,9 @@ class RecurrentLM(SearchingModel, FunctionalModel):
             return {} if initial_range is None else {name: uniform(-initial_range, initial_range) for name in names}
 
         tokens = keras.Input((None,), stateful_batch_size, dtype="int32", name="tokens")  # (batch, time)
-        embedding = TokenEmbedding(
-            vocabulary_size, embedding_dim, scaled=initial_range is None, initial_range=initial_range, name="embedding"
-        )
+        scaled = initial_range is None
+        drawn = initializers("initializer")
+        embedding = TokenEmbedding(vocabulary_size, embedding_dim, scaled, **drawn, name="embedding")
         options = dict(return_sequences=True, bptt_steps=bptt_steps, stateful=stateful_batch_size is not None)
         if cell == "lstm":
             options["unit_forget_bias"] = initial_range is None

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from keras_dl.checks import check_shapes, check_size
+from keras_dl.checks import check_shapes, check_size, shape_of
+from keras_dl.inputs import check_rows
 from keras_dl.ops import decoding
 from keras_dl.ops.decoding import Hypotheses
-from keras_dl.tokens import check_ids
+from keras_dl.tokens import PADDING, check_ids
 
 
 class SearchingModel:
@@ -27,13 +28,16 @@ class SearchingModel:
     Attributes:
         constant_states: tuple of str. Entries of the state that a step does not change. A search keeps them out of its
             loop.
-        unwritten_tokens: tuple of int. Tokens that a search never writes, besides padding.
+        padding_token: int. The token that fills up sequences. It is never written, unless it is the end token too.
+        unwritten_tokens: tuple of int. Further tokens that a search never writes.
         compiles_searches: bool. Whether XLA compiles the searches.
     """
 
     constant_states: tuple[str, ...] = ()
+    padding_token = PADDING
     unwritten_tokens: tuple[int, ...] = ()
     compiles_searches = False
+    returns_logits = True
 
     def encode(self, source) -> dict:
         """Reads the source: the state that decoding starts from.
@@ -193,7 +197,7 @@ class SearchingModel:
                 log_probabilities = tf.where(unwritten, -math.inf, log_probabilities)
             return log_probabilities, {name: after[name] for name in changing}
 
-        return search(step, state, self._first_tokens(source), self.end_token, **options)
+        return search(step, state, self._first_tokens(source), self.end_token, padding=self.padding_token, **options)
 
     def _served_greedy(self, tokens) -> Hypotheses:
         """The greedy search that a device runs."""
@@ -202,14 +206,16 @@ class SearchingModel:
 
 
 def check_pair(model, inputs) -> None:
-    """Refuses inputs of a translator that are not a dict of `source` and `target`."""
-    if isinstance(inputs, Mapping) and {"source", "target"} <= inputs.keys():
-        return
-    given = f"a dict of {sorted(inputs)}" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
-    raise ValueError(
-        f"inputs must be a dict of 'source' and 'target', not {given}: {type(model).__name__} predicts each token of a "
-        "target from those before it. To translate, call greedy(source), beam_search(source) or sample(source)."
-    )
+    """Refuses inputs of a translator that are not a dict of `source` and `target` with the same number of rows."""
+    if not isinstance(inputs, Mapping) or inputs.keys() != {"source", "target"}:
+        given = f"a dict of {sorted(inputs)}" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
+        raise ValueError(
+            f"inputs must be a dict of 'source' and 'target', not {given}: {type(model).__name__} predicts each token "
+            "of a target from those before it. To translate, call greedy(source), beam_search(source) or "
+            "sample(source)."
+        )
+    if all(len(shape_of(x) or ()) == 2 for x in inputs.values()):  # others are refused by their rank
+        check_rows(inputs)
 
 
 def _check_temperature(value):

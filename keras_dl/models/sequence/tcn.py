@@ -250,6 +250,11 @@ class TCN(FunctionalModel):
         super().__init__(inputs=features, outputs=outputs, **kwargs)
 
     @property
+    def returns_logits(self) -> bool:
+        """Whether a call returns logits: for classification."""
+        return self.task == "classification"
+
+    @property
     def blocks(self) -> list[TemporalBlock]:
         """The blocks, in order."""
         return [self.get_layer(f"block_{i}") for i in range(len(self.hidden_dims))]

@@ -11,6 +11,9 @@ Reference: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762: s
 is `keras_dl.schedules.InverseSquareRoot`, the loss `keras_dl.losses.SmoothedCrossentropy`, the mean of the last
 checkpoints `keras_dl.averaging`.
 
+Matrices start at Glorot's uniform distribution and tables at a normal one with a deviation of `1 / sqrt(d)`, as in the
+authors' code.
+
 Deviations from the paper:
 - `norm_first` offers pre-norm, which trains without a long warm-up; then both stacks end with a layer norm.
 - The lengths of source and target are bounded, since a file has static shapes: `source_length`, `target_length`.

@@ -9,24 +9,39 @@ References: Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transf
 arXiv:1810.04805; Reimers, Gurevych 2019, "Sentence-BERT", arXiv:1908.10084, section 3; Turc et al. 2019, "Well-Read
 Students Learn Better", arXiv:1908.08962, for the small presets; Wang et al. 2020, "MiniLM", arXiv:2002.10957.
 
-Deviation: the heads of BERT's pre-training (masked words, next sentence) are left out.
+Weights start as in the authors' code: normal with a deviation of 0.02, cut at two deviations, which leaves 0.0176.
+Biases start at 0.
+
+Deviations: the heads of BERT's pre-training (masked words, next sentence) are left out. BERT masks by an input alone;
+here a token, `padding_token`, is masked in any case.
 """
 
 from collections.abc import Mapping
 
 import keras
 from keras import KerasTensor, layers, ops
+from keras.initializers import TruncatedNormal
 
 from keras_dl.arguments import AtLeast, Positive, Rate, Size, arguments
 from keras_dl.base import Model
 from keras_dl.checks import check_heads
 from keras_dl.compat import inner_layers
+from keras_dl.inputs import check_names
 from keras_dl.layers.embedding import Positions, SegmentEmbedding, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock
 from keras_dl.models.sequence import bert_weights
 from keras_dl.signatures import Signature
-from keras_dl.tokens import PADDING, check_sequences, check_tokens, key_mask, known_tokens
+from keras_dl.tokens import (
+    PADDING,
+    check_mask,
+    check_same_shape,
+    check_sequences,
+    check_token,
+    check_tokens,
+    key_mask,
+    known_tokens,
+)
 from keras_dl.weights import Weights
 
 # Parameters with the pooler, as transformers counts those of its BertModel.
@@ -40,12 +55,15 @@ PRESETS = {
 }
 
 
+_PUBLISHED_NAMES = " Published tokenizers call them input_ids, token_type_ids (segments) and attention_mask (mask)."
+
+
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TransformerEncoder(Model):
     """Encoder of texts: a vector for each token, and one for the text.
 
-    Token 0 is padding: no token attends to it. Vectors at the places of padding mean nothing. Texts of nothing but
-    padding have finite, meaningless vectors.
+    No token attends to `padding_token`, nor to a token that the mask leaves out. Vectors at such places mean nothing.
+    Texts of nothing but padding have finite, meaningless vectors.
 
     Args:
         vocabulary_size: int. Tokens, padding included.
@@ -63,18 +81,21 @@ class TransformerEncoder(Model):
         norm_epsilon: float. Added to variances.
         learned_positions: bool. False for sinusoids.
         serving_length: int, at most `max_length`. Tokens of a text on a device. None for `max_length`, but at most 128.
+        padding_token: int. Fills up texts.
 
     Call arguments:
-        inputs: dict of `tokens`: int, `(batch, n)`, and optionally `segments`: int, `(batch, n)`, by default 0. Or
-            only the tokens. An id outside the vocabulary raises an error if called eagerly; in a graph it counts as
-            padding.
+        inputs: dict of `tokens`: int, `(batch, n)`, and optionally `segments`: int, `(batch, n)`, by default 0, and
+            `mask`: bool, or 0 and 1, `(batch, n)`, True = may be attended to. Or only the tokens. Published tokenizers
+            call the three `input_ids`, `token_type_ids` and `attention_mask`. An id outside the vocabulary raises an
+            error if called eagerly; in a graph it counts as padding.
 
     Returns:
         float, `(batch, n, hidden_dim)`. With a pooler, a dict of it as `states`, and `pooled`, `(batch, hidden_dim)`.
 
     Raises:
-        ValueError: if an argument is out of its range, or a text has no token or more than `max_length`. A length that
-            is known only when a graph runs raises `tf.errors.InvalidArgumentError`.
+        ValueError: if an argument is out of its range, a text has no token or more than `max_length`, or inputs have
+            other names, shapes or dtypes. A length that is known only when a graph runs raises
+            `tf.errors.InvalidArgumentError`.
 
     Example:
 
@@ -105,17 +126,20 @@ class TransformerEncoder(Model):
         norm_epsilon: Positive = 1e-12,
         learned_positions: bool = True,
         serving_length: Size | None = None,
+        padding_token: AtLeast(0) = PADDING,
         dtype=None,
         **kwargs,
     ):
         check_heads(num_heads, hidden_dim)
+        check_token("padding_token", padding_token, vocabulary_size, minimum=0)
         if serving_length is not None and serving_length > max_length:
             raise ValueError(f"serving_length={serving_length} must be at most max_length={max_length}.")
         super().__init__(**kwargs)
         self.serving_length = min(128, max_length) if serving_length is None else serving_length
-        self.embedding = TokenEmbedding(vocabulary_size, hidden_dim, scaled=False, name="embedding")
-        self.segments = SegmentEmbedding(num_segments, name="segments")
-        self.positions = Positions(max_length, learned_positions, name="positions")
+        normal = TruncatedNormal(stddev=0.02)
+        self.embedding = TokenEmbedding(vocabulary_size, hidden_dim, False, normal, name="embedding")
+        self.segments = SegmentEmbedding(num_segments, normal, name="segments")
+        self.positions = Positions(max_length, learned_positions, normal, name="positions")
         # Post-norm: of what goes into the first block. Pre-norm: of what comes out of the last.
         self.norm = LayerNormalization(epsilon=norm_epsilon, name="norm")
         self.dropout = layers.Dropout(dropout_rate, name="dropout")
@@ -128,11 +152,12 @@ class TransformerEncoder(Model):
                 activation=activation,
                 norm_first=norm_first,
                 norm_epsilon=norm_epsilon,
+                kernel_initializer=normal,
                 name=f"block_{i}",
             )
             for i in range(num_layers)
         ]
-        self.pool = layers.Dense(hidden_dim, activation="tanh", name="pool") if pooler else None
+        self.pool = layers.Dense(hidden_dim, "tanh", kernel_initializer=normal.clone(), name="pool") if pooler else None
         self.build({"tokens": (None, max_length), "segments": (None, max_length)})
 
     def build(self, inputs_shape):
@@ -155,35 +180,50 @@ class TransformerEncoder(Model):
     def encode(self, inputs, training=False):
         """The vectors of the tokens: float, `(batch, n, hidden_dim)`. Arguments as for the call."""
         inputs = inputs if isinstance(inputs, Mapping) else {"tokens": inputs}
-        tokens = known_tokens("tokens", inputs["tokens"], self.vocabulary_size)
-        check_sequences("tokens", tokens)
-        mask = key_mask(tokens)  # (batch, 1, n)
-        # (batch, n, hidden_dim)
-        states = self.positions(self.segments(self.embedding(tokens), inputs.get("segments")))
+        check_names(inputs, ["tokens"], ["mask", "segments"], _PUBLISHED_NAMES)
+        tokens, mask = self._tokens(inputs["tokens"], inputs.get("mask"))
+        segments = inputs.get("segments")
+        if segments is not None:
+            check_same_shape("segments", segments, tokens)
+        states = self.positions(self.segments(self.embedding(tokens), segments))  # (batch, n, hidden_dim)
         states = self.dropout(states if self.norm_first else self.norm(states), training=training)
         for block in self.blocks:
             states = block(states, mask, training=training)
         return self.norm(states) if self.norm_first else states
 
-    def embed(self, tokens):
+    def _tokens(self, tokens, mask):
+        """The tokens, checked, and the mask of those that may be attended to, bool `(batch, 1, n)`."""
+        tokens = known_tokens("tokens", tokens, self.vocabulary_size, self.padding_token)
+        check_sequences("tokens", tokens)
+        kept = key_mask(tokens, self.padding_token)  # (batch, 1, n)
+        if mask is None:
+            return tokens, kept
+        mask = check_mask("mask", mask, tokens)
+        return tokens, ops.logical_and(kept, ops.expand_dims(mask, 1))
+
+    def embed(self, tokens, mask=None):
         """One vector of length 1 for each text: the mean over its tokens.
 
         Args:
             tokens: int, `(batch, n)`.
+            mask: bool, or 0 and 1, `(batch, n)`: which tokens take part. None for all but padding.
 
         Returns:
             float32, `(batch, hidden_dim)`. The product of two is the cosine of their texts. Zeros for a text of nothing
             but padding.
 
         Raises:
-            ValueError: if `tokens` has another shape, a text is too long, or an id is not in the vocabulary.
+            ValueError: if `tokens` or `mask` has another shape, a text is too long, or an id is not in the vocabulary.
         """
-        return self._embed(check_tokens("tokens", tokens, self.vocabulary_size, self.max_length))
+        return self._embed(
+            check_tokens("tokens", tokens, self.vocabulary_size, self.max_length, self.padding_token), mask
+        )
 
-    def _embed(self, tokens):
-        tokens = known_tokens("tokens", tokens, self.vocabulary_size)
-        states = ops.cast(self.encode(tokens), "float32")
-        weights = ops.expand_dims(ops.cast(ops.not_equal(tokens, PADDING), "float32"), 2)  # (batch, n, 1)
+    def _embed(self, tokens, mask=None):
+        tokens, kept = self._tokens(tokens, mask)
+        inputs = {"tokens": tokens} if mask is None else {"tokens": tokens, "mask": mask}
+        states = ops.cast(self.encode(inputs), "float32")
+        weights = ops.cast(ops.transpose(kept, (0, 2, 1)), "float32")  # (batch, n, 1)
         # Of the sum, not the mean: the length is divided out in any case.
         total = ops.sum(states * weights, axis=1)  # (batch, hidden_dim)
         return total / ops.maximum(ops.sqrt(ops.sum(ops.square(total), axis=-1, keepdims=True)), 1e-12)
@@ -217,7 +257,7 @@ class TransformerEncoder(Model):
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
-                model stays as it was.
+                model stays as it was. Also if this model is not laid out as BERT: post-norm, with learned positions.
         """
         bert_weights.load(self, weights)
 
@@ -228,7 +268,8 @@ class TransformerEncoder(Model):
         Args:
             weights: as for `load_bert`, or the path of a folder that holds `model.safetensors`.
             config: mapping with the keys of transformers' BertConfig, or the path of a `config.json`. None for the one
-                beside the weights. It must have `num_attention_heads`, which the weights do not show.
+                beside the weights. It must have `num_attention_heads`, which the weights do not show. Its
+                `pad_token_id` becomes `padding_token`.
             overrides: arguments of the model that win over the config, such as `serving_length`.
 
         Returns:
@@ -236,8 +277,8 @@ class TransformerEncoder(Model):
 
         Raises:
             FileNotFoundError: if a file does not exist.
-            ValueError: if no config has the number of heads, the config is not JSON or not of a BERT, or the weights do
-                not fit.
+            ValueError: if no config has the number of heads, the config is not JSON or not of a BERT's encoder, or the
+                weights do not fit.
         """
         weights, options = bert_weights.read(weights, config)
         options |= overrides

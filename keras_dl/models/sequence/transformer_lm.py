@@ -9,12 +9,19 @@ A prompt fills a cache of static size in one pass. Then each token is one step.
 References: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Liu et al. 2018, "Generating
 Wikipedia by Summarizing Long Sequences", arXiv:1801.10198, section 4.2.3, for the decoder without a memory.
 
-Deviations: token 0 is padding, which GPT-2 does not have, so that texts of several lengths can form a batch. GPT-2
-initializes deeper residual branches with smaller weights; here all have the same initialization.
+Weights start as in the authors' code: normal with a deviation of 0.02, positions of 0.01, and biases at 0. As in the
+paper (section 2.3), the matrices that end a residual branch are divided by the root of the number of branches. Without
+learned positions the table starts as that of `keras_dl.Transformer`.
+
+Deviation: a token of the vocabulary is padding, so that texts of several lengths can form a batch. GPT-2 has none. With
+the presets it is the end token, as is usual for published GPT-2s.
 """
+
+import math
 
 import keras
 from keras import KerasTensor, layers, ops
+from keras.initializers import RandomNormal
 
 from keras_dl.arguments import AtLeast, Positive, Rate, Size, arguments
 from keras_dl.base import Model
@@ -25,12 +32,14 @@ from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock, step_through
 from keras_dl.models.sequence.searching import SearchingModel
 from keras_dl.signatures import Signature
-from keras_dl.tokens import check_sequences, check_token, check_tokens, last_tokens, lengths
+from keras_dl.tokens import PADDING, check_sequences, check_token, check_tokens, known_tokens, last_tokens, lengths
 
-# Parameters as those of the published checkpoints. The paper's table 2 rounds otherwise (117 and 345 million).
+# Parameters as those of the published checkpoints. The paper's table 2 rounds otherwise (117 and 345 million). Token
+# 50,256 is <|endoftext|>, the last of the published vocabulary; token 0 is "!".
+_GPT2 = dict(vocabulary_size=50_257, max_length=1024, end_token=50_256, padding_token=50_256)
 PRESETS = {
-    "gpt2": dict(num_layers=12, hidden_dim=768, mlp_dim=3072, num_heads=12),  # 124,439,808
-    "gpt2_medium": dict(num_layers=24, hidden_dim=1024, mlp_dim=4096, num_heads=16),  # 354,823,168
+    "gpt2": dict(num_layers=12, hidden_dim=768, mlp_dim=3072, num_heads=12, **_GPT2),  # 124,439,808
+    "gpt2_medium": dict(num_layers=24, hidden_dim=1024, mlp_dim=4096, num_heads=16, **_GPT2),  # 354,823,168
 }
 
 
@@ -38,8 +47,8 @@ PRESETS = {
 class TransformerLM(SearchingModel, Model):
     """Language model: from tokens of a text to logits of each next one.
 
-    Token 0 is padding, at the end of a text. It is never generated. A prompt of nothing but padding counts as one token
-    of it.
+    `padding_token`, by default token 0, is padding at the end of a text. It is never generated, unless it is the end
+    token too. A prompt of nothing but padding counts as one token of it.
 
     The searches (`greedy`, `beam_search`, `sample`) return what follows each prompt, at most `max_length - n` tokens of
     a prompt of n. The state of decoding (`encode`, `decode_step`) has these entries:
@@ -64,6 +73,8 @@ class TransformerLM(SearchingModel, Model):
         serving_length: int, less than `max_length`. Tokens of a prompt on a device. None for half of `max_length`, but
             at most 128.
         end_token: int. A text's last token.
+        padding_token: int. Fills up prompts, and what follows the end of a text. It may be `end_token`: then padding at
+            the end of a prompt cannot be told from an end token there.
 
     Call arguments:
         tokens: int, `(batch, n)`. An id outside the vocabulary raises an error if called eagerly; in a graph it counts
@@ -106,18 +117,20 @@ class TransformerLM(SearchingModel, Model):
         norm_epsilon: Positive = 1e-5,
         learned_positions: bool = True,
         serving_length: Size | None = None,
-        end_token: Size = 2,
+        end_token: AtLeast(0) = 2,
+        padding_token: AtLeast(0) = PADDING,
         dtype=None,
         **kwargs,
     ):
         check_heads(num_heads, hidden_dim)
-        check_token("end_token", end_token, vocabulary_size)
+        check_token("end_token", end_token, vocabulary_size, minimum=0)
+        check_token("padding_token", padding_token, vocabulary_size, minimum=0)
         if serving_length is not None and serving_length >= max_length:
             raise ValueError(f"serving_length={serving_length} must be less than max_length={max_length}.")
         super().__init__(**kwargs)
         self.serving_length = min(128, max_length // 2) if serving_length is None else serving_length
         self.embedding = TokenEmbedding(vocabulary_size, hidden_dim, scaled=not learned_positions, name="embedding")
-        self.positions = Positions(max_length, learned_positions, name="positions")
+        self.positions = Positions(max_length, learned_positions, RandomNormal(stddev=0.01), name="positions")
         self.dropout = layers.Dropout(dropout_rate, name="dropout")
         self.blocks = [
             TransformerBlock(
@@ -128,6 +141,8 @@ class TransformerLM(SearchingModel, Model):
                 activation=activation,
                 norm_first=norm_first,
                 norm_epsilon=norm_epsilon,
+                kernel_initializer=RandomNormal(stddev=0.02),
+                residual_initializer=RandomNormal(stddev=0.02 / math.sqrt(2 * num_layers)),
                 name=f"block_{i}",
             )
             for i in range(num_layers)
@@ -146,6 +161,7 @@ class TransformerLM(SearchingModel, Model):
         return (*tokens_shape, self.vocabulary_size)
 
     def call(self, tokens, training=False):
+        tokens = known_tokens("tokens", tokens, self.vocabulary_size, self.padding_token)
         check_sequences("tokens", tokens)
         states = self.dropout(self.positions(self.embedding(tokens)), training=training)  # (batch, n, hidden_dim)
         for block in self.blocks:
@@ -156,19 +172,19 @@ class TransformerLM(SearchingModel, Model):
         return self.embedding.logits(self.norm(states) if self.norm_first else states)
 
     def _read(self, source):
-        return check_tokens("source", source, self.vocabulary_size, self.max_length - 1)
+        return check_tokens("source", source, self.vocabulary_size, self.max_length - 1, self.padding_token)
 
     def _room(self, source):
         room = self.max_length - source.shape[1]
         return room, room
 
     def _first_tokens(self, source):
-        return last_tokens(source)
+        return last_tokens(source, self.padding_token)
 
     def _begin(self, source):
         # The last token of each prompt is decoded once more, at its own place.
         _, keys, values = self._prefill(source)
-        return {"position": lengths(source) - 1, "keys": keys, "values": values}
+        return {"position": lengths(source, self.padding_token) - 1, "keys": keys, "values": values}
 
     def _prefill(self, tokens):
         """Reads a prompt.
@@ -216,7 +232,7 @@ class TransformerLM(SearchingModel, Model):
         def prefill(tokens):
             tokens = self._read(tokens)
             states, keys, values = self._prefill(tokens)
-            length = lengths(tokens)
+            length = lengths(tokens, self.padding_token)
             last = ops.equal(
                 ops.arange(1, tokens.shape[1] + 1, dtype="int32"), ops.expand_dims(length, 1)
             )  # (batch, n)

@@ -10,6 +10,8 @@ arXiv:2106.11959, section 3.2 (their ResNet).
 Deviations from the paper:
 - Layer normalization can replace batch normalization.
 - The model standardizes the columns. The paper transforms them to quantiles before the model.
+- `B_i` start at He's normal distribution, other matrices at Glorot's uniform one. The authors' code has torch's
+  defaults.
 """
 
 import keras

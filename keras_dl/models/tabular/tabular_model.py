@@ -9,8 +9,8 @@ from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import OneOf
 from keras_dl.base import FunctionalModel
-from keras_dl.checks import check_size, check_sizes
-from keras_dl.layers.standardization import Standardization
+from keras_dl.checks import check_size, check_sizes, shape_of, shapes_agree
+from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
 from keras_dl.signatures import Signature
 
 Task = OneOf("classification", "regression")
@@ -30,6 +30,15 @@ class TabularModel(FunctionalModel):
     `num_outputs` and `task`.
     """
 
+    @property
+    def returns_logits(self) -> bool:
+        """Whether a call returns logits: for classification."""
+        return self.task == "classification"
+
+    def check_training(self) -> None:
+        super().check_training()
+        warn_if_not_adapted(self)
+
     def adapt(self, features, targets=None) -> None:
         """Measures the mean and variance with which the model standardizes. Call it before `fit`, on the training data.
 
@@ -40,15 +49,21 @@ class TabularModel(FunctionalModel):
             targets: array `(n,)` or `(n, num_outputs)`. Only used for regression.
 
         Raises:
-            ValueError: if the model is for regression and targets are missing, or if values are not finite.
+            ValueError: if features or targets have another shape, the model is for regression and targets are missing,
+                or values are not finite.
         """
         if isinstance(features, tf.data.Dataset):
             if self.task == "regression":
                 targets = features.map(lambda x, y, *_: y)
             features = features.map(lambda x, *_: x)
+        shape = _axes(self.feature_shape)
+        _check_rows_of("features", features, [shape], f"n rows of feature_shape={self.feature_shape}")
         if self.task == "regression":
             if targets is None:
                 raise ValueError("targets=None: a model with task='regression' also standardizes its targets.")
+            columns = (self.num_outputs,)
+            shapes = [columns, ()] if self.num_outputs == 1 else [columns]
+            _check_rows_of("targets", targets, shapes, f"n rows of num_outputs={self.num_outputs}")
             self.get_layer("unstandardize").adapt(self._columns(targets))
         self.get_layer("standardize").adapt(features)
 
@@ -74,6 +89,16 @@ class TabularModel(FunctionalModel):
 
         name = "classify" if key == "images" and self.task == "classification" else "predict"
         return {name: Signature(predict, {key: KerasTensor((batch_size, *shape), dtype, name=key)})}
+
+
+def _check_rows_of(name, data, shapes, wanted):
+    """Refuses an array, or a dataset of batches, whose rows have none of `shapes`."""
+    dataset = isinstance(data, tf.data.Dataset)
+    given = shape_of(data.element_spec if dataset else data)
+    if given is None or (dataset and len(given) == 1 and given in shapes):  # Keras batches single rows of columns
+        return
+    if not any(shapes_agree(given[1:], shape) for shape in shapes):
+        raise ValueError(f"{name} has the shape {given}; it must be {wanted}.")
 
 
 def _axes(feature_shape):

@@ -16,6 +16,8 @@ class ImageClassifier(FunctionalModel):
     `keras.Model(model.input, model.get_layer("features").output)`.
     """
 
+    returns_logits = True
+
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `classify`.
 

@@ -27,6 +27,7 @@ Deviations from the papers:
 - v2 halves in the 3x3 convolution as v1.5 does; its authors' code does so in the 1x1.
 - The mean of each color over the data set is subtracted, not the mean image. The result is divided by the standard
   deviation.
+- The dense layer starts at Glorot's uniform distribution. Its initial values are not in the papers.
 """
 
 import keras
@@ -338,11 +339,17 @@ class ResNet(ImageClassifier):
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
 
         Raises:
-            ValueError: if the model is v2, or if entries are missing, unknown or of another shape. The message
-                lists all of them, and the model stays as it was.
+            ValueError: if the model computes something else (v2, v1 of bottlenecks, without shortcuts), or if entries
+                are missing, unknown or of another shape. The message lists all of them, and the model stays as it was.
         """
-        if self.version == "v2":
-            raise ValueError(f"version={self.version!r} has no counterpart in torchvision, whose ResNets are v1.5.")
+        # In basic blocks v1 is v1.5. In bottlenecks its weights have the same shapes, and strides stand elsewhere.
+        if self.version == "v2" or (self.version == "v1" and self.block == "bottleneck"):
+            raise ValueError(
+                f"version={self.version!r} of {self.block} blocks has no counterpart in torchvision, whose ResNets are "
+                "v1.5. Build the model with version='v1.5'."
+            )
+        if not self.residual:
+            raise ValueError("residual=False has no counterpart in torchvision, whose ResNets have shortcuts.")
         modules = {"conv1": "stem", "bn1": "stem_norm", "fc": "head"}
         modules = {name: self.get_layer(ours) for name, ours in modules.items()}
         for stage, blocks in enumerate(self.num_blocks, start=1):

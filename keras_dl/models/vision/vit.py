@@ -7,7 +7,9 @@
 
     attention(z) = out([softmax(q_h k_h^T / sqrt(D_h)) v_h for each head h]),   [q, k, v] = z U     (eq. 5 to 8)
 
-The block is `keras_dl.layers.transformer.TransformerBlock`, pre-norm with exact GELU.
+The block is `keras_dl.layers.transformer.TransformerBlock`, pre-norm with exact GELU. Weights start as in the authors'
+code: matrices of the blocks at Glorot's uniform distribution, patches at LeCun's normal one, positions at a normal one
+with a deviation of 0.02, biases of the MLPs at one of 1e-6, other biases, the class token and the head at 0.
 
 References:
 - Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929: section 3 and appendix A; B.1 for dropout.
@@ -60,33 +62,40 @@ def attention_rollout(attentions: list):
     return rollout
 
 
-def resize_positions(positions, grid: tuple[int, int], align_corners: bool) -> np.ndarray:
+def resize_positions(
+    positions, grid: tuple[int, int], align_corners: bool, old_grid: tuple[int, int] | None = None
+) -> np.ndarray:
     """Learned positions for another grid of patches, by bicubic interpolation. The class token's stay as they are.
 
     It is the cubic convolution of torch (a = -0.75, border values repeated).
 
     Args:
-        positions: float, `(1, 1 + side * side, width)`: the class token, then a square grid row by row.
+        positions: float, `(1, 1 + patches, width)`: the class token, then a grid row by row.
         grid: `(rows, columns)` of the result.
         align_corners: bool. True keeps the centers of the outermost patches in place, as torchvision's
             `interpolate_embeddings` does. False keeps their outer edges in place, as transformers does.
+        old_grid: `(rows, columns)` of `positions`. None if it is not known: then it is `grid`, if that has as many
+            patches, else a square.
 
     Returns:
         NumPy float array, `(1, 1 + rows * columns, width)`.
 
     Raises:
-        ValueError: if the grid of `positions` is not square.
+        ValueError: if the grid of `positions` is not known, and their number is not a square.
     """
     positions = np.asarray(positions)
     count = positions.shape[1] - 1
-    side = math.isqrt(count)
-    if side * side != count:
-        raise ValueError(f"positions for {count} patches cannot be resized to {grid}: {count} is not a square.")
-    if (side, side) == tuple(grid):
+    if old_grid is None:
+        side = math.isqrt(count)
+        old_grid = grid if grid[0] * grid[1] == count else (side, side)
+        if math.prod(old_grid) != count:
+            raise ValueError(f"positions for {count} patches cannot be resized to {grid}: {count} is not a square.")
+    if tuple(old_grid) == tuple(grid):
         return positions
-    square = positions[0, 1:].reshape(side, side, -1).astype("float64")
-    down, across = (_cubic_weights(side, n, align_corners) for n in grid)  # (rows, side) and (columns, side)
-    resized = np.einsum("rh,cw,hwd->rcd", down, across, square).reshape(1, grid[0] * grid[1], -1)
+    old = positions[0, 1:].reshape(*old_grid, -1).astype("float64")
+    # (rows, old rows) and (columns, old columns)
+    down, across = (_cubic_weights(n, m, align_corners) for n, m in zip(old_grid, grid, strict=True))
+    resized = np.einsum("rh,cw,hwd->rcd", down, across, old).reshape(1, grid[0] * grid[1], -1)
     return np.concatenate([positions[:, :1], resized.astype(positions.dtype)], axis=1)
 
 
@@ -181,6 +190,7 @@ class ViTBlock(TransformerBlock):
         self, num_heads: Size, mlp_dim: Size, dropout_rate: Rate = 0.0, norm_epsilon: Positive = 1e-6, **kwargs
     ):
         options = dict(activation="gelu", norm_first=True, mlp_dropout=True)
+        options["mlp_bias_initializer"] = keras.initializers.RandomNormal(stddev=1e-6)
         super().__init__(num_heads, mlp_dim, dropout_rate=dropout_rate, norm_epsilon=norm_epsilon, **options, **kwargs)
 
 
@@ -306,18 +316,18 @@ class ViT(ImageClassifier):
             `ViT`.
 
         Raises:
-            ValueError: if `patch_size` does not divide the new sides, or this model's images are not square.
+            ValueError: if `patch_size` does not divide the new sides.
         """
         model = self.from_config(self.get_config() | dict(image_shape=image_shape))
         for old, new in zip(self.weights, model.weights, strict=True):
             if old is self.get_layer("positions").positions:
-                new.assign(resize_positions(old, model.grid, align_corners=False))
+                new.assign(resize_positions(old, model.grid, align_corners=False, old_grid=self.grid))
             else:
                 new.assign(old)
         return model
 
     def load_torchvision(self, weights: Weights) -> None:
-        """Takes the weights of torchvision's VisionTransformer; positions for another size are interpolated.
+        """Takes the weights of torchvision's VisionTransformer. Positions of square images are interpolated.
 
         torchvision's checkpoints need `mean=IMAGENET_MEAN` and `std=IMAGENET_STD`, of `keras_dl.layers.pixels`.
 
@@ -341,7 +351,7 @@ class ViT(ImageClassifier):
         self._load(entries, weights, "class_token", "encoder.pos_embedding", align_corners=True)
 
     def load_transformers(self, weights: Weights) -> None:
-        """Takes the weights of transformers' ViTForImageClassification; positions for another size are interpolated.
+        """Takes the weights of transformers' ViTForImageClassification. Positions of square images are interpolated.
 
         Google's checkpoints need the default `mean` and `std`, and `norm_epsilon=1e-12`.
 
