@@ -211,10 +211,11 @@ def _targets(run):
 
 
 def _micro(report):
+    kernels = f"LiteRT's {report.get('kernels', 'reference')} kernels"
     differences = [
-        f"`{output}` equals that of LiteRT's reference kernels bit for bit"
+        f"`{output}` equals that of {kernels} bit for bit"
         if difference["equal"]
-        else f"{difference['equal_share']:.0%} of the values of `{output}` equal those of LiteRT's reference kernels, "
+        else f"{difference['equal_share']:.0%} of the values of `{output}` equal those of {kernels}, "
         f"and the others differ by at most {difference['max_steps']} quantization step"
         + "s"
         * (difference["max_steps"] != 1)

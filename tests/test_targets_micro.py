@@ -127,14 +127,28 @@ def test_no_sample_no_proof(int8, folder):
         run(int8, folder, count=0)
 
 
+def test_an_op_without_a_reference_kernel_is_compared_with_the_optimized_one(folder):
+    path = litert_files.write_classifier(folder / "elu.tflite", last=keras.layers.ELU())
+    report = run(path, folder, "none")
+    assert report["kernels"] == "optimized"
+    assert "against LiteRT's optimized kernels" in report["summary"][1]
+
+
+def test_a_file_that_never_ends_is_an_error(int8, folder, monkeypatch):
+    monkeypatch.setattr(micro, "MAX_SECONDS", 0.01)
+    with pytest.raises(ExportError, match=r"did not finish 3 samples of le-net.int8.tflite in 0.01 s\.$"):
+        run(int8, folder)
+
+
 @pytest.mark.parametrize(("steps", "agrees"), [(micro.MAX_STEPS, True), (micro.MAX_STEPS + 1, False)])
 def test_disagreement_is_an_error(int8, folder, monkeypatch, steps, agrees):
-    reference = micro._run_reference
+    litert = micro._run_litert
 
     def shifted(*args):
-        return [{name: x.astype("int16") + steps for name, x in sample.items()} for sample in reference(*args)]
+        kernels, outputs = litert(*args)
+        return kernels, [{name: x.astype("int16") + steps for name, x in sample.items()} for sample in outputs]
 
-    monkeypatch.setattr(micro, "_run_reference", shifted)
+    monkeypatch.setattr(micro, "_run_litert", shifted)
     if agrees:
         report = run(int8, folder)
         assert not report["equal"]

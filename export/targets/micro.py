@@ -44,6 +44,7 @@ _BY_OP = {method.upper(): f"Add{method}" for method in _METHODS.split()}  # the 
 _NODE = re.compile(r"Node \w+ \(number (?P<number>\d+)f?\)")
 
 MAX_SAMPLES = 16
+MAX_SECONDS = 600  # for all samples; files that fit a microcontroller take less than a second each
 FLOAT_TOLERANCE = 1e-4  # relative to the largest output, as in the proof of float32 files
 MAX_STEPS = 8  # different rounding in several layers stays below it; a wrong kernel does not
 
@@ -75,7 +76,8 @@ class Micro(Target):
         if not samples:
             raise ValueError(f"target={self.name!r} needs at least one sample of the signature {served!r}.")
         arena, outputs = _run_micro(path, model, served, samples)
-        differences = _compare(model, served, _run_reference(path, served, samples), outputs)
+        kernels, expected = _run_litert(path, served, samples)
+        differences = _compare(model, served, expected, outputs)
         pointer_bits = 8 * struct.calcsize("P")
         files = c_array.write(context.folder, path.stem, path.read_bytes(), methods, arena, pointer_bits)
         return {
@@ -83,6 +85,7 @@ class Micro(Target):
             "arena_bytes": arena,
             "arena_pointer_bits": pointer_bits,
             "samples": len(samples),
+            "kernels": kernels,
             "differences": differences,
             "equal": all(difference["equal"] for difference in differences.values()),
             "resolver_methods": methods,
@@ -90,7 +93,7 @@ class Micro(Target):
             "versions": {"tflite_micro": importlib.metadata.version("tflite_micro")},
             "summary": [
                 f"Runs in tflite-micro with an arena of {arena:,} bytes (measured with {pointer_bits}-bit pointers).",
-                *(_agreement(name, difference, len(samples)) for name, difference in differences.items()),
+                *(_agreement(name, difference, len(samples), kernels) for name, difference in differences.items()),
                 *(f"tflite-micro runs the first signature, {served!r}, and not {name!r}." for name in others),
                 f"{len(methods)} ops to register, in {files[-1]}; the file as C source, in {files[1]}.",
             ],
@@ -98,7 +101,7 @@ class Micro(Target):
         }
 
 
-def _agreement(name, difference, count):
+def _agreement(name, difference, count, kernels):
     if difference["equal"]:
         how = "equal bit for bit"
     elif "max_steps" in difference:
@@ -106,7 +109,7 @@ def _agreement(name, difference, count):
         how = f"{share}, the others at most {difference['max_steps']} quantization steps apart"
     else:
         how = f"at most {difference['max_abs_error']:.2e} apart"
-    return f"{name} of tflite-micro against LiteRT's reference kernels on {count} samples: {how}."
+    return f"{name} of tflite-micro against LiteRT's {kernels} kernels on {count} samples: {how}."
 
 
 def resolver_methods(model):
@@ -158,12 +161,21 @@ def _run_micro(path, model, served, samples):
         }
         np.savez(inputs, **arrays)
         script = pathlib.Path(__file__).with_name("micro_run.py")
-        done = subprocess.run(
-            python(script, path, inputs, outputs),
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        try:
+            done = subprocess.run(
+                python(script, path, inputs, outputs),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=MAX_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            loops = (
+                " A loop (WHILE) may never end there: unroll it." if any(op.name == "WHILE" for op in model.ops) else ""
+            )
+            raise ExportError(
+                f"tflite-micro did not finish {len(samples)} samples of {path.name} in {MAX_SECONDS} s.{loops}"
+            ) from error
         if done.returncode:
             raise ExportError(f"tflite-micro cannot run {path.name}: {_cause(done, subgraph.ops)}")
         results = np.load(outputs)
@@ -195,19 +207,31 @@ def _too_small(op):
     return op.name == "SOFTMAX" and any(op.options.beta * scale <= 2.0**-26 for scale in op.inputs[0].scales)
 
 
-def _run_reference(path, served, samples):
-    """The outputs of LiteRT's reference kernels, from which those of tflite-micro come."""
+def _run_litert(path, served, samples):
+    """The kernels of LiteRT that ran, `"reference"` or `"optimized"`, and the outputs: one dict for each sample.
+
+    The kernels of tflite-micro come from the reference kernels. LiteRT has no reference kernel for a few ops that
+    tflite-micro has, such as ELU.
+    """
     litert = require("ai_edge_litert.interpreter", extra="edge")
-    interpreter = litert.Interpreter(
-        str(path), experimental_op_resolver_type=litert.OpResolverType.BUILTIN_REF, num_threads=1
-    )
+    types = litert.OpResolverType
+    try:
+        kernels, interpreter = "reference", _interpreter(litert, path, types.BUILTIN_REF)
+    except ValueError as error:
+        if "Didn't find op" not in str(error):
+            raise
+        kernels, interpreter = "optimized", _interpreter(litert, path, types.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     runner = interpreter.get_signature_runner(served)
     results = []
     for i, sample in enumerate(samples):
         if i:  # the first call allocates the variables, with zeros
             interpreter.reset_all_variables()
         results.append({name: np.array(array) for name, array in runner(**sample).items()})
-    return results
+    return kernels, results
+
+
+def _interpreter(litert, path, resolver):
+    return litert.Interpreter(str(path), experimental_op_resolver_type=resolver, num_threads=1)
 
 
 def _compare(model, served, expected, actual):
