@@ -14,8 +14,14 @@ sys.path.append(str(DOCS))
 
 import keras_layers as table  # noqa: E402 - in docs
 
-# See `foreign.error`. A cosine of 0.95, which the proof asks of int8 files, is an error of 0.31; 0.99 is one of 0.14.
-BOUNDS = {"none": 1e-4, "float16": 1e-2, "weight_only_int8": 0.14, "dynamic_int8": 0.14, "int16x8": 0.14, "int8": 0.31}
+# See `foreign.error`. The proof asks for R2 of 0.9167 of int8 files, which is an error of 0.289, and for 0.9867 of the
+# others, which is one of 0.115. Other inputs than those of the proof may be a tenth worse.
+BOUNDS = {
+    "none": 1e-4,
+    "float16": 1e-2,
+    **dict.fromkeys(("weight_only_int8", "dynamic_int8", "int16x8"), 0.127),
+    "int8": 0.318,
+}
 QUICK = ("Conv2D", "AdaptiveAveragePooling2D", "uint8 pixels", "MultiHeadAttention, causal", "subclassed")
 
 
