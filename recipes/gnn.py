@@ -262,11 +262,13 @@ def seeds(net, count):
 
 # Edges are gathered and scattered, for which tflite-micro has no kernels.
 FILES = (FLOAT, INT8, ETHOS_U55, EDGETPU)
+# In int8, the last convolution loses four points of accuracy.
+SPARED = (FLOAT, *(file._replace(float_layers=("gcn_1",)) for file in (INT8, ETHOS_U55, EDGETPU)))
 PAPERS = dict(
     variants=(*seeds("gcn", 10), *seeds("gat", 10), *seeds("mlp", 3)),
     baselines=seeds("mlp", 3),
     combine=mean_of_ten,
-    exports=FILES,
+    exports=SPARED,
 )
 SETS = dict(metric="RMSE", variants=seeds("mpnn", 3), combine=mean, higher_is_better=False, exports=FILES)
 RECIPE = Recipe(
