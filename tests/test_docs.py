@@ -90,7 +90,8 @@ def _images_model(monkeypatch):
     images = keras.Input((28, 28, 1), name="images")
     hidden = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="convolution")(images / 255)
     model = keras.Model(images, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(hidden)))
-    digits = _integers(256, 12, 28, 28, 1)
+    brightness = np.linspace(0.1, 1.0, 120).reshape(-1, 1, 1, 1)
+    digits = (_integers(256, 120, 28, 28, 1) * np.roll(brightness, 7, axis=0)).astype("uint8")
     return dict(model=model, digits=digits, real_images=digits[:, None].astype("float32"))
 
 
