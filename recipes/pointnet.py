@@ -11,8 +11,10 @@ Baseline:  the label of the nearest training digit, by its pixels: 93.0%
 Reaches:   98.1% after 24 epochs, and 97.8% without the T-Nets; 794 s of training for both on one busy core
 Files:     float32 98.1%; int8 98.1%, with all 30 ops on an Ethos-U55 of 128 MACs, and in tflite-micro
 
-`--dataset primitive_parts` finds the parts of six kinds of composed objects, as the paper does with those of ShapeNet.
-Not measured.
+`--dataset primitive_parts` finds the parts of six kinds of composed objects, as the paper does with those of ShapeNet:
+mean IoU 0.932 after 20 epochs and 553 s on a busy core. The part of the nearest point of a training object of the same
+kind has 0.744, the int8 file 0.930.
+
 `--dataset mnist` has the paper's 60,000 digits. `--dataset modelnet40`, `shapenet_part` and `s3dis` train the networks
 of the authors' code with their learning rates, on a folder that the user has (`--data-dir`); the momentum of batch
 normalization stays at 0.9. Not measured.
@@ -26,7 +28,7 @@ from keras_dl.extras import require
 from keras_dl.recipes.tasks import clouds
 from keras_dl.recipes.training import pictures, pipelines
 from keras_dl.recipes.training.baselines import nearest_neighbor
-from keras_dl.recipes.training.recipe import Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, Recipe, Task, run_as_script
 
 PARTS = "primitive_parts"
 POINTS = 256  # of a digit, as in the paper
@@ -247,7 +249,14 @@ RECIPE = Recipe(
     tasks={
         "mnist_5k": Task(epochs=24, batch_size=32, aim=0.96, variants=("pointnet", "vanilla")),
         "mnist": Task(epochs=24, batch_size=32, aim=0.98, variants=("pointnet", "vanilla")),
-        PARTS: Task(epochs=20, batch_size=16, metric="mean IoU", aim=0.9),
+        PARTS: Task(
+            epochs=20,
+            batch_size=16,
+            metric="mean IoU",
+            aim=0.9,
+            exports=(FLOAT, INT8, ETHOS_U55),  # tflite-micro rounds differently: docs/recipes.md
+            reproduced=True,
+        ),
         "modelnet40": Task(epochs=250, batch_size=32, aim=0.892),
         "shapenet_part": Task(epochs=200, batch_size=32, metric="mean IoU", aim=0.837),
         "s3dis": Task(epochs=50, batch_size=24, metric="mean IoU"),

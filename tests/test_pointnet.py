@@ -327,7 +327,8 @@ def test_torch_weights_give_the_same_outputs(name, oracle, tmp_path):
     np.testing.assert_allclose(found, oracle[f"{name}/log_probabilities"], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+# The battery compares a training under XLA with one without.
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_torch_training_step(jit, oracle):
     """Loss, every gradient and every moving statistic of one step, read back through the mapping of the weights."""
     weights = state_dict(oracle, "cls/weight")

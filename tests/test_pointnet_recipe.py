@@ -337,8 +337,8 @@ def test_missing_files_are_named(modelnet_h5, tmp_path):
         point_folders.modelnet40(modelnet_h5)
 
 
-def test_published_clouds_train(modelnet_h5):
-    """The recipe's own way from the folder to a step of the published network."""
+def test_published_clouds_reach_the_published_network(modelnet_h5):
+    """The recipe's own way from the folder to batches, the network and the metric."""
     options = RECIPE.options("modelnet40", batch_size=2, data_dir=str(modelnet_h5.parent))
     data = RECIPE.load_data(options, "model")
     assert (data.num_train, data.num_test, data.dataset) == (5, 2, "modelnet40")
@@ -349,6 +349,5 @@ def test_published_clouds_train(modelnet_h5):
     assert points.shape == (2, 1024, 3)  # of 16, repeated
     assert labels.shape == (2,)
     assert next(iter(data.test))[0].shape == data.arrays["test/points"].shape == (2, 1024, 3)
-    assert np.isfinite(model.train_on_batch(points, labels)).all()
     perfect = np.eye(3)[np.concatenate([y for _, y in data.test.as_numpy_iterator()])]
     assert RECIPE.evaluate(lambda name, **inputs: {"probabilities": perfect}, data) == 1
