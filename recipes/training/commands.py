@@ -234,15 +234,17 @@ def export(
 @contextlib.contextmanager
 def _shown(log):
     """Inside the block, what a log says of its progress goes to stderr."""
-    handler, level = logging.Handler(), log.level
+    handler, level, propagate = logging.Handler(), log.level, log.propagate
     handler.emit = lambda record: say(record.getMessage())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # a handler of the root, such as absl's, would say it a second time
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        log.propagate = propagate
 
 
 def _in_options(message):
