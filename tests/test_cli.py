@@ -1,6 +1,7 @@
 """The command line: what goes to stdout, exit codes, one line for each error, and the way from a run to a file."""
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -229,12 +230,18 @@ def test_export_int8_is_calibrated_on_the_training_data(call, trained, tmp_path)
 def test_export_of_a_keras_file(call, tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
     model.save(tmp_path / "mine.keras")
-    code, out, err = call("export", tmp_path / "mine.keras")
+    root, shown = logging.getLogger(), logging.StreamHandler(sys.stderr)  # as libraries add one for all logs
+    root.addHandler(shown)
+    try:
+        code, out, err = call("export", tmp_path / "mine.keras")
+    finally:
+        root.removeHandler(shown)
     assert code == 0
     assert (tmp_path / "mine-none-cpu.tflite").exists()
     assert "mine-none-cpu.tflite" in out
     steps = ("Tracing 'serve'.", "Converting to LiteRT.", "Comparing mine-none-cpu.tflite with the model.")
     assert [line for line in err.splitlines() if line in steps] == list(steps)
+    assert err.count("Tracing") == 1
 
     code, _, err = call("export", tmp_path / "mine.keras", "--quantization", "int8")
     assert code == 2
