@@ -69,7 +69,8 @@ def build_model(data, options, variant):
         model = keras_dl.PointNet(num_points, len(data.labels), num_coordinates, **settings)
     steps = data.steps(options)
     warmup = min(200, steps // 2)
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=3e-3, warmup_steps=warmup)
+    peak = options.rate(3e-3)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -84,7 +85,7 @@ def published_model(data, options):
     sizes = dict(num_points=num_points, num_classes=len(data.labels))
     net = getattr(keras_dl, model).from_preset(preset, num_features=data.input_shape[-1] - 3, **sizes)
     rate = keras.optimizers.schedules.ExponentialDecay(
-        1e-3, clouds_per_decay // options.batch_size, decay, staircase=True
+        options.rate(1e-3), clouds_per_decay // options.batch_size, decay, staircase=True
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(keras.optimizers.Adam(rate, epsilon=1e-8), loss, metrics=["accuracy"])

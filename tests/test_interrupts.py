@@ -12,6 +12,14 @@ from keras_dl.interrupts import Terminated, heard, terminating
 from keras_dl.recipes.training import commands
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """A process that the shell started in the background ignores Ctrl-C, and so do the processes that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupted:
     """An object in whose destructor the process is interrupted. Python then only prints the interruption."""
 
