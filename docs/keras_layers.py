@@ -74,8 +74,9 @@ def page(report: dict) -> str:
 with some small networks. Each layer stands behind a dense layer or a 1x1 convolution.
 
 A number means that the file was exported, and how far its outputs are from Keras's on 128 inputs that the
-calibration never saw. `none`, `float16`: the largest error, as a share of the largest output. The others: the root mean square of
-the errors, as a share of the outputs' standard deviation. Weights and inputs are random, so trained networks differ.
+calibration never saw. `none`, `float16`: the largest error, as a share of the largest output. The others: the root mean
+square of the errors, as a share of the outputs' standard deviation. Weights and inputs are random, so trained networks
+differ.
 
 The targets show the share of ops that run on the device: Ethos-U55-128 and Edge TPU for the `int8` file, the GPU
 delegate for the `none` file. tflite-micro runs the `int8` file, or else the `none` file. Edge TPU and GPU are checks by
