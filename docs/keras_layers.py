@@ -11,6 +11,7 @@ import json
 import pathlib
 import sys
 import tempfile
+import textwrap
 
 import reports
 
@@ -72,9 +73,10 @@ def page(report: dict) -> str:
 `export` takes any built Keras model. This table shows what it does with each layer of Keras that a device can run, and
 with some small networks. Each layer stands behind a dense layer or a 1x1 convolution.
 
-A number means that the file was exported, and how far its outputs are from Keras's on 64 inputs that the calibration
-never saw. `none`, `float16`: the largest error, as a share of the largest output. The others: the root mean square of
-the errors, as a share of the outputs' standard deviation. Weights and inputs are random, so trained networks differ.
+A number means that the file was exported, and how far its outputs are from Keras's on 128 inputs that the
+calibration never saw. `none`, `float16`: the largest error, as a share of the largest output. The others: the root mean
+square of the errors, as a share of the outputs' standard deviation. Weights and inputs are random, so trained networks
+differ.
 
 The targets show the share of ops that run on the device: Ethos-U55-128 and Edge TPU for the `int8` file, the GPU
 delegate for the `none` file. tflite-micro runs the `int8` file, or else the `none` file. Edge TPU and GPU are checks by
@@ -101,7 +103,7 @@ Made by `python docs/keras_layers.py`. `make test-all` measures each model again
 
 
 def _note(text, refusals):
-    text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    text = textwrap.shorten(text, 320, placeholder=" ...").replace("|", "\\|").replace("<", "&lt;")
     return f"({refusals.setdefault(text, len(refusals) + 1)})"
 
 

@@ -10,7 +10,7 @@ from keras_dl.export.quantize import QUANTIZATIONS
 from keras_dl.export.signatures import collect
 from keras_dl.export.targets import Context, get_target, micro
 
-ROWS = 64  # of calibration data, and of fresh inputs
+ROWS = 128  # of calibration data, and of fresh inputs
 micro.MAX_SECONDS = 20  # one of the loops never ends in tflite-micro
 # The files on which each target is tried: the first one that was exported.
 FILES = {

@@ -32,7 +32,8 @@ class Foreign:
     high: int = 2
 
     def make(self):
-        """The model, with the same values at each call. No weight is left constant."""
+        """The model, with the same values and names at each call. No weight is left constant."""
+        keras.backend.clear_session(free_memory=False)  # else layers would be numbered on
         keras.utils.set_random_seed(0)
         model = self.build()
         generator = np.random.default_rng(1)
