@@ -88,6 +88,7 @@ def test_measure_is_that_of_the_texts():
         assert ((np.asarray(labels) == 2).sum(1) == 1).all()  # every text has its end
 
 
+@pytest.mark.slow  # trains subword tokenizers; the default data goes the same way
 def test_the_papers_data_goes_through_the_same_pipeline(tmp_path, monkeypatch):
     small = dict(transformer.SETUPS["wmt14_translate/de-en"], length=30, model=dict(transformer.SMALL, num_layers=1))
     monkeypatch.setitem(transformer.SETUPS, "wmt14_translate/de-en", small)

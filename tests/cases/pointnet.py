@@ -61,6 +61,7 @@ CASES = [
             (dict(momentum=1.0), "momentum"),
         ),
         padded=other_padding,
+        tolerances=dict(int8=0.15),  # measured 0.114
     ),
     Case(
         name="pointnet_segmentation",
@@ -95,6 +96,7 @@ CASES = [
             (dict(head_dims=()), "head_dims"),
         ),
         padded=other_padding,
+        tolerances=dict(int8=0.15),  # measured 0.104
         slow_checks=covered_by("pointnet")
         | {"trains_equally_under_xla": "the case pointnet has the same layers, but for a dense one"},
     ),
