@@ -371,7 +371,7 @@ def test_times_of_a_series_that_do_not_increase_are_refused(name, times):
 
 @pytest.mark.parametrize(
     "name",
-    ["classifier", "latent", pytest.param("flow", marks=pytest.mark.slow)],  # the same loop once more
+    ["classifier", *(pytest.param(x, marks=pytest.mark.slow) for x in ("latent", "flow"))],  # the same loop again
 )
 def test_fixed_steps_are_a_loop_of_builtin_ops(name, tmp_path):
     steps, options = dict(method="midpoint", num_steps=2), dict(quantization=("none", "float16"))
