@@ -57,6 +57,12 @@ def _without_keras():
             del sys.modules[name]
 
 
+def _module(name):
+    """A module of keras_dl that needs neither Keras nor TensorFlow."""
+    with _without_keras():
+        return importlib.import_module(f"keras_dl.{name}")
+
+
 def architectures():
     """The rows of `keras_dl.architectures`."""
     with _without_keras():
@@ -101,10 +107,10 @@ def command(group, name):
 
     def decorate(function):
         as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-        debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+        debug = click.option("--debug", is_flag=True, help="Show the traceback of an error, and notices of libraries.")
 
         def run(as_json, debug, **options):
-            with _only_results_on_stdout():
+            with contextlib.nullcontext() if debug else _module("notices").hidden(), _only_results_on_stdout():
                 document, text = function(**options)
             click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else _printable(text))
 
@@ -452,8 +458,7 @@ def main(arguments=None):
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_keras():
-        interrupts = importlib.import_module("keras_dl.interrupts")
+    interrupts = _module("interrupts")
     try:
         with interrupts.terminating(), interrupts.heard():
             cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
