@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_dl.compat import all_layers
 from keras_dl.export import KerasRunner
 from keras_dl.recipes.training import augment, pipelines, recipe, runner
 
@@ -91,6 +92,17 @@ def test_a_learning_rate_reaches_the_optimizer_or_is_refused(name):
         assert 0.0123 in keras.tree.flatten(rate.get_config())
     else:
         assert float(rate) == pytest.approx(0.0123)
+
+
+@pytest.mark.parametrize("name", recipe.NAMES)
+def test_layers_that_files_compute_in_float32_are_in_the_model(name):
+    found = recipe.find(name)
+    wanted = {layer for task in found.tasks.values() for file in task.exports for layer in file.float_layers}
+    if wanted:
+        options = found.options(smoke=True)
+        variant = found.variants(options)[0]
+        model = found.build_model(found.load_data(options, variant), options, variant)
+        assert wanted <= {layer.name for layer in all_layers(model)}
 
 
 @pytest.mark.slow  # a whole smoke run for each recipe
