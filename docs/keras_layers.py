@@ -1,6 +1,6 @@
 """Exports each model of tests/foreign_models.py in all quantizations, and writes docs/keras_layers.md.
 
-python docs/keras_layers.py            exports them all, and writes docs/results/keras_layers/report.json and the page
+python docs/keras_layers.py            exports them all, and writes docs/keras_layers.json and the page
 python docs/keras_layers.py --page     writes the page from the report
 python docs/keras_layers.py --check    fails if the page differs from the report
 """
@@ -20,7 +20,7 @@ sys.path.append(str(reports.ROOT / "tests"))
 from foreign import FILES, measure
 from foreign_models import FOREIGN, NOT_SHOWN
 
-REPORT = reports.RESULTS / "keras_layers" / "report.json"
+REPORT = reports.ROOT / "docs" / "keras_layers.json"
 PAGE = reports.ROOT / "docs" / "keras_layers.md"
 PACKAGES = ("keras", "tensorflow", "ai-edge-litert", "ai-edge-quantizer", "tflite-micro", "ethos-u-vela")
 TARGETS = {"micro": "tflite-micro", "ethos-u55-128": "Ethos-U55", "edgetpu": "Edge TPU", "gpu": "GPU"}
@@ -36,7 +36,6 @@ def main():
             sys.exit(f"{PAGE.name} differs from the report. Run: python docs/keras_layers.py --page")
         return
     if not options.page:
-        REPORT.parent.mkdir(exist_ok=True)
         REPORT.write_text(json.dumps(_report(), indent=1) + "\n")
     PAGE.write_text(page(json.loads(REPORT.read_text())))
 

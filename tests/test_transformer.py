@@ -348,7 +348,9 @@ def test_searches_compile_under_xla(one_block):
     np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_block.beam_search(SOURCE, 3).tokens)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)  # likewise
 def test_decodes_in_mixed_precision(policy):
     model = Transformer(11, source_length=7, target_length=6, dtype=policy, **PLAIN)
     found = model.beam_search(SOURCE, 2)
@@ -469,10 +471,15 @@ def test_presets_of_gpt2_end_with_its_end_of_text():
         )
 
 
-def test_padding_that_is_the_end_token():
+# Sampling, which has all of the search's loop, is run by `make test`; the others trace it again.
+@pytest.mark.parametrize(
+    "name", ["sample", *(pytest.param(x, marks=pytest.mark.slow) for x in ("greedy", "beam_search"))]
+)
+def test_padding_that_is_the_end_token(name):
     model = TransformerLM(11, 9, serving_length=4, end_token=10, padding_token=10, **PLAIN)
     shaken(model)
     prompts = np.array([[3, 0, 10, 10], [0, 10, 10, 10], [4, 5, 0, 9], [10, 10, 10, 10]], "int32")
+    search = getattr(model, name)
     lengths = [2, 1, 4, 1]
     found = model.sample(prompts, seed=3, temperature=2.0)
     assert (np.asarray(found.tokens) == 0).any()  # token 0 is written as any other
@@ -481,17 +488,16 @@ def test_padding_that_is_the_end_token():
         one, four = (model.greedy(x, max_length=5) for x in (alone, prompts[row : row + 1]))
         np.testing.assert_array_equal(one.tokens, four.tokens)
         np.testing.assert_allclose(one.scores, four.scores, rtol=1e-4, atol=1e-5)
-    for search in (model.greedy, model.beam_search, model.sample):
-        found = search(prompts, max_length=5)
-        tokens, lengths, sums = (np.asarray(x) for x in (found.tokens, found.lengths, found.log_probabilities))
-        rows = prompts.shape[0]
-        for row in range(rows):
-            written, count = (tokens[row], lengths[row]) if tokens.ndim == 2 else (tokens[row, 0], lengths[row, 0])
-            total = sums[row] if sums.ndim == 1 else sums[row, 0]
-            ends = np.flatnonzero(written == 10)
-            assert count == (ends[0] + 1 if ends.size else 5)
-            assert (written[count:] == 10).all()
-            real = max(1, int((prompts[row] != 10).sum()))
-            text = np.concatenate([prompts[row, :real], written[:count]])
-            log_p = np.asarray(keras.ops.log_softmax(model(text[None, :-1])))[0, real - 1 :]
-            assert total == pytest.approx(log_p[np.arange(count), written[:count]].sum(), rel=1e-3, abs=1e-3)
+    found = search(prompts, max_length=5)
+    tokens, lengths, sums = (np.asarray(x) for x in (found.tokens, found.lengths, found.log_probabilities))
+    rows = prompts.shape[0]
+    for row in range(rows):
+        written, count = (tokens[row], lengths[row]) if tokens.ndim == 2 else (tokens[row, 0], lengths[row, 0])
+        total = sums[row] if sums.ndim == 1 else sums[row, 0]
+        ends = np.flatnonzero(written == 10)
+        assert count == (ends[0] + 1 if ends.size else 5)
+        assert (written[count:] == 10).all()
+        real = max(1, int((prompts[row] != 10).sum()))
+        text = np.concatenate([prompts[row, :real], written[:count]])
+        log_p = np.asarray(keras.ops.log_softmax(model(text[None, :-1])))[0, real - 1 :]
+        assert total == pytest.approx(log_p[np.arange(count), written[:count]].sum(), rel=1e-3, abs=1e-3)

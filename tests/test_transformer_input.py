@@ -129,6 +129,7 @@ def test_nothing_but_padding_is_finite(model):
     assert np.isfinite(model({"source": nothing, "target": np.zeros_like(TARGET)})).all()
 
 
+@pytest.mark.slow  # traces each search again
 def test_nothing_but_padding_is_searched(one_model):
     model, language_model = one_model, tiny_language_model(False)
     nothing = np.zeros_like(SOURCE)

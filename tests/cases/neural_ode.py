@@ -77,6 +77,7 @@ CASES = [
             (dict(end_time=0.0), "end_time"),
             (dict(tolerance=-1.0), "tolerance"),
         ),
+        slow_checks={"trains_equally_under_xla": "compiles_under_xla compiles the step, and test_odeint.py gradients"},
         skips=NO_MASK,
     ),
     Case(

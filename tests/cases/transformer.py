@@ -141,7 +141,9 @@ CASES = [
                 named("tokens", texts(7, 33)),
             ),
         },
-        slow_checks=covered_by("transformer") | {"exports": "the case transformer exports the same encoder"},
+        slow_checks=covered_by("transformer")
+        | {"exports": "the case transformer exports the same encoder"}
+        | {"frozen_layers_stay_frozen": "the case transformer freezes the same layers"},
         tolerances=dict(int8=0.15, dynamic_int8=0.1),  # measured 0.11 and 0.063 in `pooled`
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
@@ -183,7 +185,9 @@ CASES = [
             "generate": named("tokens", texts(4, 33)),
         },
         integer_signatures=("prefill", "decode_step"),
-        slow_checks=covered_by("transformer") | {"exports": "the case transformer exports the same blocks and cache"},
+        slow_checks=covered_by("transformer")
+        | {"exports": "the case transformer exports the same blocks and cache"}
+        | {"frozen_layers_stay_frozen": "the case transformer freezes the same layers"},
         skips=PADDING_IS_A_TOKEN | DROPOUT_UNDER_XLA,
     ),
 ]
