@@ -14,7 +14,7 @@ def rereadable(calibration, count):
     return calibration
 
 
-def elements(data, shapes, what):
+def elements(data, shapes, what, renamed=dict):
     """The elements of one calibration set.
 
     Args:
@@ -23,6 +23,7 @@ def elements(data, shapes, what):
             the order of the inputs; or one array for one input; or a pair or triple of inputs, targets and weights.
         shapes: dict by input name of the input's static shape.
         what: str. The name of the data in errors.
+        renamed: function that gives a dict of arrays the names of the file's inputs.
 
     Yields:
         dict of arrays by input name. An array without a batch, of the shape of one row, gets a batch of 1.
@@ -39,7 +40,7 @@ def elements(data, shapes, what):
             + (f" with the keys {list(map(str, data))}." if isinstance(data, collections.abc.Mapping) else ".")
         )
     for element in data:
-        named = _by_name(element, list(shapes), what)
+        named = renamed(_by_name(element, list(shapes), what))
         yield {name: _batched(x, shapes.get(name)) for name, x in named.items()}
 
 

@@ -61,6 +61,8 @@ def loaded(model):
         try:
             return load_model(model)
         except FileError as error:
+            if "Could not locate" not in str(error.__cause__):
+                raise
             how = "If it has layers of your own, import their module first, and register them with keras.saving."
             raise FileError(model, f"{error.problem} {how}") from error
     if not isinstance(model, keras.Model):

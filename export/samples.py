@@ -91,7 +91,7 @@ def read_calibration(calibration, signatures):
     Args:
         calibration: None; or data in one of the forms that `keras_dl.export.given.elements` takes; or, for several
             signatures, a dict of such data by signature. A dict of arrays is one element. Each element has the
-            signature's static shape or any number of rows.
+            signature's static shape or any number of rows, and the names of the file's inputs or of the model's.
         signatures: dict of `keras_dl.Signature`.
 
     Returns:
@@ -111,7 +111,7 @@ def read_calibration(calibration, signatures):
 def _by_signature(calibration, signatures):
     only = next(iter(signatures)) if len(signatures) == 1 else None
     if isinstance(calibration, dict):
-        if only is not None and set(calibration) == set(signatures[only].inputs):
+        if only is not None and set(_as_in_the_file(calibration, signatures[only])) == set(signatures[only].inputs):
             return {only: [calibration]}
         unknown = [str(name) for name in calibration if name not in signatures]
         if unknown:
@@ -124,10 +124,17 @@ def _by_signature(calibration, signatures):
     return {only: calibration}
 
 
+def _as_in_the_file(arrays, signature):
+    """`arrays` by the names of a file's inputs, if they have the names of the model's, of which some are changed."""
+    names = {signature.model_names["inputs"].get(key, key): key for key in signature.inputs}
+    return {names[name]: x for name, x in arrays.items()} if set(arrays) == set(names) else arrays
+
+
 def _read(data, signature, name):
     what = f"calibration of {name!r}"
     result = []
-    given = elements(data, {name: shape for name, (shape, _) in static_shapes(signature).items()}, what)
+    shapes = {name: shape for name, (shape, _) in static_shapes(signature).items()}
+    given = elements(data, shapes, what, lambda arrays: _as_in_the_file(arrays, signature))
     for element in itertools.islice(given, CALIBRATION_BATCHES):
         read = [batch for batch, _ in batches(element, static_shapes(signature), what)]
         for name in signature.inputs:

@@ -282,7 +282,7 @@ def check_keywords(instance, init, keywords, hidden=()):
         return
     name = unknown[0]
     renamed = renamed_arguments(type(instance))
-    takes = list(dict.fromkeys([*_keywords(classes), *known])) if owner else known
+    takes = list(dict.fromkeys([*(_keywords(classes) if owner else ()), *known]))
     nearest = difflib.get_close_matches(name, takes, n=1)
     if name in renamed:
         hint = f"It is called {renamed[name]!r} now."

@@ -4,7 +4,7 @@ import keras
 
 from keras_dl import sublayers
 from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
-from keras_dl.compat import inner_layers, no_shared_objects
+from keras_dl.compat import inner_layers, last_compiled_loss, no_shared_objects
 from keras_dl.compiling import check_loss, check_optimizer
 from keras_dl.inputs import checked_inputs
 from keras_dl.signatures import Signature, default_signatures
@@ -107,10 +107,14 @@ class _Published(_Described):
     def check_training(self) -> None:
         """Refuses what would train wrongly without a word, or warns of it. It is called before a training."""
         check_optimizer(self.optimizer)
-        check_loss(self, self.loss)
+        check_loss(self, self._loss_to_check())
+
+    def _loss_to_check(self):
+        # Keras goes on with the loss of an earlier `compile` if the last one had none. An own loss does not.
+        return last_compiled_loss(self) if self.has_own_loss else self.loss
 
     def make_test_function(self, force=False):
-        check_loss(self, self.loss)
+        check_loss(self, self._loss_to_check())
         return super().make_test_function(force)
 
     def make_train_function(self, force=False):

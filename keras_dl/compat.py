@@ -320,6 +320,16 @@ def optimizer_map(optimizer):
     return getattr(optimizer, "_optimizer_map", None)
 
 
+def last_compiled_loss(model):
+    """The loss that the last `compile` of a model was given; None if it was given none, or never called.
+
+    `model.loss` is that of an earlier `compile` if the last one was given none. The public config has the optimizer as
+    well, which not every class can write.
+    """
+    config = getattr(model, "_compile_config", None)
+    return None if config is None else config.config["loss"]
+
+
 @contextlib.contextmanager
 def no_shared_objects():
     """Inside the block, nothing that is deserialized stands for another object.

@@ -57,7 +57,7 @@ def load_model(path: str | os.PathLike, compile: bool = False, trust: bool = Fal
     try:
         return keras.saving.load_model(path, compile=compile, safe_mode=not trust)
     except Exception as error:  # the constructors that the config names run here, and may raise anything
-        raise FileError(path, f"is not {_WHAT}: {_without_path(path, reason(error))}.") from error
+        raise FileError(path, f"is not {_WHAT}: {_way_out(_without_path(path, reason(error)))}.") from error
 
 
 def _check_keras(path):
@@ -104,3 +104,14 @@ def _link_problems(name, link):
 
 def _without_path(path, text):
     return text.replace(f"{path}: ", "").replace(f"filepath={path}", "it")
+
+
+def _way_out(text):
+    """What Keras says of a file that could run Python, with the way out that this package has."""
+    refused, found, _ = text.partition("If you trust the source of the artifact")
+    if not found:
+        return text
+    return (
+        f"{refused}If you trust the one who made it, load it with keras_dl.loading.load_model(path, trust=True), or "
+        "with --trust on the command line"
+    )

@@ -66,6 +66,8 @@ def test_a_keyword_that_is_near_none_lists_the_arguments(cls):
     for name in inspect.signature(cls.__init__).parameters:
         assert name in ("self", "kwargs") or name in str(caught.value)
     assert "inputs" not in str(caught.value)
+    listed = str(caught.value).partition("It takes: ")[2].rstrip(".").split(", ")
+    assert len(listed) == len(set(listed))
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,10 @@ keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), mine.Twice()]).save(
     assert "--import nothing_of_mine: No module named" in err
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken_layers.py").write_text("raise RuntimeError('no such device')")
+    code, _, err = call("export", "mine.keras", "--import", "broken_layers")
+    assert code == 2
+    assert "--import broken_layers: RuntimeError: no such device" in err
     code, _, err = call("export", "mine.keras", "--import", "layers_of_mine")
     assert code == 0, err
     assert (tmp_path / "mine-none-cpu.tflite").exists()

@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_dl import Signature
 from keras_dl.export import KerasRunner, export, load
+from keras_dl.export.samples import read_calibration
 from keras_dl.export.signatures import collect
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "saved_model": ""}
@@ -53,8 +54,16 @@ def test_names_are_made_safe_and_unique(format, tmp_path):
 
 
 def test_layers_with_such_names_are_found_in_int8_files(tmp_path):
-    model, rows = hard_to_name(), normal(128, 2)
-    calibration = [dict.fromkeys(collect(model)["serve"].inputs, rows)]
+    """Calibration data may have the names of the file's inputs, or those of the model's."""
+    model, rows = hard_to_name(), normal(64, 2)
+    in_the_model = {x.name: rows + i for i, x in enumerate(model.inputs)}
+    single_rows = [{name: x[i] for name, x in in_the_model.items()} for i in range(len(rows))]
+    signatures = collect(model)
+    in_the_file = dict(zip(signatures["serve"].inputs, in_the_model.values(), strict=True))
+    batches = [read_calibration(x, signatures)["serve"] for x in (in_the_file, in_the_model, single_rows)]
+    for other in batches[1:]:
+        assert all(np.array_equal(a[name], b[name]) for a, b in zip(batches[0], other, strict=True) for name in a)
+    calibration = [in_the_file, in_the_model]
     options = dict(quantization="int8", calibration=calibration, float_layers=["p (1)"])
     report = export(model, tmp_path / "model.tflite", **options)
     assert report.tensors["float_layers"] == ["p (1)"]

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import tensorflow as tf
 
-from keras_dl.export import inspect, load
+from keras_dl.export import export, inspect, load
 from keras_dl.export.untrusted import DOES, check_saved_model, family
 from keras_dl.files import LARGE, FileError, read_arrays
 from keras_dl.loading import load_model
@@ -41,6 +41,12 @@ def test_lambda_layers_do_not_run(mark, tmp_path, name):
     assert not mark.exists()
     with pytest.raises(FileError, match=rf"{name} is not a model that Keras can load: .*Lambda"):
         load_model(tmp_path / name)
+    with pytest.raises(
+        FileError, match=r"load it with keras_dl\.loading\.load_model\(path, trust=True\), or with --trust"
+    ) as error:
+        export(tmp_path / name, tmp_path / "model.tflite")
+    assert "safe_mode" not in str(error.value)
+    assert "layers of your own" not in str(error.value)
     assert not mark.exists()
     load_model(tmp_path / name, trust=True)(np.ones((1, 2)))
     assert mark.exists()

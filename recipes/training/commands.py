@@ -273,6 +273,8 @@ def _import(modules):
             importlib.import_module(name)
         except ImportError as error:
             raise OptionError(f"--import {name}: {error}") from error
+        except Exception as error:  # the module runs here, and may raise anything
+            raise OptionError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
 def benchmark(name, rounds=3, only=None):
