@@ -44,14 +44,14 @@ def _report():
     models = {}
     for name, foreign in FOREIGN.items():
         with tempfile.TemporaryDirectory() as folder:
-            models[name] = _rounded(measure(foreign, pathlib.Path(folder)))
+            models[name] = rounded(measure(foreign, pathlib.Path(folder)))
         print(name, *(x.get("error", "refused") for x in models[name]["files"].values()), flush=True)
     return {"versions": {name: importlib.metadata.version(name) for name in PACKAGES}, "models": models}
 
 
-def _rounded(value):
+def rounded(value):
     if isinstance(value, dict):
-        return {key: _rounded(x) for key, x in value.items()}
+        return {key: rounded(x) for key, x in value.items()}
     return float(f"{value:.2g}") if isinstance(value, float) else value
 
 

@@ -40,8 +40,7 @@ def test_files_hold_on_fresh_inputs(name, tmp_path):
         assert file.get("refused") == recorded["files"][quantization].get("refused"), quantization
         assert file.get("error", 0.0) <= BOUNDS[quantization], quantization
     for target, share in result["targets"].items():
-        expected = recorded["targets"][target]
-        assert share == (expected if isinstance(expected, str) else pytest.approx(expected, rel=0.01)), target
+        assert table.rounded(share) == recorded["targets"][target], target
 
 
 def test_every_layer_of_keras_has_a_model_or_a_reason():

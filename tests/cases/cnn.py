@@ -33,6 +33,7 @@ CASES = [
     Case(
         name="alexnet_towers",
         slow=True,
+        tolerances=dict(int8=0.15),  # measured 0.12
         architecture="cnn",
         model=keras_dl.AlexNet,
         arguments=dict(
@@ -100,7 +101,9 @@ CASES = [
         targets=labels(10),
         compile=classification(),
         bad_arguments=((dict(num_classes=7), "num_classes"),),
-        tolerances=dict(int8=0.2),  # measured 0.14: distances reach some hundreds, so that a step of int8 is about 1
+        tolerances=dict(
+            int8=0.2, dynamic_int8=0.1
+        ),  # measured 0.14 and 0.061: distances reach some hundreds, so that a step of int8 is about 1
         skips=NO_MASK,
     ),
 ]
