@@ -38,6 +38,17 @@ def pytest_configure(config):
             raise pytest.UsageError(f"--changed: {error}") from error
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Of pytest-xdist: what a worker is given."""
+    node.workerinput["changed_files"] = getattr(node.config.option, "changed_files", None)
+
+
+def _changed_files(config):
+    inputs = getattr(config, "workerinput", None)
+    return getattr(config.option, "changed_files", None) if inputs is None else inputs["changed_files"]
+
+
 def pytest_report_header(config):
     files = getattr(config.option, "changed_files", None)
     if files is not None:
@@ -45,7 +56,7 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    files = getattr(config.option, "changed_files", None)
+    files = _changed_files(config)
     if files is None:
         return
     selection = changed.Selection(files)
