@@ -30,7 +30,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     cpu_seconds.register(config)
-    # The process that the user started asks git once; its workers are given its options.
+    # The process that the user started asks git once, and tells its workers.
     if config.option.changed is not None and not hasattr(config, "workerinput"):
         try:
             config.option.changed_files = changed.changed_files(config.option.changed)
