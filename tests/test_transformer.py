@@ -348,9 +348,8 @@ def test_searches_compile_under_xla(one_block):
     np.testing.assert_array_equal(compiled(tf.constant(SOURCE)), one_block.beam_search(SOURCE, 3).tokens)
 
 
-@pytest.mark.parametrize(
-    "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
-)  # likewise
+# `make test` decodes in one half precision; the other traces the same loop again.
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_decodes_in_mixed_precision(policy):
     model = Transformer(11, source_length=7, target_length=6, dtype=policy, **PLAIN)
     found = model.beam_search(SOURCE, 2)

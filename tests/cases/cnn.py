@@ -101,9 +101,8 @@ CASES = [
         targets=labels(10),
         compile=classification(),
         bad_arguments=((dict(num_classes=7), "num_classes"),),
-        tolerances=dict(
-            int8=0.2, dynamic_int8=0.1
-        ),  # measured 0.14 and 0.061: distances reach some hundreds, so that a step of int8 is about 1
+        # Measured 0.14 and 0.061: distances reach some hundreds, so that a step of int8 is about 1.
+        tolerances=dict(int8=0.2, dynamic_int8=0.1),
         skips=NO_MASK,
     ),
 ]
