@@ -22,11 +22,10 @@ def quantized(content, quantization):
         content: bytes.
         quantization: str: `"dynamic_int8"` or `"weight_only_int8"`.
     """
+    if not flatbuffer.has_op(content, ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM")):
+        return content
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     gather, lstm = schema.BuiltinOperator.GATHER, schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
-    head = schema.Model.GetRootAs(content, 0)
-    if not {gather, lstm} & {head.OperatorCodes(i).BuiltinCode() for i in range(head.OperatorCodesLength())}:
-        return content
     model = flatbuffer.unpacked(content)
     for subgraph in model.subgraphs:
         edit, ops = _Edit(schema, model, subgraph), []
@@ -99,13 +98,8 @@ class _Edit:
 
     def dequantize(self, integers, floats):
         """An op DEQUANTIZE from one tensor to another."""
-        op, code = self._schema.OperatorT(), self._schema.BuiltinOperator.DEQUANTIZE
-        found = [i for i, x in enumerate(self._model.operatorCodes) if x.builtinCode == code]
-        if not found:
-            new = self._schema.OperatorCodeT()
-            new.builtinCode, new.deprecatedBuiltinCode, new.version = code, code, 2  # of int8 since version 2
-            self._model.operatorCodes.append(new)
-        op.opcodeIndex = found[0] if found else len(self._model.operatorCodes) - 1
+        op = self._schema.OperatorT()
+        op.opcodeIndex = flatbuffer.op_code(self._model, "DEQUANTIZE", 2)  # 2: the first of int8
         op.inputs, op.outputs = [integers], [floats]
         return op
 

@@ -81,7 +81,8 @@ def check_names(inputs: Mapping, required, optional=(), hint: str = "") -> None:
         return
     given, required, optional = (", ".join(map(repr, sorted(names))) for names in (inputs, required, optional))
     may = f", and may have {optional}" if optional else ""
-    raise ValueError(f"inputs has the keys {given or 'of none'}; it must have {required}{may}.{hint}")
+    came = f"inputs has the keys {given}" if given else "inputs is empty"
+    raise ValueError(f"{came}; it must have {required}{may}.{hint}")
 
 
 def check_rows(inputs: Mapping) -> None:
