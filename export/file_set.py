@@ -8,7 +8,7 @@ import hashlib
 import json
 import pathlib
 
-from keras_dl.files import replacing
+from keras_dl.files import FileError, read_json, replacing
 
 _NOTE = "unfinished"
 
@@ -33,7 +33,10 @@ def open_seals(sets):
         sets: dict of the names of the target's files, by the path of the exported file.
     """
     for path, names in sets.items():
-        old = _read(path)
+        try:
+            old = _read(path)
+        except FileError:  # it says nothing of other files, and is replaced
+            old = {}
         if old is None and not path.exists():
             continue
         with replacing(report_path(path)) as temporary:
@@ -45,7 +48,11 @@ def open_seals(sets):
 
 def complaint(path):
     """Why a file and the report beside it are not of one export: str; None if they are, or if there is no report."""
-    path, report = pathlib.Path(path), _read(path)
+    path = pathlib.Path(path)
+    try:
+        report = _read(path)
+    except FileError as error:
+        return str(error)
     if report is None:
         return None
     if _NOTE in report:
@@ -56,14 +63,11 @@ def complaint(path):
 
 
 def _read(path):
-    """The report of a file: dict, empty if it is damaged; None if there is none."""
+    """The report of a file: dict; None if there is none."""
     try:
-        report = json.loads(report_path(path).read_text(encoding="utf-8"))
+        return read_json(report_path(path), "the report of an export", "Export the file again.")
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        report = None
-    return report if isinstance(report, dict) else {}
 
 
 def _companions(report):
