@@ -60,8 +60,17 @@ def has_op(content, names):
     return any(getattr(schema.BuiltinOperator, name) in codes for name in names)
 
 
+def _drop_unused_codes(model):
+    """Drops the kinds of ops that a file no longer has. A runtime may refuse a file for them."""
+    operators = [op for subgraph in model.subgraphs or () for op in subgraph.operators or ()]
+    used = sorted({op.opcodeIndex for op in operators})
+    for op in operators:
+        op.opcodeIndex = used.index(op.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+
+
 def packed(model, size=0):
-    """A LiteRT file: bytes.
+    """A LiteRT file: bytes. `model` may change: kinds of ops that it no longer has are dropped.
 
     Args:
         model: `ModelT`.
@@ -72,6 +81,7 @@ def packed(model, size=0):
         of microcontrollers need it.
     """
     flatbuffers = require("flatbuffers", extra="export")
+    _drop_unused_codes(model)
 
     class AlignedBuilder(flatbuffers.Builder):
         def StartVector(self, element_size, count, alignment):

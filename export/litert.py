@@ -10,7 +10,7 @@ import warnings
 import tensorflow as tf
 
 from keras_dl.compat import all_layers, change_before_quantizing, quantize_calibrated
-from keras_dl.export import fused_lstm, names, pools, reversals, saved_model, zero_scales
+from keras_dl.export import biases, fused_lstm, names, orders, ranges, reversals, saved_model, sums, zero_scales
 from keras_dl.export.errors import ExportError
 
 # The converter writes one line for each op for which it has no builtin:
@@ -44,6 +44,7 @@ _TABLES = (
     tf.lookup.experimental.MutableHashTable,
 )
 _SECONDS_BETWEEN_NOTES = 10
+_INT16 = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
 _LOG = logging.getLogger("keras_dl.export")
 
 
@@ -130,7 +131,11 @@ def convert(model, opened, origins, **settings):
 def _float_mended(content, variables, origins, converter):
     """The float file, as the converter's quantizer gets it."""
     content = names.outputs_named(fused_lstm.mended(content, variables), origins)
-    return content if converter.representative_dataset is None else pools.separated(content)
+    if converter.representative_dataset is None:
+        return content
+    if _INT16 in converter.target_spec.supported_ops:
+        content = sums.as_means(content)
+    return ranges.separated(content)
 
 
 def _counted(representative):
@@ -159,7 +164,8 @@ def quantize_all_but(content, nodes, dtype):
 
 def _mended(content, variables=()):
     """The converter's file, with repairs of faults that make it wrong, or that crash the runtime."""
-    return pools.requantized(zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables))))
+    content = zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables)))
+    return orders.mended(biases.mended(ranges.requantized(content)))
 
 
 def _explain(message, model):

@@ -4,10 +4,10 @@ import export_models as models
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from keras_dl import LSTM
-from keras_dl.export import ExportError, KerasRunner, graph, samples
+from keras_dl.export import ExportError, KerasRunner, graph, load, samples
 from keras_dl.export import export as export_
 
 ROWS = 128
@@ -163,6 +163,65 @@ def test_averages_before_a_concatenation_have_a_scale_of_their_own(model, quanti
     assert report.proof["signatures"]["serve"]["joined"]["r2"] > 0.99
     assert "MUL" not in report.ops
     assert report.tensors["float_ops"] == []
+
+
+CUTTING = {
+    "least": lambda x: {"y": ops.minimum(x, 0.0), "x": x * 2},
+    "bounded": lambda x: {"y": ops.clip(x, -0.5, 0.5), "x": x * 2},
+    "larger of two": lambda x: ops.maximum(x, 0.1 * x),
+    "chosen": lambda x: ops.where(x > 0, x, 0.1 * x),
+    "moved": lambda x: {"y": ops.minimum(ops.transpose(x, (0, 2, 1)), 0.0), "x": x * 2},
+    "input": lambda x: keras.activations.celu(x),
+}
+
+
+@pytest.mark.parametrize("kind", CUTTING)
+def test_what_one_op_cuts_off_keeps_its_range_for_the_others(kind, tmp_path):
+    """The converter gives what such an op reads the range of what it writes: the cosine of `celu` was 0.48."""
+    x = keras.Input((6, 4), name="x")
+    model = keras.Model(x, CUTTING[kind](x if kind == "input" else layers.Dense(5)(x)))
+    report = export(model, tmp_path, {"x": models.normal(ROWS, 6, 4)})
+    assert all(found["r2"] > 0.99 for found in report.proof["signatures"]["serve"].values())
+    assert report.tensors["float_ops"] == []
+
+
+def test_what_only_one_op_reads_is_cut_off(tmp_path):
+    """Nobody misses what is lost there, so that the file needs no further op."""
+    x = keras.Input((4,), name="x")
+    report = export(keras.Model(x, ops.minimum(layers.Dense(5)(x), 0.0)), tmp_path, {"x": models.normal(ROWS, 4)})
+    assert report.ops == {"FULLY_CONNECTED": 1, "MINIMUM": 1}
+
+
+def test_sums_leave_the_range_of_their_terms(tmp_path):
+    """The converter gives sums of 16 bits the scale of their terms: the cosine of 48 terms was 0.91."""
+    x = keras.Input((48,), name="x")
+    model = keras.Model(x, {"one": ops.sum(layers.Dense(48)(x), -1), "all": ops.sum(x, -1, keepdims=True)})
+    report = export(model, tmp_path, {"x": models.normal(ROWS, 48)}, "int16x8")
+    assert all(found["r2"] > 0.999 for found in report.proof["signatures"]["serve"].values())
+
+
+@pytest.mark.parametrize("layer", ["dense", "convolution"])
+def test_a_layer_that_is_called_twice_has_two_biases(layer, tmp_path):
+    """Their integers have the scales of two inputs. The converter has one bias in files of int16x8."""
+    x = keras.Input((6, 6, 4), name="x")
+    shared = layers.Dense(3) if layer == "dense" else layers.Conv2D(3, 3)
+    model = keras.Model(x, {"small": shared(x), "large": shared(x * 10)})
+    shared.bias.assign([3.0, -3.0, 1.0])
+    report = export(model, tmp_path, {"x": models.normal(ROWS, 6, 6, 4)}, "int16x8")
+    assert all(found["r2"] > 0.999 for found in report.proof["signatures"]["serve"].values())
+
+
+@pytest.mark.parametrize("find", [ops.argmax, ops.argmin])
+def test_indices_of_an_output_are_found_in_integers(find, tmp_path):
+    """The converter dequantizes an output before such an op, which an NPU does not run."""
+    x = keras.Input((8,), name="x")
+    scores = layers.Dense(6)(x)
+    model = keras.Model(x, {"scores": scores, "index": find(scores, axis=-1)})
+    report = export(model, tmp_path, {"x": models.normal(ROWS, 8)}, target="ethos-u55-128")
+    assert report.tensors["float_ops"] == []
+    assert set(report.ops) == {"FULLY_CONNECTED", "ARG_MAX" if find is ops.argmax else "ARG_MIN"}
+    outputs = load(report.path).serve("serve", x=models.normal(64, 8, seed=1))
+    np.testing.assert_array_equal(outputs["index"], np.asarray(find(outputs["scores"], axis=-1)))
 
 
 MASKED = {
