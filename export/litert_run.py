@@ -63,9 +63,10 @@ class Session:
 
 
 def _tensor(details):
-    tensor = {"shape": details["shape"].tolist(), "dtype": np.dtype(details["dtype"]).name}
+    dtype = np.dtype(details["dtype"])
+    tensor = {"shape": details["shape"].tolist(), "dtype": dtype.name}
     scales, zero_points = (details["quantization_parameters"][key] for key in ("scales", "zero_points"))
-    if len(scales):
+    if len(scales) and len(zero_points) and dtype.kind in "iu":
         tensor |= {"scale": float(scales[0]), "zero_point": int(zero_points[0])}
     return tensor
 

@@ -3,6 +3,7 @@
 TensorFlow is imported where it is used: a LiteRT file is read and run without it.
 """
 
+import math
 import os
 import pathlib
 
@@ -17,6 +18,8 @@ from keras_dl.extras import require
 from keras_dl.files import FileError, parse_json, reason
 
 Arrays = dict[str, np.ndarray]
+
+_INTEGERS = ("int8", "uint8", "int16", "int32")  # that a scale may belong to
 
 
 def quantize(values, scale, zero_point, dtype):
@@ -157,7 +160,9 @@ class LiteRTRunner(Runner):
         try:
             self._session = (Session if trust else SessionProcess)(self._path, num_threads)
             self.signatures = self._session.signatures
-            if graph.read(path).stateful:  # after LiteRT, which checks the offsets in the file
+            file = graph.read(path)  # after LiteRT, which checks the offsets in the file
+            _check_scales(file, path)
+            if file.stateful:
                 self._session.reset_between_calls()
         except FileError:
             raise
@@ -174,6 +179,41 @@ class LiteRTRunner(Runner):
             raise RuntimeFailure(self._path, error.problem) from error
         except RuntimeError as error:
             raise RuntimeFailure(self._path, f"cannot be run by LiteRT: {reason(error)}.") from error
+
+
+def _check_scales(file, path):
+    """Refuses numbers by which no integer can be converted. LiteRT computes with them, without an error.
+
+    A file may have a scale of 0 where a tensor inside of it is all zeros.
+
+    Args:
+        file: `keras_dl.export.graph.Graph`.
+        path: of the file.
+
+    Raises:
+        FileError: if there are such numbers.
+    """
+    cure = "It is damaged, or its converter has a fault: export the model again."
+    for name, signature in file.signatures.items():
+        for kind, tensors in (("input", signature.inputs), ("output", signature.outputs)):
+            for key, x in tensors.items():
+                if x.dtype not in _INTEGERS or not x.scales:
+                    continue
+                where = f"the {kind} {key!r} of signature {name!r}"
+                limits = np.iinfo(x.dtype)
+                if len(x.scales) > 1:
+                    raise FileError(path, f"has {len(x.scales)} scales for {where}, which has one. {cure}")
+                if not (math.isfinite(x.scales[0]) and x.scales[0] > 0):
+                    raise FileError(path, f"has a scale of {x.scales[0]} for {where}, not a number above 0. {cure}")
+                if not all(limits.min <= zero_point <= limits.max for zero_point in x.zero_points):
+                    raise FileError(
+                        path, f"has a zero point of {x.zero_points[0]} for {where}, which {x.dtype} cannot hold. {cure}"
+                    )
+    for op in file.ops:
+        for x in (*op.inputs, *op.outputs):
+            if x is not None and not all(math.isfinite(scale) and scale >= 0 for scale in x.scales):
+                wrong = next(scale for scale in x.scales if not (math.isfinite(scale) and scale >= 0))
+                raise FileError(path, f"has a scale of {wrong} for a tensor of {op}, not a number above 0. {cure}")
 
 
 class OnnxRunner(Runner):

@@ -213,6 +213,49 @@ def test_a_file_that_ends_the_interpreter_ends_only_its_process(tmp_path):
                 runner.serve("classify", images=models.pixels(3))
 
 
+@pytest.mark.parametrize(
+    ("place", "scales", "zero_points", "message"),
+    [
+        ("input", [0.0], [0], r"a scale of 0\.0 for the input 'features' of signature 'serve', not a number above 0"),
+        ("input", [np.nan], [0], r"a scale of nan for the input 'features'"),
+        ("input", [-0.5], [0], r"a scale of -0\.5 for the input"),
+        ("output", [np.inf], [0], r"a scale of inf for the output '\w+' of signature 'serve'"),
+        ("output", [0.5, 0.25, 0.5], [0, 0, 0], r"3 scales for the output '\w+' of signature 'serve', which has one"),
+        ("output", [0.5], [300], r"a zero point of 300 for the output '\w+' of signature 'serve', which int8 cannot"),
+        ("weights", [np.nan, 0.5, 0.5], [0, 0, 0], r"a scale of nan for a tensor of FULLY_CONNECTED in '.*dense.*',"),
+    ],
+)
+def test_scales_that_convert_nothing_are_refused(tmp_path, place, scales, zero_points, message):
+    """LiteRT computes with them, and a metric of what comes out is measured without a word."""
+    path = tmp_path / "int8.tflite"
+    rows = {"features": np.random.default_rng(0).normal(size=(64, 4)).astype("float32")}
+    export(compiled(), path, quantization="int8", calibration=rows)
+    model = flatbuffer.unpacked(path.read_bytes())
+    graph = model.subgraphs[0]
+    index = {"input": graph.inputs[0], "output": graph.outputs[0], "weights": graph.operators[0].inputs[1]}[place]
+    quantization = graph.tensors[index].quantization
+    quantization.scale, quantization.zeroPoint = np.array(scales, "float32"), np.array(zero_points, "int64")
+    quantization.quantizedDimension = int(place == "output")  # of its shape, (1, 3)
+    path.write_bytes(flatbuffer.packed(model))
+    for read in (load, inspect):
+        with pytest.raises(FileError, match=message):
+            read(path)
+
+
+def test_a_scale_of_floats_is_not_used(tmp_path, whole):
+    """Some converters leave one where nothing is quantized."""
+    model = flatbuffer.unpacked((whole / "model.tflite").read_bytes())
+    graph = model.subgraphs[0]
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    quantization = graph.tensors[graph.inputs[0]].quantization = schema.QuantizationParametersT()
+    quantization.scale, quantization.zeroPoint = np.array([0.5], "float32"), np.array([1], "int64")
+    (tmp_path / "model.tflite").write_bytes(flatbuffer.packed(model))
+    rows = {"features": np.random.default_rng(0).normal(size=(3, 4)).astype("float32")}
+    found, expected = (load(folder / "model.tflite").serve("serve", **rows) for folder in (tmp_path, whole))
+    assert "scale" not in load(tmp_path / "model.tflite").signatures["serve"]["inputs"]["features"]
+    np.testing.assert_array_equal(*(list(x.values())[0] for x in (found, expected)))
+
+
 def test_the_process_of_a_file_and_this_one_compute_the_same(whole):
     rows = np.random.default_rng(0).normal(size=(150, 4)).astype("float32")  # more than one request holds
     found, expected = (load(whole / "model.tflite", 1, trust).serve("serve", features=rows) for trust in (False, True))
