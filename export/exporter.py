@@ -17,7 +17,7 @@ from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import into_litert, into_saved_model, with_integers
+from keras_dl.export.metadata import check_labels, into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, loaded, paths_of
@@ -100,6 +100,7 @@ def export(
             Without calibration data it runs on random inputs, and the report has a warning.
         verify: bool. Whether to compare the file with the model: see `keras_dl.export.verify`.
         metadata: dict that JSON can hold. It is stored in the file (labels, input range, license of the data, ...).
+            `labels`, a list, has one for each class.
         metric: `(name, function)`, where `function(serve)` is a float and `serve(signature, **arrays)` returns a dict
             of arrays for any number of rows. Measured on the Keras model and on the file; the report has both.
         batch_size: int. The static batch of the file's inputs.
@@ -274,6 +275,9 @@ class Exporter:
                 f"with input_shapes={{{source.assumed[0]!r}: keras.KerasTensor(shape, dtype)}}, or by calibration data."
             )
         traced, samples = source.traced(names), source.proof_samples(names)
+        if whole:  # the classes may be the output of a signature that is left out
+            outputs = [x for one in traced.values() for x in one.concrete.structured_outputs.values()]
+            check_labels(request.metadata, [(tuple(x.shape), x.dtype.name) for x in outputs])
         expected = source.expected(names) if request.verify else None
         # Closed in reverse order: the target's files get their names first, then the file, and last its report.
         report_file = files.enter_context(replacing(report_path(request.path)))

@@ -27,6 +27,34 @@ def encode(metadata):
         raise TypeError(f"metadata must be what JSON can hold: {error}") from error
 
 
+def check_labels(metadata, outputs):
+    """Refuses `labels` that cannot be the names of a model's classes.
+
+    They can if an output has as many values in its last axis, or holds integers, which may be indices. The two labels
+    of a single probability are right too.
+
+    Args:
+        metadata: dict, or None.
+        outputs: list of `(shape, dtype)`, a sequence of int and a str for each output. The dtype
+            of what is quantized is that of the real values.
+
+    Raises:
+        ValueError: if there are labels, and another number of classes.
+    """
+    labels = (metadata or {}).get("labels")
+    if not isinstance(labels, list | tuple) or not labels:
+        return
+    if any(dtype.startswith(("int", "uint")) for _, dtype in outputs):
+        return
+    sizes = sorted({shape[-1] if len(shape) > 1 else 1 for shape, _ in outputs})
+    if len(labels) in sizes or (len(labels) == 2 and 1 in sizes):
+        return
+    raise ValueError(
+        f"metadata has {len(labels)} labels, and the outputs have {', '.join(map(str, sizes))} values in their last "
+        "axis. Give one label for each class, or names of something else by another key than 'labels'."
+    )
+
+
 def with_integers(metadata, signatures):
     """The document of a file, and how its integer inputs mean real values.
 

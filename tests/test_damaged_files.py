@@ -51,7 +51,7 @@ def whole(tmp_path_factory):
     resume.save(path / "state.npz", model, resume.Checkpoint(1, [{"loss": 0.5}], 2.0))
     export(model, path / "model.tflite")
     export(model, path / "model.onnx", format="onnx")
-    export(model, path / "saved_model", format="saved_model", metadata={"labels": ["a"]})
+    export(model, path / "saved_model", format="saved_model", metadata={"labels": ["a", "b", "c"]})
     (path / "report.json").write_text(json.dumps(REPORT))
     options = {"recipe": "cnn", "dataset": "mnist_5k", "epochs": 1, "batch_size": 8}
     record = {"options": options, "versions": {}, "jit": None, "resumed": 0, "replaces": None}

@@ -341,6 +341,17 @@ def test_bad_arguments(arguments, error, message, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["letter.txt", "letter.txt", "taken", "taken.tflite"]
 
 
+def test_labels_are_the_names_of_the_classes(tmp_path):
+    """A file with a wrong number of them names the wrong class."""
+    with pytest.raises(ValueError, match="metadata has 2 labels, and the outputs have 3 values in their last axis"):
+        export(models.dense(), tmp_path, metadata={"labels": ["cat", "dog"]})
+    assert list(tmp_path.iterdir()) == []
+    export(models.dense(), tmp_path, metadata={"labels": ["cat", "dog", "cow"]})
+    export(models.dense(1), tmp_path, metadata={"labels": ["cat", "dog"]})  # of one probability
+    export(models.Autoencoder(), tmp_path, metadata={"labels": ["cat", "dog"]})  # of indices
+    export(models.dense(), tmp_path, metadata={"labels": {"cat": 1}})  # a meaning of its own
+
+
 def test_pixels_that_are_no_bytes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'images' has dtype float32 \(from 0.5 to 0.5\); it must be uint8"):
         export(models.Classifier(), tmp_path, calibration={"images": np.full((1, 8, 8, 1), 0.5, "float32")})

@@ -18,6 +18,8 @@ import tensorflow as tf
 import toy
 
 from keras_dl.export import inspect
+from keras_dl.export.metadata import into_litert
+from keras_dl.files import FileError
 from keras_dl.recipes.training import batches, commands, folder, jit, recipe, report, resume, runner, stopping
 from keras_dl.recipes.training.recipe import OptionError, Options
 from keras_dl.text import Subwords
@@ -545,6 +547,12 @@ def test_a_run_of_one_variant_at_another_rate_can_be_exported_resumed_and_repeat
     exported = commands.export(run)
     assert exported["metadata"]["variants"] == ["narrow"]
     assert exported["metric"]["keras"] == commands.evaluate(exported["path"])["value"] == document["value"]
+
+    file = pathlib.Path(exported["path"])
+    for labels, message in (["a", "b", "c"], "its metadata has 3 labels"), (["fast", "slow"], r"'slow'\], and sines"):
+        file.write_bytes(into_litert(file.read_bytes(), exported["metadata"] | {"labels": labels}))
+        with pytest.raises(FileError, match=message):
+            commands.evaluate(file)
 
 
 def test_a_run_of_a_recipe_that_the_package_does_not_have(tmp_path, whole_run, capsys):

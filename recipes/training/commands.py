@@ -118,26 +118,40 @@ def evaluate(path, data_dir=None, trust=False):
         FileError: if the file is damaged, or is refused without `trust`.
     """
     from keras_dl.export import KerasRunner, inspect, load
+    from keras_dl.export.metadata import check_labels
 
     path = pathlib.Path(path)
     if _run_of(path):
         options = _options_of(path, data_dir)
         if not _has_data(options):
             raise OptionError(f"{_foreign(path, options)} Measure model.keras on your own data with Keras.")
-        model = _model_of(path)
+        model, labels = _model_of(path), None
         serve = KerasRunner(model, runner.EVALUATION_BATCH).serve
     elif path.suffix == ".keras":
         raise OptionError(f"{path} is not in the folder of a run, so that its recipe is unknown.")
     else:
-        metadata = inspect(path, trust)["metadata"]
+        contents = inspect(path, trust)
+        metadata = contents["metadata"]
         names = ("dataset", "seed", "smoke")
         if not {"recipe", *names} <= set(metadata):
             raise OptionError(f"{path} does not name its recipe: it was not exported from the folder of a run.")
         _compare_with_report(path)
         given = {name: metadata[name] for name in names} | {"variants": metadata.get("variants", ())}
         options = recipe.find(metadata["recipe"]).options(**given, data_dir=data_dir)
+        labels = metadata.get("labels")
+        outputs = [x for signature in contents["signatures"].values() for x in signature["outputs"].values()]
+        try:
+            check_labels(metadata, [(x["shape"], x["dtype"] if "scale" not in x else "float32") for x in outputs])
+        except ValueError as error:
+            raise FileError(path, f"cannot be measured: its {error}") from error
         serve = load(path, trust=trust).serve
     chosen, task, data = _parts(options)
+    if labels is not None and labels != list(data.labels):
+        raise FileError(
+            path,
+            f"has the labels {labels}, and {data.dataset} has {list(data.labels)}: what it was measured on would not "
+            "be what it was trained for.",
+        )
     return {
         "path": str(path),
         "recipe": chosen.name,
