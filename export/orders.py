@@ -1,8 +1,8 @@
 """A repair of ARG_MAX and ARG_MIN of an output, which the converter computes in float32.
 
-If the values are an output of the file as well, the converter leaves a DEQUANTIZE in front of these ops, and NPUs refuse
-them. The order of integers is that of the numbers that they stand for, so that the index is the same. Here the ops read
-the integers.
+If the values are an output of the file as well, the converter leaves a DEQUANTIZE in front of these ops, and NPUs
+refuse them. The order of integers is that of the numbers that they stand for, so that the index is the same. Here the
+ops read the integers.
 """
 
 import numpy as np

@@ -23,9 +23,9 @@ def as_means(content):
         operators = []
         for op in subgraph.operators:
             operators.append(op)
-            if model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.SUM:
-                if subgraph.tensors[op.outputs[0]].type == schema.TensorType.FLOAT32:
-                    operators.append(_product(model, subgraph, op, schema))
+            is_sum = model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.SUM
+            if is_sum and subgraph.tensors[op.outputs[0]].type == schema.TensorType.FLOAT32:
+                operators.append(_product(model, subgraph, op, schema))
         subgraph.operators = operators
     return flatbuffer.packed(model, len(content))
 

@@ -50,6 +50,8 @@ def whole(tmp_path_factory):
     model.save(path / "model.h5")
     resume.save(path / "state.npz", model, resume.Checkpoint(1, [{"loss": 0.5}], 2.0))
     export(model, path / "model.tflite")
+    rows = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    export(model, path / "int8.tflite", quantization="int8", calibration=rows)
     export(model, path / "model.onnx", format="onnx")
     export(model, path / "saved_model", format="saved_model", metadata={"labels": ["a", "b", "c"]})
     (path / "report.json").write_text(json.dumps(REPORT))
@@ -225,12 +227,10 @@ def test_a_file_that_ends_the_interpreter_ends_only_its_process(tmp_path):
         ("weights", [np.nan, 0.5, 0.5], [0, 0, 0], r"a scale of nan for a tensor of FULLY_CONNECTED in '.*dense.*',"),
     ],
 )
-def test_scales_that_convert_nothing_are_refused(tmp_path, place, scales, zero_points, message):
+def test_scales_that_convert_nothing_are_refused(tmp_path, whole, place, scales, zero_points, message):
     """LiteRT computes with them, and a metric of what comes out is measured without a word."""
     path = tmp_path / "int8.tflite"
-    rows = {"features": np.random.default_rng(0).normal(size=(64, 4)).astype("float32")}
-    export(compiled(), path, quantization="int8", calibration=rows)
-    model = flatbuffer.unpacked(path.read_bytes())
+    model = flatbuffer.unpacked((whole / "int8.tflite").read_bytes())
     graph = model.subgraphs[0]
     index = {"input": graph.inputs[0], "output": graph.outputs[0], "weights": graph.operators[0].inputs[1]}[place]
     quantization = graph.tensors[index].quantization
@@ -253,7 +253,7 @@ def test_a_scale_of_floats_is_not_used(tmp_path, whole):
     rows = {"features": np.random.default_rng(0).normal(size=(3, 4)).astype("float32")}
     found, expected = (load(folder / "model.tflite").serve("serve", **rows) for folder in (tmp_path, whole))
     assert "scale" not in load(tmp_path / "model.tflite").signatures["serve"]["inputs"]["features"]
-    np.testing.assert_array_equal(*(list(x.values())[0] for x in (found, expected)))
+    np.testing.assert_array_equal(*(next(iter(x.values())) for x in (found, expected)))
 
 
 def test_the_process_of_a_file_and_this_one_compute_the_same(whole):

@@ -168,8 +168,8 @@ def test_averages_before_a_concatenation_have_a_scale_of_their_own(model, quanti
 CUTTING = {
     "least": lambda x: {"y": ops.minimum(x, 0.0), "x": x * 2},
     "bounded": lambda x: {"y": ops.clip(x, -0.5, 0.5), "x": x * 2},
-    "larger of two": lambda x: ops.maximum(x, 0.1 * x),
-    "chosen": lambda x: ops.where(x > 0, x, 0.1 * x),
+    "larger of two": lambda x: {"y": ops.maximum(x, 0.1 * x), "x": x * 2},
+    "chosen": lambda x: {"y": ops.where(x > 0, x, 0.1 * x), "x": x * 2},
     "moved": lambda x: {"y": ops.minimum(ops.transpose(x, (0, 2, 1)), 0.0), "x": x * 2},
     "input": lambda x: keras.activations.celu(x),
 }
