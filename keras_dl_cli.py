@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -110,6 +111,8 @@ def command(group, name):
         debug = click.option("--debug", is_flag=True, help="Show the traceback of an error, and notices of libraries.")
 
         def run(as_json, debug, **options):
+            if debug:
+                logging.getLogger("keras_dl.export").setLevel(logging.DEBUG)
             with contextlib.nullcontext() if debug else _module("notices").hidden(), _only_results_on_stdout():
                 document, text = function(**options)
             click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else _printable(text))

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import logging
 import math
 import numbers
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
+from keras_dl import notices
 from keras_dl.compat import all_layers
 from keras_dl.export import graph, latency, onnx, quantize, saved_model
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
@@ -74,7 +76,8 @@ def export(
     A model of another precision (float16, bfloat16, float64) is exported in float32. The file is compared with the
     model computing in float32.
 
-    What takes long says so to the log `keras_dl.export`, at the level `INFO`.
+    What takes long says so to the log `keras_dl.export`, at the level `INFO`. Notices that converters write to stderr
+    are shown only if the log is at the level `DEBUG`.
 
     Several quantizations give several files, each with its own proof and report. The model is traced once for all of
     them. They get their names together, when the last one has passed.
@@ -222,7 +225,7 @@ class Exporter:
         names = list(source.signatures if signatures is None else select(source.signatures, signatures))
         for x in requests:
             self._check(x, names)
-        with heard(), contextlib.ExitStack() as files:
+        with _quiet(), heard(), contextlib.ExitStack() as files:
             reports = [self._make(x, names, signatures is None and self._all, files) for x in requests]
             sets = {x.path: report.target_report.get("files", ()) for x, report in zip(requests, reports, strict=True)}
             files.callback(open_seals, sets)  # the first thing to happen when `files` is closed
@@ -369,6 +372,11 @@ class Exporter:
             runner = KerasRunner(self.model, self._source.batch_size, names, entries=self._source.signatures)
             self._measured[key] = _value(metric, runner, "keras")
         return {"name": metric[0], "keras": self._measured[key], "artifact": _value(metric, artifact, "artifact")}
+
+
+def _quiet():
+    """A block in which notices of the converters are not shown, unless the log is at the level `DEBUG`."""
+    return contextlib.nullcontext() if LOG.isEnabledFor(logging.DEBUG) else notices.hidden()
 
 
 @contextlib.contextmanager

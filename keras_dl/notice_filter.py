@@ -4,9 +4,13 @@ import re
 import signal
 import sys
 
-# Of TensorFlow's import, of LiteRT's converter, and of LiteRT's interpreter.
+# Of TensorFlow's import, of what reads SavedModels, of the converters to LiteRT and ONNX, and of LiteRT's interpreter.
+_FILES = (
+    rb"(port|cudart_stub|cpu_utils|reader|loader|mlir_graph_optimization_pass|dump_mlir_util|devices|single_machine"
+    rb"|flatbuffer_export|tf_tfl_flatbuffer_helpers)"
+)
 _NOTICES = re.compile(
-    rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ (port|cudart_stub|cpu_utils)\.cc:"
+    rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ " + _FILES + rb"\.cc:"
     rb"|fully_quantize: \d|INFO: Created TensorFlow Lite XNNPACK delegate"
 )
 

@@ -1,5 +1,6 @@
 """What every test shares: quiet, seeded, one thread for each of the workers, and a table of CPU seconds at the end."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -105,6 +106,9 @@ class _Memory:
 def _memory():
     import keras  # noqa: F401 - what is imported is frozen, too
 
+    import keras_dl.notices
+
+    keras_dl.notices.hidden = contextlib.nullcontext  # pytest keeps what is written, and the filter is a process
     return _Memory()
 
 

@@ -251,7 +251,7 @@ def _shown(log):
     handler, level, propagate = logging.Handler(), log.level, log.propagate
     handler.emit = lambda record: say(record.getMessage())
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG if level == logging.DEBUG else logging.INFO)
     log.propagate = False  # a handler of the root, such as absl's, would say it a second time
     try:
         yield
