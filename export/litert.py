@@ -90,13 +90,14 @@ def reader(folder, names):
     return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(names))
 
 
-def convert(model, opened, origins, **settings):
+def convert(model, opened, origins, check=None, **settings):
     """Converts written signatures to one LiteRT file.
 
     Args:
         model: the `keras.Model` that the signatures belong to; errors name its layers.
         opened: the result of `reader`, which is not changed.
         origins: dict by signature of dicts by output: the names of the ops that compute them.
+        check: function of the float file, bytes, which may raise an ExportError. It is called before the calibration.
         settings: attributes of `tf.lite.TFLiteConverter`; those of its `target_spec` as a dict `target_spec`.
             `keras_dl.compat.CALIBRATE_ONLY` gives the file that `quantize_all_but` takes.
 
@@ -116,21 +117,25 @@ def convert(model, opened, origins, **settings):
         converter.representative_dataset = functools.partial(_counted, converter.representative_dataset)
     # Calibration runs the float file, which clips cell states. After it, the weights no longer show which layer an LSTM
     # comes from, and outputs are no longer those of the last ops.
-    change_before_quantizing(converter, lambda x: _float_mended(x, model.variables, origins, converter))
+    change_before_quantizing(converter, lambda x: _float_mended(x, model.variables, origins, converter, check))
     try:
         with warnings.catch_warnings():
             # The converter's own calibrator uses the interpreter that TensorFlow has deprecated.
             warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
             content = converter.convert()
+    except ExportError:  # of the check
+        raise
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`: the converter's own message is pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
     return names.outputs_named(_mended(content, model.variables), origins)
 
 
-def _float_mended(content, variables, origins, converter):
+def _float_mended(content, variables, origins, converter, check):
     """The float file, as the converter's quantizer gets it."""
     content = names.outputs_named(fused_lstm.mended(content, variables), origins)
+    if check is not None:
+        check(content)
     if converter.representative_dataset is None:
         return content
     if _INT16 in converter.target_spec.supported_ops:

@@ -82,14 +82,12 @@ def to_litert(source, names, quantization, float_layers=()):
     optimize = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     if quantization == "float16":
         return source.converter(*variant)(**optimize, target_spec={"supported_types": [tf.float16]})
+    if quantization in CALIBRATED:
+        representative = functools.partial(_representative, signatures, source.calibrating)
+        return _calibrate(source.model, source.converter(*variant), quantization, representative, float_layers)
     content = source.float_file(*variant)
     if quantization == "none":
         return content
-    float_graph = graph.parse(content)
-    if quantization in CALIBRATED:
-        representative = functools.partial(_representative, signatures, source.calibrating)
-        convert = source.converter(*variant)
-        return _calibrate(source.model, convert, quantization, float_graph, representative, float_layers)
     return remaining_weights.quantized(_quantize_weights(content, quantization), quantization)
 
 
@@ -111,14 +109,19 @@ def check_float_layers(float_layers, quantization, model):
     return float_layers
 
 
-def _calibrate(model, convert, quantization, float_graph, representative, float_layers):
-    for op in float_graph.ops:
-        if op.name in _LOOPS:  # the calibrator crashes in a loop, without an error
-            raise ExportError(
-                f"quantization={quantization!r} cannot calibrate the loop or branch "
-                f"{located(op.name, op.layer, model)}. Unroll it: write its steps one after the other. "
-                "Or choose float16 or dynamic_int8, which keep loops."
-            )
+def _calibrate(model, convert, quantization, representative, float_layers):
+    float_ops = []
+
+    def check(content):
+        float_ops.extend(graph.parse(content).ops)
+        for op in float_ops:
+            if op.name in _LOOPS:  # the calibrator crashes in a loop, without an error
+                raise ExportError(
+                    f"quantization={quantization!r} cannot calibrate the loop or branch "
+                    f"{located(op.name, op.layer, model)}. Unroll it: write its steps one after the other. "
+                    "Or choose float16 or dynamic_int8, which keep loops."
+                )
+
     ops = {
         "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
         "int16x8": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
@@ -127,6 +130,7 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         optimizations=[tf.lite.Optimize.DEFAULT],
         target_spec={"supported_ops": [ops[quantization]]},
         representative_dataset=representative,
+        check=check,
     )
     if float_layers:
         content = convert(**settings, **{CALIBRATE_ONLY: True})
@@ -139,7 +143,7 @@ def _calibrate(model, convert, quantization, float_graph, representative, float_
         lacking = _NO_INTEGER_KERNEL.search(str(error))
         if lacking is None:
             raise
-        ops = dict.fromkeys(located(op.name, op.layer, model) for op in float_graph.ops if op.name == lacking[1])
+        ops = dict.fromkeys(located(op.name, op.layer, model) for op in float_ops if op.name == lacking[1])
         in_float = quantization == "int16x8" and lacking[1] not in _WEIGHTS
         cure = "Choose int8, which computes such ops in float32." if in_float else "Choose float16."
         raise ExportError(f"LiteRT has no {quantization} kernel for {', '.join(ops)}. {cure}") from None
