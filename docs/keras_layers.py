@@ -1,6 +1,7 @@
 """Exports each model of tests/foreign_models.py in all quantizations, and writes docs/keras_layers.md.
 
 python docs/keras_layers.py            exports them all, and writes docs/keras_layers.json and the page
+python docs/keras_layers.py GRU LSTM   exports these alone, and keeps the rest of the report
 python docs/keras_layers.py --page     writes the page from the report
 python docs/keras_layers.py --check    fails if the page differs from the report
 """
@@ -28,25 +29,35 @@ TARGETS = {"micro": "tflite-micro", "ethos-u55-128": "Ethos-U55", "edgetpu": "Ed
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="a row of the table; none for all")
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--check", action="store_true", help="only compare the page with the report")
     options = parser.parse_args()
+    if unknown := [name for name in options.models if name not in FOREIGN]:
+        parser.error(f"{unknown[0]!r} is not in tests/foreign_models.py")
     if options.check:
         if PAGE.read_text() != page(json.loads(REPORT.read_text())):
             sys.exit(f"{PAGE.name} differs from the report. Run: python docs/keras_layers.py --page")
         return
     if not options.page:
-        REPORT.write_text(json.dumps(_report(), indent=1) + "\n")
+        REPORT.write_text(json.dumps(_report(options.models), indent=1) + "\n")
     PAGE.write_text(page(json.loads(REPORT.read_text())))
 
 
-def _report():
+def _report(chosen):
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    kept = json.loads(REPORT.read_text()) if chosen else {"versions": versions, "models": {}}
+    if kept["versions"] != versions:
+        sys.exit(f"{REPORT.name} was made with other versions: {kept['versions']}. Measure all models again.")
     models = {}
     for name, foreign in FOREIGN.items():
+        if chosen and name not in chosen:
+            models[name] = kept["models"][name]
+            continue
         with tempfile.TemporaryDirectory() as folder:
             models[name] = rounded(measure(foreign, pathlib.Path(folder)))
         print(name, *(x.get("error", "refused") for x in models[name]["files"].values()), flush=True)
-    return {"versions": {name: importlib.metadata.version(name) for name in PACKAGES}, "models": models}
+    return {"versions": versions, "models": models}
 
 
 def rounded(value):

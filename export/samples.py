@@ -217,7 +217,23 @@ def review(samples, quantization, what):
         if steps < STEPS_NEEDED:
             raise ValueError(text)
         warnings.append(text)
+    for name, x in floats.items() if integer else ():
+        if lost := _lost_columns(x, INTEGER_STEPS[quantization]):
+            columns = ", ".join(map(str, lost))
+            warnings.append(
+                f"{what}: column{'s' * (len(lost) > 1)} {columns} of {name!r} have a deviation below one of the "
+                f"{INTEGER_STEPS[quantization]} steps of the input, which has one scale for all columns. Scale the "
+                "columns to one range before the model, give them as inputs of their own, or choose float16."
+            )
     return warnings
+
+
+def _lost_columns(x, steps):
+    """The columns of a table, float (rows, columns), whose deviation is below one step of its range: list of int."""
+    if x.ndim != 2 or not x.size or np.ptp(x) == 0:
+        return []
+    deviations = np.std(x, axis=0, dtype="float64")
+    return [int(i) for i in np.flatnonzero((deviations > 0) & (deviations < np.ptp(x) / steps))]
 
 
 def like_pixels(samples):

@@ -165,6 +165,19 @@ def test_averages_before_a_concatenation_have_a_scale_of_their_own(model, quanti
     assert report.tensors["float_ops"] == []
 
 
+def test_columns_that_one_scale_of_a_table_loses_are_named(tmp_path):
+    """The input has steps of some 1.5, and two columns vary by less."""
+    x = keras.Input((3,), name="table")
+    norm = layers.Normalization()
+    rows = models.normal(ROWS, 3) * [0.1, 50, 1] + [0.5, 200, -3]
+    norm.adapt(rows)
+    model = keras.Model(x, layers.Dense(1, kernel_initializer="ones", name="price")(norm(x)))
+    with pytest.raises(ExportError, match=r"columns 0, 2 of 'table' have a deviation below one of the 255 steps"):
+        export(model, tmp_path, {"table": rows.astype("float32")})
+    report = export(model, tmp_path, {"table": rows.astype("float32")}, "int16x8")
+    assert not any("column" in warning for warning in report.warnings)
+
+
 CUTTING = {
     "least": lambda x: {"y": ops.minimum(x, 0.0), "x": x * 2},
     "bounded": lambda x: {"y": ops.clip(x, -0.5, 0.5), "x": x * 2},

@@ -159,6 +159,20 @@ def test_disagreement_is_an_error(int8, folder, monkeypatch, steps, agrees):
             run(int8, folder)
 
 
+def test_sums_of_integers_that_tflite_micro_adds_wrongly_are_named(folder):
+    """All sums of a layer of additive attention differed, by up to 102 steps."""
+    x = keras.Input((48,), name="images")
+    model = keras.Model(x, keras.ops.sum(keras.layers.Dense(48)(x), axis=-1))
+    path = litert_files.write(
+        folder / "sum.tflite", {"serve": lambda images: {"y": model(images)}}, "int8", (1, 48), model
+    )
+    samples = {"serve": litert_files.images(3, (1, 48))}
+    with pytest.raises(
+        ExportError, match=r"allowed \(max_steps\)\. tflite-micro adds integers of 8 bits wrongly, in SUM"
+    ):
+        get_target("micro").run(path, Context(folder, "int8", samples))
+
+
 def test_a_softmax_that_ends_the_process_is_named():
     x = graph.Tensor("model/probabilities/Softmax", (1,), "int8", constant=False, scales=(1e-9,), zero_points=(0,))
     ops = [graph.Op("SOFTMAX", False, [x], [x], types.SimpleNamespace(beta=1.0))]
