@@ -9,8 +9,8 @@ import warnings
 
 import tensorflow as tf
 
-from keras_dl.compat import all_layers, change_before_quantizing, quantize_calibrated
-from keras_dl.export import biases, fused_lstm, names, orders, ranges, reversals, saved_model, sums, zero_scales
+from keras_dl.compat import CALIBRATE_ONLY, all_layers, change_before_quantizing, quantize_calibrated
+from keras_dl.export import constants, fused_lstm, names, orders, ranges, reversals, saved_model, sums, zero_scales
 from keras_dl.export.errors import ExportError
 
 # The converter writes one line for each op for which it has no builtin:
@@ -128,7 +128,9 @@ def convert(model, opened, origins, check=None, **settings):
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`: the converter's own message is pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
-    return names.outputs_named(_mended(content, model.variables), origins)
+    is_final = not getattr(converter, CALIBRATE_ONLY)  # a file that is only calibrated is quantized later
+    of_16_bits = is_final and _INT16 in converter.target_spec.supported_ops
+    return names.outputs_named(_mended(content, of_16_bits, model.variables), origins)
 
 
 def _float_mended(content, variables, origins, converter, check):
@@ -139,7 +141,7 @@ def _float_mended(content, variables, origins, converter, check):
     if converter.representative_dataset is None:
         return content
     if _INT16 in converter.target_spec.supported_ops:
-        content = sums.as_means(content)
+        content = constants.separated(sums.as_means(content))
     return ranges.separated(content)
 
 
@@ -164,13 +166,15 @@ def quantize_all_but(content, nodes, dtype):
     Returns:
         bytes: the flatbuffer.
     """
-    return _mended(quantize_calibrated(content, dtype, nodes))
+    return _mended(quantize_calibrated(content, dtype, nodes), dtype == tf.int16)
 
 
-def _mended(content, variables=()):
+def _mended(content, of_16_bits, variables=()):
     """The converter's file, with repairs of faults that make it wrong, or that crash the runtime."""
+    if of_16_bits:
+        content = constants.joined(content)
     content = zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables)))
-    return orders.mended(biases.mended(ranges.requantized(content)))
+    return orders.mended(ranges.requantized(content))
 
 
 def _explain(message, model):

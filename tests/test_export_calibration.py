@@ -9,6 +9,7 @@ from keras import layers, ops
 from keras_dl import LSTM
 from keras_dl.export import ExportError, KerasRunner, graph, load, samples
 from keras_dl.export import export as export_
+from keras_dl.signatures import default_signatures
 
 ROWS = 128
 
@@ -222,6 +223,18 @@ def test_a_layer_that_is_called_twice_has_two_biases(layer, tmp_path):
     shared.bias.assign([3.0, -3.0, 1.0])
     report = export(model, tmp_path, {"x": models.normal(ROWS, 6, 6, 4)}, "int16x8")
     assert all(found["r2"] > 0.999 for found in report.proof["signatures"]["serve"].values())
+
+
+def test_signatures_that_share_a_layer_have_its_weights(tmp_path):
+    """The converter quantizes a buffer of int16x8 again for the next signature, as if its integers were floats."""
+    x = keras.Input((64,), name="x")
+    model = keras.Model(x, layers.Dense(256, bias_initializer="ones", name="y")(x))
+    serve = default_signatures(model)["serve"]
+    model.serving_signatures = lambda batch_size: {"one": serve, "two": serve}
+    rows = [{"x": models.normal(ROWS, 64)}]
+    report = export(model, tmp_path, {"one": rows, "two": rows}, "int16x8")
+    assert all(found["r2"] > 0.999 for one in report.proof["signatures"].values() for found in one.values())
+    assert report.bytes < 2 * 64 * 256  # the file has them once
 
 
 @pytest.mark.parametrize("find", [ops.argmax, ops.argmin])
