@@ -73,14 +73,15 @@ def _separate(model, subgraph, schema):
                 averages[index] = _product(model, subgraph, index, schema)
             return averages[index][0]
         if name in _MOVES:
-            op.inputs = np.array([apart(op.inputs[0]), *op.inputs[1:]], np.int32)
+            place = int(name == "SPLIT")  # of what it moves, among its inputs
+            op.inputs = np.array([*op.inputs[:place], apart(op.inputs[place]), *op.inputs[place + 1 :]], np.int32)
         return index
 
     def read_elsewhere(index):
-        """Whether other ops read tensor `index`, or what it is made of by moves."""
-        if readers[index] > 1:
-            return True
+        """Whether other ops read tensor `index`, or what it is made of by moves, or another part of that."""
         op = makers.get(index)
+        if readers[index] > 1 or (op is not None and len(op.outputs) > 1):
+            return True
         return op is not None and _name(model, op, schema) in _MOVES and read_elsewhere(op.inputs[0])
 
     for op in subgraph.operators:
