@@ -13,10 +13,10 @@ Files:     int8 0.011: its rounding errors add up over 200 steps
 """
 
 from keras_dl.recipes.tasks import series
-from keras_dl.recipes.training.recipe import FLOAT, INT8, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Recipe, Task, run_as_script
 
-# Two hundred unrolled steps are thousands of ops: too many for tflite-micro.
-SUMS = dict(variants=("gru", "rnn"), baselines=("rnn",), exports=(FLOAT, INT8), **series.SUMS)
+# The proof refuses int8: the state is rounded 200 times, and R2 is 0.897. It is 0.976 in int16x8.
+SUMS = dict(variants=("gru", "rnn"), baselines=("rnn",), exports=(FLOAT, DYNAMIC_INT8), **series.SUMS)
 RECIPE = Recipe(
     name="gru",
     model="RecurrentNetwork",

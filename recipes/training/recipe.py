@@ -187,6 +187,7 @@ class Export(NamedTuple):
 
 FLOAT = Export("none", "cpu")
 INT8 = Export("int8", "cpu")
+INT16X8 = Export("int16x8", "cpu")
 DYNAMIC_INT8 = Export("dynamic_int8", "cpu")
 MICRO = Export("int8", "micro")
 ETHOS_U55 = Export("int8", "ethos-u55-128")
