@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_ROWS = 512  # of a block of distances
+_ROWS = 64  # of a block of differences, which has rows * others * size numbers
 
 
 def frechet_distance(features, others) -> float:

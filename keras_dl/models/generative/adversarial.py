@@ -11,11 +11,11 @@
 `a` is a logit, so that no logarithm of a sigmoid can overflow. With the first two, `D` is best at
 `sigmoid(a) = p_data / (p_data + p_G)`; where both densities are equal, the value of the game is `-ln 4`.
 
-References: Goodfellow et al. 2014, "Generative Adversarial Networks", arXiv:1406.2661, algorithm 1, with one step of the
-discriminator for each of the generator, proposition 1 and theorem 1; Mao et al. 2016, "Least Squares Generative
+References: Goodfellow et al. 2014, "Generative Adversarial Networks", arXiv:1406.2661, algorithm 1, with one step of
+the discriminator for each of the generator, proposition 1 and theorem 1; Mao et al. 2016, "Least Squares Generative
 Adversarial Networks", arXiv:1611.04076, eq. 9; Lim, Ye 2017, "Geometric GAN", arXiv:1705.02894, for the hinge;
-Mescheder, Geiger, Nowozin 2018, "Which Training Methods for GANs do actually Converge?", arXiv:1801.04406, eq. 9, for R1;
-Karras et al. 2019, "Analyzing and Improving the Image Quality of StyleGAN", arXiv:1912.04958, section 3.1, for lazy
+Mescheder, Geiger, Nowozin 2018, "Which Training Methods for GANs do actually Converge?", arXiv:1801.04406, eq. 9, for
+R1; Karras et al. 2019, "Analyzing and Improving the Image Quality of StyleGAN", arXiv:1912.04958, section 3.1, for lazy
 regularization.
 """
 
@@ -289,4 +289,5 @@ class AdversarialModel(Model):
     def load_own_variables(self, store):
         for key, state in self._seeds().items():
             state.assign(store[key])
-        super().load_own_variables({key: store[key] for key in store.keys() if not key.startswith("seed_")})
+        own = [key for key in store.keys() if not key.startswith("seed_")]  # noqa: SIM118, a store of HDF5
+        super().load_own_variables({key: store[key] for key in own})

@@ -106,7 +106,9 @@ def discriminator(image_shape, filters) -> keras.Model:
         if i > 0:
             hidden = norm(f"down_{i}_norm")(hidden)
         hidden = layers.LeakyReLU(0.2, name=f"down_{i}_relu")(hidden)
-    logit = layers.Conv2D(1, (height, width), use_bias=False, kernel_initializer=kernels(), dtype="float32", name="logit")
+    logit = layers.Conv2D(
+        1, (height, width), use_bias=False, kernel_initializer=kernels(), dtype="float32", name="logit"
+    )
     return keras.Model(images, layers.Reshape((), dtype="float32", name="logits")(logit(hidden)), name="discriminator")
 
 

@@ -132,7 +132,9 @@ class NoiseToData(AdversarialModel):
         self.trackers["real_logit"].update_state(real_logits)
         self.trackers["fake_logit"].update_state(fake_logits)
         discriminator = discriminator_objective(self.objective, real_logits, fake_logits)
-        return self._logged(dict(discriminator=discriminator, generator=generator_objective(self.objective, fake_logits)))
+        return self._logged(
+            dict(discriminator=discriminator, generator=generator_objective(self.objective, fake_logits))
+        )
 
     def make_train_function(self, force=False):
         function = super().make_train_function(force)
