@@ -15,8 +15,8 @@ package's own classifier (`keras_dl.recipes.tasks.digit_judge`). It is no Incept
 
 `--dataset gaussian_ring` (generated): TODO
 
-`--dataset mnist`: the nets and the optimizer of the 2014 paper. `--dataset celeb_a`: DCGAN as its authors trained it, on
-faces of 64x64. Not measured.
+`--dataset mnist`: the nets and the optimizer of the 2014 paper. `--dataset celeb_a`: DCGAN as its authors trained it,
+on faces of 64x64. Not measured.
 """
 
 import keras

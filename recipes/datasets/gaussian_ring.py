@@ -77,9 +77,9 @@ def coverage(points) -> dict[str, float]:
         points: float, `(n, 2)`.
 
     Returns:
-        dict of float: `modes`, how many have at least 1% of all points within 3 standard deviations; `high_quality`, the
-        share of points within 3 standard deviations of any; `kl_to_uniform`, the divergence of the shares of the modes
-        among those points from even shares, in nats, 0 at best, ln 8 = 2.079 if one mode has all or there are none.
+        dict of float: `modes`, how many have at least 1% of all points within 3 standard deviations; `high_quality`,
+        the share of points within 3 standard deviations of any; `kl_to_uniform`, the divergence of the shares of the
+        modes among those points from even shares, in nats, 0 at best, ln 8 = 2.079 if one mode has all, or none any.
 
     Example:
 

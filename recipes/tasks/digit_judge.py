@@ -1,4 +1,4 @@
-"""The judge of generated digits: one small classifier of 28x28 digits, trained once, whose weights come with the package.
+"""The judge of generated digits: a small classifier of 28x28 digits, whose weights come with the package.
 
 Its 64 features are what the Frechet distance, precision and recall of generated digits are measured in. It is no
 Inception net: the distance, "digit-FID", cannot be compared with an Inception FID. The same weights judge every model.

@@ -1,7 +1,7 @@
 """Generation from noise, for recipes: data without targets, samples of fixed noise, and what to compare them with.
 
-`Data.arrays` holds `train` and `test`, real examples as they are raw; `noise`, one row for each test example, from which
-every model and file is measured; and `signature`, the name of the served function that takes it.
+`Data.arrays` holds `train` and `test`, raw examples; `noise`, one row for each test example, from which every model and
+file is measured; and `signature`, the name of the served function that takes it.
 """
 
 import math

@@ -299,9 +299,9 @@ class Recipe:
         calibrate: `calibrate(serve, data, samples)`: calibration data by signature, for a model whose signatures take
             what other signatures return. None if `Data.calibration` has all of it.
         takes_learning_rate: bool. Whether `build_model` asks `Options.rate` for its learning rate.
-        snapshot: `snapshot(options, epoch, model) -> array or None`, asked after each epoch: what `picture` shows of the
-            training's course. It must draw no random numbers of the model. None for no snapshots.
-        figures: `figures(outcome) -> dict` of float: what the report says beside the metric. None for nothing.
+        snapshot: `snapshot(options, epoch, model) -> array or None`, asked after each epoch: what `picture` shows of
+            the training's course. It must draw no random numbers of the model. None for no snapshots.
+        figures: `figures(outcome) -> dict` of float or str: what the report says beside the metric. None for nothing.
     """
 
     name: str

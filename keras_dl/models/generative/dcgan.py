@@ -12,7 +12,7 @@ Adversarial Networks", arXiv:1511.06434, section 3 and 4, fig. 1, with the kerne
 
 Deviations:
 - The paper's noise is uniform in [-1, 1]. The code has N(0, 1), as here; "uniform" has the same variance.
-- `G` takes noise of its own in its step, as in algorithm 1 of Goodfellow et al. The code takes that of `D`'s step again.
+- `G` takes noise of its own in its step, as in algorithm 1 of Goodfellow et al. The code takes that of `D`'s step.
 - The first layer of `G`, a transposed convolution of one pixel, is a dense layer: the same sum, in one product.
 """
 
@@ -106,10 +106,9 @@ def discriminator(image_shape, filters) -> keras.Model:
         if i > 0:
             hidden = norm(f"down_{i}_norm")(hidden)
         hidden = layers.LeakyReLU(0.2, name=f"down_{i}_relu")(hidden)
-    logit = layers.Conv2D(
-        1, (height, width), use_bias=False, kernel_initializer=kernels(), dtype="float32", name="logit"
-    )
-    return keras.Model(images, layers.Reshape((), dtype="float32", name="logits")(logit(hidden)), name="discriminator")
+    size = (height, width)
+    logit = layers.Conv2D(1, size, use_bias=False, kernel_initializer=kernels(), dtype="float32", name="logit")(hidden)
+    return keras.Model(images, layers.Reshape((), dtype="float32", name="logits")(logit), name="discriminator")
 
 
 PRESETS = {
