@@ -155,8 +155,10 @@ class DCGAN(NoiseToData):
     Example:
 
     >>> model = DCGAN.from_preset("dcgan64")
-    >>> model.generator.count_params() - 2 * 960, model.discriminator.count_params() - 2 * 896  # without moving averages
-    (3576704, 2765568)
+    >>> for net in (model.generator, model.discriminator):
+    ...     print(sum(variable.value.shape.num_elements() for variable in net.trainable_variables))
+    3576704
+    2765568
     >>> model.generate(model.draw_noise(2)).shape
     TensorShape([2, 64, 64, 3])
     """
