@@ -17,9 +17,8 @@ def noise(size):
 
 def ring(rng, n):
     angles = rng.integers(0, 8, n) * np.pi / 4
-    return (2 * np.stack([np.cos(angles), np.sin(angles), angles], -1) + 0.02 * rng.normal(size=(n, 3))).astype(
-        "float32"
-    )
+    points = 2 * np.stack([np.cos(angles), np.sin(angles), angles], axis=-1)
+    return (points + 0.02 * rng.normal(size=(n, 3))).astype("float32")
 
 
 CASES = [
