@@ -198,20 +198,20 @@ def test_losses_in_closed_form_and_far_out():
 
 def test_a_joint_batch_would_tell_real_from_generated():
     """Batch normalization of both together gives other logits than of each alone, which are those in training."""
-    model = DCGAN(**TINY)
-    real, fake = pixels(), 0.2 * pixels(seed=1)
+    sizes = TINY | dict(image_shape=(16, 16, 1))
+    model, copy = DCGAN(**sizes), DCGAN(**sizes)
+    real, fake = pixels(shape=(16, 16, 1)), 0.2 * pixels(shape=(16, 16, 1), seed=1)
     joint = model.discriminator(np.concatenate([real, fake]), training=True)
     alone = np.concatenate([model.discriminator(x, training=True) for x in (real, fake)])
-    assert np.abs(joint - alone).max() > 1e-2 * np.abs(alone).max()
-    model = given(compiled(DCGAN(**TINY)), *np.random.default_rng(0).normal(size=(2, 16, 4)).astype("float32"))
-    expected = []
-    copy = DCGAN(**TINY)
+    assert np.abs(joint - alone).max() > 0.1 * np.abs(alone).max()
+
+    noises = np.random.default_rng(0).normal(size=(2, 16, 4)).astype("float32")
     copy.set_weights(model.get_weights())
-    noise = np.random.default_rng(0).normal(size=(2, 16, 4)).astype("float32")[0]
-    for x in (real, copy.generator(noise, training=True)):
-        expected.append(float(ops.mean(copy.discriminator(x, training=True))))
-    logs = model.train_on_batch(real, return_dict=True)
-    assert [logs["real_logit"], logs["fake_logit"]] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    expected = [
+        float(ops.mean(copy.discriminator(x, training=True))) for x in (real, copy.generator(noises[0], training=True))
+    ]
+    logs = given(compiled(model), *noises).train_on_batch(real, return_dict=True)
+    assert [logs["real_logit"], logs["fake_logit"]] == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
 # Who moves.
@@ -282,9 +282,9 @@ def test_the_moving_average():
     for a, b in zip(model.average.weights, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(model.generate(noise), model.average(noise))
-    assert np.abs(model.generate(noise) - model.generator(noise)).max() > 0.1
+    assert np.abs(model.generate(noise) - model.generator(noise)).max() > 0.01
     served = KerasRunner(model).serve("generate", noise=noise)["images"]
-    np.testing.assert_allclose(served, model.generate(noise), atol=1e-3)
+    np.testing.assert_allclose(served, model.generate(noise), atol=1e-4)
 
 
 def test_xla_trains_as_the_graph_on_equal_noise():
@@ -294,7 +294,7 @@ def test_xla_trains_as_the_graph_on_equal_noise():
         keras.utils.set_random_seed(0)
         model = DCGAN(**TINY, averaging=0.9)
         table = tf.constant(noises)
-        model.draw_noise = lambda count, seed=None, model=model, table=table: table[model.step_count]
+        model.draw_noise = lambda count, seed=None, model=model, table=table: tf.gather(table, model.step_count.value)
         compiled(model, keras.optimizers.SGD(0.05), run_eagerly=False, jit_compile=jit)
         x = tf.data.Dataset.from_tensor_slices(pixels(32)).batch(8, drop_remainder=True)
         results.append(model.fit(x, epochs=2, verbose=0).history)
@@ -329,7 +329,7 @@ def test_a_reloaded_model_goes_on_as_if_it_had_never_stopped(make, policy, tmp_p
     assert all(equal(state(copy), state(model)))
     histories = [each.fit(data, epochs=2, **options).history for each in (model, copy)]
     assert histories[0] == histories[1]
-    assert len(state(model)) == len(state(copy)) > 30
+    assert len(state(model)) == len(state(copy)) > 25
     assert all(equal(state(copy), state(model)))
     assert int(copy.step_count) == 8
 
@@ -361,7 +361,8 @@ class Lazy(GAN):
 
     def regularize(self, data):
         def penalty():
-            return 3 * 5.0 * r1_penalty(lambda x: self.discriminator(x, training=True), data), {}
+            # Small, or its scaled gradient would be beyond float16 at first.
+            return 3 * 0.01 * r1_penalty(lambda x: self.discriminator(x, training=True), data), {}
 
         self.every(3, lambda: self.minimize("discriminator", penalty))
 

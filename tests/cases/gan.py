@@ -42,7 +42,7 @@ CASES = [
         served=dict(generate=normal("noise", 6)),
         bad_arguments=(
             (dict(image_shape=(30, 30, 1)), "image_shape"),
-            (dict(image_shape=(16, 20, 1)), "image_shape"),
+            (dict(image_shape=(16, 22, 1)), "image_shape"),
             (dict(filters=0), "filters"),
             (dict(noise="pink"), "noise"),
             (dict(objective="wasserstein"), "objective"),
