@@ -110,7 +110,7 @@ def quality(real, generated) -> dict[str, float]:
         "digit_fid": metrics.frechet_distance(features, generated_features),
         "precision": found.precision,
         "recall": found.recall,
-        "class_entropy": float(-np.sum(shares * np.log(np.maximum(shares, 1e-12)))),
+        "class_entropy": float(np.sum(shares * -np.log(np.maximum(shares, 1e-12)))),
         "sure": float(np.mean(probabilities.max(-1) >= SURE)),
     }
 
