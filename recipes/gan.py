@@ -34,6 +34,7 @@ FLOAT16, INT16X8 = Export("float16", "cpu"), Export("int16x8", "cpu")
 RING = "gaussian_ring"
 DIGITS = ("mnist_5k", "mnist")
 NOISE_DIM, LATENT_DIM = 100, 20
+SMALL = dict(filters=32, averaging=0.999)
 WIDTHS = (128, 128)  # of both nets for the ring
 SHOWN = 64  # samples of a snapshot of images; of points, ten times as many
 
@@ -86,10 +87,9 @@ def build_model(data, options, variant):
         rate = keras.optimizers.schedules.ExponentialDecay(options.rate(0.1), 1, 1 / 1.000004)
         model.compile(keras.optimizers.SGD(rate, momentum=0.5))
     else:
-        small = options.dataset == "mnist_5k"
-        settings = dict(filters=32, averaging=0.999) if small else {}
+        settings, rate = (SMALL, 5e-4) if options.dataset == "mnist_5k" else ({}, 2e-4)
         model = keras_dl.DCGAN(data.input_shape, size, noise=noise, seed=options.seed, **settings)
-        model.compile(keras.optimizers.Adam(options.rate(2e-4), beta_1=0.5))
+        model.compile(keras.optimizers.Adam(options.rate(rate), beta_1=0.5))
     return model
 
 

@@ -112,7 +112,6 @@ class NoiseToData(AdversarialModel):
         return self(noise, training=False)
 
     def discriminator_loss(self, data, made):
-        self.batch_range.update_state(data)
         fake = ops.stop_gradient(self.generator(self.draw_noise(ops.shape(data)[0]), training=True))
         # In batches of their own: the statistics of a joint batch would tell which is which.
         real_logits = self.discriminator(data, training=True)
@@ -123,6 +122,10 @@ class NoiseToData(AdversarialModel):
     def generator_loss(self, data, made):
         fake = self.generator(self.draw_noise(ops.shape(data)[0]), training=True)
         return generator_objective(self.objective, self.discriminator(fake, training=True)), {}
+
+    def train_step(self, data):
+        self.batch_range.update_state(keras.utils.unpack_x_y_sample_weight(data)[0])
+        return super().train_step(data)
 
     def test_step(self, data):
         """Both losses in inference mode, on the same noise each time."""
