@@ -52,7 +52,7 @@ def load_data(options, variant):
 
 def _noise(options):
     """Size and kind of the noise that the generator takes."""
-    return {RING: (16, "normal"), "mnist": (NOISE_DIM, "uniform")}.get(options.dataset, (NOISE_DIM, "normal"))
+    return {RING: (2, "normal"), "mnist": (NOISE_DIM, "uniform")}.get(options.dataset, (NOISE_DIM, "normal"))
 
 
 def build_model(data, options, variant):
@@ -238,7 +238,7 @@ RECIPE = Recipe(
             higher_is_better=False,
             exports=(FLOAT, FLOAT16, INT8, INT16X8, ETHOS_U55, EDGETPU),
         ),
-        RING: Task(epochs=60, batch_size=256, metric="modes found", aim=8, exports=(FLOAT, INT8), reproduced=True),
+        RING: Task(epochs=100, batch_size=256, metric="modes found", aim=8, exports=(FLOAT, INT8), reproduced=True),
         "mnist": Task(epochs=100, batch_size=100, metric="digit-FID", higher_is_better=False, exports=(FLOAT, INT8)),
         "celeb_a": Task(
             epochs=25,
