@@ -128,7 +128,11 @@ class NoiseToData(AdversarialModel):
         return super().train_step(data)
 
     def test_step(self, data):
-        """Both losses in inference mode, on the same noise each time."""
+        """Both losses in inference mode, on the same noise each time.
+
+        The moving statistics of the discriminator are of real and of generated batches by turns. So its losses here
+        jump from epoch to epoch.
+        """
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         fake = self(self.draw_noise(ops.shape(data)[0], seed=0), training=False)
         real_logits, fake_logits = (self.discriminator(x, training=False) for x in (data, fake))
