@@ -12,7 +12,7 @@ import keras_dl
 from keras_dl import metrics
 from keras_dl.recipes import datasets
 from keras_dl.recipes.datasets import mnist_5k
-from keras_dl.recipes.datasets.gaussian_ring import centers, coverage
+from keras_dl.recipes.datasets.gaussian_ring import GaussianRing, centers, coverage
 from keras_dl.recipes.tasks import digit_judge, generation
 from keras_dl.recipes.training import recipe, runner
 
@@ -151,7 +151,7 @@ def test_a_collapse_shows_in_the_figures(digits):
 def test_gaussian_ring(tmp_path, monkeypatch):
     entry = next(entry for entry in datasets.catalogue() if entry.name == "gaussian_ring")
     assert (entry.source, entry.size, entry.examples) == ("formula", 0, {"train": 20_000, "test": 2_500})
-    monkeypatch.setattr(gaussian_ring.GaussianRing, "EXAMPLES", {"train": 100, "test": 2_500})
+    monkeypatch.setattr(GaussianRing, "EXAMPLES", {"train": 100, "test": 2_500})
     builder = datasets.prepare("gaussian_ring", data_dir=tmp_path, quiet=True)
     assert entry.licence in builder.info.description
     assert "Generated" in builder.info.description
