@@ -6,9 +6,10 @@ Paper:     Goodfellow et al. 2014, "Generative Adversarial Networks", arXiv:1406
 Data:      mnist_5k, padded to 32x32: 4,000 digits for training, each shifted, rotated, scaled and sheared a little in
            each epoch; 1,000 for the test
 Command:   keras-dl train gan
-Aim:       a digit-FID of TODO
-Baseline:  the digit-FID of a variational autoencoder
-Reaches:   TODO
+Aim:       a digit-FID of 25
+Baseline:  the digit-FID of samples of a convolutional VAE, trained as long: 68.8
+Reaches:   14.7 after 70 epochs, with precision 0.76 and recall 0.87. Training digits have 3.3, a normal distribution
+           with the mean and covariance of the digits 185, noise 449. 1,328 s for both trainings on two very busy cores.
 
 The digit-FID is the Frechet distance between the test digits and as many generated ones, in the 64 features of the
 package's own classifier (`keras_dl.recipes.tasks.digit_judge`). It is no Inception FID.
