@@ -179,7 +179,8 @@ class NoiseToData(AdversarialModel):
         """The entry point of a device: dict of one `Signature`.
 
         `generate(noise: float32, (batch_size, noise_dim))` returns `{"images": float32, (batch_size, *image_shape), in
-        [0, 255]}`. The device draws the noise, so that equal noise gives equal images everywhere.
+        [0, 255]}`, or `"samples"` where the data are no pixels. The device draws the noise, so that equal noise gives
+        equal images everywhere.
         """
         noise = keras.KerasTensor((batch_size, self.noise_dim), "float32", name="noise")
         return {"generate": Signature(lambda noise: {self.output_name: self(noise, training=False)}, {"noise": noise})}
