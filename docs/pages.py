@@ -102,6 +102,7 @@ def _page(architecture, run):
         "## Training",
         markdown_table(_trainings(run)),
         "Every epoch of every training is in [history.csv](history.csv).",
+        *_figures(report),
         "## Exported files",
         "The metric is measured on the Keras model and again on the file. Error is the largest absolute difference "
         "between the outputs of the file and of the Keras model in the [proof](../../glossary.md#proof), without token "
@@ -114,6 +115,15 @@ def _page(architecture, run):
         f"The figures on this page come from {_links(run)}. The [glossary](../../glossary.md) explains the terms.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _figures(report):
+    """What the recipe measures beside its metric."""
+    found = report.get("figures") or {}
+    if not found:
+        return []
+    rows = [(name.replace("_", " "), x if isinstance(x, str) else figure(x)) for name, x in found.items()]
+    return ["## Other figures", markdown_table([("Figure", "Value"), *rows])]
 
 
 def _aim(report):

@@ -8,7 +8,7 @@ if _keras.backend.backend() != "tensorflow":
         "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
     )
 
-from keras_dl import arguments, averaging, layers, losses, schedules
+from keras_dl import arguments, averaging, layers, losses, metrics, schedules
 from keras_dl.base import FunctionalModel, Layer, Model
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
 from keras_dl.layers.gru import GRU, GRUCell
@@ -18,6 +18,8 @@ from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
+from keras_dl.models.generative.dcgan import DCGAN
+from keras_dl.models.generative.gan import GAN
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -42,6 +44,8 @@ from keras_dl.signatures import Signature
 from keras_dl.version import __version__
 
 __all__ = [
+    "DCGAN",
+    "GAN",
     "GCNN",
     "GRU",
     "LSTM",
@@ -86,5 +90,6 @@ __all__ = [
     "averaging",
     "layers",
     "losses",
+    "metrics",
     "schedules",
 ]

@@ -257,6 +257,9 @@ ARCHITECTURES = (
         year=2014,
         paper="Generative Adversarial Networks",
         arxiv="1406.2661",
+        classes=("DCGAN", "GAN"),
+        preset=("DCGAN", "dcgan64"),
+        parameters=6_342_272,
     ),
     Architecture(
         name="stylegan",

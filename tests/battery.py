@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_dl.compat import all_layers, inner_layers
 from keras_dl.export import Exporter
 from keras_dl.export.signatures import collect
+from keras_dl.recipes.training.resume import state_variables
 
 BATCH = 8
 CALIBRATION = 64  # rows; 48 calibrate and 16 prove, of which about one in 25 goes beyond the range of the 48
@@ -21,7 +22,8 @@ def _compiled(case, jit=False, eager=False, optimizer=keras.optimizers.Adam, **o
     model = case.create(**overrides)
     model.compile(optimizer=optimizer(1e-3), jit_compile=jit, run_eagerly=eager, **case.compile)
     # Else the first step makes them, and `_Trainer` would not know them.
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -33,8 +35,8 @@ class _Trainer:
 
     def __init__(self, case):
         self.model = _compiled(case)
-        self.outputs = _predict(self.model, case.data(BATCH)[0])
-        self._variables = [*self.model.variables, *self.model.optimizer.variables]
+        self.outputs = _predict(self.model, case.call_inputs(BATCH))
+        self._variables = state_variables(self.model)
         self._values = [variable.numpy() for variable in self._variables]
 
     def fit(self, data, **options):
@@ -94,7 +96,7 @@ def _plain(value):
 def reloads_in_a_fresh_process(case, shared):
     """A trained model saved as `.keras` gives the same outputs in another process, optimizer state included."""
     model, _, _ = shared.once(_trained_in, case, "mixed_bfloat16")
-    x, _ = case.data(BATCH)
+    x = case.call_inputs(BATCH)
     path = shared.folder / f"{case.name}.keras"
     model.save(path)
     result = shared.reload(path, x)
@@ -114,9 +116,8 @@ def _trained_in(case, policy):
     than to run.
     """
     model = _compiled(case, eager=policy == "mixed_bfloat16", dtype=policy)
-    data = case.data(BATCH)
-    outputs = _predict(model, data[0])
-    return model, outputs, model.fit(*data, batch_size=BATCH, epochs=3, verbose=0).history["loss"]
+    outputs = _predict(model, case.call_inputs(BATCH))
+    return model, outputs, model.fit(*case.data(BATCH), batch_size=BATCH, epochs=3, verbose=0).history["loss"]
 
 
 def frozen_layers_stay_frozen(case, shared):
@@ -162,7 +163,7 @@ def compiles_under_xla(case, shared):
     """Inference compiles, traces once for a shape, and equals eager; a training step compiles, here or below."""
     # The optimizer with the fewest operations: its step is Keras's, and would take most of the time.
     model = _compiled(case, jit=True, optimizer=keras.optimizers.SGD)
-    x, y = case.data(BATCH)
+    x = case.call_inputs(BATCH)
     compiled = tf.function(lambda batch: model(batch, training=False), jit_compile=True)
     tensors = keras.tree.map_structure(tf.convert_to_tensor, x)
     assert "HloModule" in compiled.experimental_get_compiler_ir(tensors)(stage="hlo")
@@ -173,7 +174,7 @@ def compiles_under_xla(case, shared):
 
     # Else it is compiled there, which takes seconds.
     if "trains_equally_under_xla" in {*case.skips, *case.slow_checks}:
-        assert np.isfinite(model.fit(x, y, batch_size=BATCH, verbose=0).history["loss"]).all()
+        assert np.isfinite(model.fit(*case.data(BATCH), batch_size=BATCH, verbose=0).history["loss"]).all()
         assert model.jit_compile is True
 
 
@@ -210,7 +211,7 @@ def declared_shape_is_the_real_shape(case, shared):
     """For any batch; the declared one leaves the batch open."""
     model = case.create()
     for n in (1, 3):
-        x, _ = case.data(n)
+        x = case.call_inputs(n)
         declared = model.compute_output_shape(keras.tree.map_structure(lambda a: (None, *a.shape[1:]), x))
         declared = declared.values() if isinstance(declared, dict) else [declared]
         for output, shape in zip(_predict(model, x), declared, strict=True):

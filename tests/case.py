@@ -24,6 +24,7 @@ class Case(NamedTuple):
         compile: arguments of `model.compile` but for the optimizer.
         bad_arguments: (overrides, name) pairs; each must raise a ValueError that names the argument and its value.
         forced: names of arguments that can only be given their default here, each with the reason.
+        called: makes `n` inputs of a call, where `fit` takes something else, as that of a generator does; else None.
         padded: changes only the inputs at masked positions; None where the model takes no mask.
         served: for signatures that do not take the model's inputs: by name, what makes a dict of `n` rows of theirs.
         integer_signatures: names of those that int8 files hold; None for all. A loop cannot be calibrated.
@@ -45,6 +46,7 @@ class Case(NamedTuple):
     compile: Mapping[str, Any]
     bad_arguments: tuple = ()
     forced: Mapping[str, str] = {}
+    called: Callable | None = None
     padded: Callable | None = None
     served: Mapping[str, Callable] = {}
     integer_signatures: tuple[str, ...] | None = None
@@ -80,6 +82,10 @@ class Case(NamedTuple):
         """`n` examples and their targets."""
         rng = np.random.default_rng(seed)
         return self.inputs(rng, n), self.targets(rng, n)
+
+    def call_inputs(self, n, seed=0):
+        """`n` inputs of a call."""
+        return self.data(n, seed)[0] if self.called is None else self.called(np.random.default_rng(seed), n)
 
     def tolerance(self, quantization):
         return self.tolerances.get(quantization, TOLERANCES[quantization])

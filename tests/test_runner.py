@@ -145,6 +145,31 @@ def test_early_stopping_looks_at_the_validation_data(tmp_path):
     assert float(rows[2]["accuracy"]) > 0.6 > 0.5 > float(rows[2]["val_accuracy"])
 
 
+def test_snapshots_outlive_a_kill_and_figures_are_reported(tmp_path):
+    shown = {}
+
+    def snapshot(options, epoch, model):
+        return None if epoch == 2 else np.array([epoch, int(model.optimizer.iterations)])
+
+    def broken_off(options, epoch, model):
+        if epoch == 2:
+            raise RuntimeError("broken off")
+        return snapshot(options, epoch, model)
+
+    def picture(outcome):
+        shown.update(outcome.trained["wide"].snapshots)
+        return toy.RECIPE.picture(outcome)
+
+    changes = dict(picture=picture, figures=lambda outcome: {"answer": 42.0, "hash": "0af3"})
+    with pytest.raises(RuntimeError, match="broken off"):
+        _train(tmp_path / "run", epochs=3, recipe=_changed(snapshot=broken_off, **changes))
+    _train(tmp_path / "run", epochs=3, resume=True, recipe=_changed(snapshot=snapshot, **changes))
+    assert {epoch: array.tolist() for epoch, array in shown.items()} == {1: [1, 8], 3: [3, 24]}
+    document = report.read(tmp_path / "run")
+    assert document["figures"] == {"answer": 42.0, "hash": "0af3"}
+    assert all(text in report.describe(document) for text in ("42.0000", "0af3"))
+
+
 def test_equal_seeds_give_equal_runs_and_others_do_not(whole_run, tmp_path):
     _train(tmp_path / "same", epochs=None)
     _assert_equal_runs(whole_run, tmp_path / "same")

@@ -15,6 +15,7 @@ from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed  # noqa: 
 from keras_dl.recipes.datasets.cmudict import Cmudict  # noqa: E402
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes  # noqa: E402
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # noqa: E402
+from keras_dl.recipes.datasets.gaussian_ring import GaussianRing  # noqa: E402
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility  # noqa: E402
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "DigitScenes",
     "Entry",
     "Freesolv",
+    "GaussianRing",
     "GunPoint",
     "ItalyPowerDemand",
     "JapaneseVowels",

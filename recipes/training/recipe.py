@@ -239,12 +239,14 @@ class Trained:
         history: list of dicts, one per epoch: the logs of Keras (`loss`, `val_loss`, ...).
         seconds: float. Duration of the training, including validation.
         data: the `Data` that it was trained on.
+        snapshots: dict of arrays by epoch, as `Recipe.snapshot` returned them.
     """
 
     value: float
     history: list[dict]
     seconds: float
     data: Data
+    snapshots: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,6 +300,9 @@ class Recipe:
         calibrate: `calibrate(serve, data, samples)`: calibration data by signature, for a model whose signatures take
             what other signatures return. None if `Data.calibration` has all of it.
         takes_learning_rate: bool. Whether `build_model` asks `Options.rate` for its learning rate.
+        snapshot: `snapshot(options, epoch, model) -> array or None`, asked after each epoch: what `picture` shows of
+            the training's course. It must draw no random numbers of the model. None for no snapshots.
+        figures: `figures(outcome) -> dict` of float or str: what the report says beside the metric. None for nothing.
     """
 
     name: str
@@ -312,6 +317,8 @@ class Recipe:
     stopping: Callable | None = None
     calibrate: Callable | None = None
     takes_learning_rate: bool = True
+    snapshot: Callable | None = None
+    figures: Callable | None = None
 
     @property
     def reproduced(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ Keys, all at the top level:
     value             float  of the run
     variants          dict   metric by variant; the first is model.keras
     means             dict   of variants that differ only in a number (gcn-0, gcn-1): mean, standard_error, trainings
+    figures           dict   of float or str by name: what the recipe measures beside the metric; empty for most
     higher_is_better  bool
     baseline          str    the simpler method that the run must beat; null with --no-baseline and for a smoke run
     baseline_value    float or null
@@ -81,6 +82,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         "value": outcome.value,
         "variants": {variant: float(trained.value) for variant, trained in outcome.trained.items()},
         "means": means({variant: trained.value for variant, trained in outcome.trained.items()}),
+        "figures": {} if recipe.figures is None else recipe.figures(outcome),
         "higher_is_better": task.higher_is_better,
         "baseline": baseline[0],
         "baseline_value": None if baseline[1] is None else float(baseline[1]),
@@ -215,6 +217,8 @@ def describe(report):
     lines.append(f"{report['metric']:<30} {report['value']:.4f}  ({better})")
     if report["baseline"] is not None:
         lines.append(f"baseline, {report['baseline']:<20} {report['baseline_value']:.4f}")
+    for name, value in report.get("figures", {}).items():
+        lines.append(f"  {name:<38} {value if isinstance(value, str) else f'{value:.4f}'}")
     if report["aim_met"] is not None:
         lines.append(f"aim {report['aim']} {'met' if report['aim_met'] else 'NOT met'}")
     elif report["smoke"]:

@@ -25,12 +25,14 @@ class Checkpoint(NamedTuple):
         history: list of dicts of floats, one per epoch.
         seconds: float. Duration of the training so far.
         kept: list of arrays: the weights that early stopping would keep. None without early stopping.
+        snapshots: dict of arrays by epoch: what `Recipe.snapshot` kept. Empty without one.
     """
 
     epochs: int
     history: list[dict]
     seconds: float
     kept: list | None = None
+    snapshots: dict[int, np.ndarray] = {}
 
 
 def state_variables(model):
@@ -69,8 +71,10 @@ def save(path, model, checkpoint):
         raise FloatingPointError("weights are not finite")
     arrays = {f"variable_{i:05d}": array for i, array in enumerate(arrays)}
     arrays |= {f"kept_{i:05d}": array for i, array in enumerate(checkpoint.kept or ())}
+    arrays |= {f"snapshot_{epoch:07d}": array for epoch, array in checkpoint.snapshots.items()}
+    progress = {name: getattr(checkpoint, name) for name in ("epochs", "history", "seconds")}
     with replacing(path) as temporary:
-        np.savez(temporary, checkpoint=json.dumps(checkpoint._replace(kept=None)._asdict()), **arrays)
+        np.savez(temporary, checkpoint=json.dumps(progress), **arrays)
 
 
 def restore(path, model):
@@ -96,14 +100,15 @@ def restore(path, model):
     kinds = [np.asarray(v).dtype for v in variables]
     if kinds != [a.dtype for a in saved] or (kept and [a.shape for a in kept] != [w.shape for w in model.weights]):
         raise FileError(path, f"is not {_WHAT}: its arrays have other dtypes or shapes than the model. {_CURE}")
-    checkpoint = _read_progress(path, arrays)._replace(kept=kept or None)
+    snapshots = {int(name.split("_")[1]): array for name, array in arrays.items() if name.startswith("snapshot_")}
+    checkpoint = _read_progress(path, arrays)._replace(kept=kept or None, snapshots=snapshots)
     for variable, array in zip(variables, saved, strict=True):
         variable.assign(array)
     return checkpoint
 
 
 def _read_progress(path, arrays):
-    """The `Checkpoint` in the arrays of a file, without `kept`."""
+    """The `Checkpoint` in the arrays of a file, without `kept` and `snapshots`."""
     with reading(path, _WHAT, _CURE):
         types = {"epochs": int, "history": list, "seconds": int | float}
         document = parse_json(str(arrays["checkpoint"]), path, _WHAT, _CURE, types=types)

@@ -131,7 +131,8 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
     if done.epochs:
         say(f"{title}  continues after epoch {done.epochs}/{options.epochs}")
     stopping = recipe.stopping and functools.partial(recipe.stopping, variant)
-    keeper = _Keeper(path, done, title, stopping)
+    snapshot = recipe.snapshot and functools.partial(recipe.snapshot, options)
+    keeper = _Keeper(path, done, title, stopping, snapshot)
     progress = Progress(title, options.epochs, steps, compiled)
     callbacks = [keeper, progress]
     if tensorboard:
@@ -159,7 +160,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard):
         for variable, array in zip(model.weights, keeper.done.kept, strict=True):
             variable.assign(array)
     value = float(recipe.evaluate(KerasRunner(model, EVALUATION_BATCH).serve, data))
-    return Trained(value, keeper.done.history, keeper.done.seconds, data), model
+    return Trained(value, keeper.done.history, keeper.done.seconds, data, keeper.done.snapshots), model
 
 
 def _build(recipe, data, options, variant):
@@ -201,12 +202,13 @@ def _choose_jit(model, data, options):
 class _Keeper(keras.callbacks.Callback):
     """Stops at a loss that is not finite, or by the rule of the recipe, and writes a checkpoint after each epoch."""
 
-    def __init__(self, path, done, title, stopping=None):
+    def __init__(self, path, done, title, stopping=None, snapshot=None):
         super().__init__()
         self.path = path
         self.done = done
         self.title = title
         self.stopping = stopping
+        self.snapshot = snapshot
 
     @property
     def verdict(self):
@@ -232,7 +234,11 @@ class _Keeper(keras.callbacks.Callback):
             [*self.done.history, {name: float(value) for name, value in logs.items()}],
             self.done.seconds + time.perf_counter() - self.started,
             self.done.kept,
+            self.done.snapshots,
         )
+        shown = self.snapshot and self.snapshot(epoch + 1, self.model)
+        if shown is not None:
+            self.done = self.done._replace(snapshots={**self.done.snapshots, epoch + 1: shown})
         if self.stopping:
             self.model.stop_training = self.verdict.stop
             if self.verdict.keep == epoch + 1:

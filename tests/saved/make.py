@@ -28,7 +28,7 @@ def make(folder):
             rng = np.random.default_rng(0)
             for variable in model.trainable_variables:
                 variable.assign(rng.normal(size=variable.shape))
-        inputs, _ = case.data(2)
+        inputs = case.call_inputs(2)
         outputs = keras.tree.flatten(model(inputs, training=False))
         inputs = inputs if isinstance(inputs, dict) else {"0": inputs}
         arrays = {f"input_{name}": value for name, value in inputs.items()}
