@@ -8,7 +8,7 @@ if _keras.backend.backend() != "tensorflow":
         "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
     )
 
-from keras_dl import arguments, averaging, layers, losses, schedules
+from keras_dl import arguments, averaging, layers, losses, metrics, schedules
 from keras_dl.base import FunctionalModel, Layer, Model
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
 from keras_dl.layers.gru import GRU, GRUCell
@@ -22,6 +22,7 @@ from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
+from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -65,6 +66,7 @@ __all__ = [
     "LuongAttention",
     "Model",
     "MultiHeadAttention",
+    "NeRF",
     "NodeClassifier",
     "ODEClassifier",
     "PointNet",
@@ -86,5 +88,6 @@ __all__ = [
     "averaging",
     "layers",
     "losses",
+    "metrics",
     "schedules",
 ]
