@@ -21,9 +21,9 @@ SCENE = "traced_scene"
 SMALL = dict(
     near=2.4,
     far=5.6,
-    num_samples=32,
-    num_fine_samples=32,
-    point_frequencies=8,
+    num_samples=16,
+    num_fine_samples=24,
+    point_frequencies=6,
     direction_frequencies=2,
     num_layers=4,
     hidden_dim=128,
@@ -88,8 +88,65 @@ def calibrate(serve, data, samples):
 
 
 def picture(outcome):
-    """Test views beside their truth, depth beside its truth, the error over the epochs, and a turntable."""
-    return None
+    """Test views and their depth beside the truth, the error over the epochs, and views of a turntable."""
+    data, model = outcome.data, outcome.model
+    shown = np.linspace(0, len(data.arrays["test/images"]) - 1, 4).round().astype(int)
+    targets, focal = data.arrays["test/images"], float(data.arrays["focal"])
+    size = targets.shape[1:3]
+    seen = model.render(data.arrays["test/cameras"], focal, size)
+    whole = pictures.figure(12.5, 8.2)
+    upper, lower = whole.subfigures(2, 1, height_ratios=(2.1, 1))
+    left, right = upper.subfigures(1, 2, width_ratios=(2.1, 1))
+    similar = views.ssim(seen["rgb"], data)
+    left.suptitle(
+        f"Test views: {views.psnr(seen['rgb'], data):.1f} dB, SSIM {similar:.3f}. Above true, below rendered", **TITLE
+    )
+    axes = left.subplots(2, len(shown), squeeze=False)
+    for (above, below), i in zip(axes.T, shown, strict=True):
+        pictures.show_image(above, targets[i])
+        pictures.show_image(below, 255 * seen["rgb"][i], f"{views.psnr_of(seen['rgb'][i], targets[i]):.1f} dB")
+    error, depth = right.subfigures(2, 1)
+    axis = error.subplots()
+    pictures.curves(axis, outcome.trained, "val_psnr" if data.validation is not None else "psnr")
+    pictures.style(axis, "PSNR of the validation views, dB", "epoch")
+    draw_depth(depth, data, seen, shown[0])
+    turntable(lower, model, data, focal, size)
+    return whole
+
+
+TITLE = dict(fontsize=11, color=pictures.INK, fontweight="bold")
+DEPTH = "viridis_r"
+
+
+def draw_depth(figure, data, seen, view):
+    """The depth of one test view, beside its truth if it is known."""
+    near, far = data.arrays["bounds"]
+    panels = {"rendered": seen["depth"][view]}
+    title = "Depth"
+    if "test/depth" in data.arrays:
+        panels = {"true": np.minimum(data.arrays["test/depth"][view], far)} | panels
+        title = f"Depth: median error {views.depth_error(seen, data):.3f} of the objects"
+    figure.suptitle(title, **TITLE)
+    for axis, (name, depth) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axis.imshow(depth, cmap=DEPTH, vmin=near, vmax=far, interpolation="nearest")
+        axis.set_xlabel(name, fontsize=8, color=pictures.INK)
+        axis.set(xticks=[], yticks=[])
+
+
+def turntable(figure, model, data, focal, size):
+    """Colors and depth from eight places of a circle, or from eight training views where the scene has no middle."""
+    near, far = data.arrays["bounds"]
+    if "ndc" in data.arrays:
+        cameras = data.arrays["train/cameras"][np.linspace(0, len(data.arrays["train/cameras"]) - 1, 8).astype(int)]
+    else:
+        distance = np.linalg.norm(data.arrays["train/cameras"][:, :, 3], axis=-1).mean()
+        cameras = orbit_cameras(8, radius=0.85 * distance, height=0.5 * distance)
+    seen = model.render(cameras, focal, size)
+    figure.suptitle("A turntable: colors, and the depth of each place", **TITLE)
+    for (above, below), rgb, depth in zip(figure.subplots(2, 8).T, seen["rgb"], seen["depth"], strict=True):
+        pictures.show_image(above, 255 * rgb)
+        below.imshow(depth, cmap=DEPTH, vmin=near, vmax=far, interpolation="nearest")
+        below.set(xticks=[], yticks=[])
 
 
 RECIPE = Recipe(
@@ -98,7 +155,7 @@ RECIPE = Recipe(
     summary="NeRF learns a scene from images, and renders it from other places",
     tasks={
         SCENE: Task(
-            epochs=5,
+            epochs=6,
             batch_size=512,
             metric="PSNR, dB",
             aim=28.0,

@@ -45,6 +45,14 @@ class Views(NamedTuple):
         depth = None if self.depth is None else self.depth[rows]
         return self._replace(images=self.images[rows], cameras=self.cameras[rows], depth=depth)
 
+    def halved(self):
+        """The views with half the height and width: each pixel is the mean of four, its depth that of the first."""
+        height, width = (n // 2 for n in self.images.shape[1:3])
+        blocks = self.images[:, : 2 * height, : 2 * width].reshape(-1, height, 2, width, 2, 3)
+        images = np.rint(blocks.mean((2, 4))).astype("uint8")
+        depth = None if self.depth is None else self.depth[:, : 2 * height : 2, : 2 * width : 2]
+        return self._replace(images=images, focal=self.focal / 2, depth=depth)
+
 
 def blender(folder, half=False, test_skip=1) -> dict[str, Views]:
     """A scene of the layout of NeRF's synthetic scenes: the views of each split whose file is there.
@@ -92,16 +100,9 @@ def _transforms(path, half, skip):
             raise ValueError(f"its matrices have the shape {cameras.shape[1:]}, or a number that is not finite")
     files = [file if file.suffix.lower() in SUFFIXES else file.with_name(f"{file.name}.png") for file in files]
     images = read_images(files, named_by=path)
-    if half:
-        images = _halved(images)
     focal = 0.5 * images.shape[2] / np.tan(0.5 * document["camera_angle_x"])
-    return Views(images, cameras[:, :3], float(focal), near=2.0, far=6.0)
-
-
-def _halved(images):
-    height, width = (n // 2 for n in images.shape[1:3])
-    blocks = images[:, : 2 * height, : 2 * width].reshape(-1, height, 2, width, 2, 3)
-    return np.rint(blocks.mean((2, 4))).astype("uint8")
+    views = Views(images, cameras[:, :3], float(focal), near=2.0, far=6.0)
+    return views.halved() if half else views
 
 
 def llff(folder, factor=8, hold_out=8) -> dict[str, Views]:
