@@ -125,7 +125,7 @@ def draw_depth(figure, data, seen, view):
     title = "Depth"
     if "test/depth" in data.arrays:
         panels = {"true": np.minimum(data.arrays["test/depth"][view], far)} | panels
-        title = f"Depth: median error {views.depth_error(seen, data):.3f} of the objects"
+        title = f"Depth of the objects: median error {views.depth_error(seen, data):.3f}"
     figure.suptitle(title, **TITLE)
     for axis, (name, depth) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axis.imshow(depth, cmap=DEPTH, vmin=near, vmax=far, interpolation="nearest")

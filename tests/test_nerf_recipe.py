@@ -281,8 +281,11 @@ def test_batches_hold_the_rays_of_their_colors(tmp_path):
         assert (rows > high - 0.2).any(0).all()
     again = next(iter(data.train(tf.constant(1))))
     np.testing.assert_array_equal(again[1], batches[0][1])
-    perfect = data.arrays["test/images"].reshape(-1, 3) / np.float32(255)
-    assert RECIPE.evaluate(lambda name, **rays: {"rgb": perfect}, data) == 100
+    colors = np.concatenate([y for _, y in data.test.as_numpy_iterator()])
+    np.testing.assert_allclose(colors, data.arrays["test/images"].reshape(-1, 3) / 255, atol=1e-6)
+    assert sum(len(y) for _, y in data.validation.as_numpy_iterator()) == 3 * 96 / 16
+    views_left = iter(data.arrays["test/images"].reshape(3, -1, 3) / np.float32(255))
+    assert RECIPE.evaluate(lambda name, **rays: {"rgb": next(views_left)}, data) == 100
     model = RECIPE.build_model(data, options, "model")
     assert (model.near, model.far, model.count_params()) == (2.0, 6.0, 1_191_688)
 

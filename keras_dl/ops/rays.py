@@ -56,7 +56,7 @@ def convert_cameras(camera_to_world, source: str, target: str = "opengl"):
     for axis in range(3):
         # The signs of a convention belong to its axes right, up and backward.
         result[..., places[axis]] = signs[axis] * target_signs[axis] * cameras[..., columns[axis]]
-    return result
+    return result + result.dtype.type(0)  # no -0.0
 
 
 def look_at(positions, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
@@ -106,13 +106,13 @@ def orbit_cameras(num_views: int, radius: float, height: float, target=(0.0, 0.0
 
     Example:
 
-    >>> orbit_cameras(4, radius=2.0, height=1.0)[:, :, 3].round(3).tolist()
-    [[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [-2.0, 0.0, 1.0], [0.0, -2.0, 1.0]]
+    >>> orbit_cameras(4, radius=2.0, height=1.0)[:, :, 3].round().astype(int).tolist()
+    [[2, 0, 1], [0, 2, 1], [-2, 0, 1], [0, -2, 1]]
     """
     angles = 2 * np.pi * np.arange(check_size("num_views", num_views)) / num_views
     radius = check_positive("radius", radius)
     circle = np.stack([radius * np.cos(angles), radius * np.sin(angles), np.full(num_views, height)], axis=-1)
-    return look_at(np.asarray(target) + circle + 0.0, target)
+    return look_at(np.asarray(target) + circle, target)
 
 
 def camera_rays(camera_to_world, focal, size, center=None, pixel_offset: float = 0.5):

@@ -1,5 +1,7 @@
 """Images with known cameras as rays with colors, and images that are rendered from rays."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -20,8 +22,7 @@ from keras_dl.recipes.training.recipe import Data
 
 TEST_BATCH = 512
 SMOKE_VIEWS = 3
-MOST_VIEWS = 50  # whose rays calibrate
-MOST_BATCHES = 48
+MOST_BATCHES = 48  # of what the networks see, which takes 4 MB each
 
 
 def traced_scene(options, near: float, far: float) -> Data:
@@ -67,14 +68,6 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
         splits = {split: views.take(slice(SMOKE_VIEWS)).halved().halved() for split, views in splits.items()}
     train = splits["train"]
     count, height, width = train.images.shape[:3]
-    # By number, in a function of Python: all rays of large images would not fit into memory.
-    plane = np.reshape(camera_rays(np.eye(4)[:3], train.focal, (height, width))[1], (-1, 3))
-
-    def rays_of(view, pixel):
-        """The rays and colors of pixels, row by row, of training views."""
-        directions = np.einsum("nij,nj->ni", train.cameras[view, :, :3], plane[pixel]).astype("float32")
-        colors = train.images.reshape(count, -1, 3)[view, pixel].astype("float32") / np.float32(255)
-        return directions, train.cameras[view, :, 3], colors
 
     def epoch(number):
         key = fold_in(options.seed, number)
@@ -90,19 +83,20 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
 
             view = tf.random.stateless_uniform((options.batch_size,), seeds[0], 0, count, tf.int32)
             pixel = places(height, seeds[1]) * width + places(width, seeds[2])
-            found = tf.numpy_function(rays_of, [view, pixel], [tf.float32] * 3, stateful=False)
-            directions, origins, colors = (tf.ensure_shape(x, (options.batch_size, 3)) for x in found)
-            return {"directions": directions, "origins": origins}, colors
+            return pixels_in_graph(train, view, pixel)
 
         steps = count * height * width // options.batch_size
         return tf.data.Dataset.range(steps).map(batch, tf.data.AUTOTUNE)
 
     def measured(views, stride=1):
-        directions, origins = all_rays(views, stride)
-        colors = views.images[:, ::stride, ::stride].reshape(-1, 3).astype("float32") / 255
-        return tf.data.Dataset.from_tensor_slices(({"directions": directions, "origins": origins}, colors)).batch(
-            TEST_BATCH
-        )
+        """Each `stride`-th pixel of each `stride`-th row of all views, which may be too many for the memory."""
+        numbers = np.arange(height * width, dtype="int32").reshape(height, width)[::stride, ::stride].reshape(-1)
+
+        def rays_of(view):
+            return pixels_in_graph(views, tf.fill(numbers.shape, view), numbers)
+
+        views_of = tf.data.Dataset.range(len(views.images), output_type=tf.int32).map(rays_of)
+        return views_of.flat_map(lambda *rows: tf.data.Dataset.from_tensor_slices(rows)).batch(TEST_BATCH)
 
     arrays = {
         f"{split}/{name}": x
@@ -119,7 +113,7 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
         test=measured(splits["test"]),
         num_train=count * height * width,
         num_test=len(splits["test"].images) * height * width,
-        calibration=lambda rows: rows_of(train, rows, options.seed),
+        calibration=lambda rows: random_rays(train, rows, options.seed),
         labels=(),
         input_shape=(3,),
         input_range="float32 rays in the units of the scene",
@@ -129,18 +123,39 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
     )
 
 
-def all_rays(views: Views, stride=1):
-    """The rays of each `stride`-th pixel of each `stride`-th row: directions and origins, float32, `(n, 3)`."""
-    origins, directions = camera_rays(views.cameras, views.focal, views.images.shape[1:3])
-    return [np.reshape(x[:, ::stride, ::stride], (-1, 3)) for x in (directions, origins)]
+def pixel_rays(views: Views, view, pixel):
+    """The rays and the colors of pixels, each by the number of its view and its own number, row by row.
+
+    Returns:
+        directions, origins, colors: float32, `(n, 3)`.
+    """
+    cameras, plane = views.cameras[view], _plane(views.focal, views.images.shape[1:3])
+    directions = np.einsum("nij,nj->ni", cameras[:, :, :3], plane[pixel]).astype("float32")
+    colors = views.images.reshape(len(views.images), -1, 3)[view, pixel].astype("float32") / np.float32(255)
+    return directions, cameras[:, :, 3], colors
 
 
-def rows_of(views: Views, rows: int, seed: int):
+@functools.lru_cache(maxsize=8)
+def _plane(focal, size):
+    """The directions of all pixels for a camera whose axes are those of the world: float32, `(pixels, 3)`."""
+    return np.reshape(camera_rays(np.eye(4)[:3], focal, size)[1], (-1, 3))
+
+
+def pixels_in_graph(views: Views, view, pixel):
+    """The same in a graph, as `(inputs, targets)`. The views are too large to be constants of it."""
+    found = tf.numpy_function(lambda *rows: pixel_rays(views, *rows), [view, pixel], [tf.float32] * 3, stateful=False)
+    directions, origins, colors = (tf.ensure_shape(x, (view.shape[0], 3)) for x in found)
+    return {"directions": directions, "origins": origins}, colors
+
+
+def random_rays(views: Views, rows: int, seed: int):
     """Rays of random pixels: a dict of `directions` and `origins`, float32, `(rows, 3)`."""
     random = np.random.default_rng(seed)
-    rays = all_rays(views.take(random.permutation(len(views.images))[:MOST_VIEWS]))
-    chosen = random.choice(len(rays[0]), rows)
-    return {name: x[chosen] for name, x in zip(("directions", "origins"), rays, strict=True)}
+    count, height, width = views.images.shape[:3]
+    directions, origins, _ = pixel_rays(
+        views, random.integers(count, size=rows), random.integers(height * width, size=rows)
+    )
+    return {"directions": directions, "origins": origins}
 
 
 def render_test_views(serve, data, model):
@@ -152,13 +167,16 @@ def render_test_views(serve, data, model):
         data: `Data`, of `from_memory`.
         model: dict of the arguments of `NeRF` that the recipe sets.
     """
-    rows = [inputs for inputs, _ in data.test.as_numpy_iterator()]
-    inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    try:
-        colors = serve("render_rays", **inputs)["rgb"]
-    except SignatureError:
-        colors = by_networks(serve, inputs, model)
-    return np.reshape(colors, data.arrays["test/images"].shape)
+    images = []
+    for camera, image in zip(data.arrays["test/cameras"], data.arrays["test/images"], strict=True):
+        rays = zip(("origins", "directions"), camera_rays(camera, data.arrays["focal"], image.shape[:2]), strict=True)
+        rays = {name: np.reshape(x, (-1, 3)) for name, x in rays}
+        try:
+            colors = serve("render_rays", **rays)["rgb"]
+        except SignatureError:
+            colors = by_networks(serve, rays, model)
+        images.append(np.reshape(colors, image.shape))
+    return np.stack(images)
 
 
 def by_networks(serve, rays, model, chunk=2048):
