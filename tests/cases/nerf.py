@@ -81,6 +81,7 @@ CASES = [
             (dict(hidden_dim=1), "hidden_dim"),
             (dict(density_activation="exp"), "density_activation"),
             (dict(density_noise=-1.0), "density_noise"),
+            (dict(infinite_end=True), "infinite_end"),
             (dict(ndc=(1.0, 0.0)), "ndc"),
             (dict(ndc=(1.0,)), "ndc"),
             (dict(served_size=(4,)), "served_size"),

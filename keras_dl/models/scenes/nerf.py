@@ -87,7 +87,8 @@ class NeRF(FunctionalModel):
             `keras_dl.models.scenes.radiance.RadianceField`, of both networks.
         white_background: bool. What is behind the scene: white or black.
         infinite_end: bool. Whether the last sample stands for all that is behind it, as in the authors' code. Otherwise
-            the scene ends at `far`.
+            the scene ends at `far`, as it must with "softplus": that is positive everywhere, so that every ray would
+            end in an opaque sample.
         ndc: pair of float, or None. The scale of `keras_dl.ops.ndc_rays`: rays are then moved to normalized device
             coordinates, where `near` and `far` count.
         perturb: bool. Whether samples are drawn at random in training. False makes training deterministic, if
@@ -149,6 +150,8 @@ class NeRF(FunctionalModel):
             raise ValueError(f"near={near} must be below far={far}.")
         if ndc is not None and far > 1:
             raise ValueError(f"far={far} must be at most 1 with ndc={ndc}: 1 is at infinity.")
+        if infinite_end and density_activation == "softplus":
+            raise ValueError("infinite_end=True needs density_activation='relu': a softplus is 0 nowhere.")
         end = dict(far=None if infinite_end else far, background=float(white_background))
         seeds = [None] * 4 if seed is None else [4 * seed + i for i in range(4)]
 
