@@ -38,7 +38,6 @@ BETWEEN = (
     "rays",
     "encoded_directions",
     "encoded_points",
-    "coarse_distances",
     "coarse_composite",
     "fine_distances",
     "fine_composite",

@@ -16,6 +16,7 @@ arXiv:2003.08934.
 """
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_dl.checks import check_choice, check_positive, check_size, shape_of
@@ -280,9 +281,14 @@ def importance_distances(edges, weights, places):
     edges, weights, places = (ops.cast(x, "float32") for x in (edges, weights, places))
     weights = weights + 1e-5
     density = weights / ops.sum(weights, axis=-1, keepdims=True)  # (rays, bins)
-    after = ops.cumsum(density, axis=-1)
-    before, width, density = (ops.expand_dims(x, 1) for x in (after - density, edges[:, 1:] - edges[:, :-1], density))
-    way = ops.clip((ops.expand_dims(places, -1) - before) / density, 0.0, 1.0)  # (rays, n, bins)
+    before = tf.cumsum(density, axis=-1, exclusive=True)
+    behind = tf.cumsum(density, axis=-1, exclusive=True, reverse=True)
+    width = edges[:, 1:] - edges[:, :-1]
+    density, before, behind, width = (ops.expand_dims(x, 1) for x in (density, before, behind, width))
+    places = ops.expand_dims(places, -1)  # (rays, n, 1)
+    # From the nearer end: a bin of little weight would make much of the rounding of a sum that is almost 1.
+    share = ops.where(before < 0.5, places - before, density + behind - (1.0 - places)) / density
+    way = ops.clip(share, 0.0, 1.0)  # (rays, n, bins)
     return edges[:, :1] + ops.sum(way * width, axis=-1)
 
 
