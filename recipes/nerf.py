@@ -5,6 +5,13 @@ Paper:     Mildenhall, Srinivasan, Tancik, Barron, Ramamoorthi, Ng 2020, "NeRF: 
 Data:      traced_scene: 60 ray-traced views of 64x64 pixels for training, 6 for validation, 12 for the test
 Command:   keras-dl train nerf
 Aim:       28 dB, the mean over the test views
+Baseline:  the training view whose camera is nearest: 18.1 dB; the mean of the training views: 15.0 dB
+Reaches:   29.0 dB, SSIM 0.961 and a median error of the depth of 0.039 where the objects are 2.7 wide, after 5 epochs;
+           916 s of training on two very busy cores
+
+`--dataset blender --data-dir FOLDER` and `--dataset llff --data-dir FOLDER` train the networks of the paper on one
+scene, which the user has, with the authors' settings: 1,024 and 4,096 rays, noise on the density and normalized device
+coordinates for LLFF, and for the synthetic scenes 500 steps that see the middle of the images. Not measured.
 """
 
 import keras
