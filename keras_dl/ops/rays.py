@@ -147,14 +147,16 @@ def camera_rays(camera_to_world, focal, size, center=None, pixel_offset: float =
     _check_cameras(camera_to_world)
     center_x, center_y = (width / 2, height / 2) if center is None else center
     x, y = np.meshgrid(np.arange(width) + pixel_offset - center_x, center_y - pixel_offset - np.arange(height))
-    plane = np.stack([x, y], axis=-1).reshape(-1, 2).astype("float32")  # (pixels, 2), in pixels, y up
+    x, y = (plane.reshape(1, -1, 1).astype("float32") for plane in (x, y))  # (1, pixels, 1), in pixels, y up
 
     camera = ops.cast(camera_to_world, "float32")
     batched = len(camera.shape) > 2
     camera = ops.reshape(camera, (-1, *camera.shape[-2:]))  # (batch, 3 or 4, 4)
     focal = ops.reshape(ops.cast(focal, "float32"), (-1, 1, 1))
-    axes = ops.transpose(camera[:, :3, :3], (0, 2, 1))  # rows: right, up, backward
-    directions = ops.matmul(plane[None] / focal, axes[:, :2]) - axes[:, 2:]  # (batch, pixels, 3)
+    right, up, backward = (ops.reshape(camera[:, :3, i], (-1, 1, 3)) for i in range(3))
+    # Not a product of matrices, which each runtime rounds in its own way: at the edge of an object, a network can make
+    # 500 times as much of it.
+    directions = x / focal * right + y / focal * up - backward  # (batch, pixels, 3)
     origins = ops.zeros_like(directions) + ops.reshape(camera[:, :3, 3], (-1, 1, 3))
     shape = (-1, height, width, 3) if batched else (height, width, 3)
     return ops.reshape(origins, shape), ops.reshape(directions, shape)
