@@ -22,7 +22,7 @@ from keras_dl.metrics import PSNR
 from keras_dl.ops.rays import orbit_cameras
 from keras_dl.recipes.tasks import views
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import Export, Recipe, Task, run_as_script
 
 SCENE = "traced_scene"
 SMALL = dict(
@@ -166,7 +166,7 @@ RECIPE = Recipe(
             metric="PSNR, dB",
             aim=28.0,
             exports=(
-                FLOAT,
+                Export("none", "cpu", ("render_rays", "coarse", "fine")),
                 Export("int8", "cpu", ("render_rays",), BETWEEN),
                 Export("int8", "ethos-u55-128", ("coarse", "fine")),
             ),

@@ -154,8 +154,8 @@ def camera_rays(camera_to_world, focal, size, center=None, pixel_offset: float =
     camera = ops.reshape(camera, (-1, *camera.shape[-2:]))  # (batch, 3 or 4, 4)
     focal = ops.reshape(ops.cast(focal, "float32"), (-1, 1, 1))
     right, up, backward = (ops.reshape(camera[:, :3, i], (-1, 1, 3)) for i in range(3))
-    # Not a product of matrices, which each runtime rounds in its own way: at the edge of an object, a network can make
-    # 500 times as much of it.
+    # Not a product of matrices, which each runtime rounds in its own way: at the edge of an object, a network makes
+    # hundreds of times as much of it.
     directions = x / focal * right + y / focal * up - backward  # (batch, pixels, 3)
     origins = ops.zeros_like(directions) + ops.reshape(camera[:, :3, 3], (-1, 1, 3))
     shape = (-1, height, width, 3) if batched else (height, width, 3)
