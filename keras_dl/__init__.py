@@ -24,6 +24,7 @@ from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
+from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -69,6 +70,7 @@ __all__ = [
     "LuongAttention",
     "Model",
     "MultiHeadAttention",
+    "NeRF",
     "NodeClassifier",
     "ODEClassifier",
     "PointNet",

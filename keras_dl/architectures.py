@@ -314,6 +314,9 @@ ARCHITECTURES = (
         year=2020,
         paper="NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis",
         arxiv="2003.08934",
+        classes=("NeRF",),
+        preset=("NeRF", "blender"),
+        parameters=1_191_688,
     ),
     Architecture(
         name="occupancy_network",

@@ -28,6 +28,7 @@ ELSEWHERE = {  # the other data sets, by the file that holds them
     "test_neural_ode": ("two_moons", "spirals"),
     "test_pointnet_recipe": ("primitive_parts",),
     "test_gan_recipe": ("gaussian_ring",),
+    "test_nerf_recipe": ("traced_scene",),
 }
 OTHERS = {name for names in ELSEWHERE.values() for name in names}
 NAMES = [entry.name for entry in datasets.catalogue() if entry.name not in OTHERS]

@@ -1,4 +1,7 @@
-"""Pure functions of tensors: attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points."""
+"""Pure functions of tensors.
+
+Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points, rays.
+"""
 
 from keras_dl.ops.activations import gelu
 from keras_dl.ops.attention import causal_mask, chunked_attention, dot_product_attention, masked_softmax
@@ -7,6 +10,17 @@ from keras_dl.ops.decoding import beam_search, greedy, sample
 from keras_dl.ops.groups import act, find_group, turn_pixels
 from keras_dl.ops.odeint import SolverError, odeint
 from keras_dl.ops.points import fill_padding, unit_ball
+from keras_dl.ops.rays import (
+    camera_rays,
+    composite,
+    convert_cameras,
+    frequency_encoding,
+    importance_distances,
+    look_at,
+    ndc_rays,
+    orbit_cameras,
+    stratified_distances,
+)
 from keras_dl.ops.recurrence import product_scan, scan
 from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_sum
 
@@ -14,23 +28,32 @@ __all__ = [
     "SolverError",
     "act",
     "beam_search",
+    "camera_rays",
     "causal_mask",
     "chunked_attention",
+    "composite",
+    "convert_cameras",
     "dilated_convolution",
     "dot_product_attention",
     "fill_padding",
     "find_group",
+    "frequency_encoding",
     "gather",
     "gelu",
     "greedy",
+    "importance_distances",
+    "look_at",
     "masked_softmax",
+    "ndc_rays",
     "odeint",
+    "orbit_cameras",
     "product_scan",
     "sample",
     "scan",
     "segment_max",
     "segment_softmax",
     "segment_sum",
+    "stratified_distances",
     "turn_pixels",
     "unit_ball",
 ]

@@ -28,6 +28,7 @@ from keras_dl.recipes.datasets.series import (  # noqa: E402
     JapaneseVowels,
 )
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
+from keras_dl.recipes.datasets.traced_scene import TracedScene  # noqa: E402
 from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "SequenceReversal",
     "Solubility",
     "Spirals",
+    "TracedScene",
     "TwoMoons",
     "Wheel",
     "cache_dir",

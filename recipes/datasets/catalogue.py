@@ -29,6 +29,7 @@ from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
 from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
+from keras_dl.recipes.datasets.traced_scene import TracedScene
 from keras_dl.recipes.datasets.wheels import DataError
 
 BUILDERS = (
@@ -56,6 +57,7 @@ BUILDERS = (
     Spirals,
     GaussianRing,
     PrimitiveParts,
+    TracedScene,
 )
 
 
