@@ -5,6 +5,15 @@ from keras_dl.ops.attention import causal_mask, chunked_attention, dot_product_a
 from keras_dl.ops.convolution import dilated_convolution
 from keras_dl.ops.decoding import beam_search, greedy, sample
 from keras_dl.ops.groups import act, find_group, turn_pixels
+from keras_dl.ops.neighbors import (
+    ball_query,
+    farthest_points,
+    interpolate,
+    interpolation_weights,
+    k_nearest,
+    squared_distances,
+    take_points,
+)
 from keras_dl.ops.odeint import SolverError, odeint
 from keras_dl.ops.points import fill_padding, unit_ball
 from keras_dl.ops.recurrence import product_scan, scan
@@ -13,16 +22,21 @@ from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_
 __all__ = [
     "SolverError",
     "act",
+    "ball_query",
     "beam_search",
     "causal_mask",
     "chunked_attention",
     "dilated_convolution",
     "dot_product_attention",
+    "farthest_points",
     "fill_padding",
     "find_group",
     "gather",
     "gelu",
     "greedy",
+    "interpolate",
+    "interpolation_weights",
+    "k_nearest",
     "masked_softmax",
     "odeint",
     "product_scan",
@@ -31,6 +45,8 @@ __all__ = [
     "segment_max",
     "segment_softmax",
     "segment_sum",
+    "squared_distances",
+    "take_points",
     "turn_pixels",
     "unit_ball",
 ]
