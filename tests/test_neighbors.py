@@ -87,7 +87,7 @@ def test_farthest_points_skip_padding(run):
 
 
 def test_the_order_nests():
-    """The first of a sample are a sample, and so are those of a sample of the sample: also where distances are equal."""
+    """The first of a sample are a sample, and so are those of a sample of it, also where distances are equal."""
     for points in (cloud(), grid()):
         order = farthest_points(points, 25).numpy()
         np.testing.assert_array_equal(farthest_points(points, 9), order[:, :9])
@@ -124,7 +124,7 @@ def test_balls_skip_padding_and_can_be_empty(run):
     assert counts[0, 2] == 0
     assert not np.asarray(indices)[0, 2].any()
     assert (np.asarray(counts) == 6).any()
-    assert ((0 < np.asarray(counts)) & (np.asarray(counts) < 6)).any()
+    assert ((np.asarray(counts) > 0) & (np.asarray(counts) < 6)).any()
 
 
 def test_the_radius_is_exact_far_from_the_origin():

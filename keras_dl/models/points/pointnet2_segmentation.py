@@ -60,13 +60,16 @@ _SCENES_MSG = dict(
 )
 _S3DIS = dict(num_points=4096, num_classes=13, num_features=6, absolute=True, join_inputs=False)
 # The authors' networks for parts of ShapeNet (with normals) and scenes of ScanNet (coordinates alone), and those of
-# Pointnet_Pointnet2_pytorch. Trainable parameters of the latter: 1,411,826, 1,741,822, 968,269 and 1,883,269.
+# Pointnet_Pointnet2_pytorch. Trainable parameters of these: parts 1,411,250 and 1,740,958, with normals 1,411,826 and
+# 1,741,822; scenes 968,269 and 1,883,269.
 PRESETS = {
     "shapenet_part": dict(_PARTS, num_features=3, levels=((512, ((0.2, 64, (64, 64, 128)),)), SSG[1])),
     "shapenet_part_msg": dict(_PARTS_MSG, num_features=3),
     "scannet": dict(_SCENES_SSG, num_points=8192, num_classes=21, join_inputs=False),
     "shapenet_part_torch": dict(_PARTS, num_categories=16, absolute=True),
+    "shapenet_part_torch_normals": dict(_PARTS, num_categories=16, num_features=3, absolute=True),
     "shapenet_part_msg_torch": dict(_PARTS_MSG, absolute=True),
+    "shapenet_part_msg_torch_normals": dict(_PARTS_MSG, num_features=3, absolute=True),
     "s3dis_torch": dict(_SCENES_SSG, **_S3DIS),
     "s3dis_msg_torch": dict(_SCENES_MSG, **_S3DIS),
 }
