@@ -154,7 +154,7 @@ RECIPE = Recipe(
     summary="PointNet++ reads digits as sets of points, from many points to few, and finds the parts of objects",
     tasks={
         "mnist_5k": Task(
-            epochs=12,
+            epochs=20,
             batch_size=32,
             aim=0.97,
             variants=("ssg", "msg", "pointnet"),
@@ -165,7 +165,7 @@ RECIPE = Recipe(
                 ETHOS_U55._replace(float_layers=FLOAT_LAYERS[:2]),
             ),
         ),
-        "mnist": Task(epochs=12, batch_size=32, aim=0.98, variants=("ssg", "msg", "pointnet"), baselines=("pointnet",)),
+        "mnist": Task(epochs=20, batch_size=32, aim=0.98, variants=("ssg", "msg", "pointnet"), baselines=("pointnet",)),
         PARTS: Task(epochs=12, batch_size=16, metric="mean IoU", aim=0.9),
         "modelnet40": Task(epochs=251, batch_size=16, aim=0.907),
         "shapenet_part": Task(epochs=201, batch_size=32, metric="mean IoU", aim=0.851),

@@ -114,7 +114,7 @@ def farthest_points(points, count: int, mask=None):
     """
     if count < 1:
         raise ValueError(f"count={count} must be at least 1.")
-    points = tf.stop_gradient(tf.convert_to_tensor(points))
+    points, mask = _constant(points), _constant(mask)
     check_points(points, mask)
     axes = tf.unstack(points, axis=-1)  # dims times (batch, points)
     # Padding is nearer than any point, and stays so.
@@ -185,7 +185,7 @@ def ball_query(points, centers, radius: float, size: int, mask=None):
         raise ValueError(f"radius={radius} must be positive and finite.")
     if size < 1:
         raise ValueError(f"size={size} must be at least 1.")
-    points, centers = tf.stop_gradient(tf.convert_to_tensor(points)), tf.stop_gradient(tf.convert_to_tensor(centers))
+    points, centers, mask = map(_constant, (points, centers, mask))
     check_points(points, mask)
     check_points(centers, name="centers")
     inside = squared_distances(centers, points) < radius**2  # (batch, centers, points)
@@ -230,7 +230,7 @@ def k_nearest(points, queries, k: int, mask=None):
     >>> indices.numpy(), distances.numpy()
     (array([[[4, 2]]], dtype=int32), array([[[1., 9.]]], dtype=float32))
     """
-    points, queries = tf.stop_gradient(tf.convert_to_tensor(points)), tf.stop_gradient(tf.convert_to_tensor(queries))
+    points, queries, mask = map(_constant, (points, queries, mask))
     if k < 1 or k > (points.shape[1] or k):
         raise ValueError(f"k={k} must be at least 1, and at most the {points.shape[1]} points.")
     check_points(points, mask)
@@ -285,6 +285,11 @@ def interpolate(features, indices, weights):
     """
     taken = take_points(features, indices)  # (batch, queries, neighbors, channels)
     return tf.reduce_sum(taken * tf.expand_dims(tf.cast(weights, features.dtype), -1), axis=2)
+
+
+def _constant(x):
+    """A tensor that no gradient goes through; None stays None."""
+    return None if x is None else tf.stop_gradient(tf.convert_to_tensor(x))
 
 
 def _sum(tensors):
