@@ -43,8 +43,6 @@ PUBLISHED = {
     "shapenet_part": ("PointNet2Segmentation", "shapenet_part_torch", 2048, 16_881 * 20, 0.5),
     "s3dis": ("PointNet2Segmentation", "s3dis_torch", 4096, 300_000, 0.7),
 }
-# Which points are chosen must not depend on rounding to 8 bits.
-FLOAT_LAYERS = ("sample", "group_1", "group_2", "nearest")
 
 
 def load_data(options, variant):
@@ -159,11 +157,7 @@ RECIPE = Recipe(
             aim=0.97,
             variants=("ssg", "msg", "pointnet"),
             baselines=("pointnet",),
-            exports=(
-                FLOAT,
-                INT8._replace(float_layers=FLOAT_LAYERS[:2]),
-                ETHOS_U55._replace(float_layers=FLOAT_LAYERS[:2]),
-            ),
+            exports=(FLOAT, INT8, ETHOS_U55),  # tflite-micro: see docs/recipes.md
         ),
         "mnist": Task(epochs=20, batch_size=32, aim=0.98, variants=("ssg", "msg", "pointnet"), baselines=("pointnet",)),
         PARTS: Task(epochs=12, batch_size=16, metric="mean IoU", aim=0.9),

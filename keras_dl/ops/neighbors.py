@@ -17,12 +17,11 @@ import operator
 import numpy as np
 import tensorflow as tf
 
-from keras_dl.compat import is_eager
+from keras_dl.compat import in_xla, is_eager
 from keras_dl.tracing import is_unrolled
 
 FAR = np.finfo("float32").max  # farther than any point
-# Integers are exact in float32 up to here. The numbers of points are sorted as floats: XLA is slow to sort integers.
-MOST_POINTS = 2**24
+MOST_POINTS = 2**24  # whose numbers are exact in float32
 
 
 def check_points(points, mask=None, name="points"):
@@ -82,7 +81,7 @@ def squared_distances(queries, points):
     # One coordinate after the other: (batch, queries, points, dims) would take several times the memory.
     return _sum(
         tf.square(tf.expand_dims(a, 2) - tf.expand_dims(b, 1))
-        for a, b in zip(tf.unstack(queries, axis=-1), tf.unstack(points, axis=-1), strict=True)
+        for a, b in zip(_axes(queries), _axes(points), strict=True)
     )
 
 
@@ -116,7 +115,7 @@ def farthest_points(points, count: int, mask=None):
         raise ValueError(f"count={count} must be at least 1.")
     points, mask = _constant(points), _constant(mask)
     check_points(points, mask)
-    axes = tf.unstack(points, axis=-1)  # dims times (batch, points)
+    axes = _axes(points)
     # Padding is nearer than any point, and stays so.
     distances = tf.fill(tf.shape(axes[0]), FAR) if mask is None else tf.where(mask, FAR, -1.0)
     distances = tf.cast(distances, points.dtype)
@@ -192,10 +191,11 @@ def ball_query(points, centers, radius: float, size: int, mask=None):
     if mask is not None:
         inside = tf.logical_and(inside, tf.expand_dims(mask, 1))
     count = _count(points)
-    number = tf.range(count)
-    order = tf.where(inside, tf.cast(-number, "float32"), tf.cast(-count, "float32"))
+    order = tf.where(inside, -tf.range(count), -count)
     most = _smaller(size, count)
-    found = tf.cast(-tf.math.top_k(order, most).values, tf.int32)  # (batch, centers, most)
+    if in_xla():  # where to sort integers is slow
+        order = tf.cast(order, "float32")
+    found = -tf.cast(tf.math.top_k(order, most).values, tf.int32)  # (batch, centers, most)
     first = found[:, :, :1]
     counts = tf.reduce_sum(tf.cast(found < count, tf.int32), axis=-1)
     first = tf.where(first < count, first, 0)
@@ -238,8 +238,16 @@ def k_nearest(points, queries, k: int, mask=None):
     distances = squared_distances(queries, points)  # (batch, queries, points)
     if mask is not None:
         distances = tf.where(tf.expand_dims(mask, 1), distances, tf.cast(FAR, points.dtype))
-    nearest, indices = tf.math.top_k(-distances, k)
-    return indices, -nearest
+    if not is_unrolled():
+        nearest, indices = tf.math.top_k(-distances, k)
+        return indices, -nearest
+    found = []  # one after the other: an int8 file would round the distances that it sorts
+    number = tf.range(_count(points))
+    for _ in range(k):
+        indices = tf.argmin(distances, axis=-1, output_type=tf.int32)  # (batch, queries)
+        found.append((indices, tf.reduce_min(distances, axis=-1)))
+        distances = tf.where(tf.equal(number, tf.expand_dims(indices, -1)), tf.cast(FAR, points.dtype), distances)
+    return tuple(tf.stack(x, axis=-1) for x in zip(*found, strict=True))
 
 
 def interpolation_weights(distances, smallest: float = 1e-10):
@@ -290,6 +298,11 @@ def interpolate(features, indices, weights):
 def _constant(x):
     """A tensor that no gradient goes through; None stays None."""
     return None if x is None else tf.stop_gradient(tf.convert_to_tensor(x))
+
+
+def _axes(points):
+    """The coordinates, one tensor `(batch, points)` for each. (An int8 file would round the outputs of one UNPACK.)"""
+    return [points[:, :, i] for i in range(points.shape[-1])]
 
 
 def _sum(tensors):

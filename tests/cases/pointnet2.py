@@ -7,12 +7,18 @@ import keras_dl
 
 
 def clouds(num_points, channels, category=0):
-    """Ellipses of several sizes in the plane, of several numbers of points, with padding of any value."""
+    """Ellipses of several sizes and places in the plane, of several numbers of points, with padding of any value.
+
+    Values are multiples of 1/64, which int8 holds exactly: sampling chooses other points of rounded places.
+    """
 
     def make(rng, n):
         points = rng.normal(size=(n, num_points, channels))
         points[..., :2] /= np.linalg.norm(points[..., :2], axis=-1, keepdims=True)
-        points[..., :2] *= rng.uniform(0.2, 1.0, (n, 1, 2))
+        points[..., :2] *= rng.uniform(0.2, 1.2, (n, 1, 2))
+        points += rng.uniform(-0.8, 0.8, (n, 1, channels))
+        points = np.clip(np.rint(points * 64), -128, 127) / 64
+        points[:, 0, -1], points[:, 1, -1] = -2, 127 / 64  # so that the range is that of int8
         mask = np.arange(num_points) < rng.integers(num_points // 2, num_points + 1, (n, 1))
         rows = dict(mask=rng.permuted(mask, axis=1), points=points.astype("float32"))
         return dict(category=rng.integers(0, category, n).astype("int32")) | rows if category else rows
@@ -44,7 +50,7 @@ CASES = [
             num_coordinates=2,
             num_features=1,
             levels=LEVELS,
-            global_dims=(8, 16),
+            global_dims=(12, 24),
             head_dims=(12, 10),
             dropout_rate=0.0,
             momentum=0.8,
@@ -77,7 +83,7 @@ CASES = [
             num_coordinates=2,
             num_features=1,
             levels=LEVELS,
-            global_dims=(8, 16),
+            global_dims=(12, 24),
             propagation_dims=((9,), (8, 7), (10,)),
             head_dims=(12, 10),
             absolute=True,
@@ -96,6 +102,7 @@ CASES = [
             (dict(head_dims=()), "head_dims"),
         ),
         padded=other_padding,
+        tolerances=dict(int8=0.3),  # measured 0.233
         slow_checks=covered_by("pointnet2", but="the interpolation, which test_pointnet2.py checks under XLA")
         | {"trains_equally_under_xla": "the case pointnet2 has the same layers but for the interpolation"},
     ),

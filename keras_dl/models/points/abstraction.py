@@ -1,8 +1,8 @@
 """Parts of PointNet++: sampling, grouping, set abstraction, and feature propagation.
 
 Sampling, grouping and interpolation have layers of their own: `sample`, `group_1`, `group_2`, ... (one for each scale
-of a level), and `nearest`. They compute in float32 under any dtype policy. In an int8 file they must stay in float32
-(`float_layers`), since the points that they choose are not those of rounded distances.
+of a level), and `nearest`. They compute in float32 under any dtype policy, and in int8 files too (`float_layers` of
+the models), since the points that they choose are not those of rounded distances.
 """
 
 from typing import Annotated
@@ -346,3 +346,15 @@ def abstract(inputs, num_coordinates, levels, momentum, absolute=False):
         points, kept = centers, None
         found.append((points, parts))
     return found
+
+
+def geometry(levels, masked) -> tuple[str, ...]:
+    """The names of the layers of `abstract` that choose points, and of that which fills padding before they do.
+
+    Example:
+
+    >>> geometry([(8, [(0.2, 4, [6]), (0.4, 4, [6])]), (4, [(0.5, 4, [9])])], masked=False)
+    ('sample', 'group_1', 'group_2')
+    """
+    groups = (f"group_{i}" for i in range(1, 1 + max(len(scales) for _, scales in levels)))
+    return (*["clean"] * masked, "sample", *groups)

@@ -32,7 +32,7 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel
 from keras_dl.models.points import pointnet2_weights
-from keras_dl.models.points.abstraction import Levels, abstract
+from keras_dl.models.points.abstraction import Levels, abstract, geometry
 from keras_dl.models.points.blocks import JoinedMLP, head
 from keras_dl.models.points.pointnet import cloud_inputs, served_inputs
 from keras_dl.signatures import Signature
@@ -128,6 +128,11 @@ class PointNet2(FunctionalModel):
         hidden = head(features, head_dims, dropout_rate, momentum)
         logits = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
         super().__init__(inputs=inputs if masked else inputs["points"], outputs=logits, **kwargs)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers that choose points, which an int8 file computes in float32."""
+        return geometry(self.levels, self.masked)
 
     def load_torch(self, weights: Weights) -> None:
         """Takes the weights of a classifier of Pointnet_Pointnet2_pytorch. The model then gives the same outputs.

@@ -20,7 +20,7 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, Rate, Size, Sizes, SizesAtLeast, arguments
 from keras_dl.base import FunctionalModel
 from keras_dl.models.points import pointnet2_weights
-from keras_dl.models.points.abstraction import FeaturePropagation, Levels, SequenceOfSizes, abstract
+from keras_dl.models.points.abstraction import FeaturePropagation, Levels, SequenceOfSizes, abstract, geometry
 from keras_dl.models.points.blocks import JoinedMLP, head
 from keras_dl.models.points.pointnet import cloud_inputs, served_inputs
 from keras_dl.models.points.pointnet2 import SSG
@@ -175,6 +175,13 @@ class PointNet2Segmentation(FunctionalModel):
         hidden = head(features[0], head_dims, dropout_rate, momentum)  # (batch, points, head_dims[-1])
         logits = layers.Dense(num_classes, name="head")(hidden)  # (batch, points, num_classes)
         super().__init__(inputs=inputs if len(inputs) > 1 else inputs["points"], outputs=logits, **kwargs)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers that choose points, which an int8 file computes in float32. The category is one of them, too: the
+        converter (of TensorFlow 2.21) gives its 0 and 1 two scales, so that 0 becomes 0.5.
+        """
+        return (*geometry(self.levels, self.masked), "nearest", *["one_hot"] * bool(self.num_categories))
 
     def load_torch(self, weights: Weights) -> None:
         """Takes the weights of a segmentation of Pointnet_Pointnet2_pytorch. The model then gives the same outputs.
