@@ -15,7 +15,7 @@ from keras_dl.export import KerasRunner
 from keras_dl.recipes.training import augment, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
-CLOUDS = ("pointnet",)  # which reads images as points: test_pointnet_recipe.py
+CLOUDS = ("pointnet", "pointnet2")  # which read images as points: tests of their own
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES
@@ -37,6 +37,8 @@ BIG = {
         *[("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")],
         pytest.param("pointnet", None, marks=pytest.mark.slow),  # a picture of its own, and 20 s of tracing
         pytest.param("pointnet", "primitive_parts", marks=pytest.mark.slow),  # the same
+        pytest.param("pointnet2", None, marks=pytest.mark.slow),  # the same
+        pytest.param("pointnet2", "primitive_parts", marks=pytest.mark.slow),  # the same
     ],
 )
 def test_smoke_run(name, dataset, tmp_path):
