@@ -77,6 +77,11 @@ def squared_distances(queries, points):
 
     Returns:
         The dtype of `points`, `(batch, queries, points)`.
+
+    Example:
+
+    >>> squared_distances(tf.constant([[[3.0, 4.0]]]), tf.constant([[[0.0, 0.0], [3.0, 5.0]]])).numpy()
+    array([[[25.,  1.]]], dtype=float32)
     """
     # One coordinate after the other: (batch, queries, points, dims) would take several times the memory.
     return _sum(

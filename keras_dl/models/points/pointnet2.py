@@ -95,9 +95,9 @@ class PointNet2(FunctionalModel):
 
     Example:
 
+    >>> from keras_dl.ops import unit_ball
     >>> model = PointNet2.from_preset("modelnet40", num_classes=10)
-    >>> clouds = np.random.default_rng(0).normal(size=(2, 100, 3))
-    >>> model(keras_dl.ops.unit_ball(clouds)).shape
+    >>> model(unit_ball(keras.random.normal((2, 100, 3)))).shape
     TensorShape([2, 10])
 
     Reference: Qi et al. 2017, arXiv:1706.02413, section 3.

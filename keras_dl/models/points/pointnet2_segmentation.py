@@ -120,7 +120,7 @@ class PointNet2Segmentation(FunctionalModel):
     >>> model = PointNet2Segmentation(
     ...     num_classes=4, num_categories=2, levels=[level], global_dims=(16,), propagation_dims=[(16,), (8,)]
     ... )
-    >>> model({"points": np.ones((3, 50, 3)), "category": np.array([0, 1, 1])}).shape
+    >>> model({"points": ops.ones((3, 50, 3)), "category": ops.array([0, 1, 1])}).shape
     TensorShape([3, 50, 4])
 
     Reference: Qi et al. 2017, arXiv:1706.02413, section 3.4.
