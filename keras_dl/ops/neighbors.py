@@ -273,7 +273,8 @@ def interpolation_weights(distances, smallest: float = 1e-10):
 
     Reference: Qi et al. 2017, eq. 2, with the floor of the authors' code.
     """
-    inverse = 1.0 / tf.maximum(distances, smallest)
+    # The factor cancels. Without it, the floor would be 0 among the constants of a float16 file.
+    inverse = 1.0 / tf.maximum(distances * 2.0**15, smallest * 2.0**15)
     return inverse / tf.reduce_sum(inverse, axis=-1, keepdims=True)
 
 
