@@ -127,7 +127,7 @@ def farthest_points(points, count: int, mask=None):
 
     def choose(distances):
         """The number of the farthest point, and the distances after it is chosen."""
-        chosen = tf.argmax(distances, axis=1, output_type=tf.int32)  # (batch,)
+        chosen = _largest(distances)  # (batch,)
         to_chosen = _sum(tf.square(x - tf.expand_dims(tf.gather(x, chosen, batch_dims=1), 1)) for x in axes)
         return chosen, tf.minimum(distances, to_chosen)
 
@@ -249,7 +249,7 @@ def k_nearest(points, queries, k: int, mask=None):
     found = []  # one after the other: an int8 file would round the distances that it sorts
     number = tf.range(_count(points))
     for _ in range(k):
-        indices = tf.argmin(distances, axis=-1, output_type=tf.int32)  # (batch, queries)
+        indices = _largest(-distances)  # (batch, queries)
         found.append((indices, tf.reduce_min(distances, axis=-1)))
         distances = tf.where(tf.equal(number, tf.expand_dims(indices, -1)), tf.cast(FAR, points.dtype), distances)
     return tuple(tf.stack(x, axis=-1) for x in zip(*found, strict=True))
@@ -304,6 +304,15 @@ def interpolate(features, indices, weights):
 def _constant(x):
     """A tensor that no gradient goes through; None stays None."""
     return None if x is None else tf.stop_gradient(tf.convert_to_tensor(x))
+
+
+def _largest(x):
+    """The number of the largest value of the last axis, the first one of several: int32."""
+    if not is_unrolled():
+        return tf.argmax(x, axis=-1, output_type=tf.int32)
+    # Vela, the compiler for Ethos-U, refuses files with an ARG_MAX of float32.
+    largest = tf.reduce_max(x, axis=-1, keepdims=True)
+    return tf.reduce_min(tf.where(x >= largest, tf.range(x.shape[-1]), x.shape[-1] - 1), axis=-1)
 
 
 def _axes(points):
