@@ -245,7 +245,12 @@ def theirs(name):
     return cls.from_preset(preset, num_classes=plain.num_classes, levels=levels, dropout_rate=0.0, **changes)
 
 
-@pytest.mark.parametrize("name", ["ssg", "msg", "part", "part_msg", "sem", "sem_msg"])
+SLOW = pytest.mark.slow  # the layers of the other nets once more
+
+
+@pytest.mark.parametrize(
+    "name", ["ssg", "msg", "part", pytest.param("part_msg", marks=SLOW), "sem", pytest.param("sem_msg", marks=SLOW)]
+)
 def test_torch_weights_give_the_same_outputs(name, oracle, tmp_path):
     weights, points = state_dict(oracle, f"{name}/weight"), oracle[f"{name}/points"]
     model = theirs(name)
