@@ -109,7 +109,8 @@ def export(
         batch_size: int. The static batch of the file's inputs.
         signatures: names of the signatures to export; None for all.
         float_layers: names of layers, also of layers inside layers, that an `"int8"` file computes in float32, between
-            two conversions. Use it if one layer ruins the file. Integer hardware runs these layers on the CPU.
+            two conversions. Use it if one layer ruins the file. Integer hardware runs these layers on the CPU. None
+            are those that the model itself names, in its attribute `float_layers`.
         input_shapes: dict by input name of shapes, the batch included, for a model that does not know its sizes:
             `{"images": (1, 224, 224, 3)}`. A `keras.KerasTensor` in the place of a shape also gives the dtype.
 
@@ -233,6 +234,8 @@ class Exporter:
 
     def _check(self, request, names):
         model = self.model
+        if request.quantization == "int8" and not request.float_layers:
+            request.float_layers = getattr(model, "float_layers", ())
         quantize.check_float_layers(request.float_layers, request.quantization, model)
         if request.format == "onnx" and len(names) > 1:
             raise ValueError(

@@ -23,6 +23,8 @@ from keras_dl.models.generative.gan import GAN
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
+from keras_dl.models.points.pointnet2 import PointNet2
+from keras_dl.models.points.pointnet2_segmentation import PointNet2Segmentation
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
 from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
@@ -74,6 +76,8 @@ __all__ = [
     "NodeClassifier",
     "ODEClassifier",
     "PointNet",
+    "PointNet2",
+    "PointNet2Segmentation",
     "PointNetSegmentation",
     "RecurrentLM",
     "RecurrentNetwork",

@@ -359,6 +359,9 @@ ARCHITECTURES = (
         year=2017,
         paper="PointNet++: Deep Hierarchical Feature Learning on Point Sets in a Metric Space",
         arxiv="1706.02413",
+        classes=("PointNet2", "PointNet2Segmentation"),
+        preset=("PointNet2", "modelnet40"),
+        parameters=1_475_688,
     ),
     Architecture(
         name="vit",

@@ -87,11 +87,13 @@ class _Published(_Described):
         presets: dict of arguments by name.
         returns_logits: bool. Whether a call returns logits, which losses must be told.
         has_own_loss: bool. Whether `compute_loss` is the model's own, which uses no compiled loss.
+        float_layers: tuple of str. Names of layers that an int8 file computes in float32, as of `keras_dl.export`.
     """
 
     presets: dict[str, dict] = {}
     returns_logits = False
     has_own_loss = False
+    float_layers: tuple[str, ...] = ()
 
     @classmethod
     def from_preset(cls, name: str, **overrides):

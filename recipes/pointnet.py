@@ -60,7 +60,7 @@ def load_data(options, variant):
 
 def build_model(data, options, variant):
     if options.dataset in clouds.FOLDERS:
-        return published_model(data, options)
+        return published_model(data, options, *PUBLISHED[options.dataset])
     num_points, num_coordinates = data.input_shape
     settings = SMALL | (VANILLA if variant == "vanilla" else {})
     if options.dataset == PARTS:
@@ -68,6 +68,11 @@ def build_model(data, options, variant):
         model = keras_dl.PointNetSegmentation(num_points, len(data.labels), **kinds, **settings)
     else:
         model = keras_dl.PointNet(num_points, len(data.labels), num_coordinates, **settings)
+    return compiled(model, data, options)
+
+
+def compiled(model, data, options):
+    """The model, compiled with AdamW and a cosine schedule."""
     steps = data.steps(options)
     warmup = min(200, steps // 2)
     peak = options.rate(3e-3)
@@ -80,9 +85,8 @@ def build_model(data, options, variant):
     return model
 
 
-def published_model(data, options):
-    """The networks of the authors' code, and their learning rates."""
-    model, preset, num_points, clouds_per_decay, decay = PUBLISHED[options.dataset]
+def published_model(data, options, model, preset, num_points, clouds_per_decay, decay):
+    """A published network with the learning rates of its authors' code."""
     sizes = dict(num_points=num_points, num_classes=len(data.labels))
     net = getattr(keras_dl, model).from_preset(preset, num_features=data.input_shape[-1] - 3, **sizes)
     rate = keras.optimizers.schedules.ExponentialDecay(

@@ -1,8 +1,9 @@
-"""What is compared with a reference: a loss with its gradients; and a checkpoint as a file."""
+"""What is compared with a reference: a loss with its gradients; a checkpoint as a file; and random weights."""
 
 import json
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -22,3 +23,14 @@ def write_safetensors(path, arrays):
         offset += array.nbytes
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in arrays.values()))
+
+
+def randomized(model, seed=0):
+    """Weights with which no term drops out: matrices that are no identity, statistics that are not 0 and 1."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        else:
+            variable.assign(rng.normal(size=variable.shape) * (0.4 if variable.name == "kernel" else 0.2))
+    return model

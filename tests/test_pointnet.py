@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from oracles import load_oracle, state_dict
-from reference import write_safetensors
+from reference import randomized, write_safetensors
 
 from keras_dl import PointNet, PointNetSegmentation
 from keras_dl.models.points.blocks import JoinedDense, TransformNet
@@ -16,17 +16,6 @@ TINY = ((6, 10), (8,))
 SIZES = dict(
     num_classes=5, point_dims=(8, 6), global_dims=(7, 24), head_dims=(12,), input_transform=TINY, feature_transform=TINY
 )
-
-
-def randomized(model, seed=0):
-    """Weights with which no term drops out: matrices that are no identity, statistics that are not 0 and 1."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        if variable.name in ("gamma", "moving_variance"):
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-        else:
-            variable.assign(rng.normal(size=variable.shape) * (0.4 if variable.name == "kernel" else 0.2))
-    return model
 
 
 def cloud(n=30, channels=3, batch=3, seed=1):

@@ -17,6 +17,7 @@ from keras_dl.recipes.training import augment, pipelines, recipe, runner
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: test_pointnet_recipe.py, test_gan_recipe.py.
 OTHERS = ("pointnet", "gan")
+CLOUDS = ("pointnet", "pointnet2")  # which read images as points: tests of their own
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES
@@ -39,6 +40,8 @@ BIG = {
         pytest.param("pointnet", None, marks=pytest.mark.slow),  # a picture of its own, and 20 s of tracing
         pytest.param("pointnet", "primitive_parts", marks=pytest.mark.slow),  # the same
         pytest.param("nerf", None, marks=pytest.mark.slow),  # the same, and 78 views to trace
+        pytest.param("pointnet2", None, marks=pytest.mark.slow),  # the same
+        pytest.param("pointnet2", "primitive_parts", marks=pytest.mark.slow),  # the same
     ],
 )
 def test_smoke_run(name, dataset, tmp_path):

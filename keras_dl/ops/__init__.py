@@ -1,6 +1,6 @@
 """Pure functions of tensors.
 
-Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points, rays.
+Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays.
 """
 
 from keras_dl.ops.activations import gelu
@@ -8,6 +8,15 @@ from keras_dl.ops.attention import causal_mask, chunked_attention, dot_product_a
 from keras_dl.ops.convolution import dilated_convolution
 from keras_dl.ops.decoding import beam_search, greedy, sample
 from keras_dl.ops.groups import act, find_group, turn_pixels
+from keras_dl.ops.neighbors import (
+    ball_query,
+    farthest_points,
+    interpolate,
+    interpolation_weights,
+    k_nearest,
+    squared_distances,
+    take_points,
+)
 from keras_dl.ops.odeint import SolverError, odeint
 from keras_dl.ops.points import fill_padding, unit_ball
 from keras_dl.ops.rays import (
@@ -27,6 +36,7 @@ from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_
 __all__ = [
     "SolverError",
     "act",
+    "ball_query",
     "beam_search",
     "camera_rays",
     "causal_mask",
@@ -35,6 +45,7 @@ __all__ = [
     "convert_cameras",
     "dilated_convolution",
     "dot_product_attention",
+    "farthest_points",
     "fill_padding",
     "find_group",
     "frequency_encoding",
@@ -42,6 +53,9 @@ __all__ = [
     "gelu",
     "greedy",
     "importance_distances",
+    "interpolate",
+    "interpolation_weights",
+    "k_nearest",
     "look_at",
     "masked_softmax",
     "ndc_rays",
@@ -53,7 +67,9 @@ __all__ = [
     "segment_max",
     "segment_softmax",
     "segment_sum",
+    "squared_distances",
     "stratified_distances",
+    "take_points",
     "turn_pixels",
     "unit_ball",
 ]

@@ -15,7 +15,7 @@ from keras_dl.recipes.training.recipe import Data
 INK = 128  # a pixel above it is a point, as in the paper
 
 
-def digit_points(images, num_points: int):
+def digit_points(images, num_points: int, shuffled: bool = False):
     """The places of the ink of digits, as clouds of one size.
 
     A digit of fewer pixels of ink has its points repeatedly, and one of more has evenly chosen ones.
@@ -23,6 +23,7 @@ def digit_points(images, num_points: int):
     Args:
         images: `(batch, height, width, 1)`, 0 is paper and 255 is ink.
         num_points: int.
+        shuffled: bool. The pixels are in a random order, the same for all digits, instead of row by row.
 
     Returns:
         float32, `(batch, num_points, 2)`: x to the right and y up, in units of half the width, from the middle. An
@@ -31,7 +32,10 @@ def digit_points(images, num_points: int):
     height, width = images.shape[1:3]
     ink = tf.reshape(tf.cast(images, tf.float32) > INK, (-1, height * width))
     count = tf.maximum(tf.reduce_sum(tf.cast(ink, tf.int32), axis=1), 1)[:, None]  # (batch, 1)
-    order = tf.argsort(tf.cast(~ink, tf.int32), axis=1, stable=True)  # ink first
+    place = np.arange(height * width, dtype="int32")
+    if shuffled:
+        np.random.default_rng(0).shuffle(place)
+    order = tf.argsort(tf.where(ink, 0, height * width) + place, axis=1)  # ink first
     number = tf.range(num_points)[None]
     rank = tf.where(count < num_points, number % count, number * count // num_points)  # (batch, num_points)
     pixel = tf.gather(order, rank, batch_dims=1)
@@ -40,13 +44,14 @@ def digit_points(images, num_points: int):
     return tf.ensure_shape(tf.cast(places, tf.float32) / width, (None, num_points, 2))
 
 
-def digits(options, num_points: int, sigma: float, **changes) -> Data:
+def digits(options, num_points: int, sigma: float, shuffled: bool = False, **changes) -> Data:
     """`Data` of a set of images, as clouds.
 
     Args:
         options: `Options`.
         num_points: int.
         sigma: float. Standard deviation of the jitter of training points, in units of half the width.
+        shuffled: bool. The order of points, as of `digit_points`.
         changes: of training images, as `pipelines.augmented_images` takes them.
     """
     data = pipelines.augmented_images(options, **changes)
@@ -57,16 +62,16 @@ def digits(options, num_points: int, sigma: float, **changes) -> Data:
         def prepare(index, batch):
             images, labels = batch
             seed = tf.random.fold_in(key, index)
-            return augment.jitter(digit_points(images, num_points), seed, sigma), labels
+            return augment.jitter(digit_points(images, num_points, shuffled), seed, sigma), labels
 
         return data.train(number).enumerate().map(prepare, tf.data.AUTOTUNE)
 
     return dataclasses.replace(
         data,
         train=epoch,
-        test=data.test.map(lambda images, labels: (digit_points(images, num_points), labels)).cache(),
+        test=data.test.map(lambda images, labels: (digit_points(images, num_points, shuffled), labels)).cache(),
         calibration=lambda samples: data.calibration(samples).map(
-            lambda row: {"points": digit_points(row["images"], num_points)}
+            lambda row: {"points": digit_points(row["images"], num_points, shuffled)}
         ),
         input_shape=(num_points, 2),
         input_range="float32 places of ink, in [-1, 1]",

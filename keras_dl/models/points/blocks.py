@@ -9,8 +9,8 @@ from keras import layers, ops
 from keras_dl.arguments import NumberIn, Rate, Size, Sizes, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_sizes
-from keras_dl.compat import is_eager
 from keras_dl.layers.norm import BatchNormalization
+from keras_dl.ops.neighbors import check_points
 from keras_dl.ops.points import fill_padding
 
 
@@ -51,26 +51,13 @@ class CleanCloud(Layer):
     def call(self, points, kept=None):
         if points.shape[1] == 0:
             raise ValueError(f"points has the shape {tuple(points.shape)}: a cloud needs at least one point.")
-        if is_eager(points) and (kept is None or is_eager(kept)):
-            _check_points(np.asarray(points), None if kept is None else np.asarray(kept))
+        check_points(points, kept)
         if kept is not None:
             points = fill_padding(points, kept)
         return ops.cast(points, self.compute_dtype)
 
     def compute_output_shape(self, points_shape, kept_shape=None):
         return points_shape
-
-
-def _check_points(points, kept):
-    wrong = ~np.isfinite(points).all(-1)
-    if wrong.any():
-        cloud, point = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"points[{cloud}, {point}] = {points[cloud, point].tolist()} is not finite: remove such points, "
-            f"or set them to a point of their cloud. There are {int(wrong.sum())}."
-        )
-    if kept is not None and not kept.any(1).all():
-        raise ValueError(f"mask[{int(np.argmin(kept.any(1)))}] is all False: a cloud needs at least one point.")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -96,6 +83,8 @@ class SharedMLP(Layer):
         ValueError: if an argument is out of its range.
     """
 
+    first_class = layers.Dense  # of the first layer, which alone reads the inputs
+
     @arguments
     def __init__(
         self, dims: Sizes, activate_last: bool = True, momentum: Rate = 0.9, return_each: bool = False, **kwargs
@@ -104,12 +93,13 @@ class SharedMLP(Layer):
 
     def build(self, points_shape):
         self.dense, self.norms = [], []
-        shape = tuple(points_shape)
+        shape = points_shape
         for i, width in enumerate(self.dims, start=1):
-            dense = layers.Dense(width, dtype=self.dtype_policy, name=f"dense_{i}")
+            kind = self.first_class if i == 1 else layers.Dense
+            dense = kind(width, dtype=self.dtype_policy, name=f"dense_{i}")
             norm = BatchNormalization(momentum=self.momentum, dtype=self.dtype_policy, name=f"norm_{i}")
             dense.build(shape)
-            shape = (*shape[:-1], width)
+            shape = dense.compute_output_shape(shape)
             norm.build(shape)
             self.dense.append(dense)
             self.norms.append(norm)
@@ -124,8 +114,12 @@ class SharedMLP(Layer):
         return outputs if self.return_each else points
 
     def compute_output_shape(self, points_shape):
-        shapes = [(*points_shape[:-1], width) for width in self.dims]
+        shapes = [(*self.places(points_shape), width) for width in self.dims]
         return shapes if self.return_each else shapes[-1]
+
+    def places(self, points_shape):
+        """The shape of the outputs without their channels."""
+        return points_shape[:-1]
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -248,6 +242,30 @@ class JoinedDense(Layer):
 
     def compute_output_shape(self, shapes):
         return (*next(shape for shape in shapes if len(shape) == 3)[:-1], self.units)
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class JoinedMLP(SharedMLP):
+    """`SharedMLP` on several features of a point, joined as by `JoinedDense`.
+
+    Args:
+        dims, activate_last, momentum, return_each: as of `SharedMLP`.
+
+    Call arguments:
+        points: list of float tensors, as of `JoinedDense`.
+        training: bool. Whether batch normalization uses the statistics of the batch.
+
+    Returns:
+        As `SharedMLP`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    first_class = JoinedDense
+
+    def places(self, points_shape):
+        return next(shape for shape in points_shape if len(shape) == 3)[:-1]
 
 
 def head(hidden, dims, dropout_rate, momentum):
