@@ -22,6 +22,7 @@ from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
+from keras_dl.models.scenes.occupancy_network import OccupancyNetwork
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -67,6 +68,7 @@ __all__ = [
     "MultiHeadAttention",
     "NodeClassifier",
     "ODEClassifier",
+    "OccupancyNetwork",
     "PointNet",
     "PointNetSegmentation",
     "RecurrentLM",

@@ -26,11 +26,13 @@ from keras_dl.recipes.datasets.series import (  # noqa: E402
     ItalyPowerDemand,
     JapaneseVowels,
 )
+from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects  # noqa: E402
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
 from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
 
 __all__ = [
     "AddingProblem",
+    "AnalyticSolids",
     "BasicMotions",
     "Bible",
     "BreastCancer",
@@ -49,6 +51,7 @@ __all__ = [
     "Mnist5k",
     "Optdigits",
     "PrimitiveParts",
+    "RandomObjects",
     "Pubmed",
     "RotatedMnist",
     "SequenceReversal",

@@ -27,6 +27,7 @@ from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
 from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
 from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
+from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
 from keras_dl.recipes.datasets.wheels import DataError
 
@@ -54,6 +55,8 @@ BUILDERS = (
     TwoMoons,
     Spirals,
     PrimitiveParts,
+    RandomObjects,
+    AnalyticSolids,
 )
 
 
