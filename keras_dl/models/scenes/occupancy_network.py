@@ -232,7 +232,8 @@ class OccupancyNetwork(FunctionalModel):
             dict of `"log_std"` and `"mean"`, each float32 `(batch, latent_dim)`.
         """
         self._check_described(code, True if self.latent_dim else None)
-        return self.get_layer("latent_encoder")(points, occupancies, code)
+        given = [None if x is None else ops.convert_to_tensor(x, "float32") for x in (points, occupancies, code)]
+        return self.get_layer("latent_encoder")(*given)
 
     def logits(self, points, code=None, latents=None):
         """The log odds that points are inside, of shapes by their codes or latents.
@@ -249,8 +250,9 @@ class OccupancyNetwork(FunctionalModel):
             ValueError: if the code or the latents are missing, or the model has none.
         """
         self._check_described(code, latents)
-        described = {name: x for name, x in (("code", code), ("latents", latents)) if x is not None}
-        return self.get_layer("decoder")(described | {"points": points}, training=False)
+        given = {"code": code, "latents": latents, "points": points}
+        given = {name: ops.convert_to_tensor(x, "float32") for name, x in given.items() if x is not None}
+        return self.get_layer("decoder")(given, training=False)
 
     def _check_described(self, code, latents):
         needed = {"code": self.encoder is not None, "latents": self.latent_dim > 0}
