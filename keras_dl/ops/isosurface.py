@@ -1,7 +1,7 @@
 """Surfaces of functions in space: the places where a function of points has one value, as meshes.
 
-The space is a cube around the origin. A function is asked at the points of a grid, and marching cubes makes triangles of
-the values. Most of the grid is far from the surface. Multi-resolution extraction (MISE) asks at the points of a coarse
+The space is a cube around the origin. A function is asked at the points of a grid, and marching cubes makes triangles
+of the values. Most of the grid is far from the surface. Multi-resolution extraction (MISE) asks at the points of a coarse
 grid, divides the cells whose corners are on both sides of the surface, and asks only there, again and again:
 
     32^3 cells -> ask at 33^3 points -> divide the cells on the surface -> ask at their new points -> ... -> 128^3 cells
@@ -197,7 +197,7 @@ def marching_cubes(values, threshold: float = 0.0, side: float = 1.1) -> Mesh:
     if not (values > threshold).any():
         return Mesh(np.zeros((0, 3), "float32"), np.zeros((0, 3), "int32"))
     padded = np.pad(values, 1, constant_values=_OUTSIDE)
-    vertices, faces, _, _ = measure.marching_cubes(padded, threshold, gradient_direction="descent")
+    vertices, faces, _, _ = measure.marching_cubes(padded, threshold, gradient_direction="ascent")
     # In units of cells, from the first value: (vertices - 1) of n - 1 cells.
     return Mesh(_places(vertices - 1, len(values), side), np.ascontiguousarray(faces, "int32"))
 
@@ -221,4 +221,5 @@ def write_mesh(path, mesh: Mesh) -> None:
     vertices, faces = check_mesh(mesh.vertices, mesh.faces)
     shape = trimesh.Trimesh(vertices, faces, vertex_normals=mesh.normals, process=False)
     with replacing(path) as temporary:
-        shape.export(str(temporary), file_type=path.suffix[1:], include_normals=mesh.normals is not None)
+        option = "vertex_normal" if path.suffix == ".ply" else "include_normals"
+        shape.export(str(temporary), file_type=path.suffix[1:], **{option: mesh.normals is not None})

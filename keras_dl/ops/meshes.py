@@ -151,6 +151,9 @@ def winding_numbers(points, vertices, faces):
 def is_inside(points, vertices, faces):
     """Which points a watertight mesh holds: bool `(n,)`.
 
+    Winding numbers are summed over the parts of the mesh that share no vertex. Each part is closed, so that it holds no
+    point outside of its bounding box, and only the points inside of it are looked at.
+
     Args:
         points: float, `(n, 3)`.
         vertices: float, `(v, 3)`.
@@ -160,7 +163,30 @@ def is_inside(points, vertices, faces):
         ValueError: if the mesh is not watertight: its inside is not guessed.
     """
     check_watertight(vertices, faces)
-    return winding_numbers(points, vertices, faces) >= 0.5
+    points = np.asarray(points, "float64").reshape(-1, 3)
+    vertices, faces = check_mesh(vertices, faces)
+    total = np.zeros(len(points), "float32")
+    of_face = _parts(faces, len(vertices))
+    for part in np.unique(of_face):
+        corners = vertices[faces[of_face == part]].reshape(-1, 3)
+        near = np.flatnonzero(((points >= corners.min(0)) & (points <= corners.max(0))).all(1))
+        if len(near):
+            own = merge_vertices(corners, np.arange(len(corners)).reshape(-1, 3))
+            total[near] += winding_numbers(points[near], *own)
+    return total >= 0.5
+
+
+def _parts(faces, count):
+    """The part of each face, as the lowest vertex of it: int `(m,)`. Faces of one part are linked by vertices."""
+    lowest = np.arange(count)
+    while True:
+        of_face = lowest[faces].min(1)
+        new = lowest.copy()
+        np.minimum.at(new, faces, of_face[:, None])
+        new = new[new]
+        if (new == lowest).all():
+            return of_face
+        lowest = new
 
 
 def sample_surface(vertices, faces, count: int, random):
@@ -201,12 +227,12 @@ def sample_outer_surface(vertices, faces, count: int, random, offset: float = 1e
         offset: float. A point counts as inner if the point so far in front of its face is inside the mesh.
 
     Raises:
-        ValueError: as `sample_surface`, or if nothing of the surface lies outside.
+        ValueError: as `is_inside` and `sample_surface`, or if too little of the surface lies outside.
     """
     points, normals = np.zeros((0, 3), "float32"), np.zeros((0, 3), "float32")
     for _ in range(20):
         new, facing = sample_surface(vertices, faces, count, random)
-        outer = winding_numbers(new + offset * facing, vertices, faces) < 0.5
+        outer = ~is_inside(new + offset * facing, vertices, faces)
         points, normals = np.concatenate([points, new[outer]]), np.concatenate([normals, facing[outer]])
         if len(points) >= count:
             return points[:count], normals[:count]

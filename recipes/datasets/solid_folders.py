@@ -1,4 +1,4 @@
-"""Shapes in the format of the authors of occupancy networks, from a folder that a user has: ShapeNet as they prepared it.
+"""Shapes in the format of the authors of occupancy networks, from a folder that a user has: their ShapeNet.
 
     FOLDER/metadata.yaml                    names of the categories; not read
     FOLDER/CATEGORY/{train,val,test}.lst    names of shapes, one a line

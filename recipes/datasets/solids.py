@@ -282,8 +282,8 @@ def gradient(distance, points, step=1e-5):
 def surface(distance, count, random, reach=1.5, shell=0.02):
     """Points on the surface of a solid, nearly evenly spread, and normals.
 
-    Points are drawn evenly in a box around the solid. Those inside that are nearer than `shell` to the surface are moved
-    onto it.
+    Points are drawn evenly in a box around the solid. Those inside that are nearer than `shell` to the surface are
+    moved onto it.
 
     Returns:
         `(points, normals)`, float64, each `(count, 3)`.

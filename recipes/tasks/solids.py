@@ -11,7 +11,7 @@ from keras_dl.extras import require
 from keras_dl.ops.meshes import is_inside, sample_surface, surface_distances, volume_iou
 from keras_dl.recipes.datasets import solid_folders, solids
 from keras_dl.recipes.datasets.solid_folders import Shape
-from keras_dl.recipes.training.batches import fold_in, limit, open_dataset, origin, read, shuffled_rows
+from keras_dl.recipes.training.batches import fold_in, open_dataset, origin, read, shuffled_rows
 from keras_dl.recipes.training.recipe import Data
 
 VALIDATION_POINTS = 1024  # of each shape of the validation split, after each epoch
@@ -58,7 +58,7 @@ def load(options, cloud_size: int, num_points: int, noise: float) -> Data:
 
     def batch(rows, key):
         """Rows of the training split, in numbers that depend on the key alone."""
-        random = np.random.default_rng(key)
+        random = np.random.default_rng(np.ravel(key).tolist())
         points = np.empty((len(rows), num_points, 3), "float32")
         cloud, occupied = np.empty((len(rows), cloud_size, 3), "float32"), np.empty((len(rows), num_points), "float32")
         for i, row in enumerate(rows):
@@ -73,8 +73,7 @@ def load(options, cloud_size: int, num_points: int, noise: float) -> Data:
         key = fold_in(options.seed, number)
 
         def prepare(index, rows):
-            seed = tf.random.fold_in(key, index)
-            seed = tf.bitcast(seed, tf.uint32)
+            seed = tf.bitcast(tf.random.fold_in(key, index), tf.uint32)
             found = tf.numpy_function(batch, [rows, seed], [tf.float32] * 3, stateful=False)
             for x, shape in zip(found, ((cloud_size, 3), (num_points, 3), (num_points,)), strict=True):
                 x.set_shape((rows.shape[0], *shape))
@@ -168,9 +167,7 @@ def _folder(options):
     splits = {}
     for name in SMOKE:
         paths = solid_folders.list_shapes(folder, name)
-        splits[name] = Solids(
-            len(paths), lambda row, random, paths=paths: solid_folders.read_shape(paths[row], random)
-        )
+        splits[name] = Solids(len(paths), lambda row, random, paths=paths: solid_folders.read_shape(paths[row], random))
     return splits, dict(dataset="shapenet", version="occupancy networks", licence="ShapeNet's terms of use")
 
 

@@ -192,9 +192,7 @@ class ConditionalBlock(Layer):
         self.norms, self.dense = [], []
         for i, start in enumerate(("glorot_uniform", "zeros")):
             norm = ConditionalBatchNormalization(self.momentum, dtype=self.dtype_policy, name=f"norm_{i}")
-            dense = layers.Dense(
-                points_shape[-1], kernel_initializer=start, dtype=self.dtype_policy, name=f"dense_{i}"
-            )
+            dense = layers.Dense(points_shape[-1], kernel_initializer=start, dtype=self.dtype_policy, name=f"dense_{i}")
             norm.build(points_shape, code_shape)
             dense.build(points_shape)
             self.norms.append(norm)
@@ -412,7 +410,7 @@ class LatentEncoder(Layer):
         return {name: head(largest) for name, head in self.heads.items()}
 
     def compute_output_shape(self, points_shape, occupancies_shape, code_shape=None):
-        return {name: (points_shape[0], self.latent_dim) for name in ("log_std", "mean")}
+        return dict.fromkeys(("log_std", "mean"), (points_shape[0], self.latent_dim))
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")

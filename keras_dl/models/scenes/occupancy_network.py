@@ -8,15 +8,15 @@ is a residual network of points, in which the code sets scale and offset of each
 
     fc 3 -> 256, 5 blocks of [CBN, relu, fc, CBN, relu, fc] with a shortcut, CBN, relu, fc 256 -> 1
 
-The generative network has latents instead: an encoder of points and their occupancies gives q(z | p, o), and the loss is
-the negative of the evidence lower bound, the sum above plus KL(q || N(0, 1)). Any resolution can be asked for. The mesh
-of a shape is extracted by MISE and marching cubes (`keras_dl.ops.isosurface`). Its normals are gradients of `f`.
+The generative network has latents instead: an encoder of points and their occupancies gives q(z | p, o). Its loss is the
+negative of the evidence lower bound, the sum above plus KL(q || N(0, 1)). Any resolution can be asked for. The mesh of
+a shape is extracted by MISE and marching cubes (`keras_dl.ops.isosurface`). Its normals are gradients of `f`.
 
 Shapes are in a unit cube around the origin. Points are drawn evenly from a cube that is larger by 10%.
 
 References: Mescheder, Oechsle, Niemeyer, Nowozin, Geiger 2018, "Occupancy Networks: Learning 3D Reconstruction in
-Function Space", arXiv:1812.03828, section 3, fig. 2 and supplementary material, section 1. Sizes, initial values and the
-threshold that the paper does not print are those of the authors' code, autonomousvision/occupancy_networks.
+Function Space", arXiv:1812.03828, section 3, fig. 2 and supplementary material, section 1. Sizes, initial values and
+the threshold that the paper does not print are those of the authors' code, autonomousvision/occupancy_networks.
 
 Deviations:
 - Dense layers start at Glorot's uniform distribution, and their biases at 0. torch draws both from a uniform
@@ -333,8 +333,8 @@ class OccupancyNetwork(FunctionalModel):
         """Takes the weights of the authors' code. The model then gives the same outputs.
 
         Args:
-            weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint of
-                the authors' code they are under `model`.
+            weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint
+                of the authors' code they are under `model`.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
