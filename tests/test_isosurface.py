@@ -1,4 +1,4 @@
-"""Meshes and how they are extracted: multi-resolution extraction is the whole grid, balls, winding numbers, distances."""
+"""Meshes and how they are extracted: multi-resolution extraction is the whole grid; balls, windings, distances."""
 
 import builtins
 import itertools

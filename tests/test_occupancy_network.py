@@ -51,9 +51,7 @@ def theirs(name, **overrides):
 
 
 def given(oracle, name):
-    keys = ("points", "cloud", "voxels") + (
-        ("occupancies",) if "mean" in name or name in ("unconditional", "both") else ()
-    )
+    keys = ["points", "cloud", "voxels", *(["occupancies"] if f"{name}/kl" in oracle else [])]
     return {key: oracle[f"{name}/{key}"].astype("float32") for key in keys if f"{name}/{key}" in oracle}
 
 

@@ -1,8 +1,8 @@
 """Surfaces of functions in space: the places where a function of points has one value, as meshes.
 
 The space is a cube around the origin. A function is asked at the points of a grid, and marching cubes makes triangles
-of the values. Most of the grid is far from the surface. Multi-resolution extraction (MISE) asks at the points of a coarse
-grid, divides the cells whose corners are on both sides of the surface, and asks only there, again and again:
+of the values. Most of the grid is far from the surface. Multi-resolution extraction (MISE) asks at the points of a
+coarse grid, divides the cells whose corners are on both sides of the surface, and asks only there, again and again:
 
     32^3 cells -> ask at 33^3 points -> divide the cells on the surface -> ask at their new points -> ... -> 128^3 cells
 

@@ -8,9 +8,9 @@ is a residual network of points, in which the code sets scale and offset of each
 
     fc 3 -> 256, 5 blocks of [CBN, relu, fc, CBN, relu, fc] with a shortcut, CBN, relu, fc 256 -> 1
 
-The generative network has latents instead: an encoder of points and their occupancies gives q(z | p, o). Its loss is the
-negative of the evidence lower bound, the sum above plus KL(q || N(0, 1)). Any resolution can be asked for. The mesh of
-a shape is extracted by MISE and marching cubes (`keras_dl.ops.isosurface`). Its normals are gradients of `f`.
+The generative network has latents instead: an encoder of points and their occupancies gives q(z | p, o). Its loss is
+the negative of the evidence lower bound, the sum above plus KL(q || N(0, 1)). Any resolution can be asked for. The mesh
+of a shape is extracted by MISE and marching cubes (`keras_dl.ops.isosurface`). Its normals are gradients of `f`.
 
 Shapes are in a unit cube around the origin. Points are drawn evenly from a cube that is larger by 10%.
 
