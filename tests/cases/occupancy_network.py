@@ -1,7 +1,7 @@
 """Occupancy networks."""
 
 import numpy as np
-from case import NO_MASK, Case
+from case import NO_MASK, Case, covered_by
 
 import keras_dl
 
@@ -9,7 +9,7 @@ POINTS, CLOUD, CODE, LATENTS = 16, 12, 5, 3
 SIZES = dict(
     code_dim=CODE,
     hidden_dim=10,
-    num_blocks=2,
+    num_blocks=1,
     encoder_dim=8,
     encoder_blocks=2,
     latent_hidden_dim=7,
@@ -127,7 +127,9 @@ CASES = [
         compile={},
         bad_arguments=((dict(voxel_resolution=0), "voxel_resolution"),),
         served=served("voxels", latents=True),
+        tolerances=dict(int8=0.25),  # measured 0.18, of log_std
         skips=NO_MASK | DRAWN,
+        slow_checks=covered_by("occupancy_network", but="the encoders, which exports run in every precision"),
     ),
     Case(
         name="occupancy_network_image",
