@@ -252,7 +252,7 @@ def volume_iou(occupied, expected):
 
     Example:
 
-    >>> volume_iou(np.array([True, True, False]), np.array([True, False, False]))
+    >>> float(volume_iou(np.array([True, True, False]), np.array([True, False, False])))
     0.5
     """
     occupied, expected = np.asarray(occupied, bool), np.asarray(expected, bool)
