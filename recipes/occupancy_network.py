@@ -17,6 +17,7 @@ import keras_dl
 from keras_dl.export.runners import KerasRunner
 from keras_dl.extras import require
 from keras_dl.ops.meshes import open_edges, volume_iou
+from keras_dl.recipes.datasets.solids import SIDE
 from keras_dl.recipes.tasks import solids
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import Export, Recipe, Task, run_as_script
@@ -82,7 +83,12 @@ def calibrate(serve, data, samples):
     def of(**columns):
         return tf.data.Dataset.from_tensor_slices({name: x[:, None] for name, x in columns.items()})
 
-    return {"encode": of(cloud=cloud), "occupancy": of(points=points, code=code), "grid": of(code=code)}
+    # The whole cube, and its octants.
+    whole = (np.arange(samples) % 2 == 0)[:, None]
+    corners = np.random.default_rng(0).choice([-0.25, 0.25], (samples, 3))
+    center, side = np.where(whole, 0.0, corners * SIDE).astype("float32"), np.where(whole, SIDE, SIDE / 2)
+    grid = of(center=center, side=side.astype("float32"), code=code)
+    return {"encode": of(cloud=cloud), "occupancy": of(points=points, code=code), "grid": grid}
 
 
 def baseline(outcome):

@@ -296,9 +296,10 @@ def test_drawn_shapes(oracle):
 def test_the_served_grid_is_that_of_the_points(net):
     code = net.encode(points(1, 30, seed=2))
     served = net.serving_signatures()["grid"]
-    found = np.asarray(served.function(code=code)["occupancies"])
+    center = np.array([[0.1, -0.2, 0.0]], "float32")
+    found = np.asarray(served.function(center=center, side=np.array([[0.5]], "float32"), code=code)["occupancies"])
     assert found.shape == (1, 32, 32, 32)
-    expected = 1 / (1 + np.exp(-np.asarray(net.logits(grid_points(32)[None], code))))
+    expected = 1 / (1 + np.exp(-np.asarray(net.logits(grid_points(32, 0.5)[None] + center, code))))
     np.testing.assert_allclose(found.reshape(1, -1), expected, atol=1e-5)
 
 

@@ -71,6 +71,8 @@ def columns(*names):
     def make(rng, n):
         rows = balls(next((name for name in names if name in ("cloud", "voxels", "images")), None), True)(rng, n)
         rows["code"] = rng.normal(size=(n, CODE)).astype("float32")
+        rows["center"] = rng.uniform(-0.2, 0.2, (n, 3)).astype("float32")
+        rows["side"] = rng.uniform(0.4, 1.1, (n, 1)).astype("float32")
         rows["latents"] = rng.normal(size=(n, LATENTS)).astype("float32")
         if "images" in rows:
             rows["images"] = rows["images"].astype("uint8")
@@ -81,7 +83,7 @@ def columns(*names):
 
 def served(observation, latents=False):
     described = [*(["code"] if observation else []), *(["latents"] if latents else [])]
-    rows = {"occupancy": columns("points", *described), "grid": columns(*described)}
+    rows = {"occupancy": columns("points", *described), "grid": columns("center", "side", *described)}
     if observation:
         rows["encode"] = columns(observation)
     if latents:

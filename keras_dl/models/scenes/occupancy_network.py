@@ -350,9 +350,12 @@ class OccupancyNetwork(FunctionalModel):
         mean and logarithm of the standard deviation of the latents.
 
         `occupancy` takes `points: float32, (batch_size, num_points, 3)`, and `code`, `latents` or both. It returns
-        `{"occupancies": float32, (batch_size, num_points)}`, the probabilities to be inside. `grid` takes `code`,
-        `latents` or both, and returns those of the points of `grid_points(grid_size, 1 + padding)`, as
-        `(batch_size, grid_size, grid_size, grid_size)`.
+        `{"occupancies": float32, (batch_size, num_points)}`, the probabilities to be inside.
+
+        `grid` takes a cube, `center: float32, (batch_size, 3)` and `side: float32, (batch_size, 1)`, and `code`,
+        `latents` or both. It returns the probabilities of the points of `grid_points(grid_size, side)` around the
+        center, `(batch_size, grid_size, grid_size, grid_size)`. A side of `1 + padding` asks for the whole shape, and
+        a smaller one for a part in more detail.
         """
 
         def tensor(name, *shape, dtype="float32"):
@@ -364,9 +367,10 @@ class OccupancyNetwork(FunctionalModel):
         def occupancy(points, **described):
             return {"occupancies": probabilities(points, **described)}
 
-        def grid(**described):
-            places = np.tile(grid_points(self.grid_size, self.side)[None], (batch_size, 1, 1))
-            found = probabilities(ops.convert_to_tensor(places), **described)
+        def grid(center, side, **described):
+            # The cube is an input: of constant points the converter would keep the features of the first layer.
+            places = ops.expand_dims(side, 1) * grid_points(self.grid_size, 1.0)[None] + ops.expand_dims(center, 1)
+            found = probabilities(places, **described)
             return {"occupancies": ops.reshape(found, (batch_size, *(self.grid_size,) * 3))}
 
         def encode(**observation):
@@ -388,7 +392,8 @@ class OccupancyNetwork(FunctionalModel):
             signatures["infer"] = Signature(self.infer, given)
             described = described | {"latents": tensor("latents", self.latent_dim)}
         signatures["occupancy"] = Signature(occupancy, {"points": points} | described)
-        return signatures | {"grid": Signature(grid, described)}
+        cube = {"center": tensor("center", 3), "side": tensor("side", 1)}
+        return signatures | {"grid": Signature(grid, cube | described)}
 
 
 def _decoder(kind, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described):
