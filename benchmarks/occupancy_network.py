@@ -1,6 +1,6 @@
 """The occupancy network of point clouds in the sizes of its authors, against the same network of torch's layers.
 
-The figures are in docs/speed.md.
+Not measured yet.
 """
 
 import numpy as np

@@ -5,8 +5,14 @@ Paper:     Mescheder et al. 2018, "Occupancy Networks: Learning 3D Reconstructio
 Data:      random_objects: 840 objects for training, 60 for validation, 99 for the test
 Command:   keras-dl train occupancy_network
 Aim:       0.7
-Baseline:  the convex hull of the cloud
+Baseline:  the nearest training shape, by its cloud: 0.697; the convex hull of the cloud: 0.539
 Reaches:   not measured
+
+`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies.
+`--dataset shapenet` trains the network of the paper on a folder in the authors' format (`--data-dir`). Not measured.
+
+The threshold is that of the best IoU on the validation split. `OccupancyNetwork.meshes` makes meshes of codes, and
+`keras_dl.ops.isosurface.write_mesh` writes them as .ply, .obj or .glb.
 """
 
 import keras

@@ -37,6 +37,7 @@ BIG = {
         *[("mlp", None), ("mlp", "diabetes"), ("mlp", "mnist_5k"), ("cnn", None), ("tcn", "mnist_5k")],
         pytest.param("pointnet", None, marks=pytest.mark.slow),  # a picture of its own, and 20 s of tracing
         pytest.param("pointnet", "primitive_parts", marks=pytest.mark.slow),  # the same
+        pytest.param("occupancy_network", None, marks=pytest.mark.slow),  # meshes of all test shapes
     ],
 )
 def test_smoke_run(name, dataset, tmp_path):

@@ -131,7 +131,8 @@ CASES = [
         served=served("voxels", latents=True),
         tolerances=dict(int8=0.25),  # measured 0.18, of log_std
         skips=NO_MASK | DRAWN,
-        slow_checks=covered_by("occupancy_network", but="the encoders, which exports run in every precision"),
+        slow_checks=covered_by("occupancy_network", but="the encoders, which exports run in every precision")
+        | dict.fromkeys(("frozen_layers_stay_frozen", "reloads_in_a_fresh_process"), "the same"),
     ),
     Case(
         name="occupancy_network_image",
