@@ -12,6 +12,7 @@ from keras_dl.ops.meshes import is_inside, sample_surface, surface_distances, vo
 from keras_dl.recipes.datasets import solid_folders, solids
 from keras_dl.recipes.datasets.solid_folders import Shape
 from keras_dl.recipes.training.batches import fold_in, open_dataset, origin, read, shuffled_rows
+from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import Data
 
 VALIDATION_POINTS = 1024  # of each shape of the validation split, after each epoch
@@ -47,6 +48,7 @@ def load(options, cloud_size: int, num_points: int, noise: float) -> Data:
         DataError: if the data is not available.
     """
     if options.smoke:
+        say(f"a smoke run takes {sum(SMOKE.values())} solids by formula in the place of {options.dataset}")
         splits, source = _smoke()
     elif options.dataset == "shapenet":
         splits, source = _folder(options)
