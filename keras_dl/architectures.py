@@ -326,6 +326,9 @@ ARCHITECTURES = (
         year=2018,
         paper="Occupancy Networks: Learning 3D Reconstruction in Function Space",
         arxiv="1812.03828",
+        classes=("OccupancyNetwork",),
+        preset=("OccupancyNetwork", "points"),
+        parameters=10_373_889,
     ),
     Architecture(
         name="gcnn",

@@ -29,6 +29,7 @@ ELSEWHERE = {  # the other data sets, by the file that holds them
     "test_pointnet_recipe": ("primitive_parts",),
     "test_gan_recipe": ("gaussian_ring",),
     "test_nerf_recipe": ("traced_scene",),
+    "test_occupancy_recipe": ("random_objects", "analytic_solids"),
 }
 OTHERS = {name for names in ELSEWHERE.values() for name in names}
 NAMES = [entry.name for entry in datasets.catalogue() if entry.name not in OTHERS]

@@ -15,9 +15,8 @@ from keras_dl.export import KerasRunner
 from keras_dl.recipes.training import augment, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
-# Which read images as points, or have no labels: test_pointnet_recipe.py, test_gan_recipe.py.
-OTHERS = ("pointnet", "gan")
-CLOUDS = ("pointnet", "pointnet2")  # which read images as points: tests of their own
+# Which read images as points, or have no labels: tests of their own.
+OTHERS = ("pointnet", "pointnet2", "gan")
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES
@@ -42,6 +41,7 @@ BIG = {
         pytest.param("nerf", None, marks=pytest.mark.slow),  # the same, and 78 views to trace
         pytest.param("pointnet2", None, marks=pytest.mark.slow),  # the same
         pytest.param("pointnet2", "primitive_parts", marks=pytest.mark.slow),  # the same
+        pytest.param("occupancy_network", None, marks=pytest.mark.slow),  # meshes of all test shapes
     ],
 )
 def test_smoke_run(name, dataset, tmp_path):

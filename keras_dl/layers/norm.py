@@ -49,7 +49,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        plain = self.scale and self.center and not self.synchronized and not self.renorm and mask is None
+        plain = not self.synchronized and not self.renorm and mask is None
         plain = plain and self.compute_dtype != "float64"
         training = bool(training and self.trainable)
         if not (training and plain and self.axis in (-1, len(inputs.shape) - 1)):
@@ -60,8 +60,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         empty = tf.constant([], "float32")
         fused = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=self.gamma,
-            offset=self.beta,
+            scale=self.gamma if self.scale else tf.ones_like(self.moving_mean),
+            offset=self.beta if self.center else tf.zeros_like(self.moving_mean),
             mean=empty,
             variance=empty,
             epsilon=self.epsilon,

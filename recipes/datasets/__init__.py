@@ -27,12 +27,14 @@ from keras_dl.recipes.datasets.series import (  # noqa: E402
     ItalyPowerDemand,
     JapaneseVowels,
 )
+from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects  # noqa: E402
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
 from keras_dl.recipes.datasets.traced_scene import TracedScene  # noqa: E402
 from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
 
 __all__ = [
     "AddingProblem",
+    "AnalyticSolids",
     "BasicMotions",
     "Bible",
     "BreastCancer",
@@ -53,6 +55,7 @@ __all__ = [
     "Optdigits",
     "PrimitiveParts",
     "Pubmed",
+    "RandomObjects",
     "RotatedMnist",
     "SequenceReversal",
     "Solubility",

@@ -28,6 +28,7 @@ from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
 from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts
 from keras_dl.recipes.datasets.rotated_mnist import RotatedMnist
 from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels
+from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
 from keras_dl.recipes.datasets.traced_scene import TracedScene
 from keras_dl.recipes.datasets.wheels import DataError
@@ -58,6 +59,8 @@ BUILDERS = (
     GaussianRing,
     PrimitiveParts,
     TracedScene,
+    RandomObjects,
+    AnalyticSolids,
 )
 
 

@@ -210,6 +210,7 @@ class JoinedDense(Layer):
 
     Args:
         units: int. Width of the result.
+        use_bias: bool. Whether `b` is added.
 
     Call arguments:
         parts: list of float tensors, `(batch, c)` or `(batch, points, c)`, at least one of these.
@@ -222,22 +223,25 @@ class JoinedDense(Layer):
     """
 
     @arguments
-    def __init__(self, units: Size, **kwargs):
+    def __init__(self, units: Size, use_bias: bool = True, **kwargs):
         super().__init__(**kwargs)
 
     def build(self, shapes):
         self.kernel = self.add_weight((sum(shape[-1] for shape in shapes), self.units), name="kernel")
-        self.bias = self.add_weight((self.units,), "zeros", name="bias")
+        self.bias = self.add_weight((self.units,), "zeros", name="bias") if self.use_bias else None
 
     def call(self, parts):
         of_cloud, of_points, row = self.bias, 0.0, 0
         for part in parts:
             rows = self.kernel[row : row + part.shape[-1]]
             row += part.shape[-1]
-            if len(part.shape) == 2:
-                of_cloud = of_cloud + ops.matmul(part, rows)  # (batch, units)
+            product = ops.matmul(part, rows)  # (batch, units) or (batch, points, units)
+            if len(part.shape) == 3:
+                of_points = of_points + product
             else:
-                of_points = of_points + ops.matmul(part, rows)  # (batch, points, units)
+                of_cloud = product if of_cloud is None else of_cloud + product
+        if of_cloud is None:
+            return of_points
         return of_points + (of_cloud if len(of_cloud.shape) == 1 else of_cloud[:, None])
 
     def compute_output_shape(self, shapes):

@@ -350,9 +350,13 @@ class ResNet(ImageClassifier):
             )
         if not self.residual:
             raise ValueError("residual=False has no counterpart in torchvision, whose ResNets have shortcuts.")
+        load_torch(self.torch_modules(), weights)
+
+    def torch_modules(self) -> dict[str, keras.Layer]:
+        """The layers by their names in torchvision, as `keras_dl.weights.load_torch` takes them."""
         modules = {"conv1": "stem", "bn1": "stem_norm", "fc": "head"}
         modules = {name: self.get_layer(ours) for name, ours in modules.items()}
         for stage, blocks in enumerate(self.num_blocks, start=1):
             for i in range(blocks):
                 modules |= self.get_layer(f"stage_{stage}_block_{i}").torch_modules(f"layer{stage}.{i}")
-        load_torch(modules, weights)
+        return modules

@@ -1,0 +1,421 @@
+"""Occupancy network: the surface of a shape as the decision boundary of a classifier of points in space.
+
+    f(p, c) = log odds that the point p is inside the shape that c describes
+    loss    = sum over points of the cross-entropy of f(p, c), mean over shapes
+
+`c` is the code of an observation: a noisy cloud of points on the surface, an image, or a grid of voxels. The classifier
+is a residual network of points, in which the code sets scale and offset of each batch normalization (CBN):
+
+    fc 3 -> 256, 5 blocks of [CBN, relu, fc, CBN, relu, fc] with a shortcut, CBN, relu, fc 256 -> 1
+
+The generative network has latents instead: an encoder of points and their occupancies gives q(z | p, o). Its loss is
+the negative of the evidence lower bound, the sum above plus KL(q || N(0, 1)). Any resolution can be asked for. The mesh
+of a shape is extracted by MISE and marching cubes (`keras_dl.ops.isosurface`). Its normals are gradients of `f`.
+
+Shapes are in a unit cube around the origin. Points are drawn evenly from a cube that is larger by 10%.
+
+References: Mescheder, Oechsle, Niemeyer, Nowozin, Geiger 2018, "Occupancy Networks: Learning 3D Reconstruction in
+Function Space", arXiv:1812.03828, section 3, fig. 2 and supplementary material, section 1. Sizes, initial values and
+the threshold that the paper does not print are those of the authors' code, autonomousvision/occupancy_networks.
+
+Deviations:
+- Dense layers start at Glorot's uniform distribution, and their biases at 0. torch draws both from a uniform
+  distribution of its own. What starts at zero in the authors' code starts at zero here.
+- The mesh is neither simplified nor refined after marching cubes. The authors' code leaves both out by default.
+- The ResNet-18 of images is not pretrained, unless `load_torch` gives it weights.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_dl.arguments import AtLeast, ImageShape, NumberIn, OneOf, Rate, Size, Sizes, arguments
+from keras_dl.base import FunctionalModel
+from keras_dl.checks import check_size
+from keras_dl.models.scenes import occupancy_weights
+from keras_dl.models.scenes.occupancy_blocks import (
+    CheckedPoints,
+    CloudEncoder,
+    ConditionalBatchNormalization,
+    ConditionalBlock,
+    Draw,
+    LatentEncoder,
+    ResidualDense,
+    VoxelEncoder,
+)
+from keras_dl.models.vision.resnet import ResNet
+from keras_dl.ops.isosurface import Mesh, extract, grid_points, marching_cubes
+from keras_dl.signatures import Signature
+from keras_dl.weights import Weights
+
+# The configurations of the authors' code: pointcloud, img, voxels and unconditional. Trainable parameters: 10,373,889,
+# 13,414,465, 7,857,473 and 298,369.
+PRESETS = {
+    "points": dict(encoder="points", code_dim=512, hidden_dim=256, encoder_dim=512),
+    "image": dict(encoder="image", code_dim=256, hidden_dim=256, image_shape=(224, 224, 3)),
+    "voxels": dict(encoder="voxels", code_dim=256, hidden_dim=256, voxel_resolution=32),
+    "unconditional": dict(encoder=None, decoder="additive", hidden_dim=128, latent_dim=128),
+}
+INPUTS = {"points": "cloud", "image": "images", "voxels": "voxels"}  # the name of the observation, by the encoder
+CHUNK = 32_768  # points at a time, when many are asked about
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class OccupancyNetwork(FunctionalModel):
+    """Tells which points are inside a shape, of which it is given an observation or latents.
+
+    Compile it with an optimizer and no loss: its own loss is the cross-entropy in nats, summed over the points and
+    averaged over the shapes, and with latents the KL on top.
+
+    Layers of interest by name: `encoder`, `latent_encoder`, `decoder`, and in it `coordinates`, `block_0` and so on.
+
+    Args:
+        encoder: "points", "image", "voxels", or None for no observation.
+        decoder: "conditional_norm", in which the code sets scale and offset of batch normalization; or "additive",
+            without normalization, in which a dense layer of the code is added to the features of every point.
+        code_dim: int. Width of the code.
+        latent_dim: int. Number of latents; 0 makes the network discriminative.
+        hidden_dim: int. Width of the decoder.
+        num_blocks: int. Residual blocks of the decoder.
+        encoder_dim: int. Width of the encoder of clouds.
+        encoder_blocks: int. Residual blocks of the encoder of clouds.
+        latent_hidden_dim: int. Width of the encoder of latents.
+        cloud_size: int. Points of the cloud that a device takes. Training takes any number.
+        image_shape: `(height, width, channels)`.
+        image_blocks, image_filters: sequences of int: those of the ResNet that encodes images.
+        voxel_resolution: int. Voxels along each axis.
+        voxel_filters: sequence of int. Channels of the convolutions of voxels; all but the first halve the grid.
+        num_points: int. Points of a shape that a device tells of in one call. Training takes any number.
+        grid_size: int, at least 2. Points along each axis of the grid that a device computes at once.
+        padding: float, at least 0. The cube of the points is larger than the unit cube of the shape by this share.
+        threshold: float in [0, 1]. Points of at least this probability are inside.
+        momentum: float in [0, 1). Of conditional batch normalization.
+        seed: int or None. Of the draws of latents in training.
+
+    Call arguments:
+        inputs: dict of
+            `points`: float, `(batch, points, 3)`, anywhere in the cube of side `1 + padding` around the origin.
+            `cloud`: float, `(batch, n, 3)`, points of the surface, for the encoder "points".
+            `images`: float, `(batch, *image_shape)`, raw pixels in [0, 255], for "image".
+            `voxels`: float, `(batch, r, r, r)`, 1 for an occupied voxel and 0 for an empty one, for "voxels".
+            `occupancies`: float, `(batch, points)`, 1 for a point inside and 0 outside, with latents: what the
+            posterior is inferred from. In training latents are drawn from it; in inference they are its mean.
+
+    Returns:
+        float, `(batch, points)`: logits. The target of `fit` is `occupancies`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or two exclude each other; and if, called eagerly, a point is
+            not finite.
+
+    Example:
+
+    >>> model = OccupancyNetwork.from_preset("points", hidden_dim=8, encoder_dim=8, code_dim=4)
+    >>> cloud = np.random.default_rng(0).normal(size=(2, 300, 3))
+    >>> model({"points": np.zeros((2, 50, 3)), "cloud": cloud}).shape
+    TensorShape([2, 50])
+    """
+
+    presets = PRESETS
+    returns_logits = True
+    has_own_loss = True
+
+    @arguments
+    def __init__(
+        self,
+        encoder: OneOf("points", "image", "voxels", None) = "points",
+        decoder: OneOf("conditional_norm", "additive") = "conditional_norm",
+        code_dim: Size = 512,
+        latent_dim: AtLeast(0) = 0,
+        hidden_dim: Size = 256,
+        num_blocks: Size = 5,
+        encoder_dim: Size = 512,
+        encoder_blocks: Size = 5,
+        latent_hidden_dim: Size = 128,
+        cloud_size: Size = 300,
+        image_shape: ImageShape = (224, 224, 3),
+        image_blocks: Sizes = (2, 2, 2, 2),
+        image_filters: Sizes = (64, 128, 256, 512),
+        voxel_resolution: Size = 32,
+        voxel_filters: Sizes = (32, 64, 128, 256, 512),
+        num_points: Size = 2048,
+        grid_size: AtLeast(2) = 32,
+        padding: NumberIn(0.0) = 0.1,
+        threshold: NumberIn(0.0, 1.0) = 0.2,
+        momentum: Rate = 0.9,
+        seed: int | None = None,
+        dtype=None,
+        **kwargs,
+    ):
+        if encoder is None and not latent_dim:
+            raise ValueError("encoder=None needs latent_dim of at least 1: without either, all shapes are the same.")
+        if encoder is None and decoder == "conditional_norm":
+            raise ValueError("decoder='conditional_norm' needs a code, and encoder=None gives none: use 'additive'.")
+
+        inputs = {"points": keras.Input((None, 3), name="points")}
+        points = CheckedPoints("points", name="checked_points")(inputs["points"])
+        code = None
+        if encoder == "points":
+            inputs["cloud"] = keras.Input((None, 3), name="cloud")
+            cloud = CheckedPoints("cloud", name="checked_cloud")(inputs["cloud"])
+            code = CloudEncoder(code_dim, encoder_dim, encoder_blocks, name="encoder")(cloud)  # (batch, code_dim)
+        elif encoder == "image":
+            inputs["images"] = keras.Input(image_shape, name="images")
+            sizes = dict(num_blocks=image_blocks, filters=image_filters, block="basic")
+            code = ResNet(image_shape, code_dim, **sizes, name="encoder")(inputs["images"])
+        elif encoder == "voxels":
+            inputs["voxels"] = keras.Input((voxel_resolution,) * 3, name="voxels")
+            code = VoxelEncoder(code_dim, voxel_filters, name="encoder")(inputs["voxels"])
+
+        described = {} if code is None else {"code": code}
+        if latent_dim:
+            inputs["occupancies"] = keras.Input((None,), name="occupancies")
+            posterior = LatentEncoder(latent_dim, latent_hidden_dim, name="latent_encoder")(
+                points, inputs["occupancies"], code
+            )
+            described["latents"] = Draw(seed, name="latents")(posterior["mean"], posterior["log_std"])
+        network = _decoder(decoder, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described)
+        logits = network(described | {"points": points})  # (batch, points)
+        super().__init__(inputs=inputs, outputs=logits, **kwargs)
+
+    @property
+    def observation(self) -> str | None:
+        """The name of the input that the encoder takes; None without an encoder."""
+        return INPUTS.get(self.encoder)
+
+    @property
+    def side(self) -> float:
+        """Length of the edges of the cube of the points."""
+        return 1.0 + self.padding
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The cross-entropy in nats, summed over points, averaged over shapes; plus the KL and other losses of layers.
+
+        `sample_weight` is `(batch,)` or `(batch, points)`.
+        """
+        logits, y = ops.cast(y_pred, "float32"), ops.cast(y, "float32")
+        entropy = ops.relu(logits) - logits * y + ops.log1p(ops.exp(-ops.abs(logits)))  # (batch, points)
+        if sample_weight is not None:
+            weight = ops.cast(sample_weight, "float32")
+            entropy = entropy * (weight if len(weight.shape) == 2 else ops.expand_dims(weight, -1))
+        loss = ops.mean(ops.sum(entropy, axis=-1))
+        for other in self.losses:
+            loss = loss + ops.cast(other, "float32")
+        return loss
+
+    def encode(self, observation):
+        """The code of each observation: float, `(batch, code_dim)`.
+
+        Args:
+            observation: the input `cloud`, `images` or `voxels`, as a call of the model takes it.
+
+        Raises:
+            ValueError: if the model has no encoder, or a point is not finite.
+        """
+        if self.encoder is None:
+            raise ValueError("encoder=None: the model takes no observation.")
+        observation = ops.convert_to_tensor(observation, "float32")
+        if self.encoder == "points":
+            observation = self.get_layer("checked_cloud")(observation)
+        return self.get_layer("encoder")(observation, training=False)
+
+    def infer(self, points, occupancies, code=None):
+        """The posterior of the latents, given points and their occupancies.
+
+        Args:
+            points: float, `(batch, points, 3)`.
+            occupancies: float, `(batch, points)`.
+            code: float, `(batch, code_dim)`, with an encoder.
+
+        Returns:
+            dict of `"log_std"` and `"mean"`, each float32 `(batch, latent_dim)`.
+        """
+        self._check_described(code, True if self.latent_dim else None)
+        given = [None if x is None else ops.convert_to_tensor(x, "float32") for x in (points, occupancies, code)]
+        return self.get_layer("latent_encoder")(*given)
+
+    def logits(self, points, code=None, latents=None):
+        """The log odds that points are inside, of shapes by their codes or latents.
+
+        Args:
+            points: float, `(batch, points, 3)`.
+            code: float, `(batch, code_dim)`, as `encode` returns it; with an encoder.
+            latents: float, `(batch, latent_dim)`, with latents.
+
+        Returns:
+            float, `(batch, points)`.
+
+        Raises:
+            ValueError: if the code or the latents are missing, or the model has none.
+        """
+        self._check_described(code, latents)
+        given = {"code": code, "latents": latents, "points": points}
+        given = {name: ops.convert_to_tensor(x, "float32") for name, x in given.items() if x is not None}
+        return self.get_layer("decoder")(given, training=False)
+
+    def _check_described(self, code, latents):
+        needed = {"code": self.encoder is not None, "latents": self.latent_dim > 0}
+        for (name, need), given in zip(needed.items(), (code, latents), strict=True):
+            if need != (given is not None):
+                raise ValueError(f"{name} is {'needed' if need else 'not taken'} by a model with {self._kind()}.")
+
+    def _kind(self):
+        return f"encoder={self.encoder!r} and latent_dim={self.latent_dim}"
+
+    def draw_latents(self, num_shapes: int, seed=None):
+        """Latents of new shapes, drawn from the prior: float32, `(num_shapes, latent_dim)`.
+
+        Args:
+            num_shapes: int, at least 1.
+            seed: int, `keras.random.SeedGenerator` or None.
+
+        Raises:
+            ValueError: if the model has no latents, or `num_shapes` is less than 1.
+        """
+        if not self.latent_dim:
+            raise ValueError("latent_dim=0: the model draws no shapes, it reconstructs them.")
+        return keras.random.normal((check_size("num_shapes", num_shapes), self.latent_dim), seed=seed)
+
+    def meshes(
+        self, code=None, latents=None, threshold=None, resolution: int = 32, steps: int = 2, normals: bool = True
+    ) -> list[Mesh]:
+        """The surface of each shape as a watertight mesh, at which points have the probability `threshold`.
+
+        Args:
+            code: float, `(batch, code_dim)`, as `encode` returns it; with an encoder.
+            latents: float, `(batch, latent_dim)`, with latents.
+            threshold: float in (0, 1). None for the model's.
+            resolution: int. Cells along each axis of the coarse grid; parts that no point of it hits are not found.
+            steps: int. How many times the cells at the surface are halved.
+            normals: bool. Whether vertices get normals: the direction in which the probability falls fastest.
+
+        Returns:
+            list of `keras_dl.ops.isosurface.Mesh`. One of no faces means that no point of the grid is inside.
+
+        Raises:
+            ValueError: if an argument is out of its range.
+            ImportError: if scikit-image is not installed.
+        """
+        threshold = self.threshold if threshold is None else threshold
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold={threshold!r} must be a number between 0 and 1.")
+        level = float(np.log(threshold) - np.log1p(-threshold))
+        self._check_described(code, latents)
+        found = []
+        for row in range(len(code if latents is None else latents)):
+            own = [None if x is None else ops.convert_to_tensor(x)[row : row + 1] for x in (code, latents)]
+            values, _ = extract(lambda points, own=own: self._values(points, *own), level, resolution, steps, self.side)
+            mesh = marching_cubes(values, level, self.side)
+            if normals and len(mesh.faces):
+                mesh = mesh._replace(normals=self._normals(mesh.vertices, *own))
+            found.append(mesh)
+        return found
+
+    def _values(self, points, code, latents):
+        """The log odds of many points `(n, 3)` of one shape: NumPy `(n,)`."""
+        chunks = (points[None, i : i + CHUNK] for i in range(0, len(points), CHUNK))
+        return np.concatenate([np.asarray(self.logits(chunk, code, latents), "float32")[0] for chunk in chunks])
+
+    def _normals(self, points, code, latents):
+        """The unit vectors against the gradient of the log odds at points `(n, 3)` of one shape; 0 where it is 0."""
+        found = []
+        for i in range(0, len(points), CHUNK):
+            chunk = tf.constant(points[None, i : i + CHUNK])
+            with tf.GradientTape() as tape:
+                tape.watch(chunk)
+                total = ops.sum(self.logits(chunk, code, latents))
+            found.append(-np.asarray(tape.gradient(total, chunk))[0])
+        normals = np.concatenate(found)
+        return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), np.finfo("float32").tiny)
+
+    def load_torch(self, weights: Weights) -> None:
+        """Takes the weights of the authors' code. The model then gives the same outputs.
+
+        Args:
+            weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint
+                of the authors' code they are under `model`.
+
+        Raises:
+            ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
+                model stays as it was.
+        """
+        occupancy_weights.load(self, weights)
+
+    def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
+        """The entry points of a device: dict of `Signature`.
+
+        `encode` takes the observation, `cloud` at `cloud_size` points, `images` as uint8, or `voxels`, and returns
+        `{"code": float32, (batch_size, code_dim)}`. `infer(points, occupancies)`, and `code` with an encoder, returns
+        mean and logarithm of the standard deviation of the latents.
+
+        `occupancy` takes `points: float32, (batch_size, num_points, 3)`, and `code`, `latents` or both. It returns
+        `{"occupancies": float32, (batch_size, num_points)}`, the probabilities to be inside.
+
+        `grid` takes a cube, `center: float32, (batch_size, 3)` and `side: float32, (batch_size, 1)`, and `code`,
+        `latents` or both. It returns the probabilities of the points of `grid_points(grid_size, side)` around the
+        center, `(batch_size, grid_size, grid_size, grid_size)`. A side of `1 + padding` asks for the whole shape, and
+        a smaller one for a part in more detail.
+        """
+
+        def tensor(name, *shape, dtype="float32"):
+            return keras.KerasTensor((batch_size, *shape), dtype, name=name)
+
+        def probabilities(points, code=None, latents=None):
+            return ops.sigmoid(ops.cast(self.logits(points, code, latents), "float32"))
+
+        def occupancy(points, **described):
+            return {"occupancies": probabilities(points, **described)}
+
+        def grid(center, side, **described):
+            # The cube is an input: of constant points the converter would keep the features of the first layer.
+            places = ops.expand_dims(side, 1) * grid_points(self.grid_size, 1.0)[None] + ops.expand_dims(center, 1)
+            found = probabilities(places, **described)
+            return {"occupancies": ops.reshape(found, (batch_size, *(self.grid_size,) * 3))}
+
+        def encode(**observation):
+            (observed,) = observation.values()
+            return {"code": ops.cast(self.encode(observed), "float32")}
+
+        points = tensor("points", self.num_points, 3)
+        described, signatures = {}, {}
+        if self.encoder is not None:
+            described["code"] = tensor("code", self.code_dim)
+            observation = {
+                "cloud": tensor("cloud", self.cloud_size, 3),
+                "images": tensor("images", *self.image_shape, dtype="uint8"),
+                "voxels": tensor("voxels", *(self.voxel_resolution,) * 3),
+            }[self.observation]
+            signatures["encode"] = Signature(encode, {self.observation: observation})
+        if self.latent_dim:
+            given = {"points": points, "occupancies": tensor("occupancies", self.num_points)} | described
+            signatures["infer"] = Signature(self.infer, given)
+            described = described | {"latents": tensor("latents", self.latent_dim)}
+        signatures["occupancy"] = Signature(occupancy, {"points": points} | described)
+        cube = {"center": tensor("center", 3), "side": tensor("side", 1)}
+        return signatures | {"grid": Signature(grid, cube | described)}
+
+
+def _decoder(kind, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described):
+    """The network from points, and the code or latents that `described` names, to logits."""
+    inputs = {"points": keras.Input((None, 3), name="points")}
+    inputs |= {
+        name: keras.Input((size,), name=name)
+        for name, size in (("code", code_dim), ("latents", latent_dim))
+        if name in described
+    }
+    hidden = layers.Dense(hidden_dim, name="coordinates")(inputs["points"])  # (batch, points, hidden_dim)
+    if "latents" in inputs:
+        added = layers.Dense(hidden_dim, name="latents_added")(inputs["latents"])
+        hidden = hidden + ops.expand_dims(added, 1)
+    if kind == "conditional_norm":
+        for i in range(num_blocks):
+            hidden = ConditionalBlock(momentum, name=f"block_{i}")(hidden, inputs["code"])
+        hidden = ConditionalBatchNormalization(momentum, name="norm")(hidden, inputs["code"])
+    else:
+        if "code" in inputs:
+            hidden = hidden + ops.expand_dims(layers.Dense(hidden_dim, name="code_added")(inputs["code"]), 1)
+        for i in range(num_blocks):
+            hidden = ResidualDense(hidden_dim, name=f"block_{i}")(hidden)
+    logits = layers.Dense(1, name="occupancy")(ops.relu(hidden))  # (batch, points, 1)
+    return keras.Model(inputs, ops.squeeze(logits, -1), name="decoder")
