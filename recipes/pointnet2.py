@@ -7,7 +7,16 @@ Data:      mnist_5k: the places of the ink of 4,000 digits for training, of whic
            sheared at random in each epoch, and jittered; 1,000 for the test
 Command:   keras-dl train pointnet2
 Aim:       97%
-Baseline:  PointNet with more weights (144,366), after the same training
+Baseline:  PointNet with more weights (144,366), after the same training: 98.2%
+Reaches:   98.0% with two scales (133,674 weights), 97.4% with one (115,466), after 20 epochs; 1,395 s of training for
+           all three on a busy core. That PointNet++ is better than PointNet is not shown: PointNet has two digits
+           more, and the standard error of one accuracy is 0.4 points
+Files:     float32 98.0%; int8 97.9%, with all products on an Ethos-U55 of 128 MACs and the choice of points on its CPU
+
+With the first 32 points of a digit, two scales reach 73%, one reaches 57%, PointNet 85%.
+
+`--dataset primitive_parts` finds the parts of composed objects. `--dataset modelnet40`, `shapenet_part` and `s3dis`
+train published networks on a folder that the user has (`--data-dir`). Not measured.
 """
 
 import dataclasses
