@@ -339,7 +339,7 @@ def composite(colors, density, distances, lengths, far=None, background: float =
     return {
         "rgb": rgb + background * ops.expand_dims(through, -1) if background else rgb,
         "depth": depth,
-        "opacity": opacity,
+        "opacity": 1.0 - through,  # an output of its own, which an integer file can quantize
         "weights": weights,
     }
 
