@@ -40,15 +40,6 @@ SMALL = dict(
     infinite_end=False,
     served_size=(32, 32),
 )
-# All layers but the networks: coordinates and distances do not fit into 8 bits.
-BETWEEN = (
-    "rays",
-    "encoded_directions",
-    "encoded_points",
-    "coarse_composite",
-    "fine_distances",
-    "fine_composite",
-)
 
 
 def load_data(options, variant):
@@ -167,7 +158,8 @@ RECIPE = Recipe(
             aim=28.0,
             exports=(
                 Export("none", "cpu", ("render_rays", "coarse", "fine")),
-                Export("int8", "cpu", ("render_rays",), BETWEEN),
+                # The proof refuses int8, also with all but the networks in float32: the cosine similarity of colors is 0.94.
+                Export("dynamic_int8", "cpu", ("render_rays",)),
                 Export("int8", "ethos-u55-128", ("coarse", "fine")),
             ),
         ),
