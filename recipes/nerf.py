@@ -158,7 +158,7 @@ RECIPE = Recipe(
             aim=28.0,
             exports=(
                 Export("none", "cpu", ("render_rays", "coarse", "fine")),
-                # The proof refuses int8, also with all but the networks in float32: the cosine similarity of colors is 0.94.
+                # int8 is refused, also if all but the networks is float32: the cosine similarity of colors is 0.94.
                 Export("dynamic_int8", "cpu", ("render_rays",)),
                 Export("int8", "ethos-u55-128", ("coarse", "fine")),
             ),
