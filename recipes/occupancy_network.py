@@ -195,7 +195,7 @@ RECIPE = Recipe(
     model="OccupancyNetwork",
     summary="an occupancy network reconstructs unseen objects from noisy points",
     tasks={
-        "random_objects": Task(epochs=36, batch_size=16, metric="IoU", aim=0.7, exports=EXPORTS),
+        "random_objects": Task(epochs=80, batch_size=16, metric="IoU", aim=0.7, exports=EXPORTS),
         "analytic_solids": Task(epochs=20, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(epochs=600, batch_size=64, metric="IoU", aim=0.778, exports=EXPORTS),
     },
