@@ -8,9 +8,9 @@ Aim:       0.7
 Baseline:  the nearest training shape, by its cloud: 0.697; the convex hull of the cloud: 0.539
 Reaches:   not measured
 
-`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies: IoU
-0.772 after 20 epochs and 471 s, where the aim is 0.95 and the convex hull has 0.813. The error still falls: 20 epochs are
-too few.
+`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies. IoU
+0.772 after 20 epochs and 471 s; the aim is 0.95, and the convex hull has 0.813. The error still falls: 20 epochs are too
+few.
 
 `--dataset shapenet` trains the network of the paper on a folder in the authors' format (`--data-dir`). Not measured.
 
