@@ -6,9 +6,13 @@ Data:      random_objects: 840 objects for training, 60 for validation, 99 for t
 Command:   keras-dl train occupancy_network
 Aim:       0.7
 Baseline:  the nearest training shape, by its cloud: 0.697; the convex hull of the cloud: 0.539
-Reaches:   not measured
+Reaches:   0.680 (0.698 on the validation split, where 36 epochs gave 0.65) after 80 epochs and 1,357 s on two very busy
+           cores. About a tenth of the objects, thin ones, are below 0.15; so they are by the nearest shape
 
-`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies.
+`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies. IoU
+0.772 after 20 epochs and 471 s; the aim is 0.95, and the convex hull has 0.813. The error still falls: 20 epochs are
+too few.
+
 `--dataset shapenet` trains the network of the paper on a folder in the authors' format (`--data-dir`). Not measured.
 
 The threshold is that of the best IoU on the validation split. `OccupancyNetwork.meshes` makes meshes of codes, and
@@ -195,7 +199,7 @@ RECIPE = Recipe(
     model="OccupancyNetwork",
     summary="an occupancy network reconstructs unseen objects from noisy points",
     tasks={
-        "random_objects": Task(epochs=36, batch_size=16, metric="IoU", aim=0.7, exports=EXPORTS),
+        "random_objects": Task(epochs=80, batch_size=16, metric="IoU", aim=0.7, exports=EXPORTS),
         "analytic_solids": Task(epochs=20, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(epochs=600, batch_size=64, metric="IoU", aim=0.778, exports=EXPORTS),
     },
