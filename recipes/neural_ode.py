@@ -10,8 +10,8 @@ Reaches:   97.3% after 8 epochs with 82,170 parameters, by midpoint steps and ad
            two very busy cores
 Files:     float32 97.3%, as the model; int8 96.9%, with 169 of 199 ops and all multiplications on an Ethos-U55
 
-`--dataset spirals --jit on` (generated): a latent ODE predicts places on paths from noisy observations with RMSE 0.134,
-and 0.148 after the last observation. GRUs trained on the same data have 0.343 and 0.366. 184 s on the same cores.
+`--dataset spirals --jit on` (generated): a latent ODE predicts places on paths from noisy observations with RMSE 0.136,
+and 0.151 after the last observation. GRUs trained on the same data have 0.343 and 0.366. 51 s on the same cores.
 `--dataset two_moons --jit on` (generated): a flow reaches -1.041 nats per test point. A Gaussian mixture of 10
 components, the best by the Bayesian criterion, has -1.047; the density that made the points has -1.027. 599 s on the
 same cores.
