@@ -107,6 +107,7 @@ def convert(model, opened, origins, check=None, **settings):
     Raises:
         ExportError: if an op has no builtin in LiteRT; the message names each such op and its layer.
     """
+    _LOG.info("Converting to LiteRT.")
     converter = copy.copy(opened)
     converter.target_spec = tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS])
     for name, value in settings.pop("target_spec", {}).items():

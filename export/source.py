@@ -138,6 +138,5 @@ class Source:
         """The LiteRT file in float32, bytes, from which several quantizations are made."""
         key = (*names, float_pixels)
         if key not in self._float_files:
-            LOG.info("Converting to LiteRT.")
             self._float_files[key] = self.converter(names, float_pixels)()
         return self._float_files[key]

@@ -1,6 +1,7 @@
 """Each kind of file that users give, damaged in fixed ways: one kind of error, with the path of the file in it."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -110,6 +111,12 @@ def flipped(content, place):
     return bytes(changed)
 
 
+def same_arrays(content, changed):
+    """Whether two `.npz` files, as bytes, hold the same arrays by the same names."""
+    first, second = (dict(np.load(io.BytesIO(x))) for x in (content, changed))
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
 def error_of(read, path):
     """The message of the error that a damaged file may raise; None if it is read."""
     try:
@@ -132,7 +139,8 @@ def test_a_damaged_file_is_named(whole, tmp_path, name):
         error = error_of(READ[name], path)
         if error is None:
             assert how.startswith("a bit"), f"{how} was not noticed"
-            assert name in UNCHECKED, how
+            # A date or another field that a zip archive does not check changes no array.
+            assert name in UNCHECKED or same_arrays(content, changed), how
         else:
             named = path.parent if name.endswith((".pb", "keras_dl.json", "run.json")) else path
             assert str(named) in error, how
