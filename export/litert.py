@@ -9,7 +9,7 @@ import warnings
 
 import tensorflow as tf
 
-from keras_dl.compat import CALIBRATE_ONLY, all_layers, change_before_quantizing, quantize_calibrated
+from keras_dl.compat import all_layers, change_before_quantizing, quantize_calibrated
 from keras_dl.export import constants, fused_lstm, names, orders, ranges, reversals, saved_model, sums, zero_scales
 from keras_dl.export.errors import ExportError
 
@@ -129,9 +129,9 @@ def convert(model, opened, origins, check=None, **settings):
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`: the converter's own message is pages of its intermediate representation.
         raise ExportError(_explain(str(error), model)) from None
-    is_final = not getattr(converter, CALIBRATE_ONLY)  # a file that is only calibrated is quantized later
-    of_16_bits = is_final and _INT16 in converter.target_spec.supported_ops
-    return names.outputs_named(_mended(content, of_16_bits, model.variables), origins)
+    if _INT16 in converter.target_spec.supported_ops:
+        content = constants.joined(content)
+    return names.outputs_named(_mended(content, model.variables), origins)
 
 
 def _float_mended(content, variables, origins, converter, check):
@@ -167,13 +167,11 @@ def quantize_all_but(content, nodes, dtype):
     Returns:
         bytes: the flatbuffer.
     """
-    return _mended(quantize_calibrated(content, dtype, nodes), dtype == tf.int16)
+    return _mended(quantize_calibrated(content, dtype, nodes))
 
 
-def _mended(content, of_16_bits, variables=()):
+def _mended(content, variables=()):
     """The converter's file, with repairs of faults that make it wrong, or that crash the runtime."""
-    if of_16_bits:
-        content = constants.joined(content)
     content = zero_scales.mended(reversals.mended(fused_lstm.mended(content, variables)))
     return orders.mended(ranges.requantized(content))
 
