@@ -17,18 +17,19 @@ DOCS = pathlib.Path(__file__).resolve().parent
 
 
 def reproduce(name, dataset):
-    """Trains, exports, and copies the reports and the picture to docs/results/NAME-DATASET."""
+    """Trains, exports, and copies the reports and the picture to docs/results/NAME-DATASET, if no file is refused."""
     run = pathlib.Path("runs") / f"{name}-{dataset.replace('/', '_')}"
     if not (run / "report.json").exists():
         commands.train(name, dataset=dataset, output=run, resume=True)
+    copies = {file: run / file for file in ("report.json", "history.csv", "picture.png")}
+    for file in recipe.find(name).tasks[dataset].exports:
+        report = commands.export(run, **file._asdict(), overwrite=True)
+        copies[f"{file.quantization}-{file.target}.json"] = f"{report['path']}.json"
     results = DOCS / "results" / run.name
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
-    for file in ("report.json", "history.csv", "picture.png"):
-        shutil.copy(run / file, results / file)
-    for file in recipe.find(name).tasks[dataset].exports:
-        report = commands.export(run, **file._asdict(), overwrite=True)
-        shutil.copy(f"{report['path']}.json", results / f"{file.quantization}-{file.target}.json")
+    for file, source in copies.items():
+        shutil.copy(source, results / file)
 
 
 def wanted_runs(words):
