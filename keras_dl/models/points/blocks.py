@@ -1,4 +1,4 @@
-"""Parts of networks on point clouds: the shared MLP, the transform networks, and the checks of a cloud."""
+"""Parts of networks on point clouds: the shared MLP, the transform networks, the checks of a cloud, what is served."""
 
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from keras_dl.checks import check_sizes
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.ops.neighbors import check_points
 from keras_dl.ops.points import fill_padding
+from keras_dl.signatures import Signature
 
 
 def _check_transform(name, value):
@@ -288,3 +289,19 @@ def head(hidden, dims, dropout_rate, momentum):
         if dropout_rate:
             hidden = layers.Dropout(dropout_rate, name=f"head_{i}_dropout")(hidden)
     return hidden
+
+
+def served_probabilities(model, batch_size: int) -> Signature:
+    """An entry point of a device: the softmax of a model's logits, at the number of points that the device takes."""
+
+    def serve(**inputs):
+        logits = model(inputs if len(inputs) > 1 else inputs["points"], training=False)
+        return {"probabilities": ops.softmax(ops.cast(logits, "float32"))}
+
+    inputs = {
+        x.name: keras.KerasTensor(
+            (batch_size, *[model.num_points if n is None else n for n in x.shape[1:]]), x.dtype, name=x.name
+        )
+        for x in model.inputs
+    }
+    return Signature(serve, inputs)

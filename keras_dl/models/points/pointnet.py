@@ -30,7 +30,7 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, NumberIn, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel
 from keras_dl.models.points import pointnet_weights
-from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head
+from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head, served_probabilities
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
@@ -241,25 +241,10 @@ class PointNet(FunctionalModel):
         It takes the model's inputs at `num_points` points, and returns
         `{"probabilities": float32, (batch_size, num_classes)}`.
         """
-
-        def classify(**inputs):
-            inputs = inputs if self.masked else inputs["points"]
-            return {"probabilities": ops.softmax(ops.cast(self(inputs, training=False), "float32"))}
-
-        return {"classify": Signature(classify, served_inputs(self, batch_size))}
+        return {"classify": served_probabilities(self, batch_size)}
 
 
 def cloud_inputs(num_channels, masked) -> dict[str, keras.KerasTensor]:
     """The inputs of a cloud by name, for any number of points."""
     inputs = {"points": keras.Input((None, num_channels), name="points")}
     return {"mask": keras.Input((None,), dtype="bool", name="mask")} | inputs if masked else inputs
-
-
-def served_inputs(model, batch_size):
-    """The model's inputs, at the number of points that a device takes."""
-    return {
-        x.name: keras.KerasTensor(
-            (batch_size, *[model.num_points if n is None else n for n in x.shape[1:]]), x.dtype, name=x.name
-        )
-        for x in model.inputs
-    }

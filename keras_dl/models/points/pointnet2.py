@@ -27,14 +27,14 @@ Deviations:
 """
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from keras_dl.arguments import AtLeast, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel
 from keras_dl.models.points import pointnet2_weights
 from keras_dl.models.points.abstraction import Levels, abstract, geometry
-from keras_dl.models.points.blocks import JoinedMLP, head
-from keras_dl.models.points.pointnet import cloud_inputs, served_inputs
+from keras_dl.models.points.blocks import JoinedMLP, head, served_probabilities
+from keras_dl.models.points.pointnet import cloud_inputs
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
@@ -155,9 +155,4 @@ class PointNet2(FunctionalModel):
         It takes the model's inputs at `num_points` points, samples and groups them, and returns
         `{"probabilities": float32, (batch_size, num_classes)}`.
         """
-
-        def classify(**inputs):
-            inputs = inputs if self.masked else inputs["points"]
-            return {"probabilities": ops.softmax(ops.cast(self(inputs, training=False), "float32"))}
-
-        return {"classify": Signature(classify, served_inputs(self, batch_size))}
+        return {"classify": served_probabilities(self, batch_size)}

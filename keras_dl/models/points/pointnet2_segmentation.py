@@ -15,14 +15,14 @@ Deviations, beside those of `keras_dl.models.points.pointnet2`:
 """
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from keras_dl.arguments import AtLeast, Rate, Size, Sizes, SizesAtLeast, arguments
 from keras_dl.base import FunctionalModel
 from keras_dl.models.points import pointnet2_weights
 from keras_dl.models.points.abstraction import FeaturePropagation, Levels, SequenceOfSizes, abstract, geometry
-from keras_dl.models.points.blocks import JoinedMLP, head
-from keras_dl.models.points.pointnet import cloud_inputs, served_inputs
+from keras_dl.models.points.blocks import JoinedMLP, head, served_probabilities
+from keras_dl.models.points.pointnet import cloud_inputs
 from keras_dl.models.points.pointnet2 import SSG
 from keras_dl.models.points.pointnet_segmentation import Category
 from keras_dl.signatures import Signature
@@ -116,6 +116,7 @@ class PointNet2Segmentation(FunctionalModel):
 
     Example:
 
+    >>> from keras import ops
     >>> level = (16, [(0.5, 8, (8, 16))])
     >>> model = PointNet2Segmentation(
     ...     num_classes=4, num_categories=2, levels=[level], global_dims=(16,), propagation_dims=[(16,), (8,)]
@@ -204,9 +205,4 @@ class PointNet2Segmentation(FunctionalModel):
         It takes the model's inputs at `num_points` points, and returns
         `{"probabilities": float32, (batch_size, num_points, num_classes)}`.
         """
-
-        def segment(**inputs):
-            inputs = inputs if len(inputs) > 1 else inputs["points"]
-            return {"probabilities": ops.softmax(ops.cast(self(inputs, training=False), "float32"))}
-
-        return {"segment": Signature(segment, served_inputs(self, batch_size))}
+        return {"segment": served_probabilities(self, batch_size)}

@@ -24,8 +24,8 @@ from keras_dl.arguments import AtLeast, NumberIn, OneOf, Rate, Size, Sizes, Size
 from keras_dl.base import FunctionalModel, Layer
 from keras_dl.compat import is_eager
 from keras_dl.models.points import pointnet_weights
-from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head
-from keras_dl.models.points.pointnet import DIMS, cloud_inputs, served_inputs
+from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head, served_probabilities
+from keras_dl.models.points.pointnet import DIMS, cloud_inputs
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
@@ -222,9 +222,4 @@ class PointNetSegmentation(FunctionalModel):
         It takes the model's inputs at `num_points` points, and returns
         `{"probabilities": float32, (batch_size, num_points, num_classes)}`.
         """
-
-        def segment(**inputs):
-            inputs = inputs if len(inputs) > 1 else inputs["points"]
-            return {"probabilities": ops.softmax(ops.cast(self(inputs, training=False), "float32"))}
-
-        return {"segment": Signature(segment, served_inputs(self, batch_size))}
+        return {"segment": served_probabilities(self, batch_size)}
