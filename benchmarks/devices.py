@@ -131,3 +131,19 @@ def _batch(shape, num_classes, batch):
 def torchvision_models(module):
     """The module `torchvision.models.<module>`."""
     return require(f"torchvision.models.{module}", extra="benchmarks")
+
+
+def torch_call(function, *shape):
+    """Inference of torch: `function` makes what is called, with uniform random numbers of this shape."""
+
+    def set_up():
+        torch = require("torch", extra="benchmarks")
+        call, points = function(), torch.rand(*shape)
+
+        def step():
+            with torch.inference_mode():
+                return call(points).numpy()
+
+        return step
+
+    return set_up

@@ -6,7 +6,7 @@ The figures are in docs/speed.md.
 import itertools
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import exported, keras_infer
+from keras_dl.benchmarks.devices import exported, keras_infer, torch_call
 from keras_dl.extras import require
 
 IMAGE, NOISE, FILTERS, BATCH = (64, 64, 3), 100, 64, 32
@@ -74,16 +74,9 @@ def torch_step():
     return step
 
 
-def torch_infer():
+def their_generator():
     torch = require("torch", extra="benchmarks")
-    generator = nets()[0].to(memory_format=torch.channels_last).eval()
-    noise = torch.randn(1, NOISE, 1, 1)
-
-    def step():
-        with torch.inference_mode():
-            return generator(noise).numpy()
-
-    return step
+    return nets()[0].to(memory_format=torch.channels_last).eval()
 
 
 TASKS = [
@@ -100,7 +93,7 @@ TASKS = [
         {
             "LiteRT file": exported(ours, (NOISE,), "litert", dtype="float32"),
             "keras_dl graph": keras_infer(ours, (NOISE,), 1),
-            "torch eager": torch_infer,
+            "torch eager": torch_call(their_generator, 1, NOISE, 1, 1),
         },
         steps=30,
         warmup=5,

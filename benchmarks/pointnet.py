@@ -6,7 +6,7 @@ The figures are in docs/speed.md.
 import itertools
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import exported, keras_infer, keras_train
+from keras_dl.benchmarks.devices import exported, keras_infer, keras_train, torch_call
 from keras_dl.extras import require
 
 CLOUD, CLASSES, BATCH = (1024, 3), 40, 16
@@ -77,18 +77,6 @@ def torch_train():
     return step
 
 
-def torch_infer():
-    torch = require("torch", extra="benchmarks")
-    model = theirs().eval()
-    points = torch.randn(1, *CLOUD).mT.contiguous()
-
-    def step():
-        with torch.inference_mode():
-            return model(points).numpy()
-
-    return step
-
-
 TASKS = [
     Task(
         "pointnet-train",
@@ -107,7 +95,7 @@ TASKS = [
         {
             "LiteRT file": exported(ours, CLOUD, "litert", dtype="float32"),
             "keras_dl graph": keras_infer(ours, CLOUD, 1),
-            "torch eager": torch_infer,
+            "torch eager": torch_call(lambda: theirs().eval(), 1, *reversed(CLOUD)),  # channels first
         },
         steps=30,
         warmup=5,

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import exported, keras_infer, keras_train
+from keras_dl.benchmarks.devices import exported, keras_infer, keras_train, torch_call
 from keras_dl.extras import require
 
 CLOUD, CLASSES, BATCH = (1024, 3), 40, 8
@@ -104,22 +104,6 @@ def torch_train():
         return loss.item()
 
     return step
-
-
-def torch_call(function, *shape):
-    """A function of random points in a cube, without gradients."""
-
-    def set_up():
-        torch = require("torch", extra="benchmarks")
-        call, points = function(), torch.rand(*shape)
-
-        def step():
-            with torch.inference_mode():
-                return call(points).numpy()
-
-        return step
-
-    return set_up
 
 
 def keras_call(function, *shape, jit):
