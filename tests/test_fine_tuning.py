@@ -154,7 +154,7 @@ def _adaptive(maps, size):
     return result
 
 
-@pytest.mark.parametrize(("kind", "side", "pool_size"), [(VGG, 64, 3), (VGG, 96, 2), (AlexNet, 130, 2)])
+@pytest.mark.parametrize(("kind", "side", "pool_size"), [(VGG, 64, 3), (VGG, 32, 2), (VGG, 96, 2), (AlexNet, 130, 2)])
 def test_dense_layers_take_maps_of_one_size(kind, side, pool_size):
     """Larger ones and smaller ones."""
     options = dict(num_classes=5, filters=(2, 4, 4, 4, 4), hidden_dim=6, pool_size=pool_size)

@@ -18,6 +18,7 @@ from keras_dl.layers.lstm import LSTM, LSTMCell
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 from keras_dl.layers.norm import BatchNormalization, GroupNormalization, LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.layers.pooling import AdaptivePooling2D
 from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.layers.standardization import Standardization
@@ -26,6 +27,7 @@ from keras_dl.layers.transformer import TransformerBlock
 __all__ = [
     "GRU",
     "LSTM",
+    "AdaptivePooling2D",
     "AdditiveAttention",
     "AlignedPooling2D",
     "BatchNormalization",

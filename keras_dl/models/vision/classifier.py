@@ -7,6 +7,7 @@ from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import Size
 from keras_dl.base import FunctionalModel
+from keras_dl.layers.pooling import AdaptivePooling2D
 from keras_dl.signatures import Signature
 
 
@@ -74,9 +75,7 @@ def logits_of(features, num_classes: Size | None, **options):
 def dense_head(maps, hidden_dim, num_classes, dropout_rate, pool_size, kernel_initializer):
     """Two hidden dense layers with relu and dropout, and the logits, if any: the end of AlexNet and VGG."""
     if pool_size is not None and maps.shape[1:3] != (pool_size, pool_size):
-        maps = layers.AdaptiveAveragePooling2D(pool_size, name="resize")(
-            maps
-        )  # (batch, pool_size, pool_size, channels)
+        maps = AdaptivePooling2D(pool_size, name="resize")(maps)  # (batch, pool_size, pool_size, channels)
     hidden = layers.Flatten(name="flatten")(maps)  # (batch, height * width * channels)
     for dense, dropout in (("dense_1", "dropout_1"), ("dense_2", "features")):
         hidden = layers.Dense(hidden_dim, activation="relu", kernel_initializer=kernel_initializer, name=dense)(hidden)
