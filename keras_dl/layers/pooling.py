@@ -62,11 +62,11 @@ class AdaptivePooling2D(Layer):
         self.matrices = averaging_matrix(height, self.size), averaging_matrix(width, self.size)
 
     def call(self, maps):
-        _, height, width, channels = maps.shape
-        rows, columns = (ops.cast(matrix, maps.dtype) for matrix in self.matrices)
-        maps = ops.matmul(rows, ops.reshape(maps, (-1, height, width * channels)))  # (batch, size, width * channels)
-        maps = ops.matmul(columns, ops.reshape(maps, (-1, width, channels)))  # (batch * size, size, channels)
-        return ops.reshape(maps, (-1, self.size, self.size, channels))
+        rows, columns = (ops.cast(matrix.T, maps.dtype) for matrix in self.matrices)
+        # Constants on the right are weights to LiteRT, in any quantization.
+        maps = ops.matmul(ops.transpose(maps, (0, 2, 3, 1)), rows)  # (batch, width, channels, size)
+        maps = ops.matmul(ops.transpose(maps, (0, 2, 3, 1)), columns)  # (batch, channels, size, size)
+        return ops.transpose(maps, (0, 2, 3, 1))
 
     def compute_output_shape(self, maps_shape):
         return (maps_shape[0], self.size, self.size, maps_shape[3])
