@@ -6,9 +6,9 @@ Data:      mnist_5k: 4,000 digits for training, shifted and rotated at random in
 Command:   keras-dl train neural_ode
 Aim:       97%, with a third of the baseline's parameters
 Baseline:  ResNet-20 on the same digits, by the recipe `resnet`: 98.7% with 270,810 parameters, after 15 epochs
-Reaches:   97.3% after 8 epochs with 82,170 parameters, by midpoint steps and adjoint gradients; 468 s of training on
-           two very busy cores
-Files:     float32 97.3%, as the model; int8 96.9%, with 169 of 199 ops and all multiplications on an Ethos-U55
+Reaches:   97.2% after 8 epochs with 82,170 parameters, by midpoint steps and adjoint gradients; 49 s of training on two
+           CPU cores, under XLA
+Files:     float32 97.2%, as the model; int8 96.8%, with 169 of 199 ops and all multiplications on an Ethos-U55
 
 `--dataset spirals --jit on` (generated): a latent ODE predicts places on paths from noisy observations with RMSE 0.136,
 and 0.151 after the last observation. GRUs trained on the same data have 0.343 and 0.366. 51 s on the same cores.
