@@ -3,6 +3,7 @@
 A process is a frozen dataclass with `marginal`. A sampler is a pure function of a net, noise and a process.
 """
 
+from keras_dl.diffusion.ancestral import ancestral, ddim
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
 from keras_dl.diffusion.process import ContinuousProcess, DiscreteProcess, Process, along, convert
 from keras_dl.diffusion.walking import seeded_noise, walk
@@ -16,7 +17,9 @@ __all__ = [
     "Process",
     "RespacedBetas",
     "along",
+    "ancestral",
     "convert",
+    "ddim",
     "seeded_noise",
     "walk",
 ]
