@@ -19,6 +19,8 @@ The U-Net has 703,076 weights, and sees patches of 2x2 pixels as channels. The p
 a minute on two cores.
 """
 
+import math
+
 import keras
 import numpy as np
 
@@ -97,7 +99,7 @@ def snapshot(options, epoch, model):
     shares = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
     if epoch not in {max(1, round(share * options.epochs)) for share in shares}:
         return None
-    noise = np.random.default_rng(2).standard_normal((SHOWN, *model.image_shape))
+    noise = np.random.default_rng(2).standard_normal((SHOWN, 1, math.prod(model.image_shape)))
     return np.rint(model.sample(noise=noise))
 
 

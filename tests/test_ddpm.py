@@ -117,7 +117,7 @@ def test_gaussian_data_are_sampled_exactly(betas):
             np.testing.assert_allclose(found, x, atol=1e-4)
             assert np.var(found) == pytest.approx(spread, rel=5 * (2 / 4000) ** 0.5)
             if process is betas:
-                assert spread == pytest.approx(v, rel=0.03)
+                assert spread == pytest.approx(v, rel=0.04)
 
 
 # The bound.
@@ -148,10 +148,11 @@ def test_divergences_of_normal_distributions():
     assert to_bits(tf.ones((3, 2, 2, 1))).numpy().tolist() == [pytest.approx(1 / np.log(2))] * 3
 
 
-def test_the_bound_of_gaussian_data_is_its_entropy():
-    """For pixels N(0, v) and the best net, the bound is above the entropy, and near it."""
-    process, v = diffusion.CosineBetas(200), 0.15
-    model = DDPM(**TINY | dict(image_shape=(4, 4, 1), multipliers=(1,)), process=process, variance="fixed_small")
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_the_bound_of_gaussian_data_is_known(variance):
+    """For pixels N(0, v) and the best net, each term is a number, and the sum is above the entropy."""
+    process, v = diffusion.LinearBetas(200), 0.05
+    model = DDPM(**TINY | dict(image_shape=(4, 4, 1), multipliers=(1,)), process=process, variance=variance)
     seen = tf.constant(_gaussian(process, v), "float32")
     model.guided = lambda x, t, labels=None, guidance=0.0: process.convert(
         tf.reshape(tf.gather(seen, t), (-1, 1, 1, 1)) * x, x, t, "data", "noise"
@@ -161,13 +162,18 @@ def test_the_bound_of_gaussian_data_is_its_entropy():
     found = model.bound(images)
     assert found["terms"].shape == found["mse"].shape == (200, 400)
     np.testing.assert_allclose(found["total"], tf.reduce_sum(found["terms"], 0) + found["prior"], rtol=1e-5)
-    # Bits of a normal density, less those of the width of a bin, 1 / 127.5.
-    entropy = 0.5 * np.log2(2 * np.pi * np.e * v) + np.log2(127.5)
-    assert entropy < np.mean(found["total"]) < entropy + 0.1
-    # The best net's error of the noise, in closed form.
+
     alpha, sigma = process.tables
-    expected = alpha**2 * v / (alpha**2 * v + sigma**2)
-    np.testing.assert_allclose(np.mean(found["mse"], 1), expected, atol=0.05)
+    left = v * sigma**2 / (alpha**2 * v + sigma**2)  # variance of the data when x_t is known
+    small = posterior_variances(process)[1:]
+    used = small if variance == "fixed_small" else process.variances[1:]
+    of_data = posterior_steps(process).of_data[1:]
+    nats = 0.5 * (small / used - 1 - np.log(small / used) + of_data**2 * left[1:] / used)
+    # Means of 6,400 squares.
+    np.testing.assert_allclose(np.mean(found["terms"][1:], 1), nats / np.log(2), rtol=0.1)
+    np.testing.assert_allclose(np.mean(found["mse"], 1), left * alpha**2 / sigma**2, rtol=0.1)
+    # Bits of a normal density, less those of the width of a bin, 1 / 127.5.
+    assert np.mean(found["total"]) > 0.5 * np.log2(2 * np.pi * np.e * v) + np.log2(127.5)
 
 
 def test_a_learned_variance_lies_between_the_two():
@@ -179,7 +185,7 @@ def test_a_learned_variance_lies_between_the_two():
     small[0] = small[1]
     for share, expected in ((-1.0, small), (1.0, large), (0.0, 0.5 * (small + large))):
         found = model.log_variance(process, i, tf.fill(x.shape, share), x)
-        np.testing.assert_allclose(found[:, 0, 0, 0], expected[i.numpy()], rtol=1e-5)
+        np.testing.assert_allclose(found[:, 0, 0, 0], expected[i.numpy()], rtol=1e-5, atol=1e-6)
 
 
 def test_a_learned_variance_gets_no_gradient_into_the_mean():
@@ -292,7 +298,6 @@ def test_samplers_are_those_of_diffusers_step_by_step(name, oracle):
     spacing = "trailing" if name.endswith("0.0/noise") else "leading"
     process = model.process.respaced(10, spacing)
     np.testing.assert_array_equal(process.timesteps[::-1], oracle[f"timesteps/{name}"])
-    model.process.respaced  # noqa: B018
     eta = float(setting) if sampler == "ddim" else 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion.Betas, "respaced", lambda self, n: diffusion.RespacedBetas(self, n, spacing))

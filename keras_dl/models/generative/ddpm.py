@@ -23,6 +23,8 @@ Deviations:
 - The papers' code rounds samples to whole pixels at last; here they are left as they are.
 """
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -332,11 +334,22 @@ class DDPM(DiffusionModel):
             settings[name] = check(name, settings[name])
         return settings
 
-    def noise_rows(self, num_steps=None, sampler=None, eta=None) -> int:
-        """Rows of noise that a sampler takes for each image: one to start with, and one for each draw."""
+    def num_draws(self, num_steps=None, sampler=None, eta=None) -> int:
+        """Draws of noise that a sampler takes for each image: one to start with, and one for each step that draws."""
         settings = self._settings(num_steps, sampler, eta)
         draws = settings["sampler"] == "ancestral" or settings["eta"] > 0
         return settings["num_steps"] if draws else 1
+
+    def draw_chains(self, count: int, seed=None, **settings):
+        """All the noise that `sample` and its file take: float32, `(count, num_draws(), size of an image)`.
+
+        Args:
+            count: int. Number of images.
+            seed: int or `keras.random.SeedGenerator`; None for the model's own.
+            settings: of the sampler, as of `num_draws`.
+        """
+        noise = self.draw_noise(count, self.num_draws(**settings), seed)
+        return tf.reshape(noise, (count, -1, math.prod(self.data_shape)))
 
     def sample(
         self, num_images=None, labels=None, *, noise=None, num_steps=None, sampler=None, eta=None, guidance=None,
@@ -347,8 +360,8 @@ class DDPM(DiffusionModel):
         Args:
             num_images: int. Not needed if `noise` is given.
             labels: int, `(num_images,)`, or None: of any class.
-            noise: float, `(noise_rows() * num_images, *image_shape)`, standard normal: first what each image starts
-                from, then the draws of each step. None draws it.
+            noise: float, `(num_images, num_draws(), size)`, as `draw_chains` makes it: what each image starts from, and
+                then the draws of its steps. None draws it, step by step.
             num_steps, sampler, eta, guidance: as of the constructor; None for the model's own.
             seed: int or `keras.random.SeedGenerator`, for noise that is drawn; None for the model's own.
             num_kept: int. With 2 or more, the result has so many states of the walk, spread evenly from noise to image:
@@ -358,40 +371,39 @@ class DDPM(DiffusionModel):
             ValueError: if an argument is out of its range, or the noise has another shape.
         """
         settings = self._settings(num_steps, sampler, eta, guidance)
-        rows = self.noise_rows(num_steps, sampler, eta)
+        draws = self.num_draws(num_steps, sampler, eta)
         if noise is None:
             count = check_size("num_images", num_images)
-            generator = self.seed_generator if seed is None else keras.random.SeedGenerator(seed)
-            generator = seed if isinstance(seed, keras.random.SeedGenerator) else generator
+            generator = seed if isinstance(seed, keras.random.SeedGenerator) else self.seed_generator
+            if isinstance(seed, int):
+                generator = keras.random.SeedGenerator(seed)
             start, drawn = self.draw_noise(count, seed=generator), tf.cast(generator.next(), "int32")
         else:
-            noise = tf.convert_to_tensor(np.asarray(noise, "float32"))
-            count = num_images or len(noise) // rows
-            if noise.shape != (rows * count, *self.data_shape) or not count:
-                raise ValueError(
-                    f"noise has the shape {tuple(noise.shape)}; {count} images of these settings take "
-                    f"{(rows * count, *self.data_shape)}."
-                )
-            start, drawn = noise[:count], noise
+            drawn = tf.convert_to_tensor(np.asarray(noise, "float32"))
+            wanted = (num_images or "num_images", draws, math.prod(self.data_shape))
+            if drawn.shape.rank != 3 or tuple(drawn.shape[1:]) != wanted[1:] or num_images not in (None, len(drawn)):
+                raise ValueError(f"noise has the shape {tuple(drawn.shape)}; these settings take {wanted}.")
+            start = self._start(drawn)
 
         def run(start, drawn, labels):
-            noise = None
-            if rows > 1:
-                noise = self._draws(drawn, start, rows)
-            found = self._sampled(start, noise, labels, num_kept=num_kept, **settings)
+            step_noise = None
+            if draws > 1:
+                step_noise = self._draws(drawn) if drawn.shape.rank == 3 else seeded_noise(tf.shape(start), drawn)
+            found = self._sampled(start, step_noise, labels, num_kept=num_kept, **settings)
             return self.from_inner(found[1] if num_kept else found)
 
         labels = None if labels is None else tf.convert_to_tensor(np.asarray(labels, "int32"))
-        key = ("sample", *settings.values(), num_kept, labels is None)
+        key = ("sample", *settings.values(), num_kept, labels is None, noise is None)
         return self._graph(key, run)(start, drawn, labels)
 
-    def _draws(self, drawn, start, rows):
-        """The noise of each step: of a seed, or of rows in blocks, the first of which is the start."""
-        if drawn.shape.rank == 1:
-            return seeded_noise(tf.shape(start), drawn)
-        count = tf.shape(start)[0] if start.shape[0] is None else start.shape[0]
-        # The last step draws nothing: any block does.
-        return lambda i: tf.gather(drawn, tf.minimum(i + 1, rows - 1) * count + tf.range(count))
+    def _start(self, chains):
+        """What each image starts from."""
+        return tf.reshape(tf.gather(chains, 0, axis=1), (-1, *self.data_shape))
+
+    def _draws(self, chains):
+        """The noise of each step. The last step draws nothing: any noise does."""
+        last = chains.shape[1] - 1
+        return lambda i: tf.reshape(tf.gather(chains, tf.minimum(i + 1, last), axis=1), (-1, *self.data_shape))
 
     def interpolate(self, first, second, num_images: int = 9, time: int | None = None, seed: int = 0):
         """Images between two images: both are made noisy up to some time with the same noise, mixed, and denoised.
@@ -431,12 +443,12 @@ class DDPM(DiffusionModel):
         `denoise(images: float32, (batch_size, *image_shape), in [-1, 1]; times: int32, (batch_size,))` is one pass of
         the net. It returns `{"noise": ...}`, or what `predicts` says, and `"share"` of a learned variance.
 
-        `sample(noise: float32, (noise_rows() * batch_size, *image_shape))` goes from noise to `{"images": float32,
+        `sample(noise: float32, (batch_size, num_draws(), size of an image))` goes from noise to `{"images": float32,
         (batch_size, *image_shape), in [0, 255]}`, with the model's own settings. The loop is inside.
 
         With classes, both take `labels: int32, (batch_size,)`.
         """
-        rows = self.noise_rows()
+        num_draws = self.num_draws()
 
         def denoise(images, times, labels=None):
             inputs = {"images": images, "times": times} | ({} if labels is None else {"labels": labels})
@@ -444,16 +456,15 @@ class DDPM(DiffusionModel):
             return {self.predicts: prediction} | ({} if share is None else {"share": share})
 
         def sample(noise, labels=None):
-            start = noise[:batch_size]
-            draws = self._draws(noise, start, rows) if rows > 1 else None
-            return {"images": self.from_inner(self._sampled(start, draws, labels, **self._settings()))}
+            draws = self._draws(noise) if num_draws > 1 else None
+            return {"images": self.from_inner(self._sampled(self._start(noise), draws, labels, **self._settings()))}
 
         def tensor(shape, dtype, name):
             return keras.KerasTensor(shape, dtype, name=name)
 
         labels = {} if self.num_classes is None else {"labels": tensor((batch_size,), "int32", "labels")}
         images = tensor((batch_size, *self.image_shape), "float32", "images")
-        noise = tensor((rows * batch_size, *self.image_shape), "float32", "noise")
+        noise = tensor((batch_size, num_draws, math.prod(self.image_shape)), "float32", "noise")
         return {
             "denoise": Signature(
                 denoise, {"images": images, "times": tensor((batch_size,), "int32", "times")} | labels
