@@ -120,6 +120,8 @@ class DDPM(DiffusionModel):
     """
 
     presets = PRESETS
+    # 256 levels do not tell 1,000 times apart.
+    float_layers = ("time_waves", "time_1", "time_2")
 
     @arguments
     def __init__(
