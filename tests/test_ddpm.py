@@ -19,6 +19,8 @@ TINY = dict(
     image_shape=(8, 8, 2), filters=4, multipliers=(1, 2), num_blocks=1, attention_sides=(4,), groups=2,
     dropout_rate=0.0, sampling_steps=10, seed=0,
 )  # fmt: skip
+# With one level: what is traced or compiled takes seconds for each block.
+SMALL = TINY | dict(multipliers=(1,), attention_sides=())
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +185,7 @@ def test_a_learned_variance_lies_between_the_two():
     process = model.process.respaced(20)
     i = tf.constant([0, 1, 10, 19])
     x = tf.zeros((4, 2, 2, 1))
-    small, large = np.log(posterior_variances(process)), np.log(process.variances)
+    small, large = np.log(np.maximum(posterior_variances(process), 1e-30)), np.log(process.variances)
     small[0] = small[1]
     for share, expected in ((-1.0, small), (1.0, large), (0.0, 0.5 * (small + large))):
         found = model.log_variance(process, i, tf.fill(x.shape, share), x)
@@ -317,7 +319,7 @@ def _pixels(n=8, shape=(8, 8, 2)):
 
 def _drawing(**overrides):
     """A model whose net returns something."""
-    model = DDPM(**TINY | overrides)
+    model = DDPM(**SMALL | overrides)
     randomized(model.network)
     model.average.set_weights(model.network.get_weights())
     return model
@@ -331,14 +333,14 @@ def test_equal_noise_gives_equal_images():
         images = model.sample(noise=chains, **settings)
         assert images.shape == (3, 8, 8, 2)
         assert 0 <= np.min(images) < np.max(images) <= 255
-        # No image depends on others of its batch.
-        np.testing.assert_allclose(model.sample(noise=chains[1:2], **settings)[0], images[1], atol=1e-2)
-        path = model.sample(noise=chains, num_kept=3, **settings)
-        np.testing.assert_array_equal(path[2], images)
-        np.testing.assert_allclose(path[0], model.from_inner(chains[:, 0]).numpy().reshape(3, 8, 8, 2), atol=1e-4)
         drawn = model.sample(3, seed=4, **settings)
         np.testing.assert_array_equal(model.sample(3, seed=4, **settings), drawn)
         assert not np.array_equal(model.sample(3, **settings), model.sample(3, **settings))
+    # No image depends on others of its batch.
+    np.testing.assert_allclose(model.sample(noise=chains[1:2], **settings)[0], images[1], atol=1e-2)
+    path = model.sample(noise=chains, num_kept=3, **settings)
+    np.testing.assert_allclose(path[2], images, atol=1e-3)
+    np.testing.assert_allclose(path[0], model.from_inner(chains[:, 0]).numpy().reshape(3, 8, 8, 2), atol=1e-4)
     assert (model.num_draws(), model.num_draws(eta=0.1), model.num_draws(20, "ancestral")) == (1, 10, 20)
 
 
@@ -387,8 +389,7 @@ def test_a_sample_is_one_file(tmp_path):
         assert report.ops["WHILE"] == 1
         assert (report.flex_ops, report.custom_ops) == (0, 0)
         chains = model.draw_chains(2, seed=3).numpy()
-        with LiteRTRunner(path) as runner:
-            found = runner.serve("sample", noise=chains)["images"]
+        found = LiteRTRunner(path).serve("sample", noise=chains)["images"]
         expected = model.sample(noise=chains)
         assert np.ptp(expected) > 100
         np.testing.assert_allclose(found / 255, expected / 255, atol=1e-4)
@@ -397,14 +398,17 @@ def test_a_sample_is_one_file(tmp_path):
 # Training.
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)],  # half a minute of compiling
+)
 def test_xla_trains_as_the_graph_on_equal_noise(policy):
     rng = np.random.default_rng(0)
     noise, times = tf.constant(rng.normal(size=(8, 8, 8, 2)), "float32"), tf.constant(rng.integers(0, 1000, 8), "int32")
     losses = {}
     for jit in (False, True):
         keras.utils.set_random_seed(0)
-        model = DDPM(**TINY, dtype=policy)
+        model = DDPM(**SMALL, dtype=policy)
         model.draw_noise = lambda count, num_steps=1, seed=None: noise
         object.__setattr__(model.process, "draw_times", lambda count, seed: times)
         model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit)
@@ -414,12 +418,12 @@ def test_xla_trains_as_the_graph_on_equal_noise(policy):
 
 
 def test_an_overflow_skips_a_step_and_leaves_the_average_finite():
-    model = DDPM(**TINY, dtype="mixed_float16")
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3), initial_scale=2.0**30)
+    model = DDPM(**SMALL, dtype="mixed_float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3), initial_scale=2.0**100)
     model.compile(optimizer, run_eagerly=True)
     before = model.network.get_weights()
     model.fit(_pixels(), batch_size=8, verbose=0)
-    assert float(model.optimizer.dynamic_scale) == 2.0**29
+    assert float(model.optimizer.dynamic_scale) == 2.0**99
     for a, b, c in zip(before, model.network.get_weights(), model.average.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(c, a, atol=1e-6)
@@ -445,7 +449,7 @@ def test_wrong_sizes_are_refused(arguments, message):
 
 
 def test_wrong_samplers_are_refused():
-    model = DDPM(**TINY)
+    model = DDPM(**SMALL)
     for settings, message in (
         (dict(num_steps=0), "num_steps=0 must be an integer of at least 1"),
         (dict(num_steps=1001), "num_steps=1001 is more than the 1000 steps that were trained"),

@@ -32,7 +32,7 @@ def spread(model, inputs):
     rng = np.random.default_rng(0)
     for variable in model.network.weights:
         if variable.name == "kernel" and float(np.abs(variable.numpy()).max()) < 1e-3:
-            variable.assign(rng.normal(size=variable.shape) * 0.2)
+            variable.assign(rng.normal(size=variable.shape) * 0.05)
     model.average.set_weights(model.network.get_weights())
 
 
@@ -46,8 +46,8 @@ CASES = [
             filters=8,
             multipliers=(1, 2),
             num_blocks=1,
-            attention_sides=(4,),
-            dropout_rate=0.1,
+            attention_sides=(),
+            dropout_rate=0.2,
             groups=4,
             num_heads=2,
             patch_size=2,
@@ -70,6 +70,8 @@ CASES = [
         prepare=spread,
         served=dict(denoise=noisy, sample=chains),
         integer_signatures=("denoise",),
+        # Guidance of 1.5 multiplies the error of a pass by up to 4, and each of the four steps has one.
+        tolerances={"dynamic_int8": 0.2},
         bad_arguments=(
             (dict(image_shape=(8, 18, 1)), "image_shape"),
             (dict(filters=9), "filters"),
@@ -86,5 +88,9 @@ CASES = [
             (dict(averaging=1.0), "averaging"),
         ),
         skips=SKIPS,
+        slow_checks={
+            "compiles_under_xla": "half a minute of compiling; the architecture's test compiles a training step",
+            "exports_to_onnx": "20 s for two graphs of the U-Net",
+        },
     ),
 ]
