@@ -148,7 +148,7 @@ class DiscreteSampling:
             ends = self.q_sample(images, times, noise)  # (2, height, width, channels)
             start = (1.0 - shares) * ends[:1] + shares * ends[1:]
             draws = seeded_noise((1, *self.data_shape), seed + 1)  # the same for all
-            settings = self._settings(self.process.size, "ancestral") | {"first": time}
+            settings = self._settings(self.process.size, "ancestral", guidance=0.0) | {"first": time}
             return self.from_inner(self._sampled(start, draws, None, **settings))
 
         shares = tf.reshape(tf.linspace(0.0, 1.0, num_images), (-1, 1, 1, 1))
