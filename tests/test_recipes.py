@@ -17,7 +17,7 @@ from keras_dl.recipes.training import augment, commands, pipelines, recipe, runn
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: tests of their own.
-OTHERS = ("pointnet", "pointnet2", "gan")
+OTHERS = ("pointnet", "pointnet2", "gan", "ddpm")
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES

@@ -23,6 +23,7 @@ from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.layers.standardization import Standardization
 from keras_dl.layers.transformer import TransformerBlock
+from keras_dl.layers.unet import PixelAttention, TimedResidualBlock, TimeEmbedding
 
 __all__ = [
     "GRU",
@@ -46,6 +47,7 @@ __all__ = [
     "LuongAttention",
     "MPNNConv",
     "MultiHeadAttention",
+    "PixelAttention",
     "PixelNormalization",
     "Positions",
     "SAGEConv",
@@ -56,6 +58,8 @@ __all__ = [
     "Standardization",
     "StochasticDepth",
     "SumReadout",
+    "TimeEmbedding",
+    "TimedResidualBlock",
     "TokenEmbedding",
     "TransformerBlock",
 ]
