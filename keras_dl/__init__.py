@@ -20,6 +20,7 @@ from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.gan import GAN
+from keras_dl.models.generative.score_sde import ScoreSDE
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -85,6 +86,7 @@ __all__ = [
     "RecurrentNetwork",
     "ResNet",
     "ResidualMLP",
+    "ScoreSDE",
     "Seq2Seq",
     "Signature",
     "SimpleRNN",

@@ -129,8 +129,8 @@ def predictor_corrector(
             x = imputed(predict(x, score(x, t), next(parts), i), arrivals)
         return x
 
-    found = walk(step, start, _blocks(noise, num_steps, start, draws), num_steps=num_steps, num_kept=num_kept,
-                 unroll=unroll)
+    _check_rows(noise, num_steps * draws, start)
+    found = walk(step, start, noise, num_steps=num_steps, num_kept=num_kept, unroll=unroll)
     if known is None:
         return found
     sample, *path = found if num_kept else (found,)
@@ -142,20 +142,15 @@ def _entry(table, i):
     return tf.gather(tf.constant(table, "float32"), i)
 
 
-def _blocks(noise, num_steps, start, draws):
-    """A function from the number of a step to its noise, `(draws * batch, ...)`."""
-    if callable(noise):
-        return noise
-    noise = tf.convert_to_tensor(noise)
-    batch = start.shape[0]
-    rows = None if batch is None or noise.shape[0] is None else num_steps * draws * batch
-    if noise.shape[1:] != start.shape[1:] or rows not in (None, noise.shape[0]):
+def _check_rows(noise, draws, start):
+    shape = getattr(noise, "shape", None)
+    if shape is None or shape[0] is None or start.shape[0] is None:
+        return  # a function, or a batch that only the graph knows
+    if shape[0] != draws * start.shape[0]:
         raise ValueError(
-            f"noise has the shape {tuple(noise.shape)}; {num_steps} steps of {tuple(start.shape)} with {draws} draws "
-            f"each take {(rows, *start.shape[1:])}."
+            f"noise has the shape {tuple(shape)}; with {draws} draws for {tuple(start.shape)} it must be "
+            f"{(draws * start.shape[0], *start.shape[1:])}."
         )
-    count = draws * (tf.shape(start)[0] if batch is None else batch)
-    return lambda i: tf.gather(noise, i * count + tf.range(count))
 
 
 def _predictor(name, sde, times, num_steps):

@@ -22,10 +22,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dl.checks import check_number, check_positive
+from keras_dl.checks import check_choice, check_number, check_positive
 from keras_dl.diffusion.process import ContinuousProcess
 
+WEIGHTINGS = ("simple", "likelihood")
 
+
+@dataclasses.dataclass(frozen=True)
 class SDE(ContinuousProcess):
     """An equation `dx = f(t) x dt + g(t) dw`. A subclass has `marginal`, `drift`, `diffusion` and `discretization`.
 
@@ -66,15 +69,15 @@ class SDE(ContinuousProcess):
         """The factor alpha_i of a corrector's steps, in algorithm 5: float64, `(num_steps,)`. 1 for VE."""
         return np.ones(num_steps)
 
-    def weight(self, t, weighting: str):
-        """The weight of the squared error of the noise at time `t`: 1 ("simple") or `g^2 / sigma^2` ("likelihood").
+    def weights(self, weighting, t):
+        """1 ("simple"), or `g^2 / sigma^2` ("likelihood"), which makes the loss a bound of the likelihood.
 
-        The second makes the loss a bound of the likelihood: Song, Durkan, Murray, Ermon 2021, arXiv:2101.09258.
+        Reference for the second: Song, Durkan, Murray, Ermon 2021, arXiv:2101.09258, theorem 1.
         """
+        check_choice("weighting", weighting, WEIGHTINGS)
         if weighting == "simple":
-            return ops.ones_like(t)
-        _, sigma = self.marginal(t)
-        return ops.square(self.diffusion(t) / sigma)
+            return super().weights(weighting, t)
+        return ops.square(self.diffusion(t) / self.marginal(t)[1])
 
     def log_prior(self, latents):
         """The log-density of `latents` `(batch, ...)` under N(0, prior_std^2), in nats: float32, `(batch,)`."""
@@ -151,8 +154,12 @@ class VE(SDE):
         return np.ones(num_steps), np.sqrt(np.diff(variances, prepend=0.0))
 
 
+@dataclasses.dataclass(frozen=True)
 class _Betas(SDE):
     """What VP and sub-VP share: beta, and alpha."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     def __post_init__(self):
         check_number("beta_min", self.beta_min, 0.0)
@@ -212,9 +219,6 @@ class VP(_Betas):
     0.00657 0.99998
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
     def marginal(self, t):
         integral = self.integral(_time(t))
         # Near 0, 1 - exp(-B) would round to steps of 6e-8.
@@ -245,9 +249,6 @@ class SubVP(_Betas):
     >>> print(f"{float(SubVP().marginal(0.1)[1]):.4f} {float(VP().marginal(0.1)[1]):.4f}")
     0.1037 0.3221
     """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
 
     def marginal(self, t):
         integral = self.integral(_time(t))

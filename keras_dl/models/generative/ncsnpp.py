@@ -27,32 +27,12 @@ from keras_dl.layers.unet import (
     PixelAttention,
     TimedResidualBlock,
     TimeEmbedding,
-    double,
     fan_average,
-    halve,
 )
+from keras_dl.ops.resampling import downsample, downsampled_convolution, upsample
 from keras_dl.weights import Entry, torch_entries
 
 TIME_FEATURES = ("fourier", "sinusoidal")
-
-
-def blurred(images):
-    """Images under the filter [1, 2, 1] / 4 both ways, with zeros around.
-
-    With `halve` after it, or `double` before it, this is the filter [1, 3, 3, 1] = [1, 1] * [1, 2, 1] of StyleGAN2.
-    """
-    for axis in (1, 2):
-        pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-        padded, size = tf.pad(images, pad), images.shape[axis]
-        before, at, after = (_part(padded, axis, start, size) for start in range(3))
-        images = 0.25 * (before + after) + 0.5 * at
-    return images
-
-
-def _part(images, axis, start, size):
-    begin, sizes = [0] * 4, [-1] * 4
-    begin[axis], sizes[axis] = start, size
-    return tf.slice(images, begin, sizes)
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -88,13 +68,33 @@ class FourierFeatures(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
+class UnitVariance(Layer):
+    """`x / sqrt(1 + sigma^2)`: data of variance 1 with noise of variance sigma^2, back at variance 1. float32.
+
+    Call arguments:
+        x: float, `(batch, dim)`.
+        sigma: float, `(batch,)`.
+    """
+
+    @arguments
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **{"dtype": "float32"} | kwargs)
+
+    def call(self, x, sigma):
+        return x * ops.expand_dims(ops.rsqrt(1.0 + ops.square(sigma)), -1)
+
+    def compute_output_shape(self, x_shape, sigma_shape):
+        return x_shape
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
 class FilteredResidualBlock(TimedResidualBlock):
     """A `TimedResidualBlock` that filters images by [1, 3, 3, 1] where it resamples them."""
 
     def resampled(self, images):
         if self.resample == "down":
-            return halve(blurred(images))
-        return blurred(double(images)) if self.resample == "up" else images
+            return downsample(images)
+        return upsample(images) if self.resample == "up" else images
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -124,13 +124,10 @@ class PyramidStep(Layer):
         self.conv.build((batch, height + 1, width + 1, channels))
 
     def call(self, images):
-        if not self.fir:  # as DDPM: zeros below and to the right
-            return self.conv(tf.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0))))
-        images = blurred(tf.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))))  # (batch, height + 2, width + 2, channels)
-        _, height, width, _ = images.shape
-        for axis, size in ((1, height - 1), (2, width - 1)):  # the filter [1, 1]
-            images = 0.5 * (_part(images, axis, 0, size) + _part(images, axis, 1, size))
-        return self.conv(images)
+        if self.fir:
+            images = downsampled_convolution(images, ops.cast(self.conv.kernel, images.dtype))
+            return images + ops.cast(self.conv.bias, images.dtype)
+        return self.conv(tf.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0))))  # as DDPM: zeros below and to the right
 
     def compute_output_shape(self, images_shape):
         batch, height, width, _ = images_shape
@@ -234,7 +231,7 @@ def image_net(
     last = layers.Conv2D(
         data_shape[-1], 3, padding="same", kernel_initializer=fan_average(0.0), dtype="float32", name="last"
     )
-    net = keras.Model([images, times], then(last, x), name=name)
+    net = keras.Model({"images": images, "times": times}, then(last, x), name=name)
     net.modules = modules
     return net
 
@@ -247,19 +244,20 @@ def point_net(dim, hidden_dims, time_features, filters, name="network"):
     Args:
         dim: int.
         hidden_dims: sequence of int.
-        time_features: "fourier" or "sinusoidal".
+        time_features: "fourier", of the standard deviation of the noise, by which points are also scaled; or
+            "sinusoidal".
         filters: int. Number of features of the time.
         name: str.
     """
     points, times = keras.Input((dim,), name="points"), keras.Input((), name="times")
     embedding = layers.Activation("silu", name="time_silu_2")(_embedded(times, filters, 4 * filters, time_features)[0])
-    x = points
+    x = UnitVariance(name="scaled")(points, times) if time_features == "fourier" else points
     for i, width in enumerate(hidden_dims):
         x = layers.Dense(width, name=f"dense_{i}")(x)
         of_time = layers.Dense(width, use_bias=False, name=f"dense_{i}_time")(embedding)
         x = layers.Activation("silu", name=f"silu_{i}")(layers.Add(name=f"sum_{i}")([x, of_time]))
     x = layers.Dense(dim, kernel_initializer=fan_average(0.0), dtype="float32", name="last")(x)
-    return keras.Model([points, times], x, name=name)
+    return keras.Model({"points": points, "times": times}, x, name=name)
 
 
 def entries(net, sign: float) -> dict[str, Entry]:
