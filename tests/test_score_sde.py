@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases.score_sde import IMAGES, awake
+from cases.score_sde import IMAGES
 from keras import ops
 from oracles import load_oracle, state_dict
 from reference import write_safetensors
@@ -100,7 +100,7 @@ def test_the_authors_weights_give_their_scores_losses_samples_and_bits(oracle, k
 
     # Bits, with their signs.
     solver = Solver("dopri5", rtol=1e-5, atol=1e-5, max_num_steps=5000)
-    bits = tf.function(lambda x, signs: log_likelihood(model.score, model.process, x, solver, signs))
+    bits = tf.function(lambda x, signs: log_likelihood(model.score, model.process, x, solver, signs, 0.3))
     density, latents = bits(x, last(get("signs")))
     step = 1 / 256 if kind == "ve" else 2 / 256
     found = bits_per_dimension(density, math.prod(model.data_shape), step)
@@ -127,12 +127,12 @@ def test_wrong_weights_change_nothing(oracle):
 MEAN, STD = np.array([1.0, -2.0], "float32"), np.array([2.0, 0.5], "float32")
 
 
-def plane(**options):
+def plane(cls=ScoreSDE, **options):
     defaults = dict(
         data_shape=(2,), process="vp", time_features="sinusoidal", filters=4, hidden_dims=(8,), mean=MEAN.tolist(),
         std=STD.tolist(), num_steps=60, flow_steps=80, averaging=0.0, seed=1,
     )  # fmt: skip
-    return ScoreSDE(**defaults | options)
+    return cls(**defaults | options)
 
 
 class Exact(ScoreSDE):
@@ -144,7 +144,7 @@ class Exact(ScoreSDE):
 
 
 def exact(**options):
-    return Exact(**plane().get_config() | dict(name="exact") | options)
+    return plane(Exact, **options)
 
 
 @pytest.mark.parametrize("process", [VP(), SubVP(), VE(0.01, 200.0)], ids=["vp", "sub_vp", "ve"])
@@ -164,7 +164,7 @@ def test_likelihoods_and_latents_of_a_known_density(process):
 
 
 def test_samples_of_a_known_density():
-    model = exact(num_steps=200, norms="sample")
+    model = exact(num_steps=200)
     for points in (model.sample(2000, seed=0), model.decode(model.draw_noise(2000, seed=1))):
         np.testing.assert_allclose(np.mean(points, 0), MEAN, atol=0.1)
         np.testing.assert_allclose(np.std(points, 0), STD / 2, rtol=0.1)
@@ -210,20 +210,16 @@ def small(**options):
 
 
 def test_training_under_xla_is_that_of_a_graph_on_the_same_noise():
-    """A step on given times and noise, with dropout off."""
-    losses = []
+    """Steps on given times and noise."""
+    losses, rng = [], np.random.default_rng(0)
+    points, noise = rng.normal(size=(2, 8, 2)).astype("float32")
+    times = rng.uniform(0.1, 1, 8).astype("float32")
     for jit in (False, True):
         keras.utils.set_random_seed(0)
-        model = small(dropout_rate=0.0, averaging=0.5)
-        awake(model, None)
+        model = plane(averaging=0.5)
         model.compile(keras.optimizers.SGD(0.1), jit_compile=jit)
-        rng = np.random.default_rng(0)
-        given = [
-            tf.constant(rng.uniform(0.1, 1, 8), tf.float32),
-            tf.constant(rng.normal(size=(8, 8, 4, 2)), tf.float32),
-        ]
-        object.__setattr__(model, "corrupt", _given(model, *given))
-        losses.append(model.fit(images(), batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"])
+        object.__setattr__(model, "corrupt", _given(model, tf.constant(times), tf.constant(noise)))
+        losses.append(model.fit(points, batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert losses[0][2] < losses[0][0]
 
@@ -250,8 +246,9 @@ def test_likelihood_weighting_is_a_bound():
 
 @pytest.mark.parametrize("process", ["ve", "vp"])
 def test_levels_are_filled_and_found_again(process):
-    model = small(process=process, time_features="fourier", levels=17, num_steps=30)
-    pixels = np.rint(np.linspace(0, 255, 17)).reshape(1, 17)[..., :1].repeat(64, 0).reshape(-1, 8, 4, 2)
+    model = small(
+        process=process, time_features="fourier", levels=17, num_steps=30, multipliers=(1,), attention_sides=()
+    )
     pixels = np.random.default_rng(0).choice(np.rint(np.linspace(0, 255, 17)), (4, 8, 4, 2))
     low, high = model.inner_range
     inner = model.to_inner(pixels, seed=keras.random.SeedGenerator(0)).numpy()

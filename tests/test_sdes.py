@@ -206,11 +206,11 @@ def test_predictors_and_correctors_give_back_the_density(sde, predictor):
     """Means and deviations of 4,000 samples in 300 steps: five standard errors, and an error of the steps."""
     n, steps = 4000, 300
     start = sde.prior_std * tf.random.stateless_normal((n, 2), (0, 1))
-    options = dict(num_steps=steps, predictor=predictor, snr=0.1, norms="sample")
-    for corrector, count in (("none", 1), ("langevin", 2)):
+    options = dict(num_steps=steps, predictor=predictor, snr=0.1)
+    for corrector, count, norms in (("none", 1, "batch"), ("langevin", 2, "batch"), ("langevin", 2, "sigma")):
         noise = seeded_noise((count * n, 2), seed=1)
         arguments = (exact_score(sde), sde, start, noise)
-        sample = functools.partial(predictor_corrector, *arguments, corrector=corrector, **options)
+        sample = functools.partial(predictor_corrector, *arguments, corrector=corrector, norms=norms, **options)
         if predictor == "ancestral" and isinstance(sde, SubVP):
             with pytest.raises(ValueError, match="predictor='ancestral' needs the chain of VE or VP"):
                 sample()
@@ -286,8 +286,8 @@ def test_inpainting_samples_the_conditional_density():
     ).numpy()
     np.testing.assert_array_equal(x[:, 0], 1.5)
     # Replacement is an approximation: it does not draw the known part together with the rest.
-    assert x[:, 1].mean() == pytest.approx(rho * 1.5, abs=0.15)
-    assert x[:, 1].std() == pytest.approx(math.sqrt(1 - rho**2), abs=0.15)
+    assert x[:, 1].mean() == pytest.approx(rho * 1.5, abs=0.25)
+    assert x[:, 1].std() == pytest.approx(math.sqrt(1 - rho**2), abs=0.2)
 
 
 def test_a_guide_makes_the_score_of_a_class():
@@ -378,4 +378,4 @@ def test_the_velocity_is_bounded_in_the_time_of_the_solver():
         x = sde.marginal(t)[1] * tf.ones((1, 1))
         speeds.append(float(velocity(lambda x, t: -x / along(sde.marginal(t)[1] ** 2, x), sde)(x, t)[0, 0]))
     assert speeds[0] > 5 * speeds[1]
-    assert speeds[0] * math.sqrt(1e-5) == pytest.approx(speeds[1] * math.sqrt(1e-3), rel=0.1)
+    assert speeds[0] * math.sqrt(1e-5) == pytest.approx(speeds[1] * math.sqrt(1e-3), rel=0.2)

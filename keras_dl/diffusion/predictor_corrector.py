@@ -30,7 +30,7 @@ from keras_dl.diffusion.walking import walk
 
 PREDICTORS = ("reverse_diffusion", "ancestral", "euler_maruyama", "none")
 CORRECTORS = ("langevin", "none")
-NORMS = ("batch", "sample")
+NORMS = ("batch", "sample", "sigma")
 
 
 def draws_per_step(predictor: str, corrector: str, corrector_steps: int = 1, inpainting: bool = False) -> int:
@@ -71,8 +71,9 @@ def predictor_corrector(
         corrector: "langevin" or "none".
         snr: float, positive. The corrector's signal-to-noise ratio: 0.16 for NCSN++ on CIFAR-10.
         corrector_steps: int. Its steps before each step of the predictor.
-        norms: "batch" takes `|z|` and `|score|` as means over the batch, as the paper does: a sample then depends on
-            its neighbors. "sample" takes those of each row.
+        norms: how `|z| / |score|` is taken. "batch": by the means of both over the batch, as in the paper, where a
+            sample depends on its neighbors. "sample": for each row alone, which needs data of many dimensions, for a
+            score near 0 would make a step without bound. "sigma": as sigma(t), what it is where noise prevails.
         final_time: float in [0, 1). None for `sde.sampling_time`.
         known, keep: for inpainting. Data in the scale of the process, `(batch, ...)`, and 1.0 where they are known, 0.0
             where they are to be sampled.
@@ -109,7 +110,7 @@ def predictor_corrector(
     # What is written over the known part has the noise of the time where the state arrives.
     arrivals = np.append(times[1:], final_time)
     predict = _predictor(predictor, sde, times, num_steps)
-    correct = _corrector(sde, num_steps, snr, norms) if corrector != "none" else None
+    correct = _corrector(sde, times, num_steps, snr, norms) if corrector != "none" else None
     draws = draws_per_step(predictor, corrector, corrector_steps, known is not None)
 
     def step(x, i, z):
@@ -158,7 +159,8 @@ def _predictor(name, sde, times, num_steps):
     if name == "none":
         return None
     if name == "euler_maruyama":
-        rate, noise = (np.asarray(f(times), "float64") for f in (sde.drift, sde.diffusion))
+        with tf.init_scope():  # numbers, also where a graph is traced
+            rate, noise = (np.asarray(f(times), "float64") for f in (sde.drift, sde.diffusion))
         of_x, of_score, of_noise = 1.0 - rate / num_steps, noise**2 / num_steps, noise / np.sqrt(num_steps)
     else:
         # Of the last step of the chain first.
@@ -175,17 +177,19 @@ def _predictor(name, sde, times, num_steps):
     return lambda x, score, z, i: _entry(of_x, i) * x + _entry(of_score, i) * score + _entry(of_noise, i) * z
 
 
-def _corrector(sde, num_steps, snr, norms):
+def _corrector(sde, times, num_steps, snr, norms):
     """`correct(x, score, z, i)`: one step of Langevin dynamics."""
     alphas = sde.correction(num_steps)[::-1]
+    with tf.init_scope():
+        sigmas = np.asarray(sde.marginal(times)[1])
 
     def norm(x):
         lengths = tf.sqrt(tf.reduce_sum(tf.square(x), axis=range(1, len(x.shape))))  # (batch,)
         return tf.reduce_mean(lengths, keepdims=True) if norms == "batch" else lengths
 
     def correct(x, score, z, i):
-        size = 2.0 * _entry(alphas, i) * tf.square(snr * norm(z) / norm(score))
-        size = along(size, x)  # (batch or 1, 1, ..., 1)
+        ratio = _entry(sigmas, i) if norms == "sigma" else along(norm(z) / norm(score), x)  # (batch or 1, 1, ..., 1)
+        size = 2.0 * _entry(alphas, i) * tf.square(snr * ratio)
         return x + size * score + tf.sqrt(2.0 * size) * z
 
     return correct

@@ -191,5 +191,7 @@ def _solved(rates, sde, state, solver, first_time, backward=False):
         rate = rates(state, first_time + length * u**power)
         return tf.nest.map_structure(lambda x: -speed * x if backward else speed * x, rate)
 
+    if not tf.executing_eagerly():  # a solver has it several times in its graph: one trace does for all
+        derivative = tf.function(derivative, autograph=False)
     solution = solver.solve(derivative, state, np.array([0.0, 1.0], "float32"))
     return tf.nest.map_structure(lambda x: x[-1], solution)

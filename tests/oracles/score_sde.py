@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 SIDE, CHANNELS, BATCH, STEPS = 8, 2, 3, 4
+FIRST = 0.3  # where likelihoods begin: a net of random weights makes the flow stiff before
 
 
 def load_native_filter():
@@ -44,7 +45,7 @@ def config(ve):
         fir_kernel=[1, 3, 3, 1], skip_rescale=True, resblock_type="biggan", progressive="none",
         progressive_input="residual" if ve else "none", progressive_combine="sum", attention_type="ddpm",
         init_scale=0.0, embedding_type="fourier" if ve else "positional", fourier_scale=16, conv_size=3,
-        dropout=0.1, sigma_min=0.01, sigma_max=20.0, num_scales=STEPS, beta_min=0.1, beta_max=3.0,
+        dropout=0.1, sigma_min=0.01, sigma_max=20.0, num_scales=1000, beta_min=0.1, beta_max=3.0,
     )  # fmt: skip
     found.device = "cpu"
     return found
@@ -100,7 +101,7 @@ def main():
             if key == "sigmas":
                 continue
             # A small last layer, or the flow would be stiff.
-            scale = 16.0 if key.endswith("all_modules.0.W") and ve else 0.02 if key.startswith(last) else 0.2
+            scale = 16.0 if key.endswith("all_modules.0.W") and ve else 0.01 if key.startswith(last) else 0.2
             value = scale * torch.randn_like(x) + (1.0 if ".GroupNorm" in key and key.endswith("weight") else 0.0)
             x.copy_(value.half())
             found[f"{name}/weights/{key}"] = x.numpy().astype("float16")
@@ -132,9 +133,10 @@ def main():
                     given.normal(x)
             found[f"{name}/noise"] = torch.stack(given.taken).numpy()
         to_unit = (lambda x: x) if ve else (lambda x: (x + 1) / 2)  # the inverse of the scaler of pixels
-        likelihood_of = likelihood.get_likelihood_fn(sde, to_unit, rtol=1e-5, atol=1e-5)
+        likelihood_of = likelihood.get_likelihood_fn(sde, to_unit, rtol=1e-5, atol=1e-5, eps=FIRST)
         with Given(3) as given:
-            bits, latents, _ = likelihood_of(net, x)
+            bits, latents, evaluations = likelihood_of(net, x)
+        print(name, evaluations)
         found |= {f"{name}/bits": bits.numpy(), f"{name}/latents": latents.numpy()}
         found[f"{name}/signs"] = 2 * given.taken[0].numpy() - 1
     path = pathlib.Path(__file__).with_suffix(".npz")

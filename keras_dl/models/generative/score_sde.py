@@ -41,8 +41,15 @@ from keras_dl.arguments import (
     arguments,
 )
 from keras_dl.checks import check_image_shape, check_size, check_sizes
-from keras_dl.diffusion import predictor_corrector as pc
 from keras_dl.diffusion import probability_flow as flow
+from keras_dl.diffusion.predictor_corrector import (
+    CORRECTORS,
+    NORMS,
+    PREDICTORS,
+    draws_per_step,
+    guided,
+    predictor_corrector,
+)
 from keras_dl.diffusion.process import ProcessOf
 from keras_dl.diffusion.sdes import SDE, SDES, VE, WEIGHTINGS, SubVP
 from keras_dl.diffusion.walking import seeded_noise
@@ -59,6 +66,21 @@ def _check_data_shape(name, value):
     return check_image_shape(name, value, 2)
 
 
+def to_pixels(scaled, inner_range, levels: int | None):
+    """Pixels in [0, 255] of images in the scale of a process, clipped and not rounded.
+
+    Args:
+        scaled: float.
+        inner_range: pair of float: where pixels are for the process.
+        levels: int, or None, as of `ScoreSDE`.
+    """
+    low, high = inner_range
+    if levels is None:
+        return ops.clip((scaled - low) * (255.0 / (high - low)), 0.0, 255.0)
+    level = (scaled - low) * (levels / (high - low)) - 0.5  # the middle of a level is the level
+    return ops.clip(level * (255.0 / (levels - 1)), 0.0, 255.0)
+
+
 # Parameters that are trained: 62,758,787, 107,586,947, 61,804,419 and 106,632,579 (authors' code). NCSN++ has 128 more,
 # which are not.
 _NCSNPP = dict(process="ve", fir=True, pyramid=True, time_features="fourier", averaging=0.999)
@@ -71,7 +93,8 @@ PRESETS = {
     "ddpmpp_deep_cifar10": _DDPMPP | _EULER | dict(num_blocks=8),
     "ddpmpp_deep_sub_vp_cifar10": _DDPMPP | _EULER | dict(num_blocks=8, process="sub_vp"),
     # Not of the paper: a net for points in the plane.
-    "plane": dict(data_shape=(2,), process="vp", time_features="sinusoidal", filters=32, averaging=0.999),
+    "plane": _EULER
+    | dict(data_shape=(2,), process="vp", time_features="sinusoidal", filters=32, norms="sigma", averaging=0.999),
 }
 
 
@@ -103,7 +126,8 @@ class ScoreSDE(DiffusionModel):
         predictor: "reverse_diffusion", "ancestral" (not for sub-VP), "euler_maruyama" or "none".
         corrector: "langevin" or "none".
         snr: float, positive. Signal-to-noise ratio of the corrector.
-        norms: "batch", as in the paper, where a sample depends a little on its neighbors; or "sample".
+        norms: "batch", as in the paper, where a sample depends a little on its neighbors; "sample", not for points; or
+            "sigma": see `keras_dl.diffusion.predictor_corrector`.
         flow_steps: int. Steps of the exported `likelihood`, by the Runge-Kutta method of order 4.
         tolerance: float, positive. Error of a step of the adaptive solver of the probability flow.
         averaging: float in [0, 1). Decay of the moving average of the weights, with which is sampled. 0 for none.
@@ -151,10 +175,10 @@ class ScoreSDE(DiffusionModel):
         mean: PerChannel = 0.0,
         std: PositivePerChannel = 1.0,
         num_steps: Size = 1000,
-        predictor: OneOf(*pc.PREDICTORS) = "reverse_diffusion",
-        corrector: OneOf(*pc.CORRECTORS) = "langevin",
+        predictor: OneOf(*PREDICTORS) = "reverse_diffusion",
+        corrector: OneOf(*CORRECTORS) = "langevin",
         snr: Positive = 0.16,
-        norms: OneOf(*pc.NORMS) = "batch",
+        norms: OneOf(*NORMS) = "batch",
         flow_steps: Size = 50,
         tolerance: Positive = 1e-5,
         averaging: Rate = 0.999,
@@ -207,11 +231,7 @@ class ScoreSDE(DiffusionModel):
     def from_inner(self, data):
         if self.inner_range is None:
             return data * np.asarray(self.std, "float32") + np.asarray(self.mean, "float32")
-        if self.levels is None:
-            return super().from_inner(data)
-        low, high = self.inner_range
-        levels = (data - low) * (self.levels / (high - low)) - 0.5  # the middle of a level is the level
-        return ops.clip(levels * (255.0 / (self.levels - 1)), 0.0, 255.0)
+        return to_pixels(data, self.inner_range, self.levels)
 
     def score(self, x, t):
         """The score of the data with noise, by the moving average of the net: float32, the shape of `x`.
@@ -242,7 +262,7 @@ class ScoreSDE(DiffusionModel):
         num_steps = self._checked_steps(num_steps)
 
         def run(start, state):
-            score = self.score if guide is None else pc.guided(self.score, guide)
+            score = self.score if guide is None else guided(self.score, guide)
             noise = seeded_noise(self._draws(1, count), state)
             return self._walk(score, start, noise, num_steps, num_kept=path)
 
@@ -298,14 +318,18 @@ class ScoreSDE(DiffusionModel):
         start = self.draw_noise(count, seed=generator) * self.process.prior_std
         return start, tf.cast(tf.convert_to_tensor(generator.next())[0], "int32")
 
+    def noise_rows(self) -> int:
+        """Rows of noise that the exported sampler takes for each sample: one to start with, and those of its steps."""
+        return 1 + self._draws(self.num_steps, 1)[0]
+
     def _draws(self, num_steps, count, inpainting=False):
         """The shape of the noise of so many steps."""
-        draws = pc.draws_per_step(self.predictor, self.corrector, inpainting=inpainting)
+        draws = draws_per_step(self.predictor, self.corrector, inpainting=inpainting)
         return (num_steps * draws * count, *self.data_shape)
 
     def _walk(self, score, start, noise, num_steps, **others):
-        return pc.predictor_corrector(
-            score,
+        return predictor_corrector(
+            tf.function(score, autograph=False),  # one trace for predictor and corrector
             self.process,
             start,
             noise,
@@ -431,14 +455,14 @@ class ScoreSDE(DiffusionModel):
         score, which has the same range at all times, so that an integer file can hold it.
 
         `sample(noise: float32, (rows, *data_shape))` returns `{"images" or "points": float32}`, as `fit` takes them.
-        `noise` is standard normal, first `batch_size` rows for the start, then those of each of `num_steps` steps. The
-        device draws it, so that equal noise gives equal samples everywhere.
+        `noise` is standard normal, `batch_size * noise_rows()` rows: first those for the start, then those of each of
+        `num_steps` steps. The device draws it, so that equal noise gives equal samples everywhere.
 
         `likelihood(points)`, of a model of points, returns `{"log_prob": float32, (batch_size,)}`, in nats, with
         `flow_steps` steps.
         """
         name, shape = self.data_name, self.data_shape
-        rows = batch_size + self._draws(self.num_steps, batch_size)[0]
+        rows = batch_size * self.noise_rows()
         spec = lambda shape, name: keras.KerasTensor(shape, "float32", name=name)  # noqa: E731
 
         def score(**inputs):
