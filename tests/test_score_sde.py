@@ -82,9 +82,9 @@ def test_the_authors_weights_give_their_scores_losses_samples_and_bits(oracle, k
     factor = 0.5 * math.prod(model.data_shape) if kind == "ve" else 1.0
     inputs = {"images": model.process.perturb(x, t, z), "times": t}
     prediction = model(inputs)
+    losses = model.example_losses(prediction, inputs, {"data": x, "noise": z})
     for weighting in ("simple", "likelihood"):
-        model.weighting = weighting
-        loss = ops.mean(model.example_losses(prediction, inputs, {"data": x, "noise": z}))
+        loss = ops.mean(losses * model.process.weights(weighting, t))
         assert factor * float(loss) == pytest.approx(float(get(f"loss/{weighting}")), rel=1e-3)
 
     # Samples of given noise: with a corrector, and without.
@@ -229,19 +229,28 @@ def _given(model, times, noise):
     return lambda data, labels, t, z, keep_label=None, seed=None: corrupt(model, data, labels, times, noise)
 
 
-def test_likelihood_weighting_is_a_bound():
-    """Of the exact score of N(0, 1/4): the weighted error is that of the score itself, times g^2."""
-    model = exact(weighting="likelihood")
-    n = 20_000
-    x = tf.random.stateless_normal((n, 2), (0, 0)) / 2
-    t = tf.fill([n], 0.4)
-    inputs, targets = {"points": None, "times": t}, {"data": x, "noise": tf.random.stateless_normal((n, 2), (0, 1))}
-    inputs["points"] = model.process.perturb(x, t, targets["noise"])
-    losses = model.example_losses(model(inputs), inputs, targets)
-    alpha, sigma = (float(v) for v in model.process.marginal(0.4))
-    # E |z - E z|^2 = 1 - sigma^2 / (alpha^2 / 4 + sigma^2), times g^2 / sigma^2.
-    expected = (1 - sigma**2 / (alpha**2 / 4 + sigma**2)) * float(model.process.diffusion(0.4)) ** 2 / sigma**2
-    assert float(tf.reduce_mean(losses)) == pytest.approx(expected, rel=5 * math.sqrt(2 / (2 * n)) + 1e-3)
+@pytest.mark.parametrize("process", [VP(), SubVP(), VE(0.01, 20.0)], ids=["vp", "sub_vp", "ve"])
+def test_times_of_the_likelihood_give_its_weighted_loss(process):
+    """The mean over times drawn in proportion to the weight is the integral over uniform times with the weight."""
+    model = exact(process=process, weighting="likelihood", time_features="fourier")
+    shares = (np.arange(4000, dtype="float32") + 0.5) / 4000
+    first = process.smallest_time
+    data, noise = (np.random.default_rng(i).normal(size=(4000, 2)).astype("float32") for i in range(2))
+    inputs, targets = model.corrupt(MEAN + STD * data / 2, None, first + (1 - first) * shares, noise)
+    found = float(ops.mean(model.example_losses(model(inputs), inputs, targets)))
+
+    # In closed form: E |z - E z|^2 = 1 - sigma^2 / (alpha^2 / 4 + sigma^2) = alpha^2 / (alpha^2 + 4 sigma^2).
+    t = np.geomspace(first, 1, 20_000)
+    alpha, sigma = (np.asarray(x, "float64") for x in process.marginal(t))
+    errors = alpha**2 / (alpha**2 + 4 * sigma**2)
+    expected = np.trapezoid(np.asarray(process.weights("likelihood", t)) * errors, t)
+    assert found == pytest.approx(expected, rel=0.03)
+    times = np.asarray(inputs["times"])
+    assert (np.diff(times) > 0).all()
+    assert (times >= first).all()
+    assert times[-1] == pytest.approx(1.0, abs=1e-2)
+    mass = np.trapezoid(np.asarray(process.weights("likelihood", t), "float64"), t)
+    assert process.likelihood_mass == pytest.approx(mass, rel=1e-3)
 
 
 @pytest.mark.parametrize("process", ["ve", "vp"])

@@ -72,12 +72,31 @@ class SDE(ContinuousProcess):
     def weights(self, weighting, t):
         """1 ("simple"), or `g^2 / sigma^2` ("likelihood"), which makes the loss a bound of the likelihood.
 
-        Reference for the second: Song, Durkan, Murray, Ermon 2021, arXiv:2101.09258, theorem 1.
+        Reference for the second: Song, Durkan, Murray, Ermon 2021, "Maximum Likelihood Training of Score-Based
+        Diffusion Models", arXiv:2101.09258, theorem 1; and appendix A for `likelihood_times`.
         """
         check_choice("weighting", weighting, WEIGHTINGS)
         if weighting == "simple":
             return super().weights(weighting, t)
         return ops.square(self.diffusion(t) / self.marginal(t)[1])
+
+    def likelihood_times(self, shares):
+        """Times with the density of the likelihood's weight, `g^2 / sigma^2` over `likelihood_mass`.
+
+        The weight has no bound near 0. Errors at uniform times with that weight would hardly train a net.
+
+        Args:
+            shares: float in [0, 1], evenly spread.
+
+        Returns:
+            float32, the shape of `shares`, from `smallest_time` to 1.
+        """
+        raise NotImplementedError
+
+    @property
+    def likelihood_mass(self) -> float:
+        """The integral of `g^2 / sigma^2` from `smallest_time` to 1."""
+        raise NotImplementedError
 
     def log_prior(self, latents):
         """The log-density of `latents` `(batch, ...)` under N(0, prior_std^2), in nats: float32, `(batch,)`."""
@@ -135,15 +154,18 @@ class VE(SDE):
         t = _time(t)
         return ops.ones_like(t), self.sigma_min * ops.exp(self._log_ratio * t)
 
-    def condition(self, t):
-        """sigma: what the net of the paper is told."""
-        return self.marginal(t)[1]
-
     def drift(self, t):
         return ops.zeros_like(_time(t))
 
     def diffusion(self, t):
         return self.marginal(t)[1] * math.sqrt(2 * self._log_ratio)
+
+    def likelihood_times(self, shares):
+        return self.smallest_time + (1.0 - self.smallest_time) * _time(shares)
+
+    @property
+    def likelihood_mass(self):
+        return 2 * self._log_ratio * (1.0 - self.smallest_time)
 
     def sigmas(self, num_steps: int):
         """The standard deviations of NCSN with `num_steps` levels, increasing: float64, `(num_steps,)`."""
@@ -174,12 +196,24 @@ class _Betas(SDE):
         """B(t), of beta from 0 to t."""
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
-    def condition(self, t):
-        """999 t: what the net of the paper is told, as if it were DDPM's of 1,000 steps."""
-        return 999.0 * _time(t)
-
     def drift(self, t):
         return -0.5 * self.beta(_time(t))
+
+    def likelihood_times(self, shares):
+        first, last = self._ends
+        integral = self._integral_of(first + (last - first) * _time(shares))
+        slope = self.beta_max - self.beta_min
+        times = 2.0 * integral / (self.beta_min + ops.sqrt(self.beta_min**2 + 2.0 * slope * integral))
+        return ops.clip(times, self.smallest_time, 1.0)
+
+    @property
+    def likelihood_mass(self):
+        first, last = self._ends
+        return last - first
+
+    @property
+    def _ends(self):
+        return [self._mass(self.integral(t)) for t in (self.smallest_time, 1.0)]
 
     def betas(self, num_steps: int):
         """Those of DDPM with `num_steps` steps: float64, `(num_steps,)`."""
@@ -227,6 +261,15 @@ class VP(_Betas):
     def diffusion(self, t):
         return ops.sqrt(self.beta(_time(t)))
 
+    @staticmethod
+    def _mass(integral):
+        """An antiderivative of the likelihood's weight, by B."""
+        return math.log(math.expm1(integral))
+
+    @staticmethod
+    def _integral_of(mass):
+        return ops.softplus(mass)
+
     def discretization(self, num_steps):
         betas = self._checked_betas(num_steps)
         return np.sqrt(1.0 - betas), np.sqrt(betas)
@@ -257,6 +300,15 @@ class SubVP(_Betas):
     def diffusion(self, t):
         t = _time(t)
         return ops.sqrt(self.beta(t) * -ops.expm1(-2.0 * self.integral(t)))
+
+    @staticmethod
+    def _mass(integral):
+        """An antiderivative of the likelihood's weight, by B."""
+        return 2 * math.log(math.sinh(integral / 2))
+
+    @staticmethod
+    def _integral_of(mass):
+        return 2.0 * ops.arcsinh(ops.exp(0.5 * mass))
 
     def discretization(self, num_steps):
         """Steps of Euler and Maruyama: sub-VP has no chain of its own."""

@@ -22,6 +22,7 @@ from keras import layers, ops
 
 from keras_dl.arguments import Positive, Size, arguments
 from keras_dl.base import Layer
+from keras_dl.diffusion.sdes import VE
 from keras_dl.layers.norm import GroupNormalization
 from keras_dl.layers.unet import (
     PixelAttention,
@@ -33,6 +34,35 @@ from keras_dl.ops.resampling import downsample, downsampled_convolution, upsampl
 from keras_dl.weights import Entry, torch_entries
 
 TIME_FEATURES = ("fourier", "sinusoidal")
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class Sigma(Layer):
+    """`sigma_min (sigma_max / sigma_min)^t`: the standard deviation of the noise of VE. float32 whatever the policy.
+
+    Args:
+        sigma_min, sigma_max: float, positive.
+
+    Call arguments:
+        times: float, `(batch,)`.
+    """
+
+    @arguments
+    def __init__(self, sigma_min: Positive, sigma_max: Positive, **kwargs):
+        super().__init__(autocast=False, **{"dtype": "float32"} | kwargs)
+
+    def call(self, times):
+        return self.sigma_min * ops.exp(math.log(self.sigma_max / self.sigma_min) * times)
+
+    def compute_output_shape(self, times_shape):
+        return times_shape
+
+
+def _level(process, times):
+    """What a net is told of the noise: sigma of VE, and 999 t of the others, as if they were DDPM of 1,000 steps."""
+    if isinstance(process, VE):
+        return Sigma(process.sigma_min, process.sigma_max, name="level")(times)
+    return layers.Rescaling(999.0, dtype="float32", name="level")(times)
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -153,18 +183,18 @@ def check_sides(data_shape, multipliers):
         )
 
 
-def _embedded(times, dim, width, time_features):
-    """Two dense layers on features of the time: `(batch, width)`, and the layers in order."""
+def _embedded(level, dim, width, time_features):
+    """Two dense layers on features of the level of the noise: `(batch, width)`, and the layers in order."""
     features = FourierFeatures(dim, name="fourier") if time_features == "fourier" else TimeEmbedding(dim, name="sines")
     first = layers.Dense(width, kernel_initializer=fan_average(), name="time_1")
     second = layers.Dense(width, kernel_initializer=fan_average(), name="time_2")
     kept = [features] if time_features == "fourier" else []
-    hidden = second(layers.Activation("silu", name="time_silu")(first(features(times))))
+    hidden = second(layers.Activation("silu", name="time_silu")(first(features(level))))
     return hidden, [*kept, first, second]
 
 
 def image_net(
-    data_shape, filters, multipliers, num_blocks, attention_sides, dropout_rate, fir, pyramid, time_features, centered,
+    data_shape, filters, multipliers, num_blocks, attention_sides, dropout_rate, fir, pyramid, time_features, process,
     name="network",
 ):  # fmt: skip
     """NCSN++ or DDPM++: `(images, times)` to the noise of the images, float32.
@@ -178,7 +208,7 @@ def image_net(
         dropout_rate: float in [0, 1).
         fir, pyramid: bool. NCSN++ has both.
         time_features: "fourier" or "sinusoidal".
-        centered: bool. Whether the data are in [-1, 1], else in [0, 1].
+        process: `SDE`. With VE the data are in [0, 1], else in [-1, 1].
         name: str.
 
     Returns:
@@ -187,7 +217,7 @@ def image_net(
     block = FilteredResidualBlock if fir else TimedResidualBlock
     block = functools.partial(block, groups=None, dropout_rate=dropout_rate, rescale=True)
     images, times = keras.Input(data_shape, name="images"), keras.Input((), name="times")
-    embedding, modules = _embedded(times, filters, 4 * filters, time_features)
+    embedding, modules = _embedded(_level(process, times), filters, 4 * filters, time_features)
 
     def then(layer, *tensors):
         modules.append(layer)
@@ -197,7 +227,7 @@ def image_net(
         has_attention = x.shape[1] in attention_sides
         return then(PixelAttention(groups=None, rescale=True, name=name), x) if has_attention else x
 
-    x = images if centered else layers.Rescaling(2.0, -1.0, dtype="float32", name="centered")(images)
+    x = images if not isinstance(process, VE) else layers.Rescaling(2.0, -1.0, dtype="float32", name="centered")(images)
     small = x
     x = then(layers.Conv2D(filters, 3, padding="same", kernel_initializer=fan_average(), name="first"), x)
     kept = [x]
@@ -236,7 +266,7 @@ def image_net(
     return net
 
 
-def point_net(dim, hidden_dims, time_features, filters, name="network"):
+def point_net(dim, hidden_dims, time_features, filters, process, name="network"):
     """Dense layers: `(points, times)` to the noise of the points, float32.
 
         h <- silu(W h + b + V e),    e = silu(dense(silu(dense(features of the time))))
@@ -244,14 +274,15 @@ def point_net(dim, hidden_dims, time_features, filters, name="network"):
     Args:
         dim: int.
         hidden_dims: sequence of int.
-        time_features: "fourier", of the standard deviation of the noise, by which points are also scaled; or
-            "sinusoidal".
+        time_features: "fourier" or "sinusoidal".
         filters: int. Number of features of the time.
+        process: `SDE`. With VE, the points are scaled back to a variance of 1.
         name: str.
     """
     points, times = keras.Input((dim,), name="points"), keras.Input((), name="times")
-    embedding = layers.Activation("silu", name="time_silu_2")(_embedded(times, filters, 4 * filters, time_features)[0])
-    x = UnitVariance(name="scaled")(points, times) if time_features == "fourier" else points
+    level = _level(process, times)
+    embedding = layers.Activation("silu", name="time_silu_2")(_embedded(level, filters, 4 * filters, time_features)[0])
+    x = UnitVariance(name="scaled")(points, level) if isinstance(process, VE) else points
     for i, width in enumerate(hidden_dims):
         x = layers.Dense(width, name=f"dense_{i}")(x)
         of_time = layers.Dense(width, use_bias=False, name=f"dense_{i}_time")(embedding)

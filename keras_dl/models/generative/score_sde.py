@@ -118,7 +118,7 @@ class ScoreSDE(DiffusionModel):
         hidden_dims: sequence of int. Of points: hidden layers.
         time_features: "fourier", of log sigma, which "ve" needs; or "sinusoidal", of the time.
         dropout_rate: float in [0, 1). Of images.
-        weighting: "simple", for samples; or "likelihood", for likelihoods.
+        weighting: "simple", for samples; or "likelihood", for likelihoods, with times drawn in proportion to it.
         levels: int, at least 2, or None. Gray levels of the pixels, 256 as a rule. Training adds uniform noise that
             fills them, without which likelihoods of pixels are not defined. None: no noise is added.
         mean, std: float, or one for each axis. Of points, which are scaled by them.
@@ -154,7 +154,6 @@ class ScoreSDE(DiffusionModel):
     """
 
     presets = PRESETS
-    float_layers = ("fourier", "sines")
 
     @arguments
     def __init__(
@@ -209,12 +208,17 @@ class ScoreSDE(DiffusionModel):
 
         def make_network(name):
             if len(data_shape) == 1:
-                return point_net(data_shape[0], hidden_dims, time_features, filters, name)
-            centered = not isinstance(process, VE)
+                return point_net(data_shape[0], hidden_dims, time_features, filters, process, name)
             widths = (filters, multipliers, num_blocks, attention_sides, dropout_rate, fir, pyramid)
-            return image_net(data_shape, *widths, time_features, centered, name)
+            return image_net(data_shape, *widths, time_features, process, name)
 
         self._hold(make_network, averaging, seed)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Those that see the time: an integer could not tell the times at which the noise is small."""
+        names = ("level", "fourier", "sines", "scaled")
+        return tuple(name for name in names if any(layer.name == name for layer in self.network.layers))
 
     # Scales.
 
@@ -232,6 +236,19 @@ class ScoreSDE(DiffusionModel):
         if self.inner_range is None:
             return data * np.asarray(self.std, "float32") + np.asarray(self.mean, "float32")
         return to_pixels(data, self.inner_range, self.levels)
+
+    # Training.
+
+    def corrupt(self, data, labels, t, noise, keep_label=None, seed=None):
+        if self.weighting == "likelihood":  # uniform times become those of this weight
+            first = self.process.smallest_time
+            t = self.process.likelihood_times((t - first) / (1.0 - first))
+        return super().corrupt(data, labels, t, noise, keep_label, seed)
+
+    def example_losses(self, prediction, inputs, targets):
+        losses = ops.mean(ops.square(prediction - targets["noise"]), axis=list(range(1, len(prediction.shape))))
+        # The weight at a time over its density, which is the same for all times.
+        return losses if self.weighting == "simple" else losses * self.process.likelihood_mass
 
     def score(self, x, t):
         """The score of the data with noise, by the moving average of the net: float32, the shape of `x`.
