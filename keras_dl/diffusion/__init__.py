@@ -3,6 +3,7 @@
 A process is a frozen dataclass with `marginal`. A sampler is a pure function of a net, noise and a process.
 """
 
+from keras_dl.diffusion.ancestral import ancestral, ddim
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
 from keras_dl.diffusion.predictor_corrector import guided, predictor_corrector
 from keras_dl.diffusion.probability_flow import bits_per_dimension, decode, encode, log_likelihood
@@ -23,8 +24,10 @@ __all__ = [
     "RespacedBetas",
     "SubVP",
     "along",
+    "ancestral",
     "bits_per_dimension",
     "convert",
+    "ddim",
     "decode",
     "encode",
     "guided",

@@ -1,7 +1,7 @@
 """Score-based models: nets of images and of points."""
 
 import numpy as np
-from case import NO_MASK, Case, images, no_targets
+from case import NO_MASK, Case, images, no_targets, normal
 
 import keras_dl
 from keras_dl.diffusion import VE, VP, SubVP
@@ -16,18 +16,9 @@ def noisy(name, *shape, scale=1.0):
     """Data with noise, in the scale of a process, and times."""
 
     def make(rng, n):
-        times = np.clip(rng.uniform(0.01, 1.0, n), 0, 1).astype("float32")
+        times = rng.uniform(0.05, 1.0, n).astype("float32")
         data = rng.normal(size=(n, *shape)) * (1 + scale * times.reshape(-1, *[1] * len(shape)))
         return {name: data.astype("float32"), "times": times}
-
-    return make
-
-
-def noise(rows, *shape):
-    """Of a sampler of one row: `rows` is what it takes."""
-
-    def make(rng, n):
-        return {"noise": rng.standard_normal((n * rows, *shape)).astype("float32").reshape(n, rows, *shape)}
 
     return make
 
@@ -71,7 +62,7 @@ IMAGES = dict(
     seed=3,
 )
 FORCED_IMAGES = {"time_features": "VE takes no other"}
-ROWS = dict(images=1 + 3 * 1, points=1 + 3 * 2)
+INTEGERS = ("score",)  # the others are loops
 
 CASES = [
     Case(
@@ -85,6 +76,8 @@ CASES = [
         targets=no_targets,
         compile={},
         prepare=awake,
+        served=dict(score=noisy("images", 8, 4, 2), sample=normal("noise", 1 + 3, 64)),
+        integer_signatures=INTEGERS,
         bad_arguments=(
             (dict(data_shape=(9, 4, 2)), "data_shape"),
             (dict(data_shape=(8, 4)), "data_shape"),
@@ -123,6 +116,12 @@ CASES = [
         targets=no_targets,
         compile={},
         prepare=awake,
+        served=dict(
+            score=noisy("points", 3, scale=0.0),
+            sample=normal("noise", 1 + 3 * 2, 3),
+            likelihood=lambda rng, n: {"points": points(rng, n)},
+        ),
+        integer_signatures=INTEGERS,
         bad_arguments=(
             (dict(data_shape=(0,)), "data_shape"),
             (dict(mean=(1.0, 2.0)), "mean"),

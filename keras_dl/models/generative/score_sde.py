@@ -328,12 +328,12 @@ class ScoreSDE(DiffusionModel):
         return self.num_steps if num_steps is None else check_size("num_steps", num_steps)
 
     def _start(self, count, seed):
-        """The state of the walk at time 1, and a scalar from which its noise is made."""
+        """The state of the walk at time 1, and two integers from which its noise is made."""
         check_size("count", count)
         given = keras.random.SeedGenerator(seed) if isinstance(seed, int) else seed
         generator = self.seed_generator if given is None else given
         start = self.draw_noise(count, seed=generator) * self.process.prior_std
-        return start, tf.cast(tf.convert_to_tensor(generator.next())[0], "int32")
+        return start, tf.cast(tf.convert_to_tensor(generator.next()), "int32")
 
     def noise_rows(self) -> int:
         """Rows of noise that the exported sampler takes for each sample: one to start with, and those of its steps."""
@@ -471,21 +471,22 @@ class ScoreSDE(DiffusionModel):
         noise in the scale of the process, and returns `{"scaled_score": float32, their shape}`: sigma(t) times the
         score, which has the same range at all times, so that an integer file can hold it.
 
-        `sample(noise: float32, (rows, *data_shape))` returns `{"images" or "points": float32}`, as `fit` takes them.
-        `noise` is standard normal, `batch_size * noise_rows()` rows: first those for the start, then those of each of
-        `num_steps` steps. The device draws it, so that equal noise gives equal samples everywhere.
+        `sample(noise: float32, (batch_size, noise_rows(), size of an example))` returns `{"images" or "points":
+        float32}`, as `fit` takes them. `noise` is standard normal: first what each sample starts from, then what the
+        `num_steps` steps draw. The device draws it, so that equal noise gives equal samples everywhere.
 
         `likelihood(points)`, of a model of points, returns `{"log_prob": float32, (batch_size,)}`, in nats, with
         `flow_steps` steps.
         """
         name, shape = self.data_name, self.data_shape
-        rows = batch_size * self.noise_rows()
+        rows, size = self.noise_rows(), math.prod(shape)
         spec = lambda shape, name: keras.KerasTensor(shape, "float32", name=name)  # noqa: E731
 
         def score(**inputs):
             return {"scaled_score": -self(inputs, training=False)}
 
         def sample(noise):
+            noise = tf.reshape(tf.transpose(noise, (1, 0, 2)), (rows * batch_size, *shape))
             start = noise[:batch_size] * self.process.prior_std
             return {name: self.from_inner(self._walk(self.score, start, noise[batch_size:], self.num_steps))}
 
@@ -497,7 +498,7 @@ class ScoreSDE(DiffusionModel):
         inputs = {name: spec((batch_size, *shape), name), "times": spec((batch_size,), "times")}
         found = {
             "score": Signature(score, inputs),
-            "sample": Signature(sample, {"noise": spec((rows, *shape), "noise")}),
+            "sample": Signature(sample, {"noise": spec((batch_size, rows, size), "noise")}),
         }
         if len(shape) == 1:
             found["likelihood"] = Signature(likelihood, {"points": spec((batch_size, *shape), "points")})
