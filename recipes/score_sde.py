@@ -26,12 +26,12 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.diffusion import VE, VP, along, bits_per_dimension, predictor_corrector, seeded_noise
-from keras_dl.diffusion.predictor_corrector import draws_per_step
 from keras_dl.export import KerasRunner
+from keras_dl.export.errors import SignatureError
 from keras_dl.extras import require
 from keras_dl.models.generative.score_sde import to_pixels
 from keras_dl.recipes.datasets.points_and_paths import moons_log_density
-from keras_dl.recipes.tasks import digit_judge, generation
+from keras_dl.recipes.tasks import diffusion, digit_judge, generation
 from keras_dl.recipes.training import augment, batches, pictures
 from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Data, Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
@@ -42,6 +42,7 @@ STEPS = 100  # of a sampler
 SMALL = dict(num_blocks=2, attention_sides=(4,), multipliers=(1, 2), filters=32, fir=True, pyramid=True)
 MEDIUM = SMALL | dict(num_blocks=1, attention_sides=(7,), multipliers=(1, 2, 4), filters=16)
 EULER = dict(predictor="euler_maruyama", corrector="none", num_steps=STEPS)
+PAPER = dict(predictor="reverse_diffusion", corrector="langevin", num_steps=STEPS)  # which has 1,000
 SHOWN = 12
 
 
@@ -68,15 +69,15 @@ def calibration(options, examples, samples):
     """Examples with the noise of all times alike; noise of a whole walk; and points."""
     random, model = np.random.default_rng(1), build_net(options, examples)
     examples = np.resize(examples, (samples, *examples.shape[1:]))
-    times = ((np.arange(samples) + 0.5) / samples).astype("float32")
+    times = random.permutation(((np.arange(samples) + 0.5) / samples).astype("float32"))
     noise = random.standard_normal(examples.shape).astype("float32")
     noisy = model.process.perturb(model.to_inner(examples), times, noise).numpy()
-    name, rows = model.data_name, model.noise_rows()
+    rows, size = model.noise_rows(), math.prod(examples.shape[1:])
     signatures = {
-        "score": {name: noisy[:, None], "times": times[:, None]},
-        "sample": {"noise": random.standard_normal((samples, rows, *examples.shape[1:])).astype("float32")},
+        "score": {model.data_name: noisy[:, None], "times": times[:, None]},
+        "sample": {"noise": random.standard_normal((samples, 1, rows, size)).astype("float32")},
     }
-    if name == "points":
+    if model.data_name == "points":
         signatures["likelihood"] = {"points": examples[:, None].astype("float32")}
     return {key: tf.data.Dataset.from_tensor_slices(inputs) for key, inputs in signatures.items()}
 
@@ -89,10 +90,10 @@ def build_net(options, examples):
         plane = dict(filters=32, hidden_dims=(128, 128, 128), time_features="sinusoidal", flow_steps=40)
         return keras_dl.ScoreSDE(process=VP(), weighting="likelihood", **EULER, **plane, **scale, **shared)
     if options.dataset == "cifar10" and not options.smoke:
-        return keras_dl.ScoreSDE.from_preset("ncsnpp_cifar10", seed=options.seed)
+        return keras_dl.ScoreSDE.from_preset("ncsnpp_cifar10", seed=options.seed, **PAPER)
     net = SMALL if options.dataset == "optdigits" else MEDIUM
     if options.dataset == "cifar10":
-        return keras_dl.ScoreSDE(**net, **shared)
+        return keras_dl.ScoreSDE(**net, **PAPER, **shared)
     shared |= dict(process=VP(), time_features="sinusoidal", levels=LEVELS[options.dataset])
     return keras_dl.ScoreSDE(**net, **EULER, **shared)
 
@@ -118,36 +119,29 @@ def evaluate(serve, data):
     test = data.arrays["test"]
     if test.ndim == 2:
         return float(np.mean(serve("likelihood", points=test)["log_prob"]))
-    return score_of(sampled(serve, data), data)
+    return diffusion.distance(data, sampled(serve, data))
 
 
-def score_of(samples, data):
-    """The metric of images of any origin."""
-    distance = digit_judge.digit_fid if samples.shape[-1] == 1 else generation.thumbnail_distance
-    return distance(data.arrays["test"], samples)
+def sampled(serve, data):
+    """As many samples as test images, from fixed noise, by a model or a file: in [0, 255].
 
-
-def sampled(serve, data, **sampler):
-    """As many samples as test images, by the signature `score` of a model or a file, from fixed noise.
-
-    Args:
-        serve: function.
-        data: `Data` of images.
-        sampler: arguments of `predictor_corrector`, other than those of the model.
+    By the signature `sample`; by the same steps around `score`, where a file has that alone, as integer files do.
     """
     shape, levels = data.arrays["test"].shape, LEVELS.get(data.dataset)
-    process, options = (VP(), EULER) if levels else (VE(), dict(num_steps=1000))
+    process, sampler = (VP(), EULER) if levels else (VE(), PAPER)
+    rows = 1 + sampler["num_steps"] * (1 if levels else 2)
+    noise = generation.draw(shape[0] * rows, math.prod(shape[1:]), "normal", 0).reshape(shape[0], rows, -1)
+    try:
+        return serve("sample", noise=noise)["images"]
+    except SignatureError:
+        start, draws = np.split(noise.swapaxes(0, 1).reshape(-1, *shape[1:]), [shape[0]])
 
     def score(x, t):
         served = serve("score", images=np.asarray(x), times=np.asarray(t))["scaled_score"]
         return served / along(process.marginal(t)[1], x)
 
-    options = dict(options, unroll=True) | sampler  # the score is no graph: no loop of TensorFlow can call it
-    start = process.prior_std * generation.draw(math.prod(shape), 1, "normal", 0).reshape(shape)
-    names = {"predictor": "reverse_diffusion", "corrector": "langevin"}
-    draws = draws_per_step(*(options.get(name, default) for name, default in names.items()))
-    noise = seeded_noise((draws * shape[0], *shape[1:]), seed=0)
-    samples = predictor_corrector(score, process, tf.constant(start), noise, **options)
+    # A loop of TensorFlow could not call a file.
+    samples = predictor_corrector(score, process, process.prior_std * start, draws, **sampler, unroll=True)
     return np.asarray(to_pixels(samples, (-1.0, 1.0) if levels else (0.0, 1.0), levels))
 
 
@@ -158,7 +152,7 @@ def baseline(outcome):
     name = f"Gaussian mixture, {mixture.n_components} components"
     if outcome.options.dataset == POINTS:
         return name, float(mixture.score(data.arrays["test"]))
-    return name, score_of(of_mixture(mixture, data), data)
+    return name, diffusion.distance(data, of_mixture(mixture, data))
 
 
 def fitted_mixture(data, most=32):
@@ -207,60 +201,58 @@ def figures(outcome):
                 np.abs(model.decode(model.encode(test[:500])) - test[:500]).max()
             ),
         }
-    serve = KerasRunner(model, EVALUATION_BATCH).serve
-    found = {} if test.shape[-1] > 1 else digit_judge.quality(test, sampled(serve, data))
-    found.pop("digit_fid", None)  # the metric itself
+    samples = sampled(KerasRunner(model, EVALUATION_BATCH, ["sample"]).serve, data)
+    found = diffusion.compared(data, samples, outcome.task.metric)
+    if test.shape[-1] == 1:
+        judge = digit_judge.judge_of(test)
+        found |= {"accuracy of the judge": judge.accuracy, "weights of the judge": judge.hash}
     size = math.prod(test.shape[1:])
     if model.levels is not None:
-        bits = [
-            model.bits_per_dimension(x, seed=i) for i, x in enumerate(np.array_split(test, max(1, len(test) // 200)))
-        ]
+        parts = np.array_split(test, max(1, len(test) // 200))
+        bits = [model.bits_per_dimension(x, seed=i) for i, x in enumerate(parts)]
         found["bits per dimension"] = float(np.mean(np.concatenate(bits)))
         density = mixture.score_samples(filled(data, "test", seed=2)).mean()
         found["bits per dimension of the mixture"] = float(bits_per_dimension(density, size, 2 / model.levels))
     latents = tf.constant(generation.draw(len(test) * size, 1, "normal", 3).reshape(test.shape))
-    half = STEPS // 2
-    samplers = {
-        f"predictor-corrector, {half} steps": sampled(
-            serve, data, num_steps=half, predictor="reverse_diffusion", corrector="langevin", norms="sample"
-        ),
-        "the probability flow": np.asarray(model.decode(latents)),
+    score = tf.function(model.score)
+    corrected = predictor_corrector(
+        score,
+        model.process,
+        latents,
+        seeded_noise((2 * len(test), *test.shape[1:]), seed=4),
+        **PAPER | dict(num_steps=STEPS // 2, norms="sample"),
+    )
+    others = {
+        f"{STEPS // 2} steps of predictor and corrector": model.from_inner(corrected),
+        "the probability flow": model.decode(latents * model.process.prior_std),
         "the mixture": of_mixture(mixture, data),
-        "training examples, the floor": data.arrays["train"][: len(test)],
-        "noise": np.random.default_rng(0).uniform(0, 255, test.shape),
     }
-    return found | {f"{outcome.task.metric} of {name}": score_of(x, data) for name, x in samplers.items()}
+    metric = outcome.task.metric
+    return found | {f"{metric} of {name}": diffusion.distance(data, np.asarray(x)) for name, x in others.items()}
 
 
 def picture(outcome):
     """Samples, the walk to them, what is filled in, and what lies between two; or densities of points."""
     if outcome.options.dataset == POINTS:
         return picture_of_points(outcome)
-    model, test = outcome.model, outcome.data.arrays["test"]
-    figure = pictures.figure(12, 8)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1))
+    model, test = outcome.model, outcome.data.arrays["test"].astype("float32")
+    figure = pictures.figure(12, 7.5)
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
     samples, path = model.sample(SHOWN**2, seed=0, path=SHOWN)
-    pictures.show_image(left.subplots(), tiled(samples, SHOWN))
-    left.suptitle(f"Samples, not chosen, in {model.num_steps} steps", **TITLE)
+    diffusion.show_grid(left, np.asarray(samples), test)
     keep = np.ones(test.shape[1:], "float32")
     keep[:, keep.shape[1] // 2 :] = 0  # the left half is known
-    known = test[:SHOWN].astype("float32")
-    filled_in = np.concatenate([model.inpaint(known, keep, seed=i) for i in range(3)])
-    between = np.asarray(model.interpolate(test[:4].astype("float32"), test[4:8].astype("float32"), SHOWN))
+    known = test[:SHOWN]
+    filled_in = [model.inpaint(known, keep, seed=i) for i in range(3)]
+    between = np.asarray(model.interpolate(test[:4], test[4:8], SHOWN)).swapaxes(0, 1)
     rows = {
-        "From noise to digits": np.asarray(path)[:, :4].swapaxes(0, 1),
-        "Test digits; their left halves, and three completions of each": np.concatenate(
-            [known, known * keep, filled_in]
-        ),
-        "Between two test digits, by their noise": between.swapaxes(0, 1),
+        "From noise to samples": np.asarray(path)[:, :4].swapaxes(0, 1),
+        "Test images, their left halves, and three completions": np.stack([known, known * keep, *filled_in]),
+        "Between two test images, by their noise": between,
     }
     for axis, (title, images) in zip(right.subplots(3, 1), rows.items(), strict=True):
-        pictures.show_image(axis, tiled(images.reshape(-1, *test.shape[1:]), SHOWN))
-        axis.set_title(title, fontsize=10, color=pictures.INK)
+        diffusion.show_tiled(axis, images.reshape(-1, *test.shape[1:]), SHOWN, title)
     return figure
-
-
-TITLE = dict(fontsize=11, color=pictures.INK, fontweight="bold")
 
 
 def picture_of_points(outcome):
@@ -291,14 +283,6 @@ def picture_of_points(outcome):
     axes[5].plot(range(1, len(history) + 1), [row["val_loss"] for row in history], color=pictures.COLORS[0])
     pictures.style(axes[5], "loss of the moving average on test points", "epoch")
     return figure
-
-
-def tiled(images, columns):
-    """Images side by side, in rows: one image."""
-    images = np.asarray(images)
-    rows, (_, height, width, channels) = len(images) // columns, images.shape
-    images = images[: rows * columns].reshape(rows, columns, height, width, channels)
-    return images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
 
 
 SCORE = ("score",)  # of integer files: a loop cannot be calibrated

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from keras_dl import ScoreSDE
 from keras_dl.diffusion import VP, bits_per_dimension
+from keras_dl.export.errors import SignatureError
 from keras_dl.recipes.training import recipe, runner
 
 RECIPE = recipe.find("score_sde")
@@ -58,8 +59,9 @@ def test_samples_by_a_served_score_of_normal_pixels(tmp_path):
     """The exact score of pixels that are all N(0, 1/4) in [-1, 1]."""
     data = RECIPE.load_data(options("optdigits", tmp_path), "model")
 
-    def serve(name, images, times):
-        assert name == "score"
+    def serve(name, images=None, times=None, noise=None):
+        if name != "score":
+            raise SignatureError("There is no signature 'sample'.")
         alpha, sigma = (np.reshape(x, (-1, 1, 1, 1)) for x in VP().marginal(times))
         return {"scaled_score": -images * sigma / (alpha**2 / 4 + sigma**2)}
 
