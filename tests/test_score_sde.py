@@ -147,7 +147,14 @@ def exact(**options):
     return plane(Exact, **options)
 
 
-@pytest.mark.parametrize("process", [VP(), SubVP(), VE(0.01, 200.0)], ids=["vp", "sub_vp", "ve"])
+SLOW = pytest.mark.slow  # tests/test_sdes.py has the same of all equations, without the graphs of a model
+
+
+@pytest.mark.parametrize(
+    "process",
+    [VP(), pytest.param(SubVP(), marks=SLOW), pytest.param(VE(0.01, 200.0), marks=SLOW)],
+    ids=["vp", "sub_vp", "ve"],
+)
 def test_likelihoods_and_latents_of_a_known_density(process):
     model = exact(process=process, time_features="fourier")
     points = (MEAN + STD / 2 * np.random.default_rng(0).normal(size=(50, 2))).astype("float32")
@@ -253,7 +260,7 @@ def test_times_of_the_likelihood_give_its_weighted_loss(process):
     assert process.likelihood_mass == pytest.approx(mass, rel=1e-3)
 
 
-@pytest.mark.parametrize("process", ["ve", "vp"])
+@pytest.mark.parametrize("process", [pytest.param("ve", marks=SLOW), "vp"])  # which differ in the range alone
 def test_levels_are_filled_and_found_again(process):
     model = small(
         process=process, time_features="fourier", levels=17, num_steps=30, multipliers=(1,), attention_sides=()

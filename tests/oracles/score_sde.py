@@ -100,8 +100,8 @@ def main():
         for key, x in net.state_dict().items():
             if key == "sigmas":
                 continue
-            # A small last layer, or the flow would be stiff.
-            scale = 16.0 if key.endswith("all_modules.0.W") and ve else 0.01 if key.startswith(last) else 0.2
+            # A small last layer and slow features of the time, or the flow would take a solver thousands of steps.
+            scale = 1.0 if key.endswith("all_modules.0.W") and ve else 0.01 if key.startswith(last) else 0.2
             value = scale * torch.randn_like(x) + (1.0 if ".GroupNorm" in key and key.endswith("weight") else 0.0)
             x.copy_(value.half())
             found[f"{name}/weights/{key}"] = x.numpy().astype("float16")
