@@ -110,6 +110,12 @@ def _time(t):
     return ops.convert_to_tensor(t, "float32")
 
 
+def _lost(integral):
+    """`1 - exp(-B)`, with all digits near 0. ONNX has no `expm1`."""
+    half = ops.tanh(0.5 * integral)
+    return 2.0 * half / (1.0 + half)
+
+
 @keras.saving.register_keras_serializable(package="keras_dl")
 @dataclasses.dataclass(frozen=True)
 class VE(SDE):
@@ -255,8 +261,7 @@ class VP(_Betas):
 
     def marginal(self, t):
         integral = self.integral(_time(t))
-        # Near 0, 1 - exp(-B) would round to steps of 6e-8.
-        return ops.exp(-0.5 * integral), ops.sqrt(-ops.expm1(-integral))
+        return ops.exp(-0.5 * integral), ops.sqrt(_lost(integral))
 
     def diffusion(self, t):
         return ops.sqrt(self.beta(_time(t)))
@@ -295,11 +300,11 @@ class SubVP(_Betas):
 
     def marginal(self, t):
         integral = self.integral(_time(t))
-        return ops.exp(-0.5 * integral), -ops.expm1(-integral)
+        return ops.exp(-0.5 * integral), _lost(integral)
 
     def diffusion(self, t):
         t = _time(t)
-        return ops.sqrt(self.beta(t) * -ops.expm1(-2.0 * self.integral(t)))
+        return ops.sqrt(self.beta(t) * _lost(2.0 * self.integral(t)))
 
     @staticmethod
     def _mass(integral):

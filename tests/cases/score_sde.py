@@ -1,7 +1,7 @@
 """Score-based models: nets of images and of points."""
 
 import numpy as np
-from case import NO_MASK, Case, images, no_targets, normal
+from case import NO_MASK, Case, covered_by, images, no_targets, normal
 
 import keras_dl
 from keras_dl.diffusion import VE, VP, SubVP
@@ -39,9 +39,9 @@ IMAGES = dict(
     data_shape=(8, 4, 2),
     process=VE(0.05, 4.0),
     filters=8,
-    multipliers=(1, 2),
+    multipliers=(1,),
     num_blocks=1,
-    attention_sides=(4,),
+    attention_sides=(8,),
     fir=False,
     pyramid=False,
     hidden_dims=(5,),
@@ -79,7 +79,7 @@ CASES = [
         served=dict(score=noisy("images", 8, 4, 2), sample=normal("noise", 1 + 3, 64)),
         integer_signatures=INTEGERS,
         bad_arguments=(
-            (dict(data_shape=(9, 4, 2)), "data_shape"),
+            (dict(data_shape=(9, 4, 2), multipliers=(1, 2)), "data_shape"),
             (dict(data_shape=(8, 4)), "data_shape"),
             (dict(filters=6), "filters"),
             (dict(time_features="sinusoidal"), "time_features"),
@@ -92,6 +92,24 @@ CASES = [
             (dict(averaging=1.0), "averaging"),
         ),
         skips=SKIPS,
+        slow_checks=covered_by("ddpm", "the features of the time, which tests/test_score_sde.py compares"),
+    ),
+    Case(
+        name="score_sde_levels",
+        architecture="score_sde",
+        model=keras_dl.ScoreSDE,
+        arguments=IMAGES | dict(multipliers=(1, 2), attention_sides=(4,), fir=True, pyramid=True),
+        forced=FORCED_IMAGES | {"fir": "the case score_sde has no filters", "pyramid": "it has no pyramid"},
+        inputs=images(8, 4, 2),
+        called=noisy("images", 8, 4, 2),
+        targets=no_targets,
+        compile={},
+        prepare=awake,
+        served=dict(score=noisy("images", 8, 4, 2), sample=normal("noise", 1 + 3, 64)),
+        integer_signatures=INTEGERS,
+        bad_arguments=((dict(multipliers=(1, 2, 2, 2)), "multipliers"),),
+        skips=SKIPS,
+        slow=True,  # two levels, with filters and the pyramid
     ),
     Case(
         name="score_sde_points",
@@ -125,8 +143,8 @@ CASES = [
         bad_arguments=(
             (dict(data_shape=(0,)), "data_shape"),
             (dict(mean=(1.0, 2.0)), "mean"),
-            (dict(process=VP(0.1, 5.0)), "num_steps"),
-            (dict(process=SubVP(0.1, 2.0)), "predictor"),
+            (dict(process=VP(0.1, 5.0), num_steps=4), "num_steps"),
+            (dict(process=SubVP(0.1, 2.0), predictor="ancestral"), "predictor"),
         ),
         skips=SKIPS,
     ),

@@ -89,8 +89,10 @@ class FourierFeatures(Layer):
         self.frequencies = self.add_weight((self.size,), normal, trainable=False, name="frequencies")
 
     def call(self, x):
-        logs = ops.expand_dims(ops.log(ops.cast(x, "float32")), -1)
-        angles = 2 * math.pi * logs * self.frequencies  # (batch, size), up to about a thousand
+        turns = 2 * math.pi * ops.expand_dims(ops.log(ops.cast(x, "float32")), -1)
+        # Angles go up to about a thousand. As two numbers, the frequencies keep their digits in a float16 file.
+        coarse = ops.cast(ops.cast(self.frequencies, "float16"), "float32")
+        angles = turns * coarse + turns * (self.frequencies - coarse)  # (batch, size)
         return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
     def compute_output_spec(self, x):
