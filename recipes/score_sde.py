@@ -146,8 +146,11 @@ def sampled(serve, data):
 
 
 def baseline(outcome):
-    """A Gaussian mixture, fitted to the same data."""
+    """A Gaussian mixture, fitted to the same data; of photographs, a normal distribution."""
     data = outcome.data
+    if data.dataset not in (POINTS, *LEVELS):
+        drawn = generation.of_normal_distribution(data.arrays["train"][: generation.MOST], data.num_test)
+        return "normal distribution", diffusion.distance(data, drawn)
     mixture = fitted_mixture(data)
     name = f"Gaussian mixture, {mixture.n_components} components"
     if outcome.options.dataset == POINTS:
@@ -159,6 +162,7 @@ def fitted_mixture(data, most=32):
     """The mixture, of 1, 2, 4, ... components, under which held-out training examples are likeliest."""
     mixtures = require("sklearn.mixture", extra="recipes")
     examples = filled(data, "train", seed=1)
+    most = min(most, 2048 // examples.shape[-1])
     held = len(examples) // 5
     order = np.random.default_rng(0).permutation(len(examples))
     seen, others = examples[order[held:]], examples[order[:held]]
@@ -191,8 +195,8 @@ def of_mixture(mixture, data):
 def figures(outcome):
     """Likelihoods beside those of a mixture and of what made the data; quality of samples by each sampler."""
     data, model, test = outcome.data, outcome.model, outcome.data.arrays["test"]
-    mixture = fitted_mixture(data)
     if outcome.options.dataset == POINTS:
+        mixture = fitted_mixture(data)
         return {
             "log-likelihood, nats, of the density that made the points": float(moons_log_density(test).mean()),
             "log-likelihood, nats, of the mixture": float(mixture.score(test)),
@@ -206,28 +210,24 @@ def figures(outcome):
     if test.shape[-1] == 1:
         judge = digit_judge.judge_of(test)
         found |= {"accuracy of the judge": judge.accuracy, "weights of the judge": judge.hash}
-    size = math.prod(test.shape[1:])
-    if model.levels is not None:
-        parts = np.array_split(test, max(1, len(test) // 200))
-        bits = [model.bits_per_dimension(x, seed=i) for i, x in enumerate(parts)]
-        found["bits per dimension"] = float(np.mean(np.concatenate(bits)))
-        density = mixture.score_samples(filled(data, "test", seed=2)).mean()
-        found["bits per dimension of the mixture"] = float(bits_per_dimension(density, size, 2 / model.levels))
-    latents = tf.constant(generation.draw(len(test) * size, 1, "normal", 3).reshape(test.shape))
-    score = tf.function(model.score)
-    corrected = predictor_corrector(
-        score,
-        model.process,
-        latents,
-        seeded_noise((2 * len(test), *test.shape[1:]), seed=4),
-        **PAPER | dict(num_steps=STEPS // 2, norms="sample"),
-    )
+    if data.dataset not in LEVELS:
+        return found
+    mixture, size, metric = fitted_mixture(data), math.prod(test.shape[1:]), outcome.task.metric
+    parts = np.array_split(test, max(1, len(test) // 200))
+    bits = [model.bits_per_dimension(x, seed=i) for i, x in enumerate(parts)]
+    found["bits per dimension"] = float(np.mean(np.concatenate(bits)))
+    density = mixture.score_samples(filled(data, "test", seed=2)).mean()
+    found["bits per dimension of the mixture"] = float(bits_per_dimension(density, size, 2 / model.levels))
+    start = tf.constant(generation.draw(len(test) * size, 1, "normal", 3).reshape(test.shape))
+    noise, score = seeded_noise((2 * len(test), *test.shape[1:]), seed=4), tf.function(model.score)
+    half = dict(num_steps=STEPS // 2, norms="sample")
     others = {
-        f"{STEPS // 2} steps of predictor and corrector": model.from_inner(corrected),
-        "the probability flow": model.decode(latents * model.process.prior_std),
+        f"{STEPS // 2} steps of predictor and corrector": model.from_inner(
+            predictor_corrector(score, model.process, start, noise, **PAPER | half)
+        ),
+        "the probability flow": model.decode(start),
         "the mixture": of_mixture(mixture, data),
     }
-    metric = outcome.task.metric
     return found | {f"{metric} of {name}": diffusion.distance(data, np.asarray(x)) for name, x in others.items()}
 
 
