@@ -168,7 +168,7 @@ def test_likelihoods_and_latents_of_a_known_density(process):
     found = model.log_likelihood(points)
     np.testing.assert_allclose(found, expected, atol=0.05)
     served = model.serving_signatures(batch_size=50)["likelihood"]
-    np.testing.assert_allclose(served.function(points=tf.constant(points))["log_prob"], found, atol=2e-3)
+    np.testing.assert_allclose(tf.function(served.function)(points=points)["log_prob"], found, atol=2e-3)
     np.testing.assert_allclose(model.decode(model.encode(points)), points, atol=0.02)
     ends = model.interpolate(points[:3], points[3:6], count=3)
     np.testing.assert_allclose(ends[0], points[:3], atol=0.02)

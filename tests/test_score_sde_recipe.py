@@ -74,7 +74,8 @@ def test_samples_by_a_served_score_of_normal_pixels(tmp_path):
     np.testing.assert_allclose(model.to_inner(samples), inner, atol=1e-4)
 
 
-@pytest.mark.parametrize("dataset", ["two_moons", pytest.param("optdigits", marks=pytest.mark.slow)])  # a net to trace
+@pytest.mark.slow  # likelihoods of a grid, and all samplers
+@pytest.mark.parametrize("dataset", ["two_moons", "optdigits"])
 def test_smoke_run(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(MODULE, "EULER", MODULE.EULER | dict(num_steps=4))
     found = RECIPE.options(dataset, smoke=True, baseline=True)
