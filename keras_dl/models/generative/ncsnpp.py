@@ -8,6 +8,8 @@ as DDPM does.
 Reference: Song et al. 2021, arXiv:2011.13456, appendix H, with the layers and initial weights of the authors' code
 (yang-song/score_sde_pytorch). The blocks are those of `keras_dl.layers.unet`.
 
+The net of points is not of the paper.
+
 Deviation: the nets return the noise. That of the authors returns its negative for VE; `entries` turns the sign of the
 last layer.
 """
@@ -20,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_dl.arguments import Positive, Size, arguments
+from keras_dl.arguments import Positive, PositivePerChannel, Size, arguments
 from keras_dl.base import Layer
-from keras_dl.diffusion.sdes import VE
+from keras_dl.diffusion.process import ProcessOf
+from keras_dl.diffusion.sdes import SDE, VE
 from keras_dl.layers.norm import GroupNormalization
 from keras_dl.layers.unet import (
     PixelAttention,
@@ -37,51 +40,26 @@ TIME_FEATURES = ("fourier", "sinusoidal")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class Sigma(Layer):
-    """`sigma_min (sigma_max / sigma_min)^t`: the standard deviation of the noise of VE. float32 whatever the policy.
-
-    Args:
-        sigma_min, sigma_max: float, positive.
-
-    Call arguments:
-        times: float, `(batch,)`.
-    """
-
-    @arguments
-    def __init__(self, sigma_min: Positive, sigma_max: Positive, **kwargs):
-        super().__init__(autocast=False, **{"dtype": "float32"} | kwargs)
-
-    def call(self, times):
-        return self.sigma_min * ops.exp(math.log(self.sigma_max / self.sigma_min) * times)
-
-    def compute_output_shape(self, times_shape):
-        return times_shape
-
-
-def _level(process, times):
-    """What a net is told of the noise: sigma of VE, and 999 t of the others, as if they were DDPM of 1,000 steps."""
-    if isinstance(process, VE):
-        return Sigma(process.sigma_min, process.sigma_max, name="level")(times)
-    return layers.Rescaling(999.0, dtype="float32", name="level")(times)
-
-
-@keras.saving.register_keras_serializable(package="keras_dl")
 class FourierFeatures(Layer):
     """`sin(2 pi w log(x))` and `cos(2 pi w log(x))` with fixed random w: float32 whatever the policy.
+
+    Angles go up to about a thousand. So that float16 files keep their digits, all factors are sums of two numbers.
 
     Args:
         size: int. Number of w.
         scale: float, positive. Their standard deviation.
+        ends: pair of float, or None. With them, x is `first (last / first)^t` for the times t that the layer takes: the
+            standard deviation of the noise of VE.
 
     Call arguments:
-        x: float, positive, `(batch,)`: the standard deviation of the noise, or a time.
+        x: float, positive, `(batch,)`; or times.
 
     Returns:
         float32, `(batch, 2 * size)`: first the sines.
     """
 
     @arguments
-    def __init__(self, size: Size, scale: Positive = 16.0, **kwargs):
+    def __init__(self, size: Size, scale: Positive = 16.0, ends: PositivePerChannel | None = None, **kwargs):
         super().__init__(autocast=False, **{"dtype": "float32"} | kwargs)
 
     def build(self, x_shape):
@@ -89,14 +67,74 @@ class FourierFeatures(Layer):
         self.frequencies = self.add_weight((self.size,), normal, trainable=False, name="frequencies")
 
     def call(self, x):
-        turns = 2 * math.pi * ops.expand_dims(ops.log(ops.cast(x, "float32")), -1)
-        # Angles go up to about a thousand. As two numbers, the frequencies keep their digits in a float16 file.
-        coarse = ops.cast(ops.cast(self.frequencies, "float16"), "float32")
-        angles = turns * coarse + turns * (self.frequencies - coarse)  # (batch, size)
+        x = ops.expand_dims(ops.cast(x, "float32"), -1)  # (batch, 1)
+        angles = 2 * math.pi * self.frequencies
+        if self.ends is None:
+            coarse, fine = _parts(angles)
+            logs = ops.log(x)
+            angles = logs * coarse + logs * fine  # (batch, size)
+        else:
+            first, last = self.ends
+            slopes, starts = _parts(math.log(last / first) * angles), _parts(math.log(first) * angles)
+            angles = x * slopes[0] + x * slopes[1] + starts[0] + starts[1]  # (batch, size)
         return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
     def compute_output_spec(self, x):
         return keras.KerasTensor((*x.shape, 2 * self.size), "float32")
+
+
+def _parts(x):
+    """Two numbers with the sum x: the first is one of float16."""
+    coarse = ops.cast(ops.cast(x, "float16"), "float32")
+    return coarse, x - coarse
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class Sigma(Layer):
+    """The standard deviation of the noise: float32 whatever the policy.
+
+    Args:
+        process: `keras_dl.diffusion.SDE`.
+
+    Call arguments:
+        times: float, `(batch,)`.
+    """
+
+    @arguments
+    def __init__(self, process: ProcessOf(SDE), **kwargs):
+        super().__init__(autocast=False, **{"dtype": "float32"} | kwargs)
+
+    def call(self, times):
+        return self.process.marginal(times)[1]
+
+    def compute_output_shape(self, times_shape):
+        return times_shape
+
+    def get_config(self):
+        return super().get_config() | {"process": keras.saving.serialize_keras_object(self.process)}
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class BoundedScore(Layer):
+    """`x sigma / sqrt(sigma^2 + smallest^2)`: noise whose score, `-noise / sigma`, has a bound at all times. float32.
+
+    Args:
+        smallest: float, positive. Of the details of the data, whose standard deviation is 1.
+
+    Call arguments:
+        x: float, `(batch, dim)`.
+        sigma: float, `(batch,)`.
+    """
+
+    @arguments
+    def __init__(self, smallest: Positive = 0.1, **kwargs):
+        super().__init__(autocast=False, **{"dtype": "float32"} | kwargs)
+
+    def call(self, x, sigma):
+        return x * ops.expand_dims(sigma * ops.rsqrt(ops.square(sigma) + self.smallest**2), -1)
+
+    def compute_output_shape(self, x_shape, sigma_shape):
+        return x_shape
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -185,9 +223,18 @@ def check_sides(data_shape, multipliers):
         )
 
 
-def _embedded(level, dim, width, time_features):
-    """Two dense layers on features of the level of the noise: `(batch, width)`, and the layers in order."""
-    features = FourierFeatures(dim, name="fourier") if time_features == "fourier" else TimeEmbedding(dim, name="sines")
+def _embedded(times, dim, width, time_features, process):
+    """Two dense layers on features of the time: `(batch, width)`, and the layers with weights in order.
+
+    The features are those of sigma for VE. For the others they are of 999 t, as if they were DDPM of 1,000 steps.
+    """
+    of_sigma = isinstance(process, VE)
+    level = times if of_sigma else layers.Rescaling(999.0, dtype="float32", name="level")(times)
+    if time_features == "fourier":
+        ends = (process.sigma_min, process.sigma_max) if of_sigma else None
+        features = FourierFeatures(dim, ends=ends, name="fourier")
+    else:
+        features = TimeEmbedding(dim, name="sines")
     first = layers.Dense(width, kernel_initializer=fan_average(), name="time_1")
     second = layers.Dense(width, kernel_initializer=fan_average(), name="time_2")
     kept = [features] if time_features == "fourier" else []
@@ -219,7 +266,7 @@ def image_net(
     block = FilteredResidualBlock if fir else TimedResidualBlock
     block = functools.partial(block, groups=None, dropout_rate=dropout_rate, rescale=True)
     images, times = keras.Input(data_shape, name="images"), keras.Input((), name="times")
-    embedding, modules = _embedded(_level(process, times), filters, 4 * filters, time_features)
+    embedding, modules = _embedded(times, filters, 4 * filters, time_features, process)
 
     def then(layer, *tensors):
         modules.append(layer)
@@ -272,6 +319,7 @@ def point_net(dim, hidden_dims, time_features, filters, process, name="network")
     """Dense layers: `(points, times)` to the noise of the points, float32.
 
         h <- silu(W h + b + V e),    e = silu(dense(silu(dense(features of the time))))
+        noise = (W h + b) sigma / sqrt(sigma^2 + 0.01)
 
     Args:
         dim: int.
@@ -282,14 +330,16 @@ def point_net(dim, hidden_dims, time_features, filters, process, name="network")
         name: str.
     """
     points, times = keras.Input((dim,), name="points"), keras.Input((), name="times")
-    level = _level(process, times)
-    embedding = layers.Activation("silu", name="time_silu_2")(_embedded(level, filters, 4 * filters, time_features)[0])
-    x = UnitVariance(name="scaled")(points, level) if isinstance(process, VE) else points
+    embedding = _embedded(times, filters, 4 * filters, time_features, process)[0]
+    embedding = layers.Activation("silu", name="time_silu_2")(embedding)
+    sigma = Sigma(process, name="sigma")(times)
+    x = UnitVariance(name="scaled")(points, sigma) if isinstance(process, VE) else points
     for i, width in enumerate(hidden_dims):
         x = layers.Dense(width, name=f"dense_{i}")(x)
         of_time = layers.Dense(width, use_bias=False, name=f"dense_{i}_time")(embedding)
         x = layers.Activation("silu", name=f"silu_{i}")(layers.Add(name=f"sum_{i}")([x, of_time]))
     x = layers.Dense(dim, kernel_initializer=fan_average(0.0), dtype="float32", name="last")(x)
+    x = BoundedScore(name="bounded")(x, sigma)
     return keras.Model({"points": points, "times": times}, x, name=name)
 
 

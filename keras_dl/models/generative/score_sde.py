@@ -211,7 +211,7 @@ class ScoreSDE(SDEModel):
     @property
     def float_layers(self) -> tuple[str, ...]:
         """Those that see the time: an integer could not tell the times at which the noise is small."""
-        names = ("level", "fourier", "sines", "scaled")
+        names = ("level", "fourier", "sines", "sigma", "scaled", "bounded")
         return tuple(name for name in names if any(layer.name == name for layer in self.network.layers))
 
     # Scales.
