@@ -106,9 +106,9 @@ def build_model(data, options, variant):
             0.0, 1, alpha=1.0, warmup_target=options.rate(2e-4), warmup_steps=5000
         )  # constant after the warm-up
     else:
-        warmup, rate = min(100, steps // 10), 5e-3 if options.dataset == POINTS else 2e-3
+        warmup, peak = max(1, min(100, steps // 10)), 5e-3 if options.dataset == POINTS else 2e-3
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warmup), warmup_target=options.rate(rate), warmup_steps=warmup
+            0.0, max(1, steps - warmup), warmup_target=options.rate(peak), warmup_steps=warmup
         )
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0))
     return model
