@@ -43,7 +43,8 @@ TIME_FEATURES = ("fourier", "sinusoidal")
 class FourierFeatures(Layer):
     """`sin(2 pi w log(x))` and `cos(2 pi w log(x))` with fixed random w: float32 whatever the policy.
 
-    Angles go up to about a thousand. So that float16 files keep their digits, all factors are sums of two numbers.
+    There are up to a hundred turns, and a float16 file rounds all constants. So w starts with the digits of float16,
+    other factors are sums of two numbers, and whole turns are left out before pi.
 
     Args:
         size: int. Number of w.
@@ -64,19 +65,24 @@ class FourierFeatures(Layer):
 
     def build(self, x_shape):
         normal = keras.initializers.RandomNormal(0.0, self.scale)
-        self.frequencies = self.add_weight((self.size,), normal, trainable=False, name="frequencies")
+
+        def rounded(shape, dtype=None):
+            return ops.cast(ops.cast(normal(shape), "float16"), dtype)
+
+        self.frequencies = self.add_weight((self.size,), rounded, trainable=False, name="frequencies")
 
     def call(self, x):
-        x = ops.expand_dims(ops.cast(x, "float32"), -1)  # (batch, 1)
-        angles = 2 * math.pi * self.frequencies
+        x = ops.cast(x, "float32")
         if self.ends is None:
-            coarse, fine = _parts(angles)
             logs = ops.log(x)
-            angles = logs * coarse + logs * fine  # (batch, size)
         else:
             first, last = self.ends
-            slopes, starts = _parts(math.log(last / first) * angles), _parts(math.log(first) * angles)
-            angles = x * slopes[0] + x * slopes[1] + starts[0] + starts[1]  # (batch, size)
+            (slope, start), (more_slope, more_start) = zip(
+                _parts(math.log(last / first)), _parts(math.log(first)), strict=True
+            )
+            logs = (x * slope + start) + (x * more_slope + more_start)
+        turns = ops.expand_dims(logs, -1) * self.frequencies  # (batch, size)
+        angles = 2 * math.pi * (turns - ops.round(turns))
         return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
     def compute_output_spec(self, x):
@@ -85,7 +91,7 @@ class FourierFeatures(Layer):
 
 def _parts(x):
     """Two numbers with the sum x: the first is one of float16."""
-    coarse = ops.cast(ops.cast(x, "float16"), "float32")
+    coarse = float(np.float16(x))
     return coarse, x - coarse
 
 
