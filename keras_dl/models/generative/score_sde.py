@@ -6,7 +6,7 @@
     min E w(t) |sigma(t) score(x(t), t) + z|^2,  x(t) = alpha(t) x(0) + sigma(t) z                         (eq. 7)
 
 A net learns the score of the data with noise of all times between 0 and 1. With it, the equation from data to noise
-can be followed backward. `keras_dl.diffusion` has the equations and the samplers, `ncsnpp` the nets.
+can be followed backward. `keras_dl.diffusion` has the equations and the samplers, `ncsnpp` and `point_net` the nets.
 
 Reference: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole 2021, "Score-Based Generative Modeling through Stochastic
 Differential Equations", arXiv:2011.13456.
@@ -48,8 +48,10 @@ from keras_dl.diffusion.predictor_corrector import (
 )
 from keras_dl.diffusion.process import ProcessOf
 from keras_dl.diffusion.sdes import SDE, SDES, VE, WEIGHTINGS, SubVP
-from keras_dl.models.generative.ncsnpp import TIME_FEATURES, check_sides, entries, image_net, point_net
+from keras_dl.models.generative.ncsnpp import check_sides, entries, image_net
+from keras_dl.models.generative.point_net import point_net
 from keras_dl.models.generative.sde_model import SDEModel
+from keras_dl.models.generative.time_features import TIME_FEATURES
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_entries, read_safetensors
 
