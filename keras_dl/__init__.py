@@ -21,6 +21,7 @@ from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.ddpm import DDPM
 from keras_dl.models.generative.gan import GAN
+from keras_dl.models.generative.score_sde import ScoreSDE
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -87,6 +88,7 @@ __all__ = [
     "RecurrentNetwork",
     "ResNet",
     "ResidualMLP",
+    "ScoreSDE",
     "Seq2Seq",
     "Signature",
     "SimpleRNN",

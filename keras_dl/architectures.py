@@ -296,6 +296,9 @@ ARCHITECTURES = (
         year=2020,
         paper="Score-Based Generative Modeling through Stochastic Differential Equations",
         arxiv="2011.13456",
+        classes=("ScoreSDE",),
+        preset=("ScoreSDE", "ncsnpp_cifar10"),
+        parameters=62_758_787,
     ),
     Architecture(
         name="ddpm",

@@ -18,6 +18,7 @@ from keras_dl.recipes.training import augment, commands, pipelines, recipe, runn
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: tests of their own.
 OTHERS = ("pointnet", "pointnet2", "gan", "ddpm")
+OTHERS = ("pointnet", "pointnet2", "gan", "score_sde")
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES

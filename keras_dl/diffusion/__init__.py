@@ -5,10 +5,16 @@ A process is a frozen dataclass with `marginal`. A sampler is a pure function of
 
 from keras_dl.diffusion.ancestral import ancestral, ddim
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
+from keras_dl.diffusion.predictor_corrector import guided, predictor_corrector
+from keras_dl.diffusion.probability_flow import bits_per_dimension, decode, encode, log_likelihood
 from keras_dl.diffusion.process import ContinuousProcess, DiscreteProcess, Process, along, convert
+from keras_dl.diffusion.sdes import SDE, VE, VP, SubVP
 from keras_dl.diffusion.walking import seeded_noise, walk
 
 __all__ = [
+    "SDE",
+    "VE",
+    "VP",
     "Betas",
     "ContinuousProcess",
     "CosineBetas",
@@ -16,10 +22,17 @@ __all__ = [
     "LinearBetas",
     "Process",
     "RespacedBetas",
+    "SubVP",
     "along",
     "ancestral",
+    "bits_per_dimension",
     "convert",
     "ddim",
+    "decode",
+    "encode",
+    "guided",
+    "log_likelihood",
+    "predictor_corrector",
     "seeded_noise",
     "walk",
 ]

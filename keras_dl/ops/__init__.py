@@ -1,6 +1,7 @@
 """Pure functions of tensors.
 
-Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays.
+Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays,
+resampling of images.
 """
 
 from keras_dl.ops.activations import gelu
@@ -31,6 +32,7 @@ from keras_dl.ops.rays import (
     stratified_distances,
 )
 from keras_dl.ops.recurrence import product_scan, scan
+from keras_dl.ops.resampling import blur, downsample, downsampled_convolution, upsample, upsampled_convolution
 from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_sum
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "act",
     "ball_query",
     "beam_search",
+    "blur",
     "camera_rays",
     "causal_mask",
     "chunked_attention",
@@ -45,6 +48,8 @@ __all__ = [
     "convert_cameras",
     "dilated_convolution",
     "dot_product_attention",
+    "downsample",
+    "downsampled_convolution",
     "farthest_points",
     "fill_padding",
     "find_group",
@@ -72,4 +77,6 @@ __all__ = [
     "take_points",
     "turn_pixels",
     "unit_ball",
+    "upsample",
+    "upsampled_convolution",
 ]
