@@ -22,6 +22,7 @@ from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.layers.standardization import Standardization
 from keras_dl.layers.transformer import TransformerBlock
+from keras_dl.layers.unet import PixelAttention, TimedResidualBlock, TimeEmbedding
 
 __all__ = [
     "GRU",
@@ -44,6 +45,7 @@ __all__ = [
     "LuongAttention",
     "MPNNConv",
     "MultiHeadAttention",
+    "PixelAttention",
     "PixelNormalization",
     "Positions",
     "SAGEConv",
@@ -54,6 +56,8 @@ __all__ = [
     "Standardization",
     "StochasticDepth",
     "SumReadout",
+    "TimeEmbedding",
+    "TimedResidualBlock",
     "TokenEmbedding",
     "TransformerBlock",
 ]

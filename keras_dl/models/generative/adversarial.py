@@ -24,6 +24,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model
+from keras_dl.models.generative.upkeep import SavedSeeds, update_average
 
 OBJECTIVES = ("non_saturating", "saturating", "least_squares", "hinge")
 
@@ -83,7 +84,7 @@ def r1_penalty(discriminator, images):
     return ops.sum(ops.square(slopes)) / ops.cast(ops.shape(images)[0], "float32")
 
 
-class AdversarialModel(Model):
+class AdversarialModel(SavedSeeds, Model):
     """A model of generators and discriminators. The two sides have an optimizer each, and move in turn.
 
     A subclass sets its nets, names them in `generators` and `discriminators`, and says what each side minimizes in
@@ -264,30 +265,5 @@ class AdversarialModel(Model):
         return self.get_metrics_result()
 
     def _update_averages(self):
-        """`average = beta average + (1 - beta) weight`, beta = min(averaging, (1 + n) / (10 + n)) after n steps.
-
-        Without the second term, the first weights would stay in the average for `1 / (1 - averaging)` steps.
-        """
-        if not self.averages:
-            return
-        n = ops.cast(self.step_count, "float32")
-        beta = ops.minimum(self.averaging, (1.0 + n) / (10.0 + n))
         for net, average in self.averages:
-            for weight, mean in zip(net.weights, average.weights, strict=True):
-                # Statistics of normalization are averages already.
-                mean.assign(beta * mean + (1.0 - beta) * weight if weight.trainable else weight)
-
-    def _seeds(self):
-        """The states of all random generators, which Keras does not save."""
-        return {f"seed_{i}": v for i, v in enumerate(x for x in self.variables if "seed_generator" in x.path)}
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        for key, state in self._seeds().items():
-            store[key] = state
-
-    def load_own_variables(self, store):
-        for key, state in self._seeds().items():
-            state.assign(store[key])
-        own = [key for key in store.keys() if not key.startswith("seed_")]  # noqa: SIM118, a store of HDF5
-        super().load_own_variables({key: store[key] for key in own})
+            update_average(net, average, self.averaging, self.step_count)

@@ -3,32 +3,16 @@
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_dl.models.generative.adversarial import AdversarialModel, discriminator_objective, generator_objective
+from keras_dl.models.generative.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
 from keras_dl.signatures import Signature
 
 NOISES = ("normal", "uniform")
 
 
-@keras.saving.register_keras_serializable(package="keras_dl")
-class BatchRange(keras.metrics.Metric):
-    """The lowest and the highest value of the last batch, and its number of rows."""
-
-    def __init__(self, name="batch_range", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.values = self.add_variable(shape=(3,), initializer="zeros", name="values")
-
-    def update_state(self, batch):
-        rows = ops.cast(ops.shape(batch)[0], "float32")
-        self.values.assign(ops.stack([ops.cast(ops.min(batch), "float32"), ops.cast(ops.max(batch), "float32"), rows]))
-
-    def result(self):
-        return self.values
-
-
-class NoiseToData(AdversarialModel):
+class NoiseToData(FirstBatch, AdversarialModel):
     """A model with a `generator` from noise, and a `discriminator` from data to one logit `(batch,)`.
 
     A subclass builds the nets and hands them to `_hold`. The attributes `noise_dim`, `noise`, `objective` and
@@ -63,11 +47,6 @@ class NoiseToData(AdversarialModel):
     @property
     def averages(self):
         return [(self.generator, self.average)] if self.average else []
-
-    @property
-    def metrics(self):
-        """Those that are logged."""
-        return [metric for metric in super().metrics if metric is not self.batch_range]
 
     def draw_noise(self, count, seed=None):
         """Noise of mean 0 and variance 1: float32, `(count, noise_dim)`.
@@ -143,37 +122,15 @@ class NoiseToData(AdversarialModel):
             dict(discriminator=discriminator, generator=generator_objective(self.objective, fake_logits))
         )
 
-    def make_train_function(self, force=False):
-        function = super().make_train_function(force)
-        trained = self.train_function
-        if getattr(trained, "is_checked", False):
-            return function
-
-        def checked(iterator):
-            """The first step also looks at the data, of which a graph knows no values before."""
-            logs = trained(iterator)
-            if not checked.has_looked:
-                checked.has_looked = True
-                self._check_batch(*self.batch_range.result().numpy())
-            return logs
-
-        checked.is_checked, checked.has_looked = True, False
-        self.train_function = checked
-        return checked
-
     def _check_batch(self, lowest, highest, rows):
         if rows < self.min_batch:
             raise ValueError(
                 f"a batch of {int(rows)} is too small: batch normalization needs at least {self.min_batch} examples, "
                 "or each would be its own mean. Give batch_size=64, and drop what does not fill a batch."
             )
-        if not np.isfinite([lowest, highest]).all():
-            raise ValueError(f"data has values from {lowest:g} to {highest:g}; all must be finite.")
-        if self.pixels and (lowest < 0 or highest > 255 or (lowest < highest <= 1)):
-            raise ValueError(
-                f"images has values from {lowest:g} to {highest:g} in the first batch; {type(self).__name__} takes raw "
-                "pixels in [0, 255], which it scales itself."
-            )
+        check_finite(lowest, highest)
+        if self.pixels:
+            check_pixels(self, lowest, highest)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry point of a device: dict of one `Signature`.
