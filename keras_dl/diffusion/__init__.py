@@ -4,6 +4,16 @@ A process is a frozen dataclass with `marginal`. A sampler is a pure function of
 """
 
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
+from keras_dl.diffusion.langevin import annealed_langevin
+from keras_dl.diffusion.noise_levels import (
+    GeometricLevels,
+    Levels,
+    NoiseLevels,
+    choose_levels,
+    choose_step_size,
+    largest_distance,
+    level_ratio,
+)
 from keras_dl.diffusion.process import ContinuousProcess, DiscreteProcess, Process, along, convert
 from keras_dl.diffusion.walking import seeded_noise, walk
 
@@ -12,11 +22,19 @@ __all__ = [
     "ContinuousProcess",
     "CosineBetas",
     "DiscreteProcess",
+    "GeometricLevels",
+    "Levels",
     "LinearBetas",
+    "NoiseLevels",
     "Process",
     "RespacedBetas",
     "along",
+    "annealed_langevin",
+    "choose_levels",
+    "choose_step_size",
     "convert",
+    "largest_distance",
+    "level_ratio",
     "seeded_noise",
     "walk",
 ]
