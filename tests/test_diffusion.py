@@ -175,6 +175,9 @@ def test_a_walk_is_its_steps():
     by_function = diffusion.walk(step, start, lambda i: noise[2 * i : 2 * i + 2], num_steps=3)
     np.testing.assert_array_equal(by_function, expected[3])
     np.testing.assert_array_equal(diffusion.walk(lambda x, i, z: x + 1, start, num_steps=4), start + 4)
+    # Two draws in a step.
+    twice = diffusion.walk(lambda x, i, z: x + z[:2] * z[2:], start, tf.concat([noise, noise], 0), num_steps=3)
+    np.testing.assert_array_equal(twice, start + [[0 * 2 + 4 * 0 + 2 * 4], [1 * 3 + 5 * 1 + 3 * 5]])
     # A batch of unknown size.
     open_batch = tf.function(
         lambda s, z: diffusion.walk(step, s, z, num_steps=3), [tf.TensorSpec((None, 1)), tf.TensorSpec((None, 1))]
@@ -195,7 +198,7 @@ def test_seeded_noise_repeats_and_differs_by_step():
 
 def test_walks_refuse_wrong_noise():
     start = tf.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"noise has the shape \(5, 3\); 3 steps of \(2, 3\) take \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"noise has the shape \(5, 3\); 3 steps of \(2, 3\) take \(6, 3\), or"):
         diffusion.walk(lambda x, i, z: x + z, start, tf.zeros((5, 3)), num_steps=3)
     with pytest.raises(ValueError, match="num_steps=0 must be"):
         diffusion.walk(lambda x, i, z: x, start, num_steps=0)

@@ -38,7 +38,7 @@ class Betas(DiscreteProcess):
     ...
     ...     def betas(self):
     ...         return 1e-4 + 0.02 / (1 + np.exp(-np.linspace(-6, 6, self.num_steps)))
-    >>> alpha, sigma = SigmoidBetas().marginal(tf.constant([0, 999]))
+    >>> alpha, sigma = SigmoidBetas().marginal([0, 999])
     >>> (alpha**2 + sigma**2).numpy().round(4)
     array([1., 1.], dtype=float32)
     """

@@ -20,8 +20,8 @@ def walk(step: Callable, start, noise=None, *, num_steps: int, num_kept: int = 0
         step: `step(x, i, z)` returns the next `x`, in its shape and dtype. `i` is an int32 scalar; with `unroll`, an
             int. `z` is None if `noise` is.
         start: float, `(batch, ...)`.
-        noise: what is drawn in each step. A tensor `(num_steps * batch, ...)`, of which step i takes the i-th `batch`
-            rows; or a function of `i`, such as `seeded_noise`; or None.
+        noise: what is drawn in each step. A tensor `(num_steps * k * batch, ...)`, of which step i takes the i-th block
+            of `k * batch` rows, for k draws in a step; or a function of `i`, such as `seeded_noise`; or None.
         num_steps: int.
         num_kept: int. With 2 or more, the walk also returns so many of its states, spread evenly from start to end.
         unroll: bool. Whether the steps are written out. An int8 file needs this: a loop cannot be calibrated.
@@ -81,15 +81,15 @@ def _noise_of(noise, start, num_steps):
     if callable(noise):
         return noise
     noise = tf.convert_to_tensor(noise)
-    batch = start.shape[0]
-    rows = None if batch is None or noise.shape[0] is None else num_steps * batch
-    if noise.shape[1:] != start.shape[1:] or rows not in (None, noise.shape[0]):
+    batch, rows = start.shape[0], noise.shape[0]
+    whole = batch is None or rows is None or (rows > 0 and rows % (num_steps * batch) == 0)
+    if noise.shape[1:] != start.shape[1:] or not whole:
         raise ValueError(
             f"noise has the shape {tuple(noise.shape)}; {num_steps} steps of {tuple(start.shape)} take "
-            f"{(rows, *start.shape[1:])}."
+            f"{(num_steps * (batch or 1), *start.shape[1:])}, or a multiple of these rows."
         )
-    count = tf.shape(start)[0] if batch is None else batch
-    return lambda i: tf.ensure_shape(tf.gather(noise, i * count + tf.range(count)), start.shape)
+    block = (tf.shape(noise)[0] if rows is None else rows) // num_steps
+    return lambda i: tf.gather(noise, i * block + tf.range(block))
 
 
 def seeded_noise(shape, seed) -> Callable:

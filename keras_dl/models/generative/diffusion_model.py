@@ -79,8 +79,11 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
 
     # Pixels and noise.
 
-    def to_inner(self, data):
-        """Data as the network takes them: float32."""
+    def to_inner(self, data, seed=None):
+        """Data as the network takes them: float32.
+
+        A subclass can add noise to pixels here, which are whole numbers; training gives it a seed for that.
+        """
         data = ops.cast(data, "float32")
         if self.inner_range is None:
             return data
@@ -191,7 +194,7 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
             losses = losses * ops.cast(sample_weight, losses.dtype)
         return ops.mean(losses) + sum(self.losses)  # and those of regularizers
 
-    def corrupt(self, data, labels, t, noise, keep_label=None):
+    def corrupt(self, data, labels, t, noise, keep_label=None, seed=None):
         """The inputs and targets of training: noisy data, and what they were made of.
 
         Args:
@@ -200,8 +203,9 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
             t: `(batch,)` times of the process.
             noise: float, the shape of the data.
             keep_label: bool, `(batch,)`: False makes a label "none". None keeps all.
+            seed: for `to_inner`.
         """
-        data = self.to_inner(data)
+        data = self.to_inner(data, seed)
         inputs = {self.data_name: self.process.perturb(data, t, noise), "times": t}
         if self.num_classes is not None:
             labels = tf.cast(labels, "int32")
@@ -224,7 +228,8 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         keep = None
         if self.num_classes is not None and self.label_dropout:
             keep = keras.random.uniform((count,), seed=seed) >= self.label_dropout
-        inputs, targets = self.corrupt(data, labels, self.process.draw_times(count, seed), self.draw_noise(count), keep)
+        times = self.process.draw_times(count, seed)
+        inputs, targets = self.corrupt(data, labels, times, self.draw_noise(count), keep, seed)
         logs = super().train_step((inputs, targets, weights))
         self.step_count.assign_add(1)
         if self.average is not None:
@@ -236,7 +241,7 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         data, labels, weights = self._unpacked(data)
         count = ops.shape(data)[0]
         times = self.process.evaluation_times(count)
-        inputs, targets = self.corrupt(data, labels, times, self.draw_noise(count, seed=0))
+        inputs, targets = self.corrupt(data, labels, times, self.draw_noise(count, seed=0), seed=1)
         return super().test_step((inputs, targets, weights))
 
     def _check_batch(self, lowest, highest, rows):
