@@ -19,7 +19,9 @@ from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.dcgan import DCGAN
+from keras_dl.models.generative.dense_ncsn import DenseNCSN
 from keras_dl.models.generative.gan import GAN
+from keras_dl.models.generative.ncsn import NCSN
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -54,6 +56,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "MLP",
+    "NCSN",
     "TCN",
     "VAE",
     "VGG",
@@ -62,6 +65,7 @@ __all__ = [
     "Autoencoder",
     "ContinuousFlow",
     "ConvNeXt",
+    "DenseNCSN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

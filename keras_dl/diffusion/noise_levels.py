@@ -157,7 +157,7 @@ def level_ratio(num_dimensions: int) -> float:
     Example:
 
     >>> [round(level_ratio(n), 4) for n in (64, 784, 3072)]
-    [1.3613, 1.0816, 1.0395]
+    [1.3608, 1.082, 1.0398]
     """
     check_size("num_dimensions", num_dimensions)
 

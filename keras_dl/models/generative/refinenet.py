@@ -115,7 +115,9 @@ class Enlarged(Layer):
 
     def call(self, images):
         images = tf.cast(images, "float32")
-        return ops.cast(tf.compat.v1.image.resize_bilinear(images, self.size, align_corners=True), self.compute_dtype)
+        # Of TensorFlow's public functions, only a deprecated one keeps the corners.
+        images = tf.raw_ops.ResizeBilinear(images=images, size=self.size, align_corners=True)
+        return ops.cast(images, self.compute_dtype)
 
     def compute_output_spec(self, images):
         return keras.KerasTensor((images.shape[0], *self.size, images.shape[-1]), self.compute_dtype)
@@ -211,22 +213,21 @@ class _Builder:
         return self.convolved(self.pooled(x, f"{name}.crp"), 3 if last else 1, f"{name}.output_convs")
 
 
-def refinenet(image_shape, filters, multipliers, dilations, num_levels, activation, name) -> keras.Model:
-    """Images in [0, 1], and the level where the norms have one, to maps of the same shape, float32.
+def refinenet(images, image_shape, filters, multipliers, dilations, activation, num_levels=None, level=None):
+    """Maps of images that are in [-1, 1] but for their noise: float32, of the same shape.
 
     Args:
+        images: float, `(batch, *image_shape)`.
         image_shape: `(height, width, channels)`.
         filters: int. Channels of the first stage.
         multipliers: tuple of int. Channels of each stage, as multiples of `filters`.
         dilations: tuple of int. Dilations of the last stages.
-        num_levels: int, or None for norms without levels.
         activation: str, as Keras knows it.
-        name: str.
+        num_levels: int, or None for norms without levels.
+        level: int32, `(batch,)`, with `num_levels`.
     """
-    images = keras.Input(image_shape, name="images")
-    level = None if num_levels is None else keras.Input((), dtype="int32", name="level")
     build = _Builder(num_levels, level, activation)
-    x = layers.Rescaling(2.0, -1.0, name="scaled")(images)
+    x = images
     x = build.conv(x, filters, "begin_conv")  # (batch, height, width, filters)
     stages = range(len(multipliers))
     # Of six stages, the deepest net of the authors, one has a name of its own.
@@ -243,12 +244,11 @@ def refinenet(image_shape, filters, multipliers, dilations, num_levels, activati
         width = multipliers[-1] if len(inputs) == 1 else multipliers[max(i - 1, 0)]
         x = build.refined(inputs, width * filters, f"refine{number}", last=i == 0)
     x = build.act(build.norm(x, "normalizer"))
-    x = build.conv(x, image_shape[-1], "end_conv", dtype="float32")
-    return keras.Model(images if level is None else [images, level], x, name=name)
+    return build.conv(x, image_shape[-1], "end_conv", dtype="float32")
 
 
 def entries(net) -> dict[str, Entry]:
-    """The weights of a `refinenet`, by the names that they have in the authors' checkpoints."""
+    """The weights of a model around a `refinenet`, by the names that they have in the authors' checkpoints."""
     found = {}
     for layer in net.layers:
         if isinstance(layer, InstanceNormPlus):
