@@ -8,7 +8,7 @@ if _keras.backend.backend() != "tensorflow":
         "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
     )
 
-from keras_dl import arguments, averaging, layers, losses, metrics, schedules
+from keras_dl import arguments, averaging, diffusion, layers, losses, metrics, schedules
 from keras_dl.base import FunctionalModel, Layer, Model
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
 from keras_dl.layers.gru import GRU, GRUCell
@@ -19,6 +19,7 @@ from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.dcgan import DCGAN
+from keras_dl.models.generative.ddpm import DDPM
 from keras_dl.models.generative.dense_ncsn import DenseNCSN
 from keras_dl.models.generative.gan import GAN
 from keras_dl.models.generative.ncsn import NCSN
@@ -51,6 +52,7 @@ from keras_dl.version import __version__
 
 __all__ = [
     "DCGAN",
+    "DDPM",
     "GAN",
     "GCNN",
     "GRU",
@@ -100,6 +102,7 @@ __all__ = [
     "__version__",
     "arguments",
     "averaging",
+    "diffusion",
     "layers",
     "losses",
     "metrics",

@@ -308,6 +308,9 @@ ARCHITECTURES = (
         year=2020,
         paper="Denoising Diffusion Probabilistic Models",
         arxiv="2006.11239",
+        classes=("DDPM",),
+        preset=("DDPM", "ho2020_cifar10"),
+        parameters=35_746_307,
     ),
     Architecture(
         name="nerf",

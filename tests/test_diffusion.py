@@ -177,7 +177,7 @@ def test_a_walk_is_its_steps():
     np.testing.assert_array_equal(diffusion.walk(lambda x, i, z: x + 1, start, num_steps=4), start + 4)
     # Two draws in a step.
     twice = diffusion.walk(lambda x, i, z: x + z[:2] * z[2:], start, tf.concat([noise, noise], 0), num_steps=3)
-    np.testing.assert_array_equal(twice, start + [[0 * 2 + 4 * 0 + 2 * 4], [1 * 3 + 5 * 1 + 3 * 5]])
+    np.testing.assert_array_equal(twice - start, [[0 * 2 + 4 * 0 + 2 * 4], [1 * 3 + 5 * 1 + 3 * 5]])
     # A batch of unknown size.
     open_batch = tf.function(
         lambda s, z: diffusion.walk(step, s, z, num_steps=3), [tf.TensorSpec((None, 1)), tf.TensorSpec((None, 1))]

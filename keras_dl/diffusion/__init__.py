@@ -3,6 +3,7 @@
 A process is a frozen dataclass with `marginal`. A sampler is a pure function of a net, noise and a process.
 """
 
+from keras_dl.diffusion.ancestral import ancestral, ddim
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
 from keras_dl.diffusion.langevin import annealed_langevin
 from keras_dl.diffusion.noise_levels import (
@@ -29,10 +30,12 @@ __all__ = [
     "Process",
     "RespacedBetas",
     "along",
+    "ancestral",
     "annealed_langevin",
     "choose_levels",
     "choose_step_size",
     "convert",
+    "ddim",
     "largest_distance",
     "level_ratio",
     "seeded_noise",

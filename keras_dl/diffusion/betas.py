@@ -68,9 +68,14 @@ class Betas(DiscreteProcess):
         return np.exp(np.cumsum(np.log1p(-self.variances)))
 
     @property
+    def places(self) -> np.ndarray:
+        """Indices in the process that a net was trained on: int, `(size,)`."""
+        return np.arange(self.size)
+
+    @property
     def timesteps(self) -> np.ndarray:
         """What a net is told of each index: int, `(size,)`."""
-        return np.arange(self.size)
+        return self.places
 
     def condition(self, t):
         return self.look_up(self.timesteps, t)

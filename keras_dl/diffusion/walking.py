@@ -97,11 +97,14 @@ def seeded_noise(shape, seed) -> Callable:
 
     Args:
         shape: tuple of int: that of the state.
-        seed: int or `keras.random.SeedGenerator`.
+        seed: int, `keras.random.SeedGenerator`, or a tensor of two integers.
 
     Returns:
         function of `i`, which returns float32 of this shape, each time the same for the same `i`.
     """
-    state = seed.next() if isinstance(seed, keras.random.SeedGenerator) else (seed, 0)
-    state = tf.cast(tf.convert_to_tensor(state), "int32")
+    if isinstance(seed, keras.random.SeedGenerator):
+        seed = seed.next()
+    elif isinstance(seed, int):
+        seed = (seed, 0)
+    state = tf.cast(tf.convert_to_tensor(seed), "int32")
     return lambda i: tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(state, i))

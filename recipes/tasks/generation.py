@@ -105,10 +105,16 @@ def points(options, served) -> Data:
     return without_targets(options, arrays, served, input_range=range_, **batches.origin(builder))
 
 
-def faces(options, served, side: int) -> Data:
-    """`Data` of the photographs of `celeb_a`: the shorter side becomes `side` pixels, and the middle is cut out.
+def photographs(options, served, side: int, mirror: bool = False) -> Data:
+    """`Data` of the images of a set of photographs: the shorter side becomes `side` pixels, and the middle is cut out.
 
     That is what the DCGAN of PyTorch's examples sees. Training images are read again in each epoch.
+
+    Args:
+        options: `Options`.
+        served: as of `without_targets`.
+        side: int.
+        mirror: bool. Whether half of the training images are mirrored.
     """
     builder = batches.open_dataset(options)
 
@@ -122,6 +128,8 @@ def faces(options, served, side: int) -> Data:
     def read(split, most):
         return builder.as_dataset(split=split, shuffle_files=False).take(batches.limit(split, options, most))
 
+    held_out = "test" if "test" in builder.info.splits else "validation"  # lsun has no test split
+
     def first(split):
         images = read(split, MOST).map(resized, tf.data.AUTOTUNE)
         return np.stack(list(images.as_numpy_iterator())).round().astype("uint8")
@@ -129,14 +137,26 @@ def faces(options, served, side: int) -> Data:
     train = read("train", -1)
 
     def epoch(number):
-        rows = train.map(lambda row: (row["image"],), tf.data.AUTOTUNE)
-        dataset = batches.shuffled(rows, batches.fold_in(options.seed, number))
-        return _batches(dataset.map(lambda image: resized({"image": image}), tf.data.AUTOTUNE), options)
+        key = batches.fold_in(options.seed, number)
+        rows = batches.shuffled(train.map(lambda row: (row["image"],), tf.data.AUTOTUNE), key).enumerate()
 
-    arrays = {split: first(split) for split in ("train", "test")}
+        def prepare(i, row):
+            image = resized({"image": row[0]})
+            if mirror:
+                image = tf.image.stateless_random_flip_left_right(image, tf.random.fold_in(key, i))
+            return image
+
+        return _batches(rows.map(prepare, tf.data.AUTOTUNE), options)
+
+    arrays = {"train": first("train"), "test": first(held_out)}
     count = int(train.cardinality())
     range_ = "uint8 pixels in [0, 255]"
     return _data(arrays, served, train=epoch, num_train=count, input_range=range_, **batches.origin(builder))
+
+
+def faces(options, served, side: int) -> Data:
+    """`photographs` of `celeb_a`."""
+    return photographs(options, served, side)
 
 
 def generated(serve, data):

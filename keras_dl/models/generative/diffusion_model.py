@@ -165,7 +165,9 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         # One batch of both.
         both = {name: tf.concat([value, value], 0) for name, value in inputs.items()}
         both["labels"] = tf.concat([labels, none], 0)
-        with_label, without = tf.split(self(both, training=False), 2)
+        return self._beyond(*tf.split(self(both, training=False), 2), guidance)
+
+    def _beyond(self, with_label, without, guidance):
         return (1.0 + guidance) * with_label - guidance * without
 
     def predict_as(self, wanted: str, x, t, labels=None, guidance=0.0):
