@@ -54,7 +54,7 @@ class LevelScale(Layer):
 class DenseNCSN(LangevinModel):
     """Noise conditional score network of points, by dense layers.
 
-    Compile it with an optimizer and no loss; `fit(points)` needs no targets. `generate` makes points.
+    Compile it with an optimizer and no loss; `fit(points)` needs no targets. `sample` makes points.
 
     Args:
         num_dims: int. Numbers of a point.
@@ -77,14 +77,14 @@ class DenseNCSN(LangevinModel):
     Example:
 
     >>> model = DenseNCSN(num_dims=2, steps_per_level=2)
-    >>> model.generate(5).shape
+    >>> model.sample(5).shape
     TensorShape([5, 2])
     """
 
     inner_range = None
     data_name = "points"
     center = 0.0
-    float_layers = ("scaled", "scores")  # each level has a range of its own
+    float_layers = ("scaled", "outputs", "scores")  # each level has a range of its own
 
     @arguments
     def __init__(

@@ -12,11 +12,13 @@ Denoising Autoencoders", for the target.
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Layer
 from keras_dl.checks import check_size
+from keras_dl.compat import is_eager
 from keras_dl.diffusion import along, annealed_langevin, choose_step_size
 from keras_dl.models.generative.diffusion_model import DiffusionModel
 from keras_dl.signatures import Signature
@@ -94,7 +96,11 @@ class LangevinModel(DiffusionModel):
             ValueError: if a level is known and there is no such level, or the data have another shape.
         """
         level = tf.cast(level, "int32")
-        return self({self.data_name: data, "times": self.process.size - 1 - level}, training=False)
+        last = self.process.size - 1
+        if is_eager(level) and not (int(tf.reduce_min(level)) >= 0 and int(tf.reduce_max(level)) <= last):
+            lowest, highest = int(tf.reduce_min(level)), int(tf.reduce_max(level))
+            raise ValueError(f"level has values from {lowest} to {highest}; it must be from 0 to {last}.")
+        return self({self.data_name: data, "times": last - level}, training=False)
 
     # Samples.
 
@@ -121,54 +127,48 @@ class LangevinModel(DiffusionModel):
             **options,
         )
 
-    def sample(self, noise):
-        """Data of noise: equal noise gives equal data, here and in a file.
+    def sample(self, num_samples=None, *, noise=None, seed=None, num_kept=0):
+        """Data of the model: float32, `(num_samples, ...)`, as the data that it was trained on.
 
         Args:
-            noise: float, as of `draw_chains`.
-
-        Returns:
-            float32, `(batch, ...)`, as the data that the model was trained on.
+            num_samples: int. Not needed if `noise` is given.
+            noise: float, as of `draw_chains`: equal noise gives equal data, here and in a file. None draws it, step by
+                step, so that not all of it is in memory.
+            seed: int or `keras.random.SeedGenerator`, for noise that is drawn; None for the model's own.
+            num_kept: int. With 2 or more, the result has so many states of the walk, spread evenly from noise to data:
+                `(num_kept, num_samples, ...)`.
 
         Raises:
-            ValueError: if the noise has another shape.
+            ValueError: if `num_samples` is not positive, the noise has another shape, or `num_kept` is 1 or more than
+                there are states.
         """
-        noise = tf.convert_to_tensor(noise)
+        if noise is not None:
+            noise = tf.convert_to_tensor(np.asarray(noise, "float32"))
+            return self._graph(("noise", num_kept), lambda noise: self._of_noise(noise, num_kept))(noise)
+        count = check_size("num_samples", num_samples)
+        shape = (count, *self.data_shape)
+
+        def run(key):
+            return self._finished(self._chain(*_drawn(shape, key), num_kept=num_kept))
+
+        return self._graph(("seed", count, num_kept), run)(self._key(seed))
+
+    def _of_noise(self, noise, num_kept=0):
         size = math.prod(self.data_shape)
         if len(noise.shape) != 3 or noise.shape[1:] != (self.num_draws, size):
             raise ValueError(f"noise has the shape {tuple(noise.shape)}; it must be (batch, {self.num_draws}, {size}).")
-        count = tf.shape(noise)[0] if noise.shape[0] is None else noise.shape[0]
 
         def draw(i):
-            return tf.reshape(tf.gather(noise, i, axis=1), (count, *self.data_shape))
+            return tf.reshape(tf.gather(noise, i, axis=1), (noise.shape[0], *self.data_shape))
 
-        return self.from_inner(self._chain(draw(0), lambda i: draw(i + 1)))
+        return self._finished(self._chain(draw(0), lambda i: draw(i + 1), num_kept=num_kept))
 
-    def generate(self, count: int, seed=None, num_kept: int = 0):
-        """Data of the model, without the noise of all steps in memory.
-
-        Args:
-            count: int.
-            seed: int or `keras.random.SeedGenerator`; None for the model's own.
-            num_kept: int. With 2 or more, so many states of the walk are returned, too.
-
-        Returns:
-            float32, `(count, ...)`, as the data that the model was trained on. With `num_kept`, a tuple of it and
-            `(num_kept, count, ...)`.
-
-        Raises:
-            ValueError: if `count` is not positive, or `num_kept` is 1 or more than there are states.
-        """
-        check_size("count", count)
-
-        def run(key):
-            # One number for the start, and a series for the steps.
-            shape = (count, *self.data_shape)
-            first = tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(key, -1))
-            return self._chain(first, _by_step(shape, key), num_kept=num_kept)
-
-        found = self._graph(("generate", count, num_kept), run)(self._key(seed))
-        return keras.tree.map_structure(self.from_inner, found)
+    def _finished(self, found):
+        """What `annealed_langevin` returned, in the data's range: samples, or the states of the walk up to them."""
+        if isinstance(found, tuple):
+            samples, path = found
+            found = tf.concat([path[:-1], tf.expand_dims(samples, 0)], 0)
+        return self.from_inner(found)
 
     def inpaint(self, data, is_known, seed=None):
         """The data with new values where they are not known.
@@ -194,10 +194,8 @@ class LangevinModel(DiffusionModel):
             raise ValueError(f"is_known has the shape {tuple(is_known.shape)}, which does not fit {shape}.") from error
 
         def run(key, known, is_known):
-            first = tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(key, -1))
-            other = tf.random.experimental.stateless_fold_in(key, -2)
-            options = dict(known=known, is_known=is_known, known_noise=_by_step(shape, other))
-            return self._chain(first, _by_step(shape, key), **options)
+            _, other = _drawn(shape, tf.random.experimental.stateless_fold_in(key, -2))
+            return self._chain(*_drawn(shape, key), known=known, is_known=is_known, known_noise=other)
 
         found = self._graph(("inpaint", shape), run)(self._key(seed), self.to_inner(data), is_known)
         return tf.where(is_known, data, self.from_inner(found))
@@ -227,10 +225,14 @@ class LangevinModel(DiffusionModel):
 
         return {
             "score": Signature(score, {self.data_name: data, "level": level}),
-            "sample": Signature(lambda noise: {self.data_name: self.sample(noise)}, {"noise": noise}),
+            "sample": Signature(lambda noise: {self.data_name: self._of_noise(noise)}, {"noise": noise}),
         }
 
 
-def _by_step(shape, key):
-    """As `seeded_noise`, of a key that is a tensor."""
-    return lambda i: tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(key, i))
+def _drawn(shape, key):
+    """Normal noise of a chain by a key: that of its start, and a function of the number of a step."""
+
+    def draw(i):
+        return tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(key, i))
+
+    return draw(-1), draw

@@ -101,7 +101,7 @@ class NCSN(LangevinModel):
 
     Compile it with an optimizer and no loss: v1 has `Adam(1e-3)`, v2 `Adam(1e-4)`, both with batches of 128.
     `fit(images)` needs no targets. The loss is half a squared error, summed over pixels: a net that returns 0 has half
-    of their number. `generate` makes images, `inpaint` completes them.
+    of their number. `sample` makes images, `inpaint` completes them.
 
     Args:
         image_shape: `(height, width, channels)`. The sides must be multiples of 2 to the number of stages that halve
@@ -139,7 +139,7 @@ class NCSN(LangevinModel):
     Example:
 
     >>> model = NCSN.from_preset("song2019_mnist", filters=8, steps_per_level=1)
-    >>> model.generate(2).shape
+    >>> model.sample(2).shape
     TensorShape([2, 28, 28, 1])
     """
 
