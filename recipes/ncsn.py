@@ -41,7 +41,7 @@ PAIR = "gaussian_pair"
 PAIR_LEVELS, PAIR_STEP, PAIR_STEPS = processes.GeometricLevels(20.0, 0.1, 10), 1e-3, 100
 PRESETS = {"cifar10": ("song2020_cifar10", 32), "celeb_a": ("song2020_celeba64", 64)}
 NETS = {
-    "optdigits": dict(filters=32, multipliers=(1, 2, 2), dilations=(2,)),
+    "optdigits": dict(filters=24, multipliers=(1, 2, 2), dilations=(2,)),
     "mnist_5k": dict(filters=16, multipliers=(1, 2, 2, 2), dilations=(2, 4)),
 }
 SMALLEST, STEPS = 0.01, 5  # noise of the last level, and steps at each
@@ -301,8 +301,8 @@ RECIPE = Recipe(
     summary="A score network draws small digits by annealed Langevin dynamics; modes get their weights",
     tasks={
         "optdigits": Task(
-            epochs=240,
-            batch_size=64,
+            epochs=130,
+            batch_size=32,
             metric="digit-FID",
             aim=6.8,
             variants=("ncsn", "vae"),
