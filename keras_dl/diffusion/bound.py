@@ -50,6 +50,7 @@ def pixel_log_likelihood(pixels, mean, log_variance):
     0.0
     """
     pixels = tf.convert_to_tensor(pixels)
+    mean, log_variance = (tf.cast(x, pixels.dtype) for x in (mean, log_variance))
     half = 1.0 / (LEVELS - 1)
     inverse = tf.exp(-0.5 * log_variance)
     lower, upper = ((pixels + side - mean) * inverse for side in (-half, half))

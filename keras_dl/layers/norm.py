@@ -123,11 +123,11 @@ class LayerNormalization(keras.layers.LayerNormalization):
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` of images, without tensors of more than four axes.
 
-    Keras splits the channels of an image into a fifth axis, which edge devices do not take. Here the pixels share one
-    axis. `epsilon` defaults to 1e-5, as in the paper's own code and in torch.
+    Keras splits the channels of an image into a fifth axis, which edge devices do not take. Here means are taken of
+    channels first, and then of groups. `epsilon` defaults to 1e-5, as in the paper's own code and in torch.
 
-    Weights and their names are Keras's. Inputs other than `(batch, height, width, channels)` of known height and width,
-    normalized over the last axis, use Keras's implementation.
+    Weights and their names are Keras's. Inputs other than `(batch, height, width, channels)`, normalized over the last
+    axis, use Keras's implementation.
 
     Args:
         groups: int. Must divide the channels.
@@ -156,18 +156,24 @@ class GroupNormalization(keras.layers.GroupNormalization):
         super().__init__(groups=groups, epsilon=epsilon, **kwargs)
 
     def call(self, images):
-        _, *places, channels = images.shape
-        if len(places) != 2 or None in places or self.axis not in (-1, 3):
+        if len(images.shape) != 4 or self.axis not in (-1, 3):
             return super().call(images)
         x = ops.cast(images, keras.backend.result_type(images.dtype, "float32"))
-        # (batch, pixels, groups, channels of a group)
-        x = ops.reshape(x, (-1, math.prod(places), self.groups, channels // self.groups))
-        x = x - ops.mean(x, axis=(1, 3), keepdims=True)
-        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=(1, 3), keepdims=True) + self.epsilon)
-        x = ops.reshape(ops.cast(x, self.compute_dtype), (-1, *places, channels))  # (batch, height, width, channels)
+        # Over the pixels first: a mean over two axes that are not neighbors takes several times as long.
+        x = x - self._of_groups(ops.mean(x, axis=(1, 2)))
+        x = x * ops.rsqrt(self._of_groups(ops.mean(ops.square(x), axis=(1, 2))) + self.epsilon)
+        x = ops.cast(x, self.compute_dtype)
         if self.gamma is not None:
             x = x * ops.cast(self.gamma, x.dtype)
         return x if self.beta is None else x + ops.cast(self.beta, x.dtype)
+
+    def _of_groups(self, means):
+        """From a mean of each channel that of its group: `(batch, channels)` to `(batch, 1, 1, channels)`."""
+        channels = means.shape[-1]
+        size = channels // self.groups
+        means = ops.reshape(means, (-1, self.groups, size))
+        means = ops.mean(means, axis=-1, keepdims=True)  # (batch, groups, 1)
+        return ops.reshape(ops.concatenate([means] * size, axis=-1), (-1, 1, 1, channels))
 
     def load_own_variables(self, store):
         # In files of version 0.1.0 the class was called GroupNorm.

@@ -5,6 +5,7 @@ file starts; and `num_steps`, the steps of its sampler.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -18,14 +19,14 @@ SEED = 0  # of the noise that samples start from
 
 
 def with_noise(data, num_steps: int):
-    """`Data` of `generation`, with noise in the shape of images, as samplers take it.
+    """`Data` of `generation`, with noise as a sampler takes it that draws none on its way: `(n, 1, size)`.
 
     Args:
         data: `Data`.
         num_steps: int. Steps of the sampler that is measured.
     """
-    shape = data.input_shape
-    noise = np.random.default_rng(SEED).standard_normal((data.num_test, *shape)).astype("float32")
+    size = math.prod(data.input_shape)
+    noise = np.random.default_rng(SEED).standard_normal((data.num_test, 1, size)).astype("float32")
     return dataclasses.replace(data, arrays=data.arrays | dict(noise=noise, num_steps=np.array(num_steps)))
 
 
@@ -63,7 +64,7 @@ def generated(serve, data, process, predicts: str = "noise"):
         prediction = serve("denoise", images=x.numpy(), times=times)[predicts]
         return tf.clip_by_value(fewer.convert(prediction, x, i, predicts, "data"), -1.0, 1.0)
 
-    return (ddim(predict, noise, fewer).numpy() + 1.0) * 127.5
+    return (ddim(predict, noise.reshape(-1, *data.input_shape), fewer).numpy() + 1.0) * 127.5
 
 
 def calibration(data, process, samples: int):
@@ -76,7 +77,7 @@ def calibration(data, process, samples: int):
     noisy = process.perturb(images, times, noise).numpy()
     return {
         "denoise": [{"images": noisy[i : i + 1], "times": times[i : i + 1]} for i in range(samples)],
-        "sample": [{"noise": noise[i : i + 1]} for i in range(samples)],
+        "sample": [{"noise": noise[i : i + 1].reshape(1, 1, -1)} for i in range(samples)],
     }
 
 

@@ -2,8 +2,8 @@
 
     python tests/oracles/ddpm.py        with diffusers 0.42.1 and torch 2.13
 
-The U-Net has all kinds of layers of `google/ddpm-cifar10-32` in small, in one block a level, with random weights, so that no term drops out.
-The schedulers get a net that is a formula, `net` below, and noise that is given.
+The U-Net has all kinds of layers of `google/ddpm-cifar10-32` in small, one block a level. Its weights are random, so
+that no term drops out. The schedulers get a net that is a formula, `net` below, and noise that is given.
 """
 
 import pathlib

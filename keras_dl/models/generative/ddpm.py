@@ -23,24 +23,25 @@ Deviations:
 - The papers' code rounds samples to whole pixels at last; here they are left as they are.
 """
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_dl.arguments import AtLeast, ImageShape, NumberIn, OneOf, Rate, Size, Sizes, SizesAtLeast, arguments
-from keras_dl.checks import check_size
-from keras_dl.diffusion.ancestral import ddim_steps, posterior_steps, posterior_variances, take_steps
+from keras_dl.diffusion.ancestral import posterior_steps, posterior_variances
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas
 from keras_dl.diffusion.bound import normal_kl, pixel_log_likelihood, prior_kl, to_bits
 from keras_dl.diffusion.process import ProcessOf, along
 from keras_dl.diffusion.walking import seeded_noise, walk
 from keras_dl.models.generative.diffusion_model import DiffusionModel
+from keras_dl.models.generative.discrete_sampling import SAMPLERS, DiscreteSampling
 from keras_dl.models.generative.unet import check_unet, diffusers_layers, unet
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
 
 VARIANCES = ("fixed_small", "fixed_large", "learned")
-SAMPLERS = ("ddim", "ancestral")
 VLB_WEIGHT = 0.001  # of L_vlb beside L_simple
 
 PRESETS = {
@@ -61,7 +62,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class DDPM(DiffusionModel):
+class DDPM(DiscreteSampling, DiffusionModel):
     """Denoising diffusion probabilistic model of images, with the paper's U-Net.
 
     Compile it with an optimizer and no loss. The paper has Adam with a rate of 2e-4, a warm-up of 5,000 steps,
@@ -118,6 +119,8 @@ class DDPM(DiffusionModel):
     """
 
     presets = PRESETS
+    # 256 levels do not tell 1,000 times apart.
+    float_layers = ("time_waves", "time_1", "time_2")
 
     @arguments
     def __init__(
@@ -297,132 +300,6 @@ class DDPM(DiffusionModel):
         terms, errors, prior = self._graph(("bound", seed, labels is None), run)(images, labels)
         return {"terms": terms, "prior": prior, "total": tf.reduce_sum(terms, 0) + prior, "mse": errors}
 
-    # Sampling.
-
-    def _sampled(self, start, noise, labels, num_steps, sampler, eta, guidance, **options):
-        """The sampler's walk, from noise to data in [-1, 1]."""
-        process = self.process
-        if num_steps != process.size:
-            process = process.respaced(num_steps)
-        if sampler == "ddim":
-            steps = ddim_steps(process, eta)
-        else:
-            steps = posterior_steps(process, "fixed_small" if self.variance == "learned" else self.variance)
-        learned = self.variance == "learned" and sampler == "ancestral"
-
-        def predict(x, i):
-            t = tf.gather(tf.constant(process.places, "int32"), i)
-            prediction, share = self._split(self.guided(x, t, labels, guidance))
-            data = process.convert(prediction, x, i, self.predicts, "data")
-            data = tf.clip_by_value(data, -1.0, 1.0)
-            return (data, tf.exp(self.log_variance(process, i, share, x))) if learned else data
-
-        return take_steps(predict, start, noise, process, steps, **options)
-
-    def _settings(self, num_steps=None, sampler=None, eta=None, guidance=None):
-        """The numbers of a sampler, checked; None is the model's own."""
-        num_steps = self.sampling_steps if num_steps is None else check_size("num_steps", num_steps)
-        if num_steps > self.process.size:
-            raise ValueError(f"num_steps={num_steps} is more than the {self.process.size} steps that were trained.")
-        settings = dict(num_steps=num_steps, sampler=sampler, eta=eta, guidance=guidance)
-        for name, allowed in (("sampler", OneOf(*SAMPLERS)), ("eta", NumberIn(0, 1)), ("guidance", NumberIn(0))):
-            if settings[name] is None:
-                settings[name] = getattr(self, name)
-            (check,) = allowed.__metadata__
-            settings[name] = check(name, settings[name])
-        return settings
-
-    def noise_rows(self, num_steps=None, sampler=None, eta=None) -> int:
-        """Rows of noise that a sampler takes for each image: one to start with, and one for each draw."""
-        settings = self._settings(num_steps, sampler, eta)
-        draws = settings["sampler"] == "ancestral" or settings["eta"] > 0
-        return settings["num_steps"] if draws else 1
-
-    def sample(
-        self, num_images=None, labels=None, *, noise=None, num_steps=None, sampler=None, eta=None, guidance=None,
-        seed=None, num_kept=0,
-    ):  # fmt: skip
-        """Images of noise, by the moving average of the weights: float32, in [0, 255].
-
-        Args:
-            num_images: int. Not needed if `noise` is given.
-            labels: int, `(num_images,)`, or None: of any class.
-            noise: float, `(noise_rows() * num_images, *image_shape)`, standard normal: first what each image starts
-                from, then the draws of each step. None draws it.
-            num_steps, sampler, eta, guidance: as of the constructor; None for the model's own.
-            seed: int or `keras.random.SeedGenerator`, for noise that is drawn; None for the model's own.
-            num_kept: int. With 2 or more, the result has so many states of the walk, spread evenly from noise to image:
-                `(num_kept, num_images, *image_shape)`.
-
-        Raises:
-            ValueError: if an argument is out of its range, or the noise has another shape.
-        """
-        settings = self._settings(num_steps, sampler, eta, guidance)
-        rows = self.noise_rows(num_steps, sampler, eta)
-        if noise is None:
-            count = check_size("num_images", num_images)
-            generator = self.seed_generator if seed is None else keras.random.SeedGenerator(seed)
-            generator = seed if isinstance(seed, keras.random.SeedGenerator) else generator
-            start, drawn = self.draw_noise(count, seed=generator), tf.cast(generator.next(), "int32")
-        else:
-            noise = tf.convert_to_tensor(np.asarray(noise, "float32"))
-            count = num_images or len(noise) // rows
-            if noise.shape != (rows * count, *self.data_shape) or not count:
-                raise ValueError(
-                    f"noise has the shape {tuple(noise.shape)}; {count} images of these settings take "
-                    f"{(rows * count, *self.data_shape)}."
-                )
-            start, drawn = noise[:count], noise
-
-        def run(start, drawn, labels):
-            noise = None
-            if rows > 1:
-                noise = self._draws(drawn, start, rows)
-            found = self._sampled(start, noise, labels, num_kept=num_kept, **settings)
-            return self.from_inner(found[1] if num_kept else found)
-
-        labels = None if labels is None else tf.convert_to_tensor(np.asarray(labels, "int32"))
-        key = ("sample", *settings.values(), num_kept, labels is None)
-        return self._graph(key, run)(start, drawn, labels)
-
-    def _draws(self, drawn, start, rows):
-        """The noise of each step: of a seed, or of rows in blocks, the first of which is the start."""
-        if drawn.shape.rank == 1:
-            return seeded_noise(tf.shape(start), drawn)
-        count = tf.shape(start)[0] if start.shape[0] is None else start.shape[0]
-        # The last step draws nothing: any block does.
-        return lambda i: tf.gather(drawn, tf.minimum(i + 1, rows - 1) * count + tf.range(count))
-
-    def interpolate(self, first, second, num_images: int = 9, time: int | None = None, seed: int = 0):
-        """Images between two images: both are made noisy up to some time with the same noise, mixed, and denoised.
-
-        Args:
-            first, second: `image_shape`, in [0, 255].
-            num_images: int, at least 2. The ends are denoised, too.
-            time: int. None for half of the process. The later, the less is left of the images.
-            seed: int.
-
-        Returns:
-            float32, `(num_images, *image_shape)`, in [0, 255].
-        """
-        check_size("num_images", num_images, 2)
-        time = self.process.size // 2 if time is None else time
-        if not 0 <= time < self.process.size:
-            raise ValueError(f"time={time!r} must be from 0 to {self.process.size - 1}.")
-
-        def run(images, shares):
-            times = tf.fill([2], time)
-            noise = tf.repeat(self.draw_noise(1, seed=seed), 2, axis=0)
-            ends = self.q_sample(images, times, noise)  # (2, height, width, channels)
-            start = (1.0 - shares) * ends[:1] + shares * ends[1:]
-            draws = seeded_noise((1, *self.data_shape), seed + 1)  # the same for all
-            settings = self._settings(self.process.size, "ancestral") | {"first": time}
-            return self.from_inner(self._sampled(start, draws, None, **settings))
-
-        shares = tf.reshape(tf.linspace(0.0, 1.0, num_images), (-1, 1, 1, 1))
-        images = tf.stack([tf.cast(image, "float32") for image in (first, second)])
-        return self._graph(("interpolate", time, seed), run)(images, shares)
-
     # Files.
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
@@ -431,12 +308,12 @@ class DDPM(DiffusionModel):
         `denoise(images: float32, (batch_size, *image_shape), in [-1, 1]; times: int32, (batch_size,))` is one pass of
         the net. It returns `{"noise": ...}`, or what `predicts` says, and `"share"` of a learned variance.
 
-        `sample(noise: float32, (noise_rows() * batch_size, *image_shape))` goes from noise to `{"images": float32,
+        `sample(noise: float32, (batch_size, num_draws(), size of an image))` goes from noise to `{"images": float32,
         (batch_size, *image_shape), in [0, 255]}`, with the model's own settings. The loop is inside.
 
         With classes, both take `labels: int32, (batch_size,)`.
         """
-        rows = self.noise_rows()
+        num_draws = self.num_draws()
 
         def denoise(images, times, labels=None):
             inputs = {"images": images, "times": times} | ({} if labels is None else {"labels": labels})
@@ -444,16 +321,15 @@ class DDPM(DiffusionModel):
             return {self.predicts: prediction} | ({} if share is None else {"share": share})
 
         def sample(noise, labels=None):
-            start = noise[:batch_size]
-            draws = self._draws(noise, start, rows) if rows > 1 else None
-            return {"images": self.from_inner(self._sampled(start, draws, labels, **self._settings()))}
+            draws = self._draws(noise) if num_draws > 1 else None
+            return {"images": self.from_inner(self._sampled(self._start(noise), draws, labels, **self._settings()))}
 
         def tensor(shape, dtype, name):
             return keras.KerasTensor(shape, dtype, name=name)
 
         labels = {} if self.num_classes is None else {"labels": tensor((batch_size,), "int32", "labels")}
         images = tensor((batch_size, *self.image_shape), "float32", "images")
-        noise = tensor((rows * batch_size, *self.image_shape), "float32", "noise")
+        noise = tensor((batch_size, num_draws, math.prod(self.image_shape)), "float32", "noise")
         return {
             "denoise": Signature(
                 denoise, {"images": images, "times": tensor((batch_size,), "int32", "times")} | labels

@@ -149,6 +149,7 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         Raises:
             ValueError: if labels are given to a model without classes, or guidance without labels.
         """
+        x, t = tf.convert_to_tensor(x), tf.convert_to_tensor(t)
         inputs = {self.data_name: x, "times": t}
         if self.num_classes is None:
             if labels is not None or guidance:
