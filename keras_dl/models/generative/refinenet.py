@@ -228,7 +228,7 @@ def refinenet(images, image_shape, filters, multipliers, dilations, activation, 
     """
     build = _Builder(num_levels, level, activation)
     x = images
-    x = build.conv(x, filters, "begin_conv")  # (batch, height, width, filters)
+    x = build.conv(x, multipliers[0] * filters, "begin_conv")  # (batch, height, width, channels of the first stage)
     stages = range(len(multipliers))
     # Of six stages, the deepest net of the authors, one has a name of its own.
     numbers = ["1", "2", "3", "31", "4", "5"] if len(stages) == 6 else [str(i + 1) for i in stages]
