@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -241,6 +244,20 @@ def test_training_under_xla_follows_the_graph():
         model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit)
         losses.append(model.fit(pixels(4), batch_size=4, epochs=3, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+@pytest.mark.slow  # TensorFlow is imported once more
+def test_dilated_convolutions_train_where_there_is_no_onednn():
+    """There TensorFlow has no gradient of its own for them: see `keras_dl.ops.convolution`."""
+    code = """
+import numpy as np, keras, keras_dl
+sizes = dict(filters=2, multipliers=(1, 1), dilations=(2,))
+model = keras_dl.NCSN((4, 4, 1), process=keras_dl.diffusion.GeometricLevels(), seed=0, **sizes)
+model.compile("adam", jit_compile=False)
+images = np.random.default_rng(0).uniform(0, 255, (4, 4, 4, 1))
+assert np.isfinite(model.fit(images, batch_size=4, verbose=0).history["loss"]).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"})
 
 
 def test_equal_noise_gives_equal_images():

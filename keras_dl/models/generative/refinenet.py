@@ -227,8 +227,8 @@ def refinenet(images, image_shape, filters, multipliers, dilations, activation, 
         level: int32, `(batch,)`, with `num_levels`.
     """
     build = _Builder(num_levels, level, activation)
-    x = images
-    x = build.conv(x, multipliers[0] * filters, "begin_conv")  # (batch, height, width, channels of the first stage)
+    # (batch, height, width, channels of the first stage)
+    x = build.conv(images, multipliers[0] * filters, "begin_conv")
     stages = range(len(multipliers))
     # Of six stages, the deepest net of the authors, one has a name of its own.
     numbers = ["1", "2", "3", "31", "4", "5"] if len(stages) == 6 else [str(i + 1) for i in stages]
