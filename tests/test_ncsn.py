@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from keras_dl import export
 from keras_dl.diffusion import GeometricLevels, annealed_langevin
 from keras_dl.export.runners import LiteRTRunner
 from keras_dl.models.generative import refinenet
+from keras_dl.processes import python
 from keras_dl.recipes.datasets import gaussian_pair
 
 ORACLE = np.load(pathlib.Path(__file__).parent / "oracles/ncsn.npz")
@@ -257,7 +257,7 @@ model.compile("adam", jit_compile=False)
 images = np.random.default_rng(0).uniform(0, 255, (4, 4, 4, 1))
 assert np.isfinite(model.fit(images, batch_size=4, verbose=0).history["loss"]).all()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"})
+    subprocess.run(python("-c", code), check=True, env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"})
 
 
 def test_equal_noise_gives_equal_images():
