@@ -20,8 +20,10 @@ from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.ddpm import DDPM
+from keras_dl.models.generative.dense_ncsn import DenseNCSN
 from keras_dl.models.generative.gan import GAN
 from keras_dl.models.generative.score_sde import ScoreSDE
+from keras_dl.models.generative.ncsn import NCSN
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -57,6 +59,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "MLP",
+    "NCSN",
     "TCN",
     "VAE",
     "VGG",
@@ -65,6 +68,7 @@ __all__ = [
     "Autoencoder",
     "ContinuousFlow",
     "ConvNeXt",
+    "DenseNCSN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

@@ -287,6 +287,9 @@ ARCHITECTURES = (
         year=2019,
         paper="Generative Modeling by Estimating Gradients of the Data Distribution",
         arxiv="1907.05600",
+        classes=("NCSN", "DenseNCSN"),
+        preset=("NCSN", "song2019_cifar10"),
+        parameters=30_117_635,
     ),
     Architecture(
         name="score_sde",

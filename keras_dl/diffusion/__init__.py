@@ -7,6 +7,16 @@ from keras_dl.diffusion.ancestral import ancestral, ddim
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
 from keras_dl.diffusion.predictor_corrector import guided, predictor_corrector
 from keras_dl.diffusion.probability_flow import bits_per_dimension, decode, encode, log_likelihood
+from keras_dl.diffusion.langevin import annealed_langevin
+from keras_dl.diffusion.noise_levels import (
+    GeometricLevels,
+    Levels,
+    NoiseLevels,
+    choose_levels,
+    choose_step_size,
+    largest_distance,
+    level_ratio,
+)
 from keras_dl.diffusion.process import ContinuousProcess, DiscreteProcess, Process, along, convert
 from keras_dl.diffusion.sdes import SDE, VE, VP, SubVP
 from keras_dl.diffusion.walking import seeded_noise, walk
@@ -19,7 +29,10 @@ __all__ = [
     "ContinuousProcess",
     "CosineBetas",
     "DiscreteProcess",
+    "GeometricLevels",
+    "Levels",
     "LinearBetas",
+    "NoiseLevels",
     "Process",
     "RespacedBetas",
     "SubVP",
@@ -33,6 +46,13 @@ __all__ = [
     "guided",
     "log_likelihood",
     "predictor_corrector",
+    "annealed_langevin",
+    "choose_levels",
+    "choose_step_size",
+    "convert",
+    "ddim",
+    "largest_distance",
+    "level_ratio",
     "seeded_noise",
     "walk",
 ]

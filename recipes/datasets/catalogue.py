@@ -20,6 +20,7 @@ from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed
 from keras_dl.recipes.datasets.cmudict import Cmudict
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
+from keras_dl.recipes.datasets.gaussian_pair import GaussianPair
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
@@ -57,6 +58,7 @@ BUILDERS = (
     TwoMoons,
     Spirals,
     GaussianRing,
+    GaussianPair,
     PrimitiveParts,
     TracedScene,
     RandomObjects,

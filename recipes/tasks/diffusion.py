@@ -98,7 +98,7 @@ def compared(data, samples, metric: str) -> dict[str, float]:
     found = {f"{metric} of {name}": distance(data, x) for name, x in others.items()}
     if test.shape[-1] != 1:
         return found
-    judge = digit_judge.judge()
+    judge = digit_judge.judge_of(test)
     quality = digit_judge.quality(test, samples)
     del quality["digit_fid"]  # the metric itself
     return quality | found | {"accuracy of the judge": judge.accuracy, "weights of the judge": judge.hash}
