@@ -3,29 +3,13 @@
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_dl.models.generative.adversarial import AdversarialModel, discriminator_objective, generator_objective
+from keras_dl.models.generative.first_batch import BatchRange, check_values, checked_once
 from keras_dl.signatures import Signature
 
 NOISES = ("normal", "uniform")
-
-
-@keras.saving.register_keras_serializable(package="keras_dl")
-class BatchRange(keras.metrics.Metric):
-    """The lowest and the highest value of the last batch, and its number of rows."""
-
-    def __init__(self, name="batch_range", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.values = self.add_variable(shape=(3,), initializer="zeros", name="values")
-
-    def update_state(self, batch):
-        rows = ops.cast(ops.shape(batch)[0], "float32")
-        self.values.assign(ops.stack([ops.cast(ops.min(batch), "float32"), ops.cast(ops.max(batch), "float32"), rows]))
-
-    def result(self):
-        return self.values
 
 
 class NoiseToData(AdversarialModel):
@@ -144,22 +128,11 @@ class NoiseToData(AdversarialModel):
         )
 
     def make_train_function(self, force=False):
-        function = super().make_train_function(force)
-        trained = self.train_function
-        if getattr(trained, "is_checked", False):
-            return function
-
-        def checked(iterator):
-            """The first step also looks at the data, of which a graph knows no values before."""
-            logs = trained(iterator)
-            if not checked.has_looked:
-                checked.has_looked = True
-                self._check_batch(*self.batch_range.result().numpy())
-            return logs
-
-        checked.is_checked, checked.has_looked = True, False
-        self.train_function = checked
-        return checked
+        super().make_train_function(force)
+        self.train_function = checked_once(
+            self.train_function, lambda: self._check_batch(*self.batch_range.result().numpy())
+        )
+        return self.train_function
 
     def _check_batch(self, lowest, highest, rows):
         if rows < self.min_batch:
@@ -167,13 +140,8 @@ class NoiseToData(AdversarialModel):
                 f"a batch of {int(rows)} is too small: batch normalization needs at least {self.min_batch} examples, "
                 "or each would be its own mean. Give batch_size=64, and drop what does not fill a batch."
             )
-        if not np.isfinite([lowest, highest]).all():
-            raise ValueError(f"data has values from {lowest:g} to {highest:g}; all must be finite.")
-        if self.pixels and (lowest < 0 or highest > 255 or (lowest < highest <= 1)):
-            raise ValueError(
-                f"images has values from {lowest:g} to {highest:g} in the first batch; {type(self).__name__} takes raw "
-                "pixels in [0, 255], which it scales itself."
-            )
+        name = "images" if self.pixels else "data"
+        check_values(name, lowest, highest, type(self).__name__ if self.pixels else None)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry point of a device: dict of one `Signature`.
