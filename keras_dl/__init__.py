@@ -18,6 +18,7 @@ from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
+from keras_dl.models.generative.cyclegan import CycleGAN
 from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.gan import GAN
 from keras_dl.models.generative.vae import VAE
@@ -62,6 +63,7 @@ __all__ = [
     "Autoencoder",
     "ContinuousFlow",
     "ConvNeXt",
+    "CycleGAN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

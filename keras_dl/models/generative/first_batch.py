@@ -22,7 +22,7 @@ class BatchRange(keras.metrics.Metric):
 
 
 def checked_once(train_function, check):
-    """The function with a `check()` after its first step.
+    """The function with a `check()` after its first step; after each step until one passes.
 
     Args:
         train_function: as `make_train_function` of Keras sets it. One that is checked already comes back as it is.
@@ -34,8 +34,8 @@ def checked_once(train_function, check):
     def checked(iterator):
         logs = train_function(iterator)
         if not checked.has_looked:
-            checked.has_looked = True
             check()
+            checked.has_looked = True
         return logs
 
     checked.is_checked, checked.has_looked = True, False
