@@ -126,6 +126,25 @@ def test_the_judge_reads_what_it_says(digits):
         judge.look(np.zeros((2, 8, 8, 1)))
 
 
+def test_the_judge_of_small_digits_reads_what_it_says(tmp_path):
+    builder = datasets.prepare("optdigits", data_dir=tmp_path, quiet=True)
+    rows = {split: list(builder.as_dataset(split=split).as_numpy_iterator()) for split in ("train", "test")}
+    images = {split: np.stack([row["image"] for row in rows[split]]) for split in rows}
+    judge = digit_judge.judge_of(images["test"])
+    features, probabilities = judge.look(images["test"])
+    assert (judge.side, features.shape, probabilities.shape) == (8, (350, 64), (350, 10))
+    right = np.mean(probabilities.argmax(-1) == [row["label"] for row in rows["test"]])
+    assert right == pytest.approx(judge.accuracy, abs=0.003)  # one digit
+    assert f"{100 * judge.accuracy:.1f}%" in digit_judge.__doc__
+    assert judge.hash in digit_judge.__doc__
+    good = digit_judge.quality(images["test"], images["train"][:350])
+    bad = digit_judge.quality(images["test"], np.random.default_rng(0).uniform(0, 255, images["test"].shape))
+    assert good["sure"] > 0.95
+    assert good["recall"] > 0.8
+    assert bad["recall"] < 0.2
+    assert bad["digit_fid"] > 20 * good["digit_fid"]
+
+
 def test_a_collapse_shows_in_the_figures(digits):
     """All classes, one class, and one digit over and over: quality stays, and what tells diversity falls."""
     test, (train, labels) = digits["test"][0], digits["train"]
