@@ -1,5 +1,6 @@
 """The recipe of CycleGAN: its data sets, its pipeline, what is measured, and a run."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -118,6 +119,13 @@ def test_digits_keep_their_place():
     middle = np.array([np.average(np.arange(32) + 0.5, weights=large.sum(axis)) for axis in (1, 0)])
     np.testing.assert_allclose(middle, (np.array([12, 22]) - 2) * 32 / 24, atol=0.05)
     assert squares(np.full((8, 8), 16)).min() == 255
+
+
+def test_at_most_the_stated_ink_is_cut():
+    images = mnist_5k.read_digits().images.astype(float)
+    lost = 1 - images[:, 2:-2, 2:-2].sum((1, 2)) / images.sum((1, 2))
+    assert lost.max() < 0.08
+    assert np.mean(lost > 0.01) == pytest.approx(0.11, abs=0.005)
 
 
 def emoji(color, cover):
@@ -243,7 +251,7 @@ def test_digits_that_are_kept(smoke):
 def test_pairs_are_compared_with_their_truth(smoke):
     _, data = smoke
     pairs = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 1)).astype("uint8")
-    data = recipe.dataclasses.replace(data, arrays={"test_a": pairs[0], "test_b": pairs[1], "paired": np.array(True)})
+    data = dataclasses.replace(data, arrays={"test_a": pairs[0], "test_b": pairs[1], "paired": np.array(True)})
     truth = {"a": pairs[0].astype("float32"), "b": pairs[1].astype("float32")}
     assert domains.distance_of_pairs(truth, data) == 0
     assert domains.ssim_of_pairs(truth, data) == pytest.approx({"a": 1.0, "b": 1.0})

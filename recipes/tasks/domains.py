@@ -45,10 +45,11 @@ def unpaired(options, prepare) -> Data:
         rounds = tf.data.Dataset.range(-(-larger // count))
         rows = rounds.flat_map(lambda n: batches.shuffled(dataset, tf.random.fold_in(key, tf.cast(n, tf.int32))))
         seeds = tf.random.fold_in(key, -1)
-        rows = rows.take(larger).enumerate()
-        return rows.map(
-            lambda i, image: prepare(image, tf.random.fold_in(seeds, tf.cast(i, tf.int32))), tf.data.AUTOTUNE
-        )
+
+        def prepared(i, row):
+            return prepare(row[0], tf.random.fold_in(seeds, tf.cast(i, tf.int32)))
+
+        return rows.take(larger).enumerate().map(prepared, tf.data.AUTOTUNE)
 
     def epoch(number):
         keys = (batches.fold_in(options.seed, number, n) for n in range(2))

@@ -211,6 +211,7 @@ class CycleGAN(AdversarialModel):
     # Training.
 
     def fit(self, x=None, y=None, *args, **kwargs):
+        """As Keras's, with images of A and of B: two arrays of as many images, or a dataset of pairs of batches."""
         for name, images in (("x", x), ("y", y)):
             check_set(name, images)
         shapes = [shape_of(images) for images in (x, y) if hasattr(images, "shape")]
