@@ -58,10 +58,9 @@ def unpaired(options, prepare) -> Data:
 
     def calibration(samples):
         key = batches.fold_in(options.seed, -1)
-        sides = [
-            batches.shuffled(dataset, key).take(samples).map(lambda image: {"images": image[None]}) for dataset in train
-        ]
-        return dict(zip(("a_to_b", "b_to_a"), sides, strict=True))
+        sides = [batches.shuffled(dataset, key).take(samples).map(sized) for dataset in train]
+        rows = [dataset.map(lambda image: {"images": image[None]}) for dataset in sides]
+        return dict(zip(("a_to_b", "b_to_a"), rows, strict=True))
 
     arrays = _tests(builder, options)
     tests = arrays["test_a"], arrays["test_b"]
@@ -84,8 +83,8 @@ def _tests(builder, options):
     """The test images of both domains, and what is known of them."""
     rows = {}
     for side in SIDES:
-        dataset = builder.as_dataset(split=f"test{side}", shuffle_files=False)
-        rows[side] = list(dataset.take(batches.limit("test", options)).as_numpy_iterator())
+        dataset = builder.as_dataset(split=f"test{side}", shuffle_files=False).take(batches.limit("test", options))
+        rows[side] = list(dataset.map(lambda row: row | {"image": sized(row["image"])}).as_numpy_iterator())
     paired = "code" in rows["A"][0]
     if paired:
         both = {row["code"] for row in rows["A"]} & {row["code"] for row in rows["B"]}
@@ -97,6 +96,14 @@ def _tests(builder, options):
     if options.dataset == "mnist_optdigits":
         arrays |= {f"label_{side.lower()}": np.array([row["label"] for row in found]) for side, found in rows.items()}
     return arrays | {"paired": np.array(paired)}
+
+
+def sized(image):
+    """An image as it is; a photograph, of which TFDS does not know the size, with 256x256 pixels: uint8."""
+    if image.shape.is_fully_defined():
+        return image
+    image = tf.image.resize(tf.cast(image, tf.float32), (CROP, CROP), "bicubic", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
 
 
 def as_they_are(image, seed):
