@@ -84,8 +84,8 @@ def torch_infer(create, shape, batch):
     return set_up
 
 
-def exported(create, shape, format, threads=2, dtype="uint8"):
-    """One call of the exported file with batch 1: by a LiteRT signature, or by onnxruntime."""
+def exported(create, shape, format, threads=2, dtype="uint8", signature=None):
+    """One call of the exported file with batch 1: by a LiteRT signature, by default the only one, or by onnxruntime."""
 
     def set_up():
         from keras_dl.export import export
@@ -93,7 +93,7 @@ def exported(create, shape, format, threads=2, dtype="uint8"):
         folder = tempfile.TemporaryDirectory()
         suffix = {"litert": "tflite", "onnx": "onnx"}[format]
         path = str(pathlib.Path(folder.name) / f"model.{suffix}")
-        export(create(), path, format=format, verify=False)
+        export(create(), path, format=format, verify=False, signatures=signature and [signature])
         images = _batch(shape, 10, 1)[0].astype(dtype)
         step = {"litert": _litert, "onnx": _onnx}[format](path, images, threads)
         folder.cleanup()

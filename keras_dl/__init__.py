@@ -18,6 +18,7 @@ from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
+from keras_dl.models.generative.cyclegan import CycleGAN
 from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.ddpm import DDPM
 from keras_dl.models.generative.dense_ncsn import DenseNCSN
@@ -69,6 +70,7 @@ __all__ = [
     "ContinuousFlow",
     "ConvNeXt",
     "DenseNCSN",
+    "CycleGAN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

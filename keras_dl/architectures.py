@@ -278,6 +278,9 @@ ARCHITECTURES = (
         year=2017,
         paper="Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
         arxiv="1703.10593",
+        classes=("CycleGAN",),
+        preset=("CycleGAN", "zhu2017_256"),
+        parameters=28_285_832,
     ),
     Architecture(
         name="ncsn",

@@ -42,6 +42,48 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         return {"hidden_dim": self.hidden_dim, "warmup_steps": self.warmup_steps, "scale": self.scale}
 
 
+@keras.saving.register_keras_serializable(package="keras_dl")
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that is constant for some epochs, and then falls linearly, epoch by epoch, towards 0.
+
+        rate(e) = initial_rate * (1 - max(0, e + 1 - constant_epochs) / (decay_epochs + 1)),   e = 0, 1, ...
+
+    After the last epoch, it stays 0.
+
+    Args:
+        initial_rate: float, positive.
+        steps_per_epoch: int.
+        constant_epochs: int.
+        decay_epochs: int.
+
+    Raises:
+        ValueError: if an argument is not positive. The message names it.
+
+    Reference: Zhu et al. 2017, arXiv:1703.10593, section 4, with the formula of the authors' code.
+
+    Example:
+
+    >>> rate = LinearDecay(2e-4, steps_per_epoch=10)
+    >>> [round(float(rate(10 * epoch)) / 2e-4 * 101, 3) for epoch in (0, 98, 99, 100, 199, 200)]
+    [101.0, 101.0, 101.0, 100.0, 1.0, 0.0]
+    """
+
+    @arguments
+    def __init__(
+        self, initial_rate: Positive, steps_per_epoch: Size, constant_epochs: Size = 100, decay_epochs: Size = 100
+    ):
+        super().__init__()
+
+    def __call__(self, step):
+        epoch = ops.cast(ops.cast(step, "int32") // self.steps_per_epoch, "float32")
+        share = ops.clip((epoch + 1.0 - self.constant_epochs) / (self.decay_epochs + 1), 0.0, 1.0)
+        return self.initial_rate * (1.0 - share)
+
+    def get_config(self):
+        names = ("initial_rate", "steps_per_epoch", "constant_epochs", "decay_epochs")
+        return {name: getattr(self, name) for name in names}
+
+
 class NormalizationMomentum(keras.callbacks.Callback):
     """Raises the momentum of batch normalization in steps: at first the moving statistics follow fast, later slowly.
 

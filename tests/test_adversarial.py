@@ -237,3 +237,21 @@ def test_wrong_optimizers_are_refused():
             model.compile(**arguments)
     model.compile("adam", "adam")
     assert not hasattr(AdversarialModel(), "discriminator_optimizer")
+
+
+class Summing(GAN):
+    """What `fit` takes as targets belongs to the data."""
+
+    def examples(self, data):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return x + y
+
+
+def test_a_model_can_say_what_its_losses_get():
+    settings = dict(data_range="unbounded", input_dropout_rate=0.0, dropout_rate=0.0)
+    some, others = pixels(shape=(3,)) / 100, pixels(shape=(3,), seed=1) / 100
+    noise = np.random.default_rng(0).normal(size=(2, 16, 4)).astype("float32")
+    model, copy = (compiled(cls((3,), 4, (8,), (6,), **settings)) for cls in (Summing, GAN))
+    copy.set_weights(model.get_weights())
+    logs = given(model, *noise).train_on_batch(some, others, return_dict=True)
+    assert logs == given(copy, *noise).train_on_batch(some + others, return_dict=True)

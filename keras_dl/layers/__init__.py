@@ -16,7 +16,7 @@ from keras_dl.layers.group_convolution import (
 from keras_dl.layers.gru import GRU, GRUCell
 from keras_dl.layers.lstm import LSTM, LSTMCell
 from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
-from keras_dl.layers.norm import BatchNormalization, GroupNormalization, LayerNormalization
+from keras_dl.layers.norm import BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.pooling import AdaptivePooling2D
 from keras_dl.layers.residual import LayerScale, StochasticDepth
@@ -40,6 +40,7 @@ __all__ = [
     "GroupConv2D",
     "GroupNormalization",
     "GroupPooling",
+    "InstanceNormalization",
     "LSTMCell",
     "LayerNormalization",
     "LayerScale",

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_dl.arguments import Positive, arguments
+from keras_dl.base import Layer
 from keras_dl.compat import variables_of_class
 
 
@@ -178,3 +180,66 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def load_own_variables(self, store):
         # In files of version 0.1.0 the class was called GroupNorm.
         super().load_own_variables(store if len(store) else variables_of_class(store, "group_norm"))
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class InstanceNormalization(Layer):
+    """Normalizes each channel of each image over its pixels.
+
+        c = x - mean(x),    y = c * rsqrt(mean(c * c) + epsilon)    (means over height and width)
+
+    The mean of the squares is the biased variance, as in torch's `InstanceNorm2d`. Training and inference are the same:
+    there are no moving statistics. All tensors have four axes, and all operations run in an int8 file.
+
+    Args:
+        epsilon: float, positive. Added to the variance. torch has 1e-5.
+        affine: bool. Whether each channel has a trained scale `gamma` and offset `beta`, which torch calls weight and
+            bias.
+
+    Call arguments:
+        images: float, `(batch, height, width, channels)`, of at least two pixels.
+
+    Returns:
+        The layer's compute dtype, same shape; statistics are taken in float32.
+
+    Raises:
+        ValueError: if the images have one pixel, which is its own mean, so that the output would be 0 for all images;
+            or if they do not have four axes.
+
+    Example:
+
+    >>> images = ops.reshape(ops.array([-3.0, 1.0]), (1, 2, 1, 1))
+    >>> InstanceNormalization()(images).numpy().round(3).ravel()
+    array([-1.,  1.], dtype=float32)
+
+    Reference: Ulyanov, Vedaldi, Lempitsky 2016, "Instance Normalization: The Missing Ingredient for Fast Stylization",
+    arXiv:1607.08022, eq. 2.
+    """
+
+    @arguments
+    def __init__(self, epsilon: Positive = 1e-5, affine: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.gamma = self.beta = None
+
+    def build(self, images_shape):
+        if self.affine:
+            shape = (images_shape[-1],)
+            self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+            self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
+
+    def call(self, images):
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[1:3] == (1, 1):
+            raise ValueError(
+                f"images has the shape {shape}; {self.name} takes (batch, height, width, channels) of at least two "
+                "pixels, since the mean of one pixel is the pixel. Give larger images, or use fewer strides before."
+            )
+        x = ops.cast(images, keras.backend.result_type(images.dtype, "float32"))
+        x = x - ops.mean(x, axis=(1, 2), keepdims=True)
+        x = x * ops.rsqrt(ops.mean(x * x, axis=(1, 2), keepdims=True) + self.epsilon)
+        if self.affine:
+            x = x * ops.cast(self.gamma, x.dtype) + ops.cast(self.beta, x.dtype)
+        return ops.cast(x, self.compute_dtype)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape

@@ -14,9 +14,11 @@ from keras_dl.recipes.datasets.catalogue import Entry, catalogue, prepare  # noq
 from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed  # noqa: E402
 from keras_dl.recipes.datasets.cmudict import Cmudict  # noqa: E402
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes  # noqa: E402
+from keras_dl.recipes.datasets.emoji_styles import EmojiStyles  # noqa: E402
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # noqa: E402
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing  # noqa: E402
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
+from keras_dl.recipes.datasets.mnist_optdigits import MnistOptdigits  # noqa: E402
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility  # noqa: E402
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons  # noqa: E402
 from keras_dl.recipes.datasets.primitive_parts import PrimitiveParts  # noqa: E402
@@ -29,6 +31,7 @@ from keras_dl.recipes.datasets.series import (  # noqa: E402
 )
 from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects  # noqa: E402
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
+from keras_dl.recipes.datasets.tarballs import Tarball  # noqa: E402
 from keras_dl.recipes.datasets.traced_scene import TracedScene  # noqa: E402
 from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
 
@@ -45,6 +48,7 @@ __all__ = [
     "DataError",
     "Diabetes",
     "DigitScenes",
+    "EmojiStyles",
     "Entry",
     "Freesolv",
     "GaussianRing",
@@ -52,6 +56,7 @@ __all__ = [
     "ItalyPowerDemand",
     "JapaneseVowels",
     "Mnist5k",
+    "MnistOptdigits",
     "Optdigits",
     "PrimitiveParts",
     "Pubmed",
@@ -60,6 +65,7 @@ __all__ = [
     "SequenceReversal",
     "Solubility",
     "Spirals",
+    "Tarball",
     "TracedScene",
     "TwoMoons",
     "Wheel",

@@ -19,10 +19,12 @@ from keras_dl.recipes.datasets.bible import Bible
 from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed
 from keras_dl.recipes.datasets.cmudict import Cmudict
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes
+from keras_dl.recipes.datasets.emoji_styles import EmojiStyles
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
 from keras_dl.recipes.datasets.gaussian_pair import GaussianPair
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k
+from keras_dl.recipes.datasets.mnist_optdigits import MnistOptdigits
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
 from keras_dl.recipes.datasets.network import reachable_hosts_only
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons
@@ -63,6 +65,8 @@ BUILDERS = (
     TracedScene,
     RandomObjects,
     AnalyticSolids,
+    MnistOptdigits,
+    EmojiStyles,
 )
 
 
@@ -92,10 +96,10 @@ def catalogue():
 
 
 def _entry(builder):
-    wheel = builder.SOURCE
+    files = builder.SOURCE if isinstance(builder.SOURCE, list) else [builder.SOURCE] if builder.SOURCE else []
     origin = builder.ORIGIN or f"scikit-learn {version('scikit-learn')}"
-    source = f"{wheel.distribution} {wheel.version}" if wheel else origin
-    size = wheel.bytes if wheel else 0
+    source = ", ".join(f"{file.distribution} {file.version}" for file in files) or origin
+    size = sum(file.bytes for file in files)
     return Entry(builder.name, builder.TITLE, builder.LICENCE, source, size, builder.EXAMPLES)
 
 

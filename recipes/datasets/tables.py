@@ -10,7 +10,7 @@ from keras_dl.recipes.datasets.mnist_5k import stratified_split
 UCI_LICENCE = "BSD-3-Clause (scikit-learn); at the UCI repository: CC BY 4.0"
 
 
-def _load(name, **options):
+def load_table(name, **options):
     """A data set of scikit-learn, which is imported only when it is built: `sklearn.datasets.load_<name>`."""
     return getattr(require("sklearn.datasets", extra="recipes"), f"load_{name}")(**options)
 
@@ -26,7 +26,7 @@ class BreastCancer(Builder):
     EXAMPLES = {"train": 569}
 
     def _info(self):
-        table = _load("breast_cancer")
+        table = load_table("breast_cancer")
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"""
@@ -63,7 +63,7 @@ class BreastCancer(Builder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self):
-        table = _load("breast_cancer")
+        table = load_table("breast_cancer")
         for row, (features, label) in enumerate(zip(table.data, table.target, strict=True)):
             yield row, {"features": features.astype(np.float32), "label": int(label)}
 
@@ -108,14 +108,14 @@ class Diabetes(Builder):
             }
             """,
             license=self.LICENCE,
-            metadata=tfds.core.MetadataDict(feature_names=_load("diabetes").feature_names),
+            metadata=tfds.core.MetadataDict(feature_names=load_table("diabetes").feature_names),
         )
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self):
-        table = _load("diabetes", scaled=False)
+        table = load_table("diabetes", scaled=False)
         for row, (features, target) in enumerate(zip(table.data, table.target, strict=True)):
             yield row, {"features": features.astype(np.float32), "target": target}
 
@@ -163,7 +163,7 @@ class Optdigits(Builder):
         )
 
     def _split_generators(self, dl_manager):
-        table = _load("digits")
+        table = load_table("digits")
         rows = stratified_split(table.target, self.TEST_PER_CLASS, self.SEED)
         return {split: self._generate_examples(table, rows[split]) for split in rows}
 

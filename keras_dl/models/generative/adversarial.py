@@ -128,7 +128,7 @@ class AdversarialModel(SavedSeeds, Model):
         """What the generators minimize on a batch.
 
         Args:
-            data: what `fit` was given.
+            data: what `examples` returns.
             made: dict. The side that moves first can leave tensors in it for the other.
 
         Returns:
@@ -244,11 +244,20 @@ class AdversarialModel(SavedSeeds, Model):
 
         tf.cond(tf.equal(tf.convert_to_tensor(self.step_count) % interval, 0), run, lambda: tf.constant(0))
 
-    def train_step(self, data):
+    def examples(self, data):
+        """What the losses get, of a batch that `fit` hands on.
+
+        Raises:
+            ValueError: if there are targets or weights, which would not be used.
+        """
         data, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
         for name, value in (("y", targets), ("sample_weight", weights)):
             if value is not None:
                 raise ValueError(f"{name} was given: {type(self).__name__} is trained on data alone, fit(x).")
+        return data
+
+    def train_step(self, data):
+        data = self.examples(data)
         losses, made, values = dict(generator=self.generator_loss, discriminator=self.discriminator_loss), {}, {}
         for side in self.order:
             values[side] = self.minimize(side, losses[side], data, made)

@@ -1,0 +1,223 @@
+"""Translation between two domains of images that are not paired, in the splits of TFDS's `cycle_gan`, for recipes.
+
+`trainA`, `trainB`, `testA` and `testB` have a feature `image`. `Data.arrays` holds `test_a` and `test_b`, uint8, in the
+order of the data set; `label_a` and `label_b` of digits; and `paired`, whether image `i` of both tests shows the same.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dl import metrics
+from keras_dl.recipes.datasets.mnist_optdigits import MIDDLE
+from keras_dl.recipes.tasks import digit_judge
+from keras_dl.recipes.training import batches
+from keras_dl.recipes.training.recipe import Data
+
+SIDES = "AB"
+# The sides of the judges of both domains: they see the pictures as their own data, 28x28 of MNIST and 8x8 of optdigits.
+JUDGES = {"a": 28, "b": 8}
+CROP, LOADED = 256, 286
+
+
+def unpaired(options, prepare) -> Data:
+    """`Data` of pairs of batches of both domains, in orders of their own. The smaller set is shown again and again.
+
+    Args:
+        options: `Options`.
+        prepare: function from an image and a seed to a training image of the model's size.
+    """
+    builder = batches.open_dataset(options)
+    most = batches.limit("train", options)
+
+    def images(split, limit):
+        dataset = builder.as_dataset(split=split, shuffle_files=False).take(limit)
+        return dataset.map(lambda row: (row["image"],), tf.data.AUTOTUNE)
+
+    train = [images(f"train{side}", most) for side in SIDES]
+    counts = [int(dataset.cardinality()) for dataset in train]
+    for side, count in zip(SIDES, counts, strict=True):
+        if count < 2:
+            raise ValueError(f"{options.dataset} has {count} image in train{side}; a domain needs at least 2.")
+    larger = max(counts)
+
+    def side(dataset, count, key):
+        rounds = tf.data.Dataset.range(-(-larger // count))
+        rows = rounds.flat_map(lambda n: batches.shuffled(dataset, tf.random.fold_in(key, tf.cast(n, tf.int32))))
+        seeds = tf.random.fold_in(key, -1)
+
+        def prepared(i, row):
+            return prepare(row[0], tf.random.fold_in(seeds, tf.cast(i, tf.int32)))
+
+        return rows.take(larger).enumerate().map(prepared, tf.data.AUTOTUNE)
+
+    def epoch(number):
+        keys = (batches.fold_in(options.seed, number, n) for n in range(2))
+        sides = tuple(side(*each) for each in zip(train, counts, keys, strict=True))
+        return tf.data.Dataset.zip(sides).batch(options.batch_size, drop_remainder=True)
+
+    def calibration(samples):
+        key = batches.fold_in(options.seed, -1)
+        sides = [batches.shuffled(dataset, key).take(samples).map(sized) for dataset in train]
+        rows = [dataset.map(lambda image: {"images": image[None]}) for dataset in sides]
+        return dict(zip(("a_to_b", "b_to_a"), rows, strict=True))
+
+    arrays = _tests(builder, options)
+    tests = arrays["test_a"], arrays["test_b"]
+    pairs = min(map(len, tests))
+    return Data(
+        train=epoch,
+        test=tf.data.Dataset.from_tensor_slices(tuple(x[:pairs] for x in tests)).batch(min(pairs, 50), True),
+        num_train=larger,
+        num_test=sum(map(len, tests)),
+        calibration=calibration,
+        labels=(),
+        input_shape=tests[0].shape[1:],
+        input_range="uint8 pixels in [0, 255]",
+        arrays=arrays,
+        **batches.origin(builder),
+    )
+
+
+def _tests(builder, options):
+    """The test images of both domains, and what is known of them."""
+    rows = {}
+    for side in SIDES:
+        dataset = builder.as_dataset(split=f"test{side}", shuffle_files=False).take(batches.limit("test", options))
+        rows[side] = list(dataset.map(lambda row: row | {"image": sized(row["image"])}).as_numpy_iterator())
+    paired = "code" in rows["A"][0]
+    if paired:
+        both = {row["code"] for row in rows["A"]} & {row["code"] for row in rows["B"]}
+        rows = {
+            side: sorted((row for row in found if row["code"] in both), key=lambda row: row["code"])
+            for side, found in rows.items()
+        }
+    arrays = {f"test_{side.lower()}": np.stack([row["image"] for row in found]) for side, found in rows.items()}
+    if options.dataset == "mnist_optdigits":
+        arrays |= {f"label_{side.lower()}": np.array([row["label"] for row in found]) for side, found in rows.items()}
+    return arrays | {"paired": np.array(paired)}
+
+
+def sized(image):
+    """An image as it is; a photograph, of which TFDS does not know the size, with 256x256 pixels: uint8."""
+    if image.shape.is_fully_defined():
+        return image
+    image = tf.image.resize(tf.cast(image, tf.float32), (CROP, CROP), "bicubic", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+
+
+def as_they_are(image, seed):
+    """No augmentation."""
+    return tf.cast(image, tf.float32)
+
+
+def flipped_crop(image, seed):
+    """The authors' augmentation of photographs: 286x286, a crop of 256x256, and a flip of half of them."""
+    image = tf.image.resize(tf.cast(image, tf.float32), (LOADED, LOADED), "bicubic")
+    seeds = tf.unstack(tf.random.split(seed))
+    image = tf.image.stateless_random_crop(tf.clip_by_value(image, 0.0, 255.0), (CROP, CROP, 3), seeds[0])
+    return tf.image.stateless_random_flip_left_right(image, seeds[1])
+
+
+def translated(serve, data):
+    """All test images in the other domain, by a model or a file: dict of arrays, `b` of those of A, and `a`."""
+    return {
+        "b": serve("a_to_b", images=data.arrays["test_a"])["images"],
+        "a": serve("b_to_a", images=data.arrays["test_b"])["images"],
+    }
+
+
+def untouched(data):
+    """The test images as they are, as if they were of the other domain."""
+    return {"b": data.arrays["test_a"].astype("float32"), "a": data.arrays["test_b"].astype("float32")}
+
+
+# Digits.
+
+
+def seen_by_judge(images, domain):
+    """Digits of 32x32 as the judge of a domain takes them: the means of the areas of its pixels, and the margin."""
+    side = MIDDLE if domain == "a" else JUDGES[domain]
+    images = tf.image.resize(tf.cast(images, tf.float32), (side, side), "area").numpy()
+    margin = (JUDGES[domain] - side) // 2
+    return np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+
+
+def read(images, domain):
+    """The classes that the judge of a domain sees: int `(n,)`."""
+    return digit_judge.judge(JUDGES[domain]).look(seen_by_judge(images, domain))[1].argmax(-1)
+
+
+def kept(images, data) -> dict[str, float]:
+    """The share of test digits that the judge of the other domain reads as before: by that domain, `b` and `a`."""
+    return {domain: float(np.mean(read(x, domain) == _labels(data, domain))) for domain, x in images.items()}
+
+
+def _labels(data, domain):
+    """Of the test images that are translated into a domain."""
+    return data.arrays["label_a" if domain == "b" else "label_b"]
+
+
+def confusion(images, data, domain):
+    """Counts of digits: int `(10, 10)`, a row for what was translated, a column for what came out."""
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (_labels(data, domain), read(images, domain)), 1)
+    return counts
+
+
+def figures_of_digits(images, data) -> dict[str, float]:
+    """What the report says of translated digits: both ways, and what to compare with. Names end in the direction."""
+    names = {"b": "MNIST to optdigits", "a": "optdigits to MNIST"}
+    nothing = kept(untouched(data), data)
+    found = {}
+    for domain, share in kept(images, data).items():
+        real = data.arrays[f"test_{domain}"]
+        count = min(len(real), len(images[domain]))
+        random = np.random.default_rng(0).permutation(read(images[domain], domain))
+        quality = digit_judge.quality(*(seen_by_judge(x[:count], domain) for x in (real, images[domain])))
+        counts = confusion(images[domain], data, domain)
+        wrong = counts * (1 - np.eye(10, dtype=int))
+        shown, seen = np.unravel_index(wrong.argmax(), wrong.shape)
+        values = {
+            "kept": share,
+            "kept without a translation": nothing[domain],
+            "kept of a random pairing": float(np.mean(random == _labels(data, domain))),
+            "accuracy of the judge on real digits": float(
+                np.mean(read(real, domain) == data.arrays[f"label_{domain}"])
+            ),
+            "lowest share kept of a digit": float((np.diag(counts) / counts.sum(1)).min()),
+            "most frequent mistake": f"{shown} read as {seen}: {wrong.max() / counts[shown].sum():.1%}",
+            "class entropy, nats": quality["class_entropy"],
+            "recall": quality["recall"],
+            "digit-FID": quality["digit_fid"],
+        }
+        found |= {f"{name}, {names[domain]}": value for name, value in values.items()}
+    return found
+
+
+# Pairs, and photographs.
+
+
+def distance_of_pairs(images, data) -> float:
+    """The mean absolute difference from the true image of each pair, of both ways: pixels in [0, 1]."""
+    return float(np.mean([np.abs(images[x] - data.arrays[f"test_{x}"]).mean() / 255 for x in "ab"]))
+
+
+def ssim_of_pairs(images, data) -> dict[str, float]:
+    """The mean structural similarity with the true image of each pair, by the domain that was reached."""
+    found = {}
+    for domain in "ab":
+        metric = metrics.SSIM(max_value=255.0)
+        metric.update_state(data.arrays[f"test_{domain}"].astype("float32"), images[domain])
+        found[domain] = float(metric.result())
+    return found
+
+
+def mean_distance_of_cycles(model, data, count=100) -> float:
+    """The mean absolute difference of test images from themselves there and back, of both ways: pixels in [0, 1]."""
+    values = []
+    for domain in "ab":
+        images = data.arrays[f"test_{domain}"][:count]
+        _, back = model.cycle(images, domain)
+        values.append(np.abs(keras.ops.convert_to_numpy(back) - images).mean() / 255)
+    return float(np.mean(values))
