@@ -23,8 +23,8 @@ from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.ddpm import DDPM
 from keras_dl.models.generative.dense_ncsn import DenseNCSN
 from keras_dl.models.generative.gan import GAN
-from keras_dl.models.generative.score_sde import ScoreSDE
 from keras_dl.models.generative.ncsn import NCSN
+from keras_dl.models.generative.score_sde import ScoreSDE
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -69,8 +69,8 @@ __all__ = [
     "Autoencoder",
     "ContinuousFlow",
     "ConvNeXt",
-    "DenseNCSN",
     "CycleGAN",
+    "DenseNCSN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

@@ -17,9 +17,6 @@ from keras_dl.export import KerasRunner
 from keras_dl.recipes.training import augment, commands, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
-# Which read images as points, or have no labels: tests of their own.
-OTHERS = ("pointnet", "pointnet2", "gan", "ddpm")
-OTHERS = ("pointnet", "pointnet2", "gan", "score_sde")
 # Which read images as points, or have no labels: those with tests of their own.
 OTHERS = [name for name in recipe.NAMES if pathlib.Path(__file__).with_name(f"test_{name}_recipe.py").exists()]
 PAIRS = [

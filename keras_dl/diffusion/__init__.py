@@ -5,8 +5,6 @@ A process is a frozen dataclass with `marginal`. A sampler is a pure function of
 
 from keras_dl.diffusion.ancestral import ancestral, ddim
 from keras_dl.diffusion.betas import Betas, CosineBetas, LinearBetas, RespacedBetas
-from keras_dl.diffusion.predictor_corrector import guided, predictor_corrector
-from keras_dl.diffusion.probability_flow import bits_per_dimension, decode, encode, log_likelihood
 from keras_dl.diffusion.langevin import annealed_langevin
 from keras_dl.diffusion.noise_levels import (
     GeometricLevels,
@@ -17,6 +15,8 @@ from keras_dl.diffusion.noise_levels import (
     largest_distance,
     level_ratio,
 )
+from keras_dl.diffusion.predictor_corrector import guided, predictor_corrector
+from keras_dl.diffusion.probability_flow import bits_per_dimension, decode, encode, log_likelihood
 from keras_dl.diffusion.process import ContinuousProcess, DiscreteProcess, Process, along, convert
 from keras_dl.diffusion.sdes import SDE, VE, VP, SubVP
 from keras_dl.diffusion.walking import seeded_noise, walk
@@ -38,21 +38,19 @@ __all__ = [
     "SubVP",
     "along",
     "ancestral",
+    "annealed_langevin",
     "bits_per_dimension",
+    "choose_levels",
+    "choose_step_size",
     "convert",
     "ddim",
     "decode",
     "encode",
     "guided",
-    "log_likelihood",
-    "predictor_corrector",
-    "annealed_langevin",
-    "choose_levels",
-    "choose_step_size",
-    "convert",
-    "ddim",
     "largest_distance",
     "level_ratio",
+    "log_likelihood",
+    "predictor_corrector",
     "seeded_noise",
     "walk",
 ]

@@ -38,9 +38,9 @@ from keras_dl.models.generative.cyclegan_nets import (
     generator_layers,
     patch_size,
 )
-from keras_dl.models.generative.first_batch import BatchRange, check_values, checked_once
 from keras_dl.models.generative.image_history import ImageHistory
 from keras_dl.models.generative.unpaired import check_set, unpaired
+from keras_dl.models.generative.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
 
@@ -53,7 +53,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class CycleGAN(AdversarialModel):
+class CycleGAN(FirstBatch, AdversarialModel):
     """Two generators that translate images between the domains A and B, and two discriminators.
 
     Compile it with one optimizer, of which the discriminators get a copy, or with two, and no loss. The authors have
@@ -145,11 +145,6 @@ class CycleGAN(AdversarialModel):
     @property
     def discriminators(self):
         return [self.discriminator_a, self.discriminator_b]
-
-    @property
-    def metrics(self):
-        """Those that are logged."""
-        return [metric for metric in super().metrics if not isinstance(metric, BatchRange)]
 
     @property
     def patch_size(self) -> int:
@@ -292,14 +287,11 @@ class CycleGAN(AdversarialModel):
             self.trackers[name].update_state(figure)
         return self._logged(dict(generator=generators, discriminator=discriminators))
 
-    def make_train_function(self, force=False):
-        super().make_train_function(force)
-        self.train_function = checked_once(self.train_function, self._check_first_batch)
-        return self.train_function
-
     def _check_first_batch(self):
         for name, metric in zip(("images of A", "images of B"), self.batch_ranges, strict=True):
-            check_values(name, *metric.result().numpy()[:2], pixels_of="CycleGAN")
+            lowest, highest, _ = metric.result().numpy()
+            check_finite(lowest, highest, name)
+            check_pixels(self, lowest, highest, name)
 
     # Weights and files.
 

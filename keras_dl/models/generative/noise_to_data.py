@@ -7,14 +7,12 @@ from keras import ops
 
 from keras_dl.models.generative.adversarial import AdversarialModel, discriminator_objective, generator_objective
 from keras_dl.models.generative.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
-from keras_dl.models.generative.first_batch import BatchRange, check_values, checked_once
 from keras_dl.signatures import Signature
 
 NOISES = ("normal", "uniform")
 
 
 class NoiseToData(FirstBatch, AdversarialModel):
-class NoiseToData(AdversarialModel):
     """A model with a `generator` from noise, and a `discriminator` from data to one logit `(batch,)`.
 
     A subclass builds the nets and hands them to `_hold`. The attributes `noise_dim`, `noise`, `objective` and
@@ -124,13 +122,6 @@ class NoiseToData(AdversarialModel):
             dict(discriminator=discriminator, generator=generator_objective(self.objective, fake_logits))
         )
 
-    def make_train_function(self, force=False):
-        super().make_train_function(force)
-        self.train_function = checked_once(
-            self.train_function, lambda: self._check_batch(*self.batch_range.result().numpy())
-        )
-        return self.train_function
-
     def _check_batch(self, lowest, highest, rows):
         if rows < self.min_batch:
             raise ValueError(
@@ -140,8 +131,6 @@ class NoiseToData(AdversarialModel):
         check_finite(lowest, highest)
         if self.pixels:
             check_pixels(self, lowest, highest)
-        name = "images" if self.pixels else "data"
-        check_values(name, lowest, highest, type(self).__name__ if self.pixels else None)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry point of a device: dict of one `Signature`.

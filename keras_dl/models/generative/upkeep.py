@@ -25,13 +25,14 @@ class FirstBatch:
     """A mixin of models that look at the first batch of a training, of which a graph knows no values before.
 
     The constructor sets `batch_range = BatchRange()`, and `train_step` updates it with the data. Then `_check_batch` is
-    called once.
+    called once, or after each step until it passes. A model of several kinds of data has a range of each, and its own
+    `_check_first_batch`.
     """
 
     @property
     def metrics(self):
         """Those that are logged."""
-        return [metric for metric in super().metrics if metric is not self.batch_range]
+        return [metric for metric in super().metrics if not isinstance(metric, BatchRange)]
 
     def make_train_function(self, force=False):
         function = super().make_train_function(force)
@@ -42,7 +43,7 @@ class FirstBatch:
         def checked(iterator):
             logs = trained(iterator)
             if not checked.has_looked:
-                self._check_batch(*self.batch_range.result().numpy())
+                self._check_first_batch()
                 checked.has_looked = True
             return logs
 
@@ -50,21 +51,24 @@ class FirstBatch:
         self.train_function = checked
         return checked
 
+    def _check_first_batch(self):
+        self._check_batch(*self.batch_range.result().numpy())
+
     def _check_batch(self, lowest, highest, rows):
         raise NotImplementedError
 
 
-def check_finite(lowest, highest):
+def check_finite(lowest, highest, name="data"):
     """Refuses data that are not all finite."""
     if not np.isfinite([lowest, highest]).all():
-        raise ValueError(f"data has values from {lowest:g} to {highest:g}; all must be finite.")
+        raise ValueError(f"{name} has values from {lowest:g} to {highest:g}; all must be finite.")
 
 
-def check_pixels(model, lowest, highest):
+def check_pixels(model, lowest, highest, name="images"):
     """Refuses images that are not raw pixels in [0, 255]."""
     if lowest < 0 or highest > 255 or (lowest < highest <= 1):
         raise ValueError(
-            f"images has values from {lowest:g} to {highest:g} in the first batch; {type(model).__name__} takes raw "
+            f"{name} has values from {lowest:g} to {highest:g} in the first batch; {type(model).__name__} takes raw "
             "pixels in [0, 255], which it scales itself."
         )
 
