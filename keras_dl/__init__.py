@@ -20,6 +20,8 @@ from keras_dl.models.continuous.neural_ode import ODEClassifier
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.dcgan import DCGAN
 from keras_dl.models.generative.gan import GAN
+from keras_dl.models.generative.stylegan import StyleGAN
+from keras_dl.models.generative.stylegan2 import StyleGAN2
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -87,6 +89,8 @@ __all__ = [
     "ResidualMLP",
     "Seq2Seq",
     "Signature",
+    "StyleGAN",
+    "StyleGAN2",
     "SimpleRNN",
     "SimpleRNNCell",
     "Transformer",
