@@ -16,7 +16,7 @@ from keras_dl.recipes.training import augment, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: tests of their own.
-OTHERS = ("pointnet", "pointnet2", "gan")
+OTHERS = ("pointnet", "pointnet2", "gan", "stylegan")
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES
