@@ -12,8 +12,8 @@ Reaches:   not measured yet
 
 The digit-FID is that of `keras_dl.recipes.gan`: in the features of the package's own classifier, and no Inception FID.
 
-`--variant stylegan` trains the first version, which grows from 8x8 to 32x32. `--dataset celeb_a_hq/256`: the settings
-of the ADA code for 256 pixels with half of the channels, on faces. Not measured.
+`--dataset mnist`: the first version, which grows from 8x8 to 32x32. `--dataset celeb_a_hq/256`: the settings of the ADA
+code for 256 pixels with half of the channels, on faces. Not measured.
 """
 
 import keras
@@ -38,9 +38,19 @@ PSI = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def load_data(options, variant):
     if options.dataset == FACES:
-        return generation.faces(options, ("generate", 512, "normal"), side=256)
-    served = ("generate", gan.NOISE_DIM if variant == "dcgan" else NOISE_DIM, "normal")
-    return generation.digits(options, served, 2, pixels=0.25, degrees=3.0, zoom=0.03, shear=0.06)
+        data = generation.faces(options, ("generate", 512, "normal"), side=256)
+    else:
+        served = ("generate", gan.NOISE_DIM if variant == "dcgan" else NOISE_DIM, "normal")
+        moves = dict(pixels=0.25, degrees=3.0, zoom=0.03, shear=0.06) if options.dataset == "mnist_5k" else {}
+        data = generation.digits(options, served, 2, **moves)
+    data.arrays["map_sides"] = np.array(maps_of(data.input_shape[0], variant))
+    return data
+
+
+def maps_of(side, variant):
+    """The sides of the maps of noise: two of each size, and one of the first in StyleGAN2."""
+    doubled = [4 * 2 ** (i // 2) for i in range(2 * side.bit_length() - 4)]
+    return doubled if variant == "stylegan" else doubled[1:]
 
 
 def build_model(data, options, variant):
@@ -78,15 +88,9 @@ def calibrate(serve, data, samples):
     styles = serve("map", noise=noise)["styles"]
     random = np.random.default_rng(2)
     rows = {"styles": styles}
-    layers = styles.shape[1] - 1
-    for i, side in enumerate(map_sides(layers)):
+    for i, side in enumerate(data.arrays["map_sides"]):
         rows[f"noise_{i}"] = random.standard_normal((samples, side, side, 1)).astype("float32")
     return {"generate": {"noise": noise}, "map": {"noise": noise}, "synthesize": rows}
-
-
-def map_sides(layers):
-    """The sides of the maps of noise of StyleGAN2 with so many: 4, 8, 8, 16, 16, ..."""
-    return [4 * 2 ** ((i + 1) // 2) for i in range(layers)]
 
 
 def score(samples, data):
@@ -208,6 +212,14 @@ RECIPE = Recipe(
             baselines=("dcgan",),
             higher_is_better=False,
             exports=(FLOAT, Export("float16", "cpu"), INT8, INT16X8, ETHOS_U55),
+        ),
+        "mnist": Task(
+            epochs=10,
+            batch_size=16,
+            metric="digit-FID",
+            variants=("stylegan",),
+            higher_is_better=False,
+            exports=(FLOAT, INT8),
         ),
         FACES: Task(
             epochs=250,
