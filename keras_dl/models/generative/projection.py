@@ -69,7 +69,7 @@ def project(model, images, steps: int, learning_rate: float, per_layer: bool, se
     def step(noise):
         with tf.GradientTape() as tape:
             all_layers = ops.tile(styles + noise, (1, model.num_styles // rows, 1))
-            made = model.synthesize(all_layers)
+            made = model.unclipped(all_layers)
             distances = pyramid_distance(made / 127.5, images / 127.5)
             total = ops.sum(distances)
         optimizer.apply([tape.gradient(total, styles.value)])

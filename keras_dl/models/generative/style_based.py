@@ -223,10 +223,15 @@ class StyleBased(NoiseToData):
         return self._images(self._for_all_layers(net(noise, training=training)), self.noise_maps, training)
 
     def _images(self, styles, maps, training=False):
+        return ops.clip(self.unclipped(styles, maps, training), 0.0, 255.0)
+
+    def unclipped(self, styles, maps=None, training=False):
+        """Images as `synthesize` makes them, before they are cut to [0, 255], which has no gradient outside."""
         net = self.synthesis if training or self.average_synthesis is None else self.average_synthesis
         count = ops.shape(styles)[0]
+        maps = self.noise_maps if maps is None else maps
         maps = [ops.broadcast_to(ops.convert_to_tensor(x), (count, *x.shape[1:])) for x in maps]
-        return ops.clip(self.draw(net, styles, maps, training), 0.0, 255.0)
+        return self.draw(net, styles, maps, training)
 
     def compute_output_shape(self, noise_shape):
         return (noise_shape[0], *self.image_shape)

@@ -258,6 +258,7 @@ class StyleGAN(StyleBased):
         return synthesis([styles, *maps, self._levels(styles)], training=training)
 
     def judge(self, images, training=False):
+        images = ops.convert_to_tensor(images)
         return self.discriminator([images, self._levels(images)], training=training)
 
     def _levels(self, x):
