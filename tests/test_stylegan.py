@@ -12,15 +12,9 @@ from oracles import load_oracle, state_dict
 from reference import write_safetensors
 
 from keras_dl import StyleGAN, StyleGAN2
+from keras_dl.models.generative.equalized import CLAMP, EqualizedConv2D, EqualizedDense, MinibatchDeviation
 from keras_dl.models.generative.projection import pyramid_distance
-from keras_dl.models.generative.style_layers import (
-    CLAMP,
-    EqualizedConv2D,
-    EqualizedDense,
-    MinibatchDeviation,
-    ModulatedConv2D,
-    StyledConv2D,
-)
+from keras_dl.models.generative.style_layers import ModulatedConv2D, StyledConv2D
 from keras_dl.models.generative.stylegan import at_level
 
 TINY = dict(

@@ -18,9 +18,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.models.generative.adversarial import discriminator_objective, generator_objective
+from keras_dl.models.generative.equalized import EqualizedDense
 from keras_dl.models.generative.noise_to_data import BatchRange, NoiseToData
 from keras_dl.models.generative.projection import project
-from keras_dl.models.generative.style_layers import EqualizedDense, normalized
+from keras_dl.models.generative.style_layers import normalized
 from keras_dl.signatures import Signature
 
 FIRST_SIDE = 4  # pixels of the learned maps

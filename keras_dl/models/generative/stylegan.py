@@ -27,6 +27,7 @@ from keras import layers, ops
 
 from keras_dl.arguments import AtLeast, ImageShape, NumberIn, Rate, Size, arguments
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.models.generative.equalized import EqualizedConv2D, EqualizedDense, Filter, MinibatchDeviation
 from keras_dl.models.generative.style_based import (
     FIRST_SIDE,
     PIXELS,
@@ -37,14 +38,7 @@ from keras_dl.models.generative.style_based import (
     synthesis_inputs,
     widths,
 )
-from keras_dl.models.generative.style_layers import (
-    ConstantMap,
-    EqualizedConv2D,
-    EqualizedDense,
-    Filter,
-    MinibatchDeviation,
-    StyledConv2D,
-)
+from keras_dl.models.generative.style_layers import ConstantMap, StyledConv2D
 
 GAIN = math.sqrt(2)  # of kernels before a leaky rectifier
 

@@ -21,31 +21,24 @@ Deviations:
 import math
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, NumberIn, Rate, Size, arguments
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.models.generative.equalized import EqualizedConv2D, EqualizedDense, Filter, MinibatchDeviation
 from keras_dl.models.generative.style_based import (
     FIRST_SIDE,
     PIXELS,
     StyleBased,
     in_pixels,
     mapping,
-    sides,
     synthesis_inputs,
     widths,
 )
-from keras_dl.models.generative.style_layers import (
-    ConstantMap,
-    EqualizedConv2D,
-    EqualizedDense,
-    Filter,
-    MinibatchDeviation,
-    ModulatedConv2D,
-)
-from keras_dl.ops.resampling import fir_filter, upsample
-from keras_dl.weights import Entry, Weights, load_entries, read_safetensors
+from keras_dl.models.generative.style_layers import ConstantMap, ModulatedConv2D
+from keras_dl.models.generative.stylegan2_weights import load_nvidia
+from keras_dl.ops.resampling import upsample
+from keras_dl.weights import Weights
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -290,84 +283,7 @@ class StyleGAN2(StyleBased):
         """
         if generator is None and discriminator is None:
             raise ValueError("generator=None and discriminator=None: give the weights of one of them, or of both.")
-        entries, weights = {}, {}
-        for side, given, found in (
-            ("generator", generator, self._generator_entries),
-            ("discriminator", discriminator, self._discriminator_entries),
-        ):
-            if given is not None:
-                given = given if hasattr(given, "keys") else read_safetensors(given)
-                given = self._without_filters(given)
-                entries |= {f"{side}: {name}": entry for name, entry in found().items()}
-                weights |= {f"{side}: {name}": array for name, array in given.items()}
-        load_entries(entries, weights)
+        load_nvidia(self, generator, discriminator)
         if generator is not None:
             for net, average in self.averages:
                 average.set_weights(net.get_weights())
-
-    def _without_filters(self, weights):
-        wanted = fir_filter(self.fir)
-        for name, array in weights.items():
-            if name.endswith("resample_filter") and not np.allclose(array, wanted, atol=1e-6):
-                raise ValueError(f"fir={self.fir} is not the filter of the weights, {name} = {np.asarray(array)}.")
-        return {name: array for name, array in weights.items() if not name.endswith("resample_filter")}
-
-    def _generator_entries(self):
-        entries = {"mapping.w_avg": _same(self.mean_style)}
-        for i in range(self.mapping_layers):
-            entries |= _dense(f"mapping.fc{i}", self.mapping.get_layer(f"dense_{i}"))
-        get = self.synthesis.get_layer
-        maps = iter(self.noise_maps)
-        for side in sides(self.image_shape):
-            block = f"synthesis.b{side}"
-            if side == FIRST_SIDE:
-                constant = get("constant").maps
-                shape = (constant.shape[3], FIRST_SIDE, FIRST_SIDE)
-                entries[f"{block}.const"] = Entry(constant, shape, lambda array: array.transpose(1, 2, 0)[None])
-            else:
-                entries |= _modulated(f"{block}.conv0", get(f"up_{side}"), next(maps))
-            entries |= _modulated(f"{block}.conv1", get(f"conv_{side}"), next(maps))
-            entries |= _modulated(f"{block}.torgb", get(f"rgb_{side}"))
-        return entries
-
-    def _discriminator_entries(self):
-        get = self.discriminator.get_layer
-        entries = _conv(f"b{self.image_shape[0]}.fromrgb", get("from_rgb"))
-        for side in sides(self.image_shape)[1:]:
-            for name, layer in (("conv0", "conv"), ("conv1", "down"), ("skip", "skip")):
-                entries |= _conv(f"b{side}.{name}", get(f"{layer}_{side}"))
-        dense = get("last_dense")
-        width = dense.kernel.shape[1]
-
-        def from_channels_first(array):
-            maps = array.reshape(width, width, FIRST_SIDE, FIRST_SIDE)
-            return maps.transpose(2, 3, 1, 0).reshape(-1, width)
-
-        entries |= _conv("b4.conv", get("last_conv")) | _dense("b4.out", get("logit"))
-        kernel = Entry(dense.kernel, tuple(dense.kernel.shape[::-1]), from_channels_first)
-        return entries | {"b4.fc.weight": kernel, "b4.fc.bias": _same(dense.bias)}
-
-
-def _same(variable):
-    return Entry(variable, tuple(variable.shape), np.asarray)
-
-
-def _dense(name, layer):
-    kernel = Entry(layer.kernel, tuple(layer.kernel.shape[::-1]), np.transpose)
-    return {f"{name}.weight": kernel, f"{name}.bias": _same(layer.bias)}
-
-
-def _conv(name, layer):
-    height, width, channels, filters = layer.kernel.shape
-    shape = (filters, channels, height, width)
-    entries = {f"{name}.weight": Entry(layer.kernel, shape, lambda array: array.transpose(2, 3, 1, 0))}
-    return entries if layer.bias is None else entries | {f"{name}.bias": _same(layer.bias)}
-
-
-def _modulated(name, layer, noise_map=None):
-    entries = _conv(name, layer) | _dense(f"{name}.affine", layer.affine)
-    if noise_map is not None:
-        shape = tuple(noise_map.shape[1:3])
-        entries[f"{name}.noise_const"] = Entry(noise_map, shape, lambda array: array[None, ..., None])
-        entries[f"{name}.noise_strength"] = _same(layer.strength)
-    return entries
