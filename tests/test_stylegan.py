@@ -138,6 +138,8 @@ def test_the_deviation_of_a_minibatch():
     np.testing.assert_allclose(layer(np.repeat(x[:1], 3, 0))[..., 4], 1e-4, rtol=1e-3)  # equal images
     function = tf.function(layer).get_concrete_function(tf.TensorSpec((None, 2, 3, 4)))
     np.testing.assert_allclose(function(x), found, rtol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a batch cannot be divided into groups of group_size=3"):
+        function(x[:4])
     with pytest.raises(ValueError, match=r"a batch of 1 cannot be divided into groups of group_size=3"):
         layer(x[:1])
     with pytest.raises(ValueError, match=r"a batch of 5 .* group_size=3"):
@@ -385,6 +387,15 @@ def test_both_generator_nets_are_averaged(cls):
         for a, b in zip(old, average.weights, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert np.abs(model(normal(2, 4)) - model(normal(2, 4), training=True)).max() > 0
+
+
+@pytest.mark.parametrize("cls", [StyleGAN, StyleGAN2])
+def test_evaluation_has_both_losses(cls):
+    model = cls(**TINY)
+    compiled(model, *model.optimizers())
+    logs = model.evaluate(pixels(4), batch_size=2, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "generator_loss", "real_logit", "fake_logit"}
+    assert np.isfinite(list(logs.values())).all()
 
 
 # Growth.

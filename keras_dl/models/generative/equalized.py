@@ -2,8 +2,8 @@
 
     y = gain rate / sqrt(fan_in) W x + rate b,   W ~ N(0, 1 / rate^2)
 
-A weight has variance 1 at the start, whatever the size of the layer. So Adam, whose steps do not depend on the size of a
-gradient, moves all layers at the same relative rate.
+A weight has variance 1 at the start, whatever the size of the layer. So Adam, whose steps do not depend on how large a
+gradient is, moves all layers at the same relative rate.
 
 Reference: Karras et al. 2017, "Progressive Growing of GANs", arXiv:1710.10196, sections 3 and 4.1.
 """
@@ -17,6 +17,7 @@ from keras import initializers, ops
 
 from keras_dl.arguments import NumberIn, OneOf, Positive, Size, arguments
 from keras_dl.base import Layer
+from keras_dl.checks import asserted
 from keras_dl.ops.resampling import blur, downsampled_convolution, fir_filter
 
 SLOPE = 0.2  # of the leaky rectifier
@@ -184,7 +185,8 @@ class MinibatchDeviation(Layer):
         float, `(batch, height, width, channels + 1)`.
 
     Raises:
-        ValueError: if the batch is known to be of one image, or not to consist of whole groups.
+        ValueError: if the batch is of one image, or does not consist of whole groups. An `InvalidArgumentError` in a
+            graph that was traced for any batch.
     """
 
     @arguments
@@ -193,9 +195,12 @@ class MinibatchDeviation(Layer):
 
     def call(self, x):
         batch, height, width, channels = ops.shape(x)
-        if isinstance(batch, int):
-            self._check(batch)
         size = ops.minimum(self.group_size, batch)
+        whole = (batch >= min(2, self.group_size)) & (batch % size == 0)
+        if not isinstance(batch, int):
+            x = asserted(x, whole, self._message("a batch"))
+        elif not whole:
+            raise ValueError(self._message(f"a batch of {batch}"))
         groups = ops.cast(ops.reshape(x, (size, -1, height * width * channels)), "float32")
         deviations = ops.sqrt(ops.mean(ops.square(groups - ops.mean(groups, axis=0, keepdims=True)), axis=0) + EPSILON)
         means = ops.mean(deviations, axis=-1)  # (groups,)
@@ -203,13 +208,12 @@ class MinibatchDeviation(Layer):
         maps = ops.broadcast_to(ops.cast(maps, x.dtype), (batch, height, width, 1))
         return ops.concatenate([x, maps], axis=-1)
 
-    def _check(self, batch):
-        if batch < min(2, self.group_size) or batch % min(batch, self.group_size):
-            raise ValueError(
-                f"a batch of {batch} cannot be divided into groups of group_size={self.group_size}, within which the "
-                f"discriminator compares images. Give a multiple of it as batch_size, and drop what does not fill a "
-                "batch, or group_size=1 for no comparison."
-            )
+    def _message(self, batch):
+        return (
+            f"{batch} cannot be divided into groups of group_size={self.group_size}, within which the discriminator "
+            "compares images. Give a multiple of it as batch_size, and drop what does not fill a batch, or group_size=1 "
+            "for no comparison."
+        )
 
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], x_shape[-1] + 1)

@@ -190,10 +190,6 @@ class StyleBased(NoiseToData):
         """Images of a synthesis network, unclipped."""
         return synthesis([styles, *maps], training=training)
 
-    def judge(self, images, training=False):
-        """The discriminator's logits, `(batch,)`, of images in [0, 255]."""
-        return self.discriminator(images, training=training)
-
     def discriminator_loss(self, data, made):
         fake = ops.stop_gradient(self.training_images(self.training_styles(ops.shape(data)[0])))
         real_logits, fake_logits = self.judge(data, training=True), self.judge(fake, training=True)
@@ -216,6 +212,11 @@ class StyleBased(NoiseToData):
         """`E |grad D|^2` by images in [-1, 1], as the papers have it: float32, scalar."""
         slopes = PIXELS * self.slopes(lambda x: self.judge(x, training=True), ops.cast(images, "float32"))
         return ops.mean(ops.sum(ops.square(slopes), axis=(1, 2, 3)))
+
+    def test_step(self, data):
+        """Both losses, without penalties."""
+        logs = super().test_step(data)
+        return {name: value for name, value in logs.items() if name not in self.figures[2:]}
 
     # What users call.
 
