@@ -195,9 +195,10 @@ class MinibatchDeviation(Layer):
 
     def call(self, x):
         batch, height, width, channels = ops.shape(x)
-        size = ops.minimum(self.group_size, batch)
+        known = isinstance(batch, int)
+        size = min(self.group_size, batch) if known else ops.minimum(self.group_size, batch)
         whole = (batch >= min(2, self.group_size)) & (batch % size == 0)
-        if not isinstance(batch, int):
+        if not known:
             x = asserted(x, whole, self._message("a batch"))
         elif not whole:
             raise ValueError(self._message(f"a batch of {batch}"))
@@ -211,8 +212,8 @@ class MinibatchDeviation(Layer):
     def _message(self, batch):
         return (
             f"{batch} cannot be divided into groups of group_size={self.group_size}, within which the discriminator "
-            "compares images. Give a multiple of it as batch_size, and drop what does not fill a batch, or group_size=1 "
-            "for no comparison."
+            "compares images. Give a multiple of it as batch_size, and drop what does not fill a batch; or "
+            "group_size=1 for no comparison."
         )
 
     def compute_output_shape(self, x_shape):
