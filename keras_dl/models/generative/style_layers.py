@@ -33,8 +33,8 @@ def per_channel(vectors):
 class ModulatedConv2D(Layer):
     """The convolution of StyleGAN2, whose kernel a style scales: see the module.
 
-    Under float16, kernel and style are first divided by their largest magnitudes. With demodulation, this changes
-    nothing but the range of the sums.
+    Each style is first divided by its largest magnitude, and under float16 the kernel, too. With demodulation, this
+    changes nothing but the range of the sums.
 
     Args:
         filters: int.
@@ -84,12 +84,15 @@ class ModulatedConv2D(Layer):
     def call(self, x, style, noise=None):
         kernel, scales = ops.convert_to_tensor(self.kernel), self.affine(style)  # (batch, channels)
         half = self.compute_dtype == "float16"
-        if not self.demodulate:
+        if self.demodulate:
+            # Demodulation undoes it, and so it has no gradient. All sums come near to 1, which int8 and float16 need.
+            largest = ops.stop_gradient(ops.max(ops.square(scales), axis=-1, keepdims=True))
+            scales = scales * ops.rsqrt(largest + EPSILON)
+        else:
             scales = scales / math.sqrt(math.prod(kernel.shape[:3]))
-        elif half:
-            largest = ops.max(ops.abs(kernel), axis=(0, 1, 2), keepdims=True)
+        if self.demodulate and half:
+            largest = ops.stop_gradient(ops.max(ops.abs(kernel), axis=(0, 1, 2), keepdims=True))
             kernel = kernel / (math.sqrt(math.prod(kernel.shape[:3])) * largest)
-            scales = scales / ops.max(ops.abs(scales), axis=-1, keepdims=True)
         x = self._to(x) * per_channel(self._to(scales))
         if self.double:
             x = upsampled_convolution(x, self._to(kernel), self.fir)
