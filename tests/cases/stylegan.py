@@ -81,7 +81,10 @@ CASES = [
             (dict(path_length_interval=0), "path_length_interval"),
         ),
         skips=SKIPS,
-        slow_checks={"trains_in_mixed_precision": "its own tests train in float16, with both penalties"},
+        slow_checks={
+            "trains_in_mixed_precision": "its own tests train in float16, with both penalties",
+            "compiles_under_xla": "two nets that are trained through each other take 20 CPU seconds to compile",
+        },
     ),
     Case(
         name="stylegan",
