@@ -6,9 +6,9 @@ Paper:     Karras, Laine, Aila 2018, "A Style-Based Generator Architecture for G
 Data:      mnist_5k, padded to 32x32: 4,000 digits for training, each shifted, rotated, scaled and sheared a little in
            each epoch; 1,000 for the test
 Command:   keras-dl train stylegan
-Aim:       a digit-FID of 60
+Aim:       a digit-FID of 50
 Baseline:  the digit-FID of DCGAN, which sees as many images
-Reaches:   not measured yet
+Reaches:   not measured yet. 202 on held-out digits after 15,000 images, a fifth of the run, and falling
 
 The digit-FID is that of `keras_dl.recipes.gan`: in the features of the package's own classifier, and no Inception FID.
 
@@ -207,10 +207,10 @@ RECIPE = Recipe(
     summary="StyleGAN2 draws handwritten digits, whose coarse and fine styles can be mixed",
     tasks={
         "mnist_5k": Task(
-            epochs=12,
+            epochs=20,
             batch_size=8,
             metric="digit-FID",
-            aim=60.0,
+            aim=50.0,
             variants=("stylegan2", "dcgan"),
             baselines=("dcgan",),
             higher_is_better=False,
