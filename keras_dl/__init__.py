@@ -25,6 +25,8 @@ from keras_dl.models.generative.dense_ncsn import DenseNCSN
 from keras_dl.models.generative.gan import GAN
 from keras_dl.models.generative.ncsn import NCSN
 from keras_dl.models.generative.score_sde import ScoreSDE
+from keras_dl.models.generative.stylegan import StyleGAN
+from keras_dl.models.generative.stylegan2 import StyleGAN2
 from keras_dl.models.generative.vae import VAE
 from keras_dl.models.graphs.gnn import GraphPredictor, NodeClassifier
 from keras_dl.models.points.pointnet import PointNet
@@ -99,6 +101,8 @@ __all__ = [
     "Signature",
     "SimpleRNN",
     "SimpleRNNCell",
+    "StyleGAN",
+    "StyleGAN2",
     "Transformer",
     "TransformerEncoder",
     "TransformerLM",

@@ -269,6 +269,9 @@ ARCHITECTURES = (
         year=2018,
         paper="A Style-Based Generator Architecture for Generative Adversarial Networks",
         arxiv="1812.04948",
+        classes=("StyleGAN2", "StyleGAN"),
+        preset=("StyleGAN2", "config_f_256"),
+        parameters=58_898_467,
     ),
     Architecture(
         name="cyclegan",

@@ -90,17 +90,21 @@ class NoiseToData(FirstBatch, AdversarialModel):
             raise ValueError(f"noise has the shape {shape}; it must be (batch, {self.noise_dim}).")
         return self(noise, training=False)
 
+    def judge(self, data, training=False):
+        """The discriminator's logits, `(batch,)`."""
+        return self.discriminator(data, training=training)
+
     def discriminator_loss(self, data, made):
         fake = ops.stop_gradient(self.generator(self.draw_noise(ops.shape(data)[0]), training=True))
         # In batches of their own: the statistics of a joint batch would tell which is which.
-        real_logits = self.discriminator(data, training=True)
-        fake_logits = self.discriminator(fake, training=True)
+        real_logits = self.judge(data, training=True)
+        fake_logits = self.judge(fake, training=True)
         loss = discriminator_objective(self.objective, real_logits, fake_logits)
         return loss, {"real_logit": ops.mean(real_logits), "fake_logit": ops.mean(fake_logits)}
 
     def generator_loss(self, data, made):
         fake = self.generator(self.draw_noise(ops.shape(data)[0]), training=True)
-        return generator_objective(self.objective, self.discriminator(fake, training=True)), {}
+        return generator_objective(self.objective, self.judge(fake, training=True)), {}
 
     def train_step(self, data):
         self.batch_range.update_state(keras.utils.unpack_x_y_sample_weight(data)[0])
@@ -114,7 +118,7 @@ class NoiseToData(FirstBatch, AdversarialModel):
         """
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         fake = self(self.draw_noise(ops.shape(data)[0], seed=0), training=False)
-        real_logits, fake_logits = (self.discriminator(x, training=False) for x in (data, fake))
+        real_logits, fake_logits = (self.judge(x) for x in (data, fake))
         self.trackers["real_logit"].update_state(real_logits)
         self.trackers["fake_logit"].update_state(fake_logits)
         discriminator = discriminator_objective(self.objective, real_logits, fake_logits)
