@@ -11,8 +11,8 @@ The format is in each name:
 Where no format is named, it is xyxy. A box ends at its right and bottom side: its width is `right - left`, without a 1
 added. A side that is negative counts as 0.
 
-All results are float32 or float64: half precision has not the digits for a box of a large image. No gradient is NaN or
-infinite for boxes of no area.
+All results are float32, or float64 if the first argument is: half precision has not the digits for a box of a large
+image. No gradient is NaN or infinite for boxes of no area.
 
 References: Rezatofighi et al. 2019, "Generalized Intersection over Union", arXiv:1902.09630; Zheng et al. 2019,
 "Distance-IoU Loss", arXiv:1911.08287 (CIoU: eq. 8 to 11); Girshick et al. 2013, arXiv:1311.2524 (codes: appendix C).
@@ -45,9 +45,10 @@ def full_precision(x):
     return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
-def _parts(boxes):
+def _parts(boxes, dtype=None):
     """The four numbers of each box, `(...)` each."""
-    return tf.unstack(full_precision(boxes), 4, axis=-1)
+    boxes = full_precision(boxes)
+    return tf.unstack(tf.cast(boxes, dtype or boxes.dtype), 4, axis=-1)
 
 
 def _boxes(*parts):
@@ -182,7 +183,7 @@ def ltrb_to_xyxy(distances, points):
     array([ 9., 18., 13., 24.], dtype=float32)
     """
     left, top, right, bottom = _parts(distances)
-    x, y = tf.unstack(full_precision(points), 2, axis=-1)
+    x, y = tf.unstack(tf.cast(points, left.dtype), 2, axis=-1)
     return _boxes(x - left, y - top, x + right, y + bottom)
 
 
@@ -202,7 +203,7 @@ def xyxy_to_ltrb(boxes, points):
     array([1., 2., 3., 4.], dtype=float32)
     """
     x1, y1, x2, y2 = _parts(boxes)
-    x, y = tf.unstack(full_precision(points), 2, axis=-1)
+    x, y = tf.unstack(tf.cast(points, x1.dtype), 2, axis=-1)
     return _boxes(x - x1, y - y1, x2 - x, y2 - y)
 
 
@@ -254,7 +255,8 @@ def clip_boxes(boxes, height, width):
 
 def _overlap(boxes, others):
     """IoU, the area of the union, and the parts of both."""
-    ours, theirs = _parts(boxes), _parts(others)
+    ours = _parts(boxes)
+    theirs = _parts(others, ours[0].dtype)
     corners = [tf.maximum(ours[i], theirs[i]) for i in (0, 1)] + [tf.minimum(ours[i], theirs[i]) for i in (2, 3)]
     width, height = _sides(*corners)
     (w, h), (other_w, other_h) = _sides(*ours), _sides(*theirs)
@@ -383,7 +385,7 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     array([5., 0., 0., 0.], dtype=float32)
     """
     x, y, width, height = tf.unstack(xyxy_to_cxcywh(boxes), 4, axis=-1)
-    xa, ya, wa, ha = tf.unstack(xyxy_to_cxcywh(anchors), 4, axis=-1)
+    xa, ya, wa, ha = _parts(xyxy_to_cxcywh(anchors), x.dtype)
     width, height, wa, ha = (tf.maximum(side, SMALLEST_SIDE) for side in (width, height, wa, ha))
     wx, wy, ww, wh = map(float, weights)
     return _boxes(wx * (x - xa) / wa, wy * (y - ya) / ha, ww * tf.math.log(width / wa), wh * tf.math.log(height / ha))
@@ -407,7 +409,7 @@ def decode_boxes(codes, anchors, weights=(1.0, 1.0, 1.0, 1.0), largest_log=LARGE
     array([1., 0., 3., 2.], dtype=float32)
     """
     tx, ty, tw, th = _parts(codes)
-    xa, ya, wa, ha = tf.unstack(xyxy_to_cxcywh(anchors), 4, axis=-1)
+    xa, ya, wa, ha = _parts(xyxy_to_cxcywh(anchors), tx.dtype)
     wx, wy, ww, wh = map(float, weights)
     width = wa * tf.exp(tf.minimum(tw / ww, largest_log))
     height = ha * tf.exp(tf.minimum(th / wh, largest_log))
