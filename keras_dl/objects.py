@@ -108,7 +108,7 @@ def _read(what, boxes, classes, image_shape, num_classes):
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
         raise ValueError(
-            f"{what}: boxes and classes have the shapes {boxes.shape} and {classes.shape}; they must be (n, 4) and (n,)."
+            f"{what}: boxes and classes have the shapes {boxes.shape} and {classes.shape}, not (n, 4) and (n,)."
         )
     wrong = np.flatnonzero((classes < 0) | (classes >= num_classes) | (classes != np.floor(classes)))
     if len(wrong):

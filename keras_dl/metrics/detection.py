@@ -85,8 +85,8 @@ class CocoMetric:
         Returns:
             dict: `box_AP`, the mean over the IoU thresholds 0.5, 0.55 ... 0.95 and over the classes; `box_AP50` and
             `box_AP75` at one threshold; `box_AP_small`, `box_AP_medium` and `box_AP_large` of objects below 32^2,
-            between, and above 96^2 pixels; `box_AR`, the recall. With masks, the same as `mask_AP` and so on. None where
-            the truth has no such object.
+            between, and above 96^2 pixels; `box_AR`, the recall. With masks, `mask_AP` and so on, too. None where the
+            truth has no such object.
 
         Raises:
             ValueError: if there is no image.

@@ -16,6 +16,7 @@ from keras_dl.recipes.datasets.cmudict import Cmudict  # noqa: E402
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes  # noqa: E402
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # noqa: E402
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing  # noqa: E402
+from keras_dl.recipes.datasets.hela_nuclei import HelaNuclei  # noqa: E402
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility  # noqa: E402
 from keras_dl.recipes.datasets.points_and_paths import Spirals, TwoMoons  # noqa: E402
@@ -30,6 +31,7 @@ from keras_dl.recipes.datasets.series import (  # noqa: E402
 from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects  # noqa: E402
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
 from keras_dl.recipes.datasets.traced_scene import TracedScene  # noqa: E402
+from keras_dl.recipes.datasets.tree_crowns import TreeCrowns  # noqa: E402
 from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Freesolv",
     "GaussianRing",
     "GunPoint",
+    "HelaNuclei",
     "ItalyPowerDemand",
     "JapaneseVowels",
     "Mnist5k",
@@ -61,6 +64,7 @@ __all__ = [
     "Solubility",
     "Spirals",
     "TracedScene",
+    "TreeCrowns",
     "TwoMoons",
     "Wheel",
     "cache_dir",

@@ -21,6 +21,7 @@ from keras_dl.recipes.datasets.cmudict import Cmudict
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing
+from keras_dl.recipes.datasets.hela_nuclei import HelaNuclei
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
 from keras_dl.recipes.datasets.network import reachable_hosts_only
@@ -31,6 +32,7 @@ from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerD
 from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
 from keras_dl.recipes.datasets.traced_scene import TracedScene
+from keras_dl.recipes.datasets.tree_crowns import TreeCrowns
 from keras_dl.recipes.datasets.wheels import DataError
 
 BUILDERS = (
@@ -61,6 +63,8 @@ BUILDERS = (
     TracedScene,
     RandomObjects,
     AnalyticSolids,
+    HelaNuclei,
+    TreeCrowns,
 )
 
 
