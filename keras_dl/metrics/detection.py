@@ -110,7 +110,9 @@ class CocoMetric:
         if not self._images:
             raise ValueError("There is no image to judge: call update first.")
         with contextlib.redirect_stdout(io.StringIO()):
-            truth, found = self._dataset(self._truth), self._dataset(self._found)
+            # The size of a detected box is its own area, that of an object is always the number of its pixels.
+            own = [x | {"area": x["bbox"][2] * x["bbox"][3]} if kind == "box" else x for x in self._found]
+            truth, found = self._dataset(self._truth), self._dataset(own)
             evaluated = self._evaluation.COCOeval(truth, found, "segm" if kind == "mask" else "bbox")
             evaluated.evaluate()
             evaluated.accumulate()

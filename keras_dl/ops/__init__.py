@@ -1,7 +1,7 @@
 """Pure functions of tensors.
 
-Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays, boxes and
-what detectors do with them.
+Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays, boxes
+and what detectors do with them.
 """
 
 from keras_dl.ops.activations import gelu
