@@ -110,7 +110,7 @@ def test_the_way_back_is_exact(shape, image_shape):
     height, width = image_shape
     random = np.random.default_rng(0)
     corner = random.uniform(0, 0.7, (20, 2))
-    boxes = np.concatenate([corner, corner + random.uniform(0, 0.3, (20, 2))], 1) * [width, height] * 2
+    boxes = np.concatenate([corner, corner + random.uniform(0, 0.3, (20, 2))], 1) * ([width, height] * 2)
     boxes = np.clip(boxes, 0, [width, height, width, height])
     inside = letterbox_boxes(boxes, image_shape, shape)
     np.testing.assert_allclose(unletterbox_boxes(inside, image_shape, shape), boxes, rtol=0, atol=1e-9)
