@@ -9,6 +9,7 @@ training, and is not judged in the test. What the test says is in pixels of the 
 import numpy as np
 import tensorflow as tf
 
+from keras_dl.extras import require
 from keras_dl.metrics import CocoMetric
 from keras_dl.objects import pad_targets
 from keras_dl.ops.letterbox import letterbox, letterbox_boxes, letterbox_frame, unletterbox_boxes
@@ -41,8 +42,7 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False):
         ValueError: if a mosaic is asked for with masks, or an object of the data is wrong; the message names the image.
         DataError: if the data set is not available.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = require("tensorflow_datasets", extra="recipes")
     if mosaic and masks:
         raise ValueError(f"mosaic={mosaic} must be 0 with masks.")
     builder = open_dataset(options)
