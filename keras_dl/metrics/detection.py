@@ -192,7 +192,8 @@ def _masks(targets, i, kept):
 
 
 def _known(value):
-    return None if value == -1 else float(value)
+    # The evaluator adds a rounding error of 1 to the numbers that it divides by, so that 1 would be less.
+    return None if value == -1 else round(float(value), 12)
 
 
 def coco_scores(detect: Callable, data: Iterable, num_classes: int, masks: bool = False) -> dict[str, float | None]:
