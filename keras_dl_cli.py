@@ -195,6 +195,7 @@ def data_prepare(name, data_dir):
 @click.option("--epochs", type=int, help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
 @click.option("--learning-rate", type=float, help="Peak of the recipe's schedule. [default: the recipe's]")
+@click.option("--image-size", type=int, help="Height and width that images are scaled to. [default: the recipe's]")
 @click.option(
     "--variant",
     "variants",

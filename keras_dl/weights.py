@@ -115,7 +115,7 @@ def _entry(layer, variable, flattened, kernel_axes):
     return Entry(variable, shape, np.asarray)
 
 
-def load_torch(layers: dict, weights: Weights, flattened: dict | None = None) -> None:
+def load_torch(layers: dict, weights: Weights, flattened: dict | None = None, without: tuple[str, ...] = ()) -> None:
     """Loads a torch checkpoint into Keras layers. It loads all entries or none.
 
     Args:
@@ -124,6 +124,7 @@ def load_torch(layers: dict, weights: Weights, flattened: dict | None = None) ->
             `.safetensors` file. Entries that end in `num_batches_tracked` are ignored.
         flattened: dict of the shapes `(height, width, channels)` of flattened maps, by the names of the dense layers
             that follow them.
+        without: tuple of str. Modules of the checkpoint that are not read, if it has them.
 
     Raises:
         ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and no layer is
@@ -132,22 +133,24 @@ def load_torch(layers: dict, weights: Weights, flattened: dict | None = None) ->
     entries = {}
     for prefix, layer in layers.items():
         entries |= torch_entries(prefix, layer, (flattened or {}).get(prefix))
-    load_entries(entries, weights)
+    load_entries(entries, weights, without)
 
 
-def load_entries(entries: dict[str, Entry], weights: Weights) -> None:
+def load_entries(entries: dict[str, Entry], weights: Weights, without: tuple[str, ...] = ()) -> None:
     """Assigns each array of a checkpoint to its variable, after it has checked all of them.
 
     Args:
         entries: dict of `Entry` by name.
         weights: mapping from name to array, or the path of a `.safetensors` file.
+        without: tuple of str. Modules of the checkpoint that are not read, if it has them.
 
     Raises:
         ValueError: if entries are missing, unknown or of another shape, as of `load_torch`.
     """
     if not isinstance(weights, Mapping):
         weights = read_safetensors(weights)
-    given = {name for name in weights if not name.endswith(_IGNORED_SUFFIX)}
+    ignored = tuple(f"{module}." for module in without)
+    given = {name for name in weights if not name.endswith(_IGNORED_SUFFIX) and not name.startswith(ignored)}
     wrong = [f"missing: {name} {entry.shape}" for name, entry in entries.items() if name not in given]
     wrong += [f"unknown: {name} {np.shape(weights[name])}" for name in sorted(given - set(entries))]
     wrong += [

@@ -72,6 +72,7 @@ RECIPE = Recipe(
         "cifar10": Task(epochs=40, batch_size=64, **PAIR),
         "imagenet2012": Task(epochs=74, batch_size=256, aim=0.73, variants=("vgg16",)),
     },
+    takes_image_size=True,
     load_data=load_data,
     build_model=build_model,
     evaluate=pipelines.accuracy,

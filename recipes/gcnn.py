@@ -92,6 +92,7 @@ RECIPE = Recipe(
             baselines=("z2_resnet44",),
         ),
     },
+    takes_image_size=True,
     load_data=load_data,
     build_model=build_model,
     evaluate=pipelines.accuracy,

@@ -53,7 +53,7 @@ def _training(monkeypatch):
     """With published weights in torch's names and layout, made of zeros."""
     modules = {}
     with monkeypatch.context() as patch, keras.StatelessScope(initialize_variables=False):
-        patch.setattr(resnet, "load_torch", lambda found, weights: modules.update(found))
+        patch.setattr(resnet, "load_torch", lambda found, weights, without: modules.update(found))
         keras_dl.ResNet.from_preset("resnet18").load_torchvision({})
         entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
     arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}

@@ -1,5 +1,6 @@
 """The recipes and their pipelines: each trains on its own data, and reads the papers' data by the same code."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from keras_dl.compat import all_layers
 from keras_dl.export import KerasRunner
-from keras_dl.recipes.training import augment, pipelines, recipe, runner
+from keras_dl.recipes.training import augment, commands, pipelines, recipe, runner
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: tests of their own.
@@ -233,6 +234,42 @@ def test_resize_and_crop():
     found = pipelines.resize_and_crop(wide, (56, 56, 1))  # scaled by 1, and the middle cut out
     assert (found.shape, found.dtype) == ((56, 56, 1), tf.uint8)
     np.testing.assert_array_equal(found, 200)
+
+
+SIZED = [name for name in recipe.NAMES if recipe.find(name).takes_image_size]
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_image_sizes_reach_the_images_and_the_model(name):
+    found = recipe.find(name)
+    options = found.options(smoke=True, image_size=24)
+    variant = found.variants(options)[0]
+    data = found.load_data(options, variant)
+    served = {"train": data.train(0), "test": data.test}
+    parts = {part: next(dataset.as_numpy_iterator())[0] for part, dataset in served.items()}
+    (parts["calibration"],) = next(data.calibration(1).as_numpy_iterator()).values()
+    assert {part: x.shape[1:] for part, x in parts.items()} == dict.fromkeys(parts, (24, 24, 1))
+    assert parts["test"].dtype == parts["calibration"].dtype == np.uint8
+    assert found.build_model(data, options, variant).input_shape == (None, 24, 24, 1)
+
+
+def test_images_of_one_size_are_scaled_whole():
+    original = recipe.find("gcnn").options(smoke=True)
+    images = [
+        next(pipelines.images(dataclasses.replace(original, image_size=size)).test.as_numpy_iterator())[0]
+        for size in (None, 14, 56)
+    ]
+    halves = images[0].reshape(-1, 14, 2, 14, 2, 1).mean((2, 4))
+    assert np.abs(images[1] - halves).mean() < 8  # the op has a wider filter: 5.7 of 255, and of a cut one 53.8
+    np.testing.assert_allclose(images[2].mean((1, 2)), images[0].mean((1, 2)), atol=1)
+
+
+def test_a_run_at_another_image_size_can_be_exported_and_evaluated(tmp_path):
+    run = tmp_path / "run"
+    report = commands.train("cnn", output=run, smoke=True, image_size=20, epochs=1)
+    assert report["command"].endswith("--image-size 20 --smoke")
+    file = commands.export(run)["path"]
+    assert commands.evaluate(file)["value"] == commands.evaluate(run)["value"] == report["value"]
 
 
 def test_folds_test_every_row_once():

@@ -227,6 +227,14 @@ def test_torchvision_basic_blocks():
     np.testing.assert_allclose(model(nhwc(oracle["images"])), oracle["logits"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_maps_may_shrink_to_one_pixel(block):
+    """Padding leaves enough for the last strided convolution, as in torchvision."""
+    model = ResNet((32, 32, 3), 5, (1, 1, 1, 1), (2, 2, 2, 2), block=block)
+    assert model.get_layer("stage_4_block_0").output.shape[1:3] == (1, 1)
+    assert model(np.zeros((1, 32, 32, 3))).shape == (1, 5)
+
+
 def test_torchvision_bottlenecks(bottleneck):
     oracle = load_oracle("resnet_bottleneck")
     bottleneck.load_torchvision(state_dict(oracle))
@@ -254,7 +262,8 @@ def test_torchvision_training_step(bottleneck, jit):
     )
     for found, wanted in zip(bottleneck.variables[: len(expected.variables)], expected.variables, strict=True):
         error = np.abs(np.asarray(found) - wanted).max() / np.abs(wanted).max()
-        assert error < 4e-5, f"{wanted.path}: {error:.1e}"  # measured: 1.2e-5, from another order of the sums
+        # From another order of the sums: 1.2e-5 on one processor, 4.0e-5 under XLA on one with AVX-512.
+        assert error < 1e-4, f"{wanted.path}: {error:.1e}"
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_whole(bottleneck):

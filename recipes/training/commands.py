@@ -137,6 +137,7 @@ def evaluate(path, data_dir=None, trust=False):
             raise OptionError(f"{path} does not name its recipe: it was not exported from the folder of a run.")
         _compare_with_report(path)
         given = {name: metadata[name] for name in names} | {"variants": metadata.get("variants", ())}
+        given["image_size"] = metadata.get("image_size")
         options = recipe.find(metadata["recipe"]).options(**given, data_dir=data_dir)
         labels = metadata.get("labels")
         outputs = [x for signature in contents["signatures"].values() for x in signature["outputs"].values()]
@@ -384,6 +385,7 @@ def _metadata(chosen, model, options, data):
         "seed": options.seed,
         "smoke": options.smoke,
         "variants": list(options.variants),
+        "image_size": options.image_size,
     }
     return metadata | ({"vocabularies": data.vocabularies} if data.vocabularies else {})
 

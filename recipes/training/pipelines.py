@@ -19,7 +19,8 @@ def augmented_images(options, **digits):
         digits: keyword arguments of `keras_dl.recipes.training.augment.affine`, for any other data set.
     """
     if options.dataset == "imagenet2012":
-        return images(options, lambda i, seed: random_resized_crop(i, seed, IMAGENET_SHAPE), IMAGENET_SHAPE)
+        shape = sized(options, IMAGENET_SHAPE)
+        return images(options, lambda i, seed: random_resized_crop(i, seed, shape), IMAGENET_SHAPE)
     if options.dataset == "cifar10":
         return images(options, lambda i, seed: flip_and_crop(i, seed, padding=4))
     return images(options, lambda i, seed: affine(i, seed, **digits))
@@ -30,10 +31,11 @@ def images(options, augment=None, image_shape=None):
 
     Args:
         options: `Options`.
-        augment: `augment(image, seed) -> image` of `image_shape`, for training images. None for no augmentation.
+        augment: `augment(image, seed) -> image`, for training images. None for no augmentation.
         image_shape: `(height, width, channels)` of the model's input. None for the shape of the data set, which must
-            then be the same for all images. Test images of another size are scaled to cover the shape with a margin
-            of 1/7 (256 pixels for 224), and cropped in the middle.
+            then be the same for all images. `--image-size` sets its sides. Images of one size are scaled to it. Test
+            images of several sizes are scaled to cover it with a margin of 1/7 (256 pixels for 224), and cropped in
+            the middle.
 
     Returns:
         `Data`. Test images are uint8; training images are uint8, or float32 with augmentation.
@@ -45,7 +47,8 @@ def images(options, augment=None, image_shape=None):
     builder = open_dataset(options)
     feature = builder.info.features["image"]
     same_size = None not in feature.shape
-    image_shape = tuple(image_shape or feature.shape)
+    image_shape = sized(options, image_shape or feature.shape)
+    margin = 0 if same_size else 1 / 7
     # Images of several sizes cannot be batched for shuffling: they stay encoded until they are used.
     decoders = None if same_size else {"image": tfds.decode.SkipDecoding()}
     decode = (lambda image: image) if same_size else feature.decode_example
@@ -66,14 +69,14 @@ def images(options, augment=None, image_shape=None):
             image, label = example
             image = decode(image)
             if augment is None:
-                return resize_and_crop(image, image_shape), label
-            return tf.ensure_shape(augment(image, tf.random.fold_in(order, index)), image_shape), label
+                return resize_and_crop(image, image_shape, margin), label
+            return _scaled(augment(image, tf.random.fold_in(order, index)), image_shape, margin), label
 
         dataset = shuffled(train, order).enumerate().map(prepare, tf.data.AUTOTUNE)
         return dataset.batch(options.batch_size, drop_remainder=True)
 
     def as_served(image, label):
-        return resize_and_crop(decode(image), image_shape), label
+        return resize_and_crop(decode(image), image_shape, margin), label
 
     def calibration(samples):
         dataset = shuffled(train, fold_in(options.seed, -1)).take(samples)
@@ -145,16 +148,34 @@ def folds(options, fold, num_folds=5):
     )
 
 
-def resize_and_crop(image, shape):
-    """The middle of an image, uint8, of `shape`: scaled to cover it with a margin of 1/7, unless it has this shape."""
+def sized(options, image_shape):
+    """`(height, width, channels)` with the sides of `--image-size`, if it is given."""
+    size = options.image_size
+    return tuple(image_shape) if size is None else (size, size, image_shape[-1])
+
+
+def resize_and_crop(image, shape, margin=1 / 7):
+    """The middle of an image, uint8, of `shape`: scaled to cover it with a margin, unless it has this shape.
+
+    Args:
+        image: `(height, width, channels)`, in [0, 255].
+        shape: `(height, width, channels)` of the result.
+        margin: float. What is cut off, as a share of the result's sides.
+    """
+    scaled = _scaled(image, shape, margin)
+    return image if scaled is image else tf.cast(tf.clip_by_value(tf.round(scaled), 0.0, 255.0), tf.uint8)
+
+
+def _scaled(image, shape, margin):
+    """`resize_and_crop` before it is rounded: float32, or the image itself."""
     if image.shape.is_fully_defined() and tuple(image.shape) == tuple(shape):
         return image
     height, width, _ = shape
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    scale = tf.reduce_max(tf.constant([height, width], tf.float32) * (8 / 7) / sides)
-    scaled = tf.image.resize(image, tf.cast(tf.math.ceil(sides * scale), tf.int32), antialias=True)
-    scaled = tf.image.resize_with_crop_or_pad(scaled, height, width)
-    return tf.cast(tf.clip_by_value(tf.round(tf.ensure_shape(scaled, shape)), 0.0, 255.0), tf.uint8)
+    scale = tf.reduce_max(tf.constant([height, width], tf.float32) * (1 + margin) / sides)
+    sides = tf.math.ceil(sides * scale - 1e-3)  # a rounding error must not add a pixel
+    scaled = tf.image.resize(image, tf.cast(sides, tf.int32), antialias=True)
+    return tf.ensure_shape(tf.image.resize_with_crop_or_pad(scaled, height, width), shape)
 
 
 def accuracy(serve, data, signature="classify", name="images"):

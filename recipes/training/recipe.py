@@ -22,6 +22,7 @@ JITS = ("auto", "on", "off")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 MOST_EPOCHS = 1_000_000
+MOST_PIXELS = 4096
 
 # `--smoke` trains for seconds: one variant, without a baseline, on few examples, for few epochs.
 SMOKE_TRAIN = 256
@@ -51,6 +52,8 @@ class Options:
         baseline: bool. Whether the baseline is measured, and variants are trained that only serve as one. None for yes,
             except in a smoke run, and where `variants` leaves them out.
         learning_rate: float or None. The peak of the recipe's schedule. None for the recipe's own.
+        image_size: int in [1, 4096] or None. Height and width of the images that the model takes. None for the recipe's
+            own.
         data_dir: str or None. The folder of TFDS. None for the default of TFDS.
     """
 
@@ -65,6 +68,7 @@ class Options:
     variants: tuple[str, ...] = ()
     baseline: bool | None = None
     learning_rate: float | None = None
+    image_size: int | None = None
     data_dir: str | None = None
 
     def __post_init__(self):
@@ -87,6 +91,8 @@ class Options:
             self._checked("baseline", bool)
         if self.learning_rate is not None and not 0 < self._checked("learning_rate", float) < math.inf:
             raise OptionError(f"--learning-rate {self.learning_rate} must be a positive number.")
+        if self.image_size is not None and not 1 <= self._checked("image_size", int) <= MOST_PIXELS:
+            raise OptionError(f"--image-size {self.image_size} must be in [1, {MOST_PIXELS}] pixels.")
 
     def _checked(self, name, kind):
         """The value of an option, which is of this type."""
@@ -113,8 +119,9 @@ class Options:
             words += ["--variant", variant]
         if self.baseline is not None:
             words.append("--baseline" if self.baseline else "--no-baseline")
-        if self.learning_rate is not None:
-            words += ["--learning-rate", str(self.learning_rate)]
+        for name in ("learning_rate", "image_size"):
+            if getattr(self, name) is not None:
+                words += [flag(name), str(getattr(self, name))]
         return " ".join([*words, "--smoke"] if self.smoke else words)
 
 
@@ -300,6 +307,7 @@ class Recipe:
         calibrate: `calibrate(serve, data, samples)`: calibration data by signature, for a model whose signatures take
             what other signatures return. None if `Data.calibration` has all of it.
         takes_learning_rate: bool. Whether `build_model` asks `Options.rate` for its learning rate.
+        takes_image_size: bool. Whether `load_data` gives images of `Options.image_size`.
         snapshot: `snapshot(options, epoch, model) -> array or None`, asked after each epoch: what `picture` shows of
             the training's course. It must draw no random numbers of the model. None for no snapshots.
         figures: `figures(outcome) -> dict` of float or str: what the report says beside the metric. None for nothing.
@@ -317,6 +325,7 @@ class Recipe:
     stopping: Callable | None = None
     calibrate: Callable | None = None
     takes_learning_rate: bool = True
+    takes_image_size: bool = False
     snapshot: Callable | None = None
     figures: Callable | None = None
 
@@ -372,6 +381,8 @@ class Recipe:
             raise OptionError(f"--no-baseline excludes --variant {', '.join(chosen)}, which only serves as a baseline.")
         if options.learning_rate is not None and not self.takes_learning_rate:
             raise OptionError(f"--learning-rate: the schedule of {self.name} has none to set.")
+        if options.image_size is not None and not self.takes_image_size:
+            raise OptionError(f"--image-size: {self.name} has none to set.")
 
     def variants(self, options) -> tuple[str, ...]:
         """The variants that a run with these options trains. The first one is saved as model.keras."""

@@ -22,6 +22,7 @@ Keys, all at the top level:
     epochs            int    of each variant; the largest number with early stopping
     batch_size        int
     learning_rate     float  given with --learning-rate, null for the recipe's own
+    image_size        int    given with --image-size, null for the recipe's own
     seed              int
     smoke             bool
     precision         str    Keras's dtype policy
@@ -93,6 +94,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
+        "image_size": options.image_size,
         "seed": options.seed,
         "smoke": options.smoke,
         "precision": options.precision,

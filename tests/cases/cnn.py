@@ -17,6 +17,7 @@ CASES = [
             response_normalization=False,
             hidden_dim=16,
             dropout_rate=0.05,  # a loss of eight rows goes up and down by more
+            pool_size=2,
             mean=60.0,
             std=50.0,
         ),
@@ -44,6 +45,7 @@ CASES = [
             response_normalization=True,
             hidden_dim=16,
             dropout_rate=0.2,
+            pool_size=2,
             mean=60.0,
             std=50.0,
         ),
@@ -65,6 +67,7 @@ CASES = [
             filters=(4, 8),
             hidden_dim=16,
             dropout_rate=0.2,
+            pool_size=3,
             mean=60.0,
             std=50.0,
         ),

@@ -169,12 +169,14 @@ class AlexNet(ImageClassifier):
 
     Args:
         image_shape: `(height, width, channels)`. Sides of at least 63 pixels.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         filters: five ints. Maps of the convolutions.
         towers: 1 or 2. In how many groups convolutions 2, 4 and 5 are split.
         response_normalization: bool. Whether local response normalization follows convolutions 1 and 2.
         hidden_dim: int. Width of the two hidden dense layers.
         dropout_rate: float in [0, 1). After each hidden dense layer.
+        pool_size: int, or None. Maps of other sides are averaged to so many, so that the dense layers have the same
+            weights for all image sizes. 6 is torchvision's. None leaves them as they are, which is the same at 224x224.
         mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image.
         std: float, or one per channel, in units of [0, 255] pixels. Divides the image.
 
@@ -182,7 +184,7 @@ class AlexNet(ImageClassifier):
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float, `(batch, num_classes)`: logits.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, channels)`.
 
     Raises:
         ValueError: if an argument is not one of those above; the message names it and its value.
@@ -200,12 +202,13 @@ class AlexNet(ImageClassifier):
     def __init__(
         self,
         image_shape: ImageShapeAtLeast(63) = (224, 224, 3),  # smaller images leave nothing for the last pool
-        num_classes: Size = 1000,
+        num_classes: Size | None = 1000,
         filters: FiveSizes = (96, 256, 384, 384, 256),
         towers: OneOf(1, 2) = 2,
         response_normalization: bool = True,
         hidden_dim: Size = 4096,
         dropout_rate: Rate = 0.5,
+        pool_size: Size | None = None,
         mean: PerChannel = IMAGENET_MEAN,
         std: PositivePerChannel = IMAGENET_STD,
         dtype=None,
@@ -227,14 +230,15 @@ class AlexNet(ImageClassifier):
         maps = TowerConv2D(filters[3], 3, towers, name="conv_4")(maps)
         maps = TowerConv2D(filters[4], 3, towers, name="conv_5")(maps)
         maps = layers.MaxPooling2D(3, 2, name="pool_5")(maps)  # (batch, 6, 6, filters[4])
-        logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, "he_normal")
+        logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, pool_size, "he_normal")
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
-    def load_torchvision(self, weights: Weights) -> None:
+    def load_torchvision(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of torchvision's AlexNet, which has one tower and no response normalization.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if the model has two towers, or if entries are missing, unknown or of another shape.
@@ -248,6 +252,8 @@ class AlexNet(ImageClassifier):
         modules = {"features.0": self.get_layer("conv_1")}
         for name, ours in (("3", "conv_2"), ("6", "conv_3"), ("8", "conv_4"), ("10", "conv_5")):
             modules[f"features.{name}"] = self.get_layer(ours).convs[0]
-        for name, ours in (("1", "dense_1"), ("4", "dense_2"), ("6", "head")):
-            modules[f"classifier.{name}"] = self.get_layer(ours)
-        load_torch(modules, weights, flattened={"classifier.1": self.get_layer("pool_5").output.shape[1:]})
+        without = self._without(head, "classifier.6")
+        for name, ours in (("classifier.1", "dense_1"), ("classifier.4", "dense_2"), ("classifier.6", "head")):
+            if name not in without:
+                modules[name] = self.get_layer(ours)
+        load_torch(modules, weights, {"classifier.1": self.get_layer("flatten").input.shape[1:]}, without)

@@ -27,7 +27,7 @@ from keras_dl.checks import check_image_shape, check_stages
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.layers.residual import LayerScale, StochasticDepth
-from keras_dl.models.vision.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier, logits_of
 from keras_dl.ops.activations import gelu
 from keras_dl.weights import Entry, Weights, load_entries, torch_entries
 
@@ -129,7 +129,7 @@ class ConvNeXt(ImageClassifier):
 
     Args:
         image_shape: `(height, width, channels)`. Sides of at least `patch_size * 2 ** (stages - 1)`.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         num_blocks: sequence of int. Blocks of each stage.
         filters: sequence of int, one per stage. Channels of each stage.
         patch_size: int, pixels. Side and stride of the first convolution. Small images need less than 4.
@@ -143,7 +143,7 @@ class ConvNeXt(ImageClassifier):
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float, `(batch, num_classes)`: logits.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, channels)`.
 
     Raises:
         ValueError: if the image is too small for the stages, `num_blocks` and `filters` differ in length, the kernel
@@ -163,7 +163,7 @@ class ConvNeXt(ImageClassifier):
     def __init__(
         self,
         image_shape: ImageShape = (224, 224, 3),
-        num_classes: Size = 1000,
+        num_classes: Size | None = 1000,
         num_blocks: Sizes = (3, 3, 9, 3),
         filters: Sizes = (96, 192, 384, 768),
         patch_size: Size = 4,
@@ -194,16 +194,17 @@ class ConvNeXt(ImageClassifier):
             for i in range(blocks):
                 maps = ConvNeXtBlock(kernel_size, initial_scale, next(rates), name=f"stage_{stage}_block_{i}")(maps)
         features = norm(layers.GlobalAveragePooling2D(name="pool")(maps), "features")  # (batch, channels)
-        head = layers.Dense(num_classes, kernel_initializer=_initial_kernel(), name="head")
-        super().__init__(inputs=images, outputs=head(features), **kwargs)  # (batch, num_classes)
+        logits = logits_of(features, num_classes, kernel_initializer=_initial_kernel())
+        super().__init__(inputs=images, outputs=logits, **kwargs)
 
-    def load_torchvision(self, weights: Weights) -> None:
+    def load_torchvision(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a torchvision ConvNeXt of the same size.
 
         torchvision's checkpoints want pixels normalized by the constants that are this class's defaults.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of
@@ -213,9 +214,10 @@ class ConvNeXt(ImageClassifier):
         modules |= {"classifier.0": "features", "classifier.2": "head"}
         names = [f"block.{i}" for i in (0, 2, 3, 5)]
         block = dict(names=names, scale_name="layer_scale", scale_shape=(1, 1))
-        self._load(weights, modules, lambda n: f"features.{2 * n}", lambda n: f"features.{2 * n + 1}", block)
+        without = self._without(head, "classifier.2")
+        self._load(weights, modules, lambda n: f"features.{2 * n}", lambda n: f"features.{2 * n + 1}", block, without)
 
-    def load_transformers(self, weights: Weights) -> None:
+    def load_transformers(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of transformers' ConvNextForImageClassification of the same size.
 
         Facebook's checkpoints want pixels normalized by the constants that are this class's defaults. The last
@@ -223,6 +225,7 @@ class ConvNeXt(ImageClassifier):
 
         Args:
             weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of
@@ -234,11 +237,10 @@ class ConvNeXt(ImageClassifier):
         names = ("dwconv", "layernorm", "pwconv1", "pwconv2")
         block = dict(names=names, scale_name="layer_scale_parameter", scale_shape=())
         stages = "convnext.encoder.stages.{}".format
-        self._load(
-            weights, modules, lambda n: f"{stages(n)}.downsampling_layer", lambda n: f"{stages(n)}.layers", block
-        )
+        names = (lambda n: f"{stages(n)}.downsampling_layer"), (lambda n: f"{stages(n)}.layers")
+        self._load(weights, modules, *names, block, self._without(head, "classifier"))
 
-    def _load(self, weights, modules, downsampling, blocks, block):
+    def _load(self, weights, modules, downsampling, blocks, block, without):
         """Loads a torch checkpoint by the names of its modules.
 
         Args:
@@ -247,6 +249,7 @@ class ConvNeXt(ImageClassifier):
             downsampling: function from a stage's number, from 0, to the name of the layers before the stage.
             blocks: function from a stage's number, from 0, to the name of its blocks.
             block: dict. Arguments of `ConvNeXtBlock.torch_entries`: the names of the parts of a block.
+            without: tuple of str. Modules that are left out.
         """
         entries = {}
         for n, blocks_of_stage in enumerate(self.num_blocks):  # checkpoints count stages from 0, layers from 1
@@ -256,5 +259,6 @@ class ConvNeXt(ImageClassifier):
             for i in range(blocks_of_stage):
                 entries |= self.get_layer(f"stage_{n + 1}_block_{i}").torch_entries(f"{blocks(n)}.{i}", **block)
         for name, ours in modules.items():
-            entries |= torch_entries(name, self.get_layer(ours))
-        load_entries(entries, weights)
+            if name not in without:
+                entries |= torch_entries(name, self.get_layer(ours))
+        load_entries(entries, weights, without)

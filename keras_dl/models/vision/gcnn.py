@@ -35,7 +35,7 @@ from keras_dl.layers.group_convolution import (
     LiftingConv2D,
 )
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, PixelNormalization
-from keras_dl.models.vision.classifier import ImageClassifier, classify_signature
+from keras_dl.models.vision.classifier import ImageClassifier, logits_of
 from keras_dl.signatures import Signature
 
 
@@ -73,7 +73,7 @@ class GroupClassifier(ImageClassifier):
         return folded
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """The entry points of a device: `classify`, as for other image classifiers, computed by the folded network.
+        """The entry points of a device, as for other image classifiers, computed by the folded network.
 
         The kernels are constants, computed from the weights when this method is called.
         """
@@ -81,10 +81,10 @@ class GroupClassifier(ImageClassifier):
         trained = [ops.convert_to_numpy(v) for v in folded.trainable_variables]
         others = [ops.convert_to_numpy(v) for v in folded.non_trainable_variables]
 
-        def logits(images):
+        def compute(images):
             return folded.stateless_call(trained, others, images, training=False)[0]
 
-        return classify_signature(logits, self.image_shape, batch_size)
+        return self._served(compute, batch_size)
 
 
 # Section 8.1: 24,620 trainable parameters for P4CNN; Z2CNN has 21,630.
@@ -183,7 +183,7 @@ class GroupResNet(GroupClassifier):
 
     Args:
         image_shape: `(side, side, channels)`. The side has at least 2 pixels for each halving.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         group: "z2", "p4" or "p4m".
         num_blocks: sequence of int. Blocks of each stage. Each stage after the first halves the sides.
         filters: sequence of int, one per stage. Channels for each element of the group.
@@ -194,7 +194,8 @@ class GroupResNet(GroupClassifier):
         images: `(batch, side, side, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float, `(batch, num_classes)`: logits. They stay the same when an element of the group acts on the image.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, channels)`. They stay the same when an
+        element of the group acts on the image.
 
     Raises:
         ValueError: if the image is not square or too small, the stages do not match, or there is no such group.
@@ -212,7 +213,7 @@ class GroupResNet(GroupClassifier):
     def __init__(
         self,
         image_shape: SquareImageShape = (32, 32, 3),
-        num_classes: Size = 10,
+        num_classes: Size | None = 10,
         group: GroupName = "p4m",
         num_blocks: Sizes = (7, 7, 7),
         filters: Sizes = (11, 23, 45),
@@ -247,5 +248,4 @@ class GroupResNet(GroupClassifier):
                 maps = relu(layers.Add(name=f"{name}_add")([maps, branch]), f"{name}_relu_1")
         maps = GroupPooling(group, "mean", name="group_pool")(maps)  # (batch, side', side', width)
         features = layers.GlobalAveragePooling2D(name="features")(maps)  # (batch, width)
-        logits = layers.Dense(num_classes, name="head")(features)  # (batch, num_classes)
-        super().__init__(inputs=images, outputs=logits, **kwargs)
+        super().__init__(inputs=images, outputs=logits_of(features, num_classes), **kwargs)

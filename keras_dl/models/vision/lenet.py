@@ -31,7 +31,7 @@ from keras import layers, ops
 from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.layers.pixels import PixelNormalization
-from keras_dl.models.vision.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier, logits_of
 
 # Table I: the maps of S2 that each map of C3 sees. The last sees all; no two see the same.
 C3_INPUTS = (
@@ -194,7 +194,7 @@ class LeNet5(ImageClassifier):
     Args:
         image_shape: `(height, width, channels)`. Sides of at most 32 pixels. Smaller images are centered on 32x32
             black pixels, as the paper does with 28x28.
-        num_classes: int. Must be 10 with `head="rbf"`.
+        num_classes: int. Must be 10 with `head="rbf"`. None for a model without a head, which returns features.
         head: "softmax", trained linear units, or "rbf", the paper's distances to bitmaps of the digits.
         mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image. The defaults of `mean`
             and `std` make a black pixel -0.1 and a white one 1.175, as the paper does.
@@ -220,7 +220,7 @@ class LeNet5(ImageClassifier):
     def __init__(
         self,
         image_shape: SmallImageShape = (28, 28, 1),
-        num_classes: Size = 10,
+        num_classes: Size | None = 10,
         head: OneOf("softmax", "rbf") = "softmax",
         mean: PerChannel = 20.0,
         std: PositivePerChannel = 200.0,
@@ -247,5 +247,6 @@ class LeNet5(ImageClassifier):
         code = layers.Flatten()(maps)  # (batch, 120)
         code = layers.Dense(84, kernel_initializer=_lecun_normal(120), name="f6")(code)
         features = squash(code, name="features")  # (batch, 84)
-        last = DigitCodes(dtype="float32", name="head") if head == "rbf" else layers.Dense(num_classes, name="head")
-        super().__init__(inputs=images, outputs=last(features), **kwargs)  # (batch, num_classes)
+        rbf = head == "rbf"
+        logits = DigitCodes(dtype="float32", name="head")(features) if rbf else logits_of(features, num_classes)
+        super().__init__(inputs=images, outputs=logits, **kwargs)

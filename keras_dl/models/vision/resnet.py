@@ -38,7 +38,7 @@ from keras_dl.base import Layer
 from keras_dl.checks import check_stages
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
-from keras_dl.models.vision.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier, logits_of
 from keras_dl.weights import Weights, load_torch
 
 Version = OneOf("v1", "v1.5", "v2")
@@ -143,7 +143,8 @@ class ResidualBlock(Layer):
             )
             gamma = "zeros" if zero_gamma and i == last else "ones"
             norm = BatchNormalization(gamma_initializer=gamma, dtype=self.dtype_policy, name=f"norm_{i}")
-            layer.build(shape)
+            margin = size // 2 if stride > 1 else 0
+            layer.build(_padded(shape, margin))
             after = (*_halved(shape, stride), width)
             if self.version != "v2":
                 norm.build(after)
@@ -153,7 +154,7 @@ class ResidualBlock(Layer):
                 norm = None
             self.convs.append(layer)
             self.norms.append(norm)
-            self._margins.append(size // 2 if stride > 1 else 0)
+            self._margins.append(margin)
             shape = after
 
         self.projection = self.projection_norm = None
@@ -211,6 +212,11 @@ class ResidualBlock(Layer):
         return modules
 
 
+def _padded(shape, margin):
+    """The shape `(batch, height, width, channels)` after `pad`; an unknown side stays unknown."""
+    return (shape[0], *(None if n is None else n + 2 * margin for n in shape[1:3]), shape[3])
+
+
 def _halved(shape, strides):
     """`(batch, height, width)` after a stride, rounded up; an unknown side stays unknown."""
     return (shape[0], *(None if n is None else -(-n // strides) for n in shape[1:3]))
@@ -259,7 +265,7 @@ class ResNet(ImageClassifier):
 
     Args:
         image_shape: `(height, width, channels)`.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         num_blocks: sequence of int. Blocks of each stage. Each stage after the first halves the sides of the maps.
         filters: sequence of int, one per stage. Maps of its blocks' inner convolutions.
         block: "basic" or "bottleneck".
@@ -275,7 +281,7 @@ class ResNet(ImageClassifier):
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float, `(batch, num_classes)`: logits.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, channels)`.
 
     Raises:
         ValueError: if an argument is not one of those above, or `num_blocks` and `filters` differ in length.
@@ -293,7 +299,7 @@ class ResNet(ImageClassifier):
     def __init__(
         self,
         image_shape: ImageShape = (224, 224, 3),
-        num_classes: Size = 1000,
+        num_classes: Size | None = 1000,
         num_blocks: Sizes = (3, 4, 6, 3),
         filters: Sizes = (64, 128, 256, 512),
         block: Block = "bottleneck",
@@ -337,10 +343,9 @@ class ResNet(ImageClassifier):
             maps = BatchNormalization(name="last_norm")(maps)
             maps = layers.ReLU(name="last_relu")(maps)
         features = layers.GlobalAveragePooling2D(name="features")(maps)  # (batch, channels)
-        logits = layers.Dense(num_classes, name="head")(features)  # (batch, num_classes)
-        super().__init__(inputs=images, outputs=logits, **kwargs)
+        super().__init__(inputs=images, outputs=logits_of(features, num_classes), **kwargs)
 
-    def load_torchvision(self, weights: Weights) -> None:
+    def load_torchvision(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a torchvision ResNet of the same size. The model then gives the same outputs.
 
         torchvision's pretrained ResNets are v1.5 with shortcut B and an ImageNet stem. They take pixels normalized by
@@ -348,6 +353,7 @@ class ResNet(ImageClassifier):
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if the model computes something else (v2, v1 of bottlenecks, without shortcuts), or if entries
@@ -361,11 +367,13 @@ class ResNet(ImageClassifier):
             )
         if not self.residual:
             raise ValueError("residual=False has no counterpart in torchvision, whose ResNets have shortcuts.")
-        load_torch(self.torch_modules(), weights)
+        without = self._without(head, "fc")
+        modules = {name: layer for name, layer in self.torch_modules().items() if name not in without}
+        load_torch(modules, weights, without=without)
 
     def torch_modules(self) -> dict[str, keras.Layer]:
         """The layers by their names in torchvision, as `keras_dl.weights.load_torch` takes them."""
-        modules = {"conv1": "stem", "bn1": "stem_norm", "fc": "head"}
+        modules = {"conv1": "stem", "bn1": "stem_norm"} | ({} if self.num_classes is None else {"fc": "head"})
         modules = {name: self.get_layer(ours) for name, ours in modules.items()}
         for stage, blocks in enumerate(self.num_blocks, start=1):
             for i in range(blocks):

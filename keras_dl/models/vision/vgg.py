@@ -43,11 +43,13 @@ class VGG(ImageClassifier):
 
     Args:
         image_shape: `(height, width, channels)`. Sides of at least 2 to the power of the number of stages.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         num_blocks: sequence of int. Convolutions of each stage.
         filters: sequence of int, one per stage. Maps of its convolutions.
         hidden_dim: int. Width of the two hidden dense layers.
         dropout_rate: float in [0, 1). After each hidden dense layer.
+        pool_size: int, or None. Maps of other sides are averaged to so many, so that the dense layers have the same
+            weights for all image sizes. 7 is torchvision's. None leaves them as they are, which is the same at 224x224.
         mean: float, or one per channel, in units of [0, 255] pixels. Subtracted from the image.
         std: float, or one per channel, in units of [0, 255] pixels. Divides the image.
 
@@ -55,7 +57,7 @@ class VGG(ImageClassifier):
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float, `(batch, num_classes)`: logits.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, channels)`.
 
     Raises:
         ValueError: if an argument is not one of those above; the message names it and its value.
@@ -74,11 +76,12 @@ class VGG(ImageClassifier):
     def __init__(
         self,
         image_shape: ImageShape = (224, 224, 3),
-        num_classes: Size = 1000,
+        num_classes: Size | None = 1000,
         num_blocks: Sizes = (2, 2, 3, 3, 3),
         filters: Sizes = (64, 128, 256, 512, 512),
         hidden_dim: Size = 4096,
         dropout_rate: Rate = 0.5,
+        pool_size: Size | None = None,
         mean: PerChannel = IMAGENET_MEAN,
         std: PositivePerChannel = IMAGENET_STD,
         dtype=None,
@@ -93,14 +96,15 @@ class VGG(ImageClassifier):
             for i in range(1, blocks + 1):
                 maps = layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv_{stage}_{i}")(maps)
             maps = layers.MaxPooling2D(2, name=f"pool_{stage}")(maps)  # (batch, height', width', channels)
-        logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, "glorot_uniform")
+        logits = dense_head(maps, hidden_dim, num_classes, dropout_rate, pool_size, "glorot_uniform")
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
-    def load_torchvision(self, weights: Weights) -> None:
+    def load_torchvision(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a torchvision VGG of the same size, without batch normalization.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and
@@ -112,7 +116,9 @@ class VGG(ImageClassifier):
                 modules[f"features.{index}"] = self.get_layer(f"conv_{stage}_{i}")
                 index += 2  # torchvision counts the relu
             index += 1  # and the pool
-        for name, ours in (("0", "dense_1"), ("3", "dense_2"), ("6", "head")):
-            modules[f"classifier.{name}"] = self.get_layer(ours)
-        flattened = self.get_layer(f"pool_{len(self.num_blocks)}").output.shape[1:]
-        load_torch(modules, weights, flattened={"classifier.0": flattened})
+        without = self._without(head, "classifier.6")
+        for name, ours in (("classifier.0", "dense_1"), ("classifier.3", "dense_2"), ("classifier.6", "head")):
+            if name not in without:
+                modules[name] = self.get_layer(ours)
+        flattened = self.get_layer("flatten").input.shape[1:]
+        load_torch(modules, weights, {"classifier.0": flattened}, without)

@@ -35,7 +35,7 @@ from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.transformer import TransformerBlock
-from keras_dl.models.vision.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier, logits_of
 from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
 
 
@@ -208,7 +208,7 @@ class ViT(ImageClassifier):
 
     Args:
         image_shape: `(height, width, channels)`. `patch_size` must divide both sides.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         patch_size: int, pixels. Side of a square patch.
         hidden_dim: int. Width of a token.
         mlp_dim: int. Width of each MLP's hidden layer.
@@ -224,7 +224,7 @@ class ViT(ImageClassifier):
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float, `(batch, num_classes)`: logits, at first all 0.
+        float, `(batch, num_classes)`: logits, at first all 0. Without a head: features, `(batch, hidden_dim)`.
 
     Raises:
         ValueError: if an argument is out of its range, `patch_size` does not divide the sides of the image, or
@@ -245,7 +245,7 @@ class ViT(ImageClassifier):
     def __init__(
         self,
         image_shape: ImageShape = (224, 224, 3),
-        num_classes: Size = 1000,
+        num_classes: Size | None = 1000,
         patch_size: Size = 16,
         hidden_dim: Size = 768,
         mlp_dim: Size = 3072,
@@ -274,7 +274,7 @@ class ViT(ImageClassifier):
         for i in range(num_layers):
             tokens = ViTBlock(num_heads, mlp_dim, dropout_rate, norm_epsilon, name=f"block_{i}")(tokens)
         features = LayerNormalization(epsilon=norm_epsilon, name="features")(tokens[:, 0])  # (batch, hidden_dim)
-        logits = layers.Dense(num_classes, kernel_initializer="zeros", name="head")(features)  # (batch, num_classes)
+        logits = logits_of(features, num_classes, kernel_initializer="zeros")
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
     @property
@@ -326,13 +326,14 @@ class ViT(ImageClassifier):
                 new.assign(old)
         return model
 
-    def load_torchvision(self, weights: Weights) -> None:
+    def load_torchvision(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of torchvision's VisionTransformer. Positions of square images are interpolated.
 
         torchvision's checkpoints need `mean=IMAGENET_MEAN` and `std=IMAGENET_STD`, of `keras_dl.layers.pixels`.
 
         Args:
             weights: mapping from torchvision's names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
@@ -341,16 +342,17 @@ class ViT(ImageClassifier):
         modules = {"conv_proj": "patches", "encoder.ln": "features", "heads.head": "head"}
         block = {"ln_1": "attention_norm", "ln_2": "mlp_norm", "mlp.0": "expand", "mlp.3": "project"}
         attention = {"output": "self_attention.out_proj"}
-        entries = self._torch_entries(modules, "encoder.layers.encoder_layer_{}", block, attention)
+        without = self._without(head, "heads.head")
+        entries = self._torch_entries(modules, "encoder.layers.encoder_layer_{}", block, attention, without)
         for i, layer in enumerate(self._blocks):
             prefix = f"encoder.layers.encoder_layer_{i}.self_attention.in_proj"
             parts = layer.attention.torch_entries({name: name for name in ("query", "key", "value")})
             for kind in ("weight", "bias"):
                 rows = _Rows([entry for name, entry in parts.items() if name.endswith(kind)])
                 entries[f"{prefix}_{kind}"] = Entry(rows, rows.shape, np.asarray)
-        self._load(entries, weights, "class_token", "encoder.pos_embedding", align_corners=True)
+        self._load(entries, weights, "class_token", "encoder.pos_embedding", True, without)
 
-    def load_transformers(self, weights: Weights) -> None:
+    def load_transformers(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of transformers' ViTForImageClassification. Positions of square images are interpolated.
 
         Google's checkpoints need the default `mean` and `std`, and `norm_epsilon=1e-12`.
@@ -358,6 +360,7 @@ class ViT(ImageClassifier):
         Args:
             weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file. Names may
                 be those of published files (`vit.encoder.layer.0.`) or of version 5's modules (`vit.layers.0.`).
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
@@ -379,15 +382,17 @@ class ViT(ImageClassifier):
             prefix = "vit.layers.{}"
             block |= {"mlp.fc1": "expand", "mlp.fc2": "project"}
             attention = {name: f"attention.{name[0]}_proj" for name in ("query", "key", "value", "output")}
-        entries = self._torch_entries(modules, prefix, block, attention)
+        without = self._without(head, "classifier")
+        entries = self._torch_entries(modules, prefix, block, attention, without)
         names = "vit.embeddings.cls_token", "vit.embeddings.position_embeddings"
-        self._load(entries, weights, *names, align_corners=False)
+        self._load(entries, weights, *names, False, without)
 
-    def _torch_entries(self, modules, prefix, block, attention):
+    def _torch_entries(self, modules, prefix, block, attention, without):
         """Entries of the layers that are also layers in torch: those of the model, of its blocks, and projections."""
         entries = {}
         for name, ours in modules.items():
-            entries |= torch_entries(name, self.get_layer(ours))
+            if name not in without:
+                entries |= torch_entries(name, self.get_layer(ours))
         for i, layer in enumerate(self._blocks):
             for name, ours in block.items():
                 entries |= torch_entries(f"{prefix.format(i)}.{name}", getattr(layer, ours))
@@ -395,7 +400,7 @@ class ViT(ImageClassifier):
             entries |= layer.attention.torch_entries(names)
         return entries
 
-    def _load(self, entries, weights, token_name, positions_name, align_corners):
+    def _load(self, entries, weights, token_name, positions_name, align_corners, without):
         weights = _as_mapping(weights)
         token, positions = self.get_layer("class_token").token, self.get_layer("positions").positions
         shape = np.shape(weights.get(positions_name, positions))
@@ -410,7 +415,7 @@ class ViT(ImageClassifier):
             shape if resizable else tuple(positions.shape),
             lambda array: resize_positions(array, self.grid, align_corners) if resizable else array,
         )
-        load_entries(entries, weights)
+        load_entries(entries, weights, without)
 
 
 class _Rows(NamedTuple):
