@@ -72,6 +72,16 @@ def test_aligned_features_of_a_ramp_are_the_middles_of_the_bins(form):
     np.testing.assert_allclose(found[0, :, :, 0], np.tile(10 + 4 * (np.arange(7) + 0.5), (7, 1)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["gather", "matrix"])
+def test_numbers_that_are_not_finite_do_no_harm(form):
+    boxes = BOXES.copy()
+    boxes[0, 2], boxes[1, 3, 2] = np.nan, np.inf
+    found = roi_align(MAPS, boxes, form=form, **OPTIONS)
+    assert np.isfinite(found).all()
+    others = np.delete(np.arange(28), [2, 14 + 3])
+    np.testing.assert_allclose(found.numpy()[others], channels_last("pooled")[others], rtol=1e-4, atol=1e-4)
+
+
 def test_wrong_arguments_are_refused():
     for options, message in (
         (dict(strides=(4, 8)), r"3 maps; strides=\(4, 8\)"),

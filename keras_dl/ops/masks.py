@@ -39,6 +39,7 @@ def mask_targets(instance_map, numbers, boxes, size=28, *, samples=2, aligned=Tr
            [0.765625, 0.765625]], dtype=float32)
     """
     boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
+    boxes = tf.where(tf.math.is_finite(boxes), boxes, 0.0)
     batch, height, width = tf.shape(instance_map)[0], *instance_map.shape[1:]
     count, most = boxes.shape[1], samples
     if samples is None:

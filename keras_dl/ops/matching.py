@@ -105,8 +105,8 @@ def sample_balanced(matches, keys, size, positive_share):
     """Chooses anchors to learn from: at most a share of positives, the rest negatives.
 
     Args:
-        matches: int32, `(batch, anchors)`, as of `match_by_iou`. Negatives do not fill up missing positives beyond
-            `size`; positives never fill up missing negatives.
+        matches: int32, `(batch, anchors)`, as of `match_by_iou`. Negatives take the places of missing positives; the
+            places of missing negatives stay free.
         keys: float, `(batch, anchors)`, such as of `hashed_uniform`: the anchors of the lowest keys are chosen.
         size: int, at least 1.
         positive_share: float in [0, 1].

@@ -116,7 +116,7 @@ def roi_align(
     Args:
         maps: sequence of `(batch, height, width, channels)`, one for each level, the finest first.
         boxes: `(batch, boxes, 4)`, xyxy in pixels of the image. They have no gradient. A box outside of the image has
-            features of 0, and NaN is not allowed.
+            features of 0; a number that is not finite counts as 0.
         size: int, or `(height, width)`: the bins of a box.
         strides: sequence of int, one for each level: see `box_levels`. A single level may have any stride.
         samples: int, at least 1: places of a bin along each axis.
@@ -146,6 +146,7 @@ def roi_align(
         raise ValueError(f"samples={samples} must be at least 1.")
     bins = (size, size) if isinstance(size, int) else tuple(size)
     boxes = tf.stop_gradient(full_precision(boxes))
+    boxes = tf.where(tf.math.is_finite(boxes), boxes, 0.0)
     if len(maps) == 1:
         levels = tf.zeros(tf.shape(boxes)[:-1], tf.int32)
     else:
