@@ -35,7 +35,7 @@ from keras_dl.initializers import Bilinear
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
 from keras_dl.signatures import Signature
-from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
+from keras_dl.weights import Entry, Weights, load_entries, torch_entries
 
 MARGIN = 100  # pixels, of padding="paper"
 CROPS = {32: 19, 16: 27, 8: 31}  # of the last scores, by their stride
@@ -213,8 +213,6 @@ class FCN(FunctionalModel):
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and
                 the model stays as it was.
         """
-        weights = weights if hasattr(weights, "items") else read_safetensors(weights)
-        weights = {name: x for name, x in weights.items() if not name.startswith("classifier.6.")}
         entries, index = {}, 0
         for stage, blocks in enumerate(self.num_blocks, start=1):
             for i in range(1, blocks + 1):
@@ -225,10 +223,9 @@ class FCN(FunctionalModel):
                     index += 1
                 index += 1  # torchvision counts the relu
             index += 1  # and the pool
-        entries |= _dense_entries("classifier.0", self.get_layer("fc6")) | _dense_entries(
-            "classifier.3", self.get_layer("fc7")
-        )
-        load_entries(entries, weights)
+        entries |= _dense_entries("classifier.0", self.get_layer("fc6"))
+        entries |= _dense_entries("classifier.3", self.get_layer("fc7"))
+        load_entries(entries, weights, without=("classifier.6",))
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """`segment`: the class of each pixel. `logits`: those at the model's stride, before they are enlarged."""
