@@ -163,8 +163,15 @@ def test_ignored_pixels_and_class_weights():
     assert again.class_weights == weights
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+@pytest.mark.parametrize(
+    ("kind", "jit_compile"),
+    [
+        ("vgg", False),
+        ("vgg", True),
+        ("resnet", False),
+        pytest.param("resnet", True, marks=pytest.mark.slow),  # 14 s of compiling
+    ],
+)
 def test_it_learns_which_pixels_are_bright(kind, jit_compile):
     keras.utils.set_random_seed(0)
     if kind == "vgg":

@@ -25,7 +25,6 @@ Deviations from the paper:
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
@@ -228,13 +227,13 @@ class FCN(FunctionalModel):
         load_entries(entries, weights, without=("classifier.6",))
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """`segment`: the class of each pixel. `logits`: those at the model's stride, before they are enlarged."""
+        """`segment`: the probabilities of each pixel's classes. `logits`: those at the model's stride, before they are enlarged."""
         images = {"images": keras.KerasTensor((batch_size, *self.image_shape), "uint8", name="images")}
         coarse = keras.Model(self.input, self.get_layer("coarse").output)
 
         def segment(images):
             logits = self(images, training=False)
-            return {"classes": tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)}
+            return {"probabilities": ops.softmax(logits)}
 
         def logits(images):
             return {"logits": coarse(images, training=False)}

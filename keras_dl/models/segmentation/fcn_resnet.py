@@ -14,7 +14,6 @@ torchvision's `fcn_resnet50`.
 """
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, NumberIn, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
@@ -163,13 +162,13 @@ class FCNResNet(FunctionalModel):
         load_torch(modules, weights)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """`segment`: the class of each pixel. `logits`: those at stride 8, before they are enlarged."""
+        """`segment`: the probabilities of each pixel's classes. `logits`: at stride 8, before they are enlarged."""
         images = {"images": keras.KerasTensor((batch_size, *self.image_shape), "uint8", name="images")}
         coarse = keras.Model(self.input, self.get_layer("head").output)
 
         def segment(images):
             logits = self(images, training=False)["logits"]
-            return {"classes": tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)}
+            return {"probabilities": ops.softmax(logits)}
 
         def logits(images):
             return {"logits": coarse(images, training=False)}
