@@ -227,7 +227,7 @@ class FCN(FunctionalModel):
         load_entries(entries, weights, without=("classifier.6",))
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """`segment`: the probabilities of each pixel's classes. `logits`: at the model's stride, before the last `up`."""
+        """`segment`: the probabilities of each pixel's classes. `logits`: at the stride, before the last `up`."""
         images = {"images": keras.KerasTensor((batch_size, *self.image_shape), "uint8", name="images")}
         coarse = keras.Model(self.input, self.get_layer("coarse").output)
 
