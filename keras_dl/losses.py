@@ -115,3 +115,59 @@ class SmoothedCrossentropy(keras.losses.Loss):
 
     def get_config(self):
         return super().get_config() | {"smoothing": self.smoothing, "padding": self.padding}
+
+
+@keras.saving.register_keras_serializable(package="keras_dl")
+class PixelCrossentropy(keras.losses.Loss):
+    """Softmax cross-entropy of pixels, the mean over those that are judged.
+
+        loss = sum_i w_{y_i} (-log p_{y_i}) / sum_i w_{y_i},    i over the pixels of no ignored label
+
+    Images without a judged pixel have the loss 0, where torch's is NaN.
+
+    Args:
+        ignored_label: int, or None. The label of pixels that are not judged: 255 in PASCAL VOC.
+        class_weights: sequence of float, one for each class; None for equal ones.
+        reduction: str or None, as of Keras's losses.
+        name: str.
+
+    Call arguments:
+        y_true: int, `(batch, height, width)`: labels.
+        y_pred: float, `(batch, height, width, num_classes)`: logits.
+
+    Returns:
+        float, scalar. With another `reduction`, the part that each pixel adds to the loss, times their number.
+
+    Example:
+
+    >>> loss = PixelCrossentropy()(ops.array([[[1, 255]]]), ops.zeros((1, 1, 2, 4)))
+    >>> round(float(ops.exp(loss)), 5)  # one pixel of four equal logits
+    4.0
+    """
+
+    @arguments
+    def __init__(
+        self,
+        ignored_label: int | None = 255,
+        class_weights: tuple[float, ...] | None = None,
+        reduction="sum_over_batch_size",
+        name="pixel_crossentropy",
+        **kwargs,
+    ):
+        super().__init__(reduction=reduction, name=name, **kwargs)
+
+    def call(self, y_true, y_pred):
+        labels, logits = ops.cast(y_true, "int32"), ops.cast(y_pred, "float32")
+        judged = ops.ones_like(labels, dtype="bool")
+        if self.ignored_label is not None:
+            judged = ops.not_equal(labels, self.ignored_label)
+        labels = ops.where(judged, labels, 0)
+        losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        weights = ops.cast(judged, "float32")
+        if self.class_weights is not None:
+            weights = weights * ops.take(ops.array(self.class_weights, "float32"), labels)
+        # Keras divides by the number of all pixels. The mean must be over the judged ones.
+        return losses * weights * ops.cast(ops.size(weights), "float32") / ops.maximum(ops.sum(weights), 1e-6)
+
+    def get_config(self):
+        return super().get_config() | {"ignored_label": self.ignored_label, "class_weights": self.class_weights}

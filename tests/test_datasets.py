@@ -31,6 +31,7 @@ ELSEWHERE = {  # the other data sets, by the file that holds them
     "test_cyclegan_recipe": ("mnist_optdigits", "emoji_styles"),
     "test_nerf_recipe": ("traced_scene",),
     "test_occupancy_recipe": ("random_objects", "analytic_solids"),
+    "test_object_data": ("hela_nuclei", "tree_crowns"),
 }
 OTHERS = {name for names in ELSEWHERE.values() for name in names}
 NAMES = [entry.name for entry in datasets.catalogue() if entry.name not in OTHERS]

@@ -95,8 +95,13 @@ def _images_model(monkeypatch):
     return dict(model=model, digits=digits, real_images=digits[:, None].astype("float32"))
 
 
+def _nothing(monkeypatch):
+    return {}
+
+
 GIVEN = {
     "README.md": _readme,
+    "docs/detection.md": _nothing,
     "docs/export.md": _images_model,
     "docs/quantization.md": _images_model,
     "docs/sequences.md": _sequences,

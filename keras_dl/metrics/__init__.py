@@ -1,6 +1,18 @@
-"""Metrics: of generated data (functions of features) and of images (`keras.metrics.Metric`)."""
+"""Metrics: of generated data, of images and their segmentation, and of detections."""
 
+from keras_dl.metrics.detection import CocoCallback, CocoMetric, coco_scores
 from keras_dl.metrics.generation import PrecisionRecall, frechet_distance, precision_recall
 from keras_dl.metrics.images import PSNR, SSIM
+from keras_dl.metrics.segmentation import MeanIoU
 
-__all__ = ["PSNR", "SSIM", "PrecisionRecall", "frechet_distance", "precision_recall"]
+__all__ = [
+    "PSNR",
+    "SSIM",
+    "CocoCallback",
+    "CocoMetric",
+    "MeanIoU",
+    "PrecisionRecall",
+    "coco_scores",
+    "frechet_distance",
+    "precision_recall",
+]

@@ -17,6 +17,7 @@ from keras_dl.recipes.datasets.digit_scenes import DigitScenes  # noqa: E402
 from keras_dl.recipes.datasets.emoji_styles import EmojiStyles  # noqa: E402
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # noqa: E402
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing  # noqa: E402
+from keras_dl.recipes.datasets.hela_nuclei import HelaNuclei  # noqa: E402
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
 from keras_dl.recipes.datasets.mnist_optdigits import MnistOptdigits  # noqa: E402
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility  # noqa: E402
@@ -33,6 +34,7 @@ from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects  # no
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits  # noqa: E402
 from keras_dl.recipes.datasets.tarballs import Tarball  # noqa: E402
 from keras_dl.recipes.datasets.traced_scene import TracedScene  # noqa: E402
+from keras_dl.recipes.datasets.tree_crowns import TreeCrowns  # noqa: E402
 from keras_dl.recipes.datasets.wheels import DataError, Wheel, cache_dir  # noqa: E402
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Freesolv",
     "GaussianRing",
     "GunPoint",
+    "HelaNuclei",
     "ItalyPowerDemand",
     "JapaneseVowels",
     "Mnist5k",
@@ -67,6 +70,7 @@ __all__ = [
     "Spirals",
     "Tarball",
     "TracedScene",
+    "TreeCrowns",
     "TwoMoons",
     "Wheel",
     "cache_dir",

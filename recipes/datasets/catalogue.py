@@ -23,6 +23,7 @@ from keras_dl.recipes.datasets.emoji_styles import EmojiStyles
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
 from keras_dl.recipes.datasets.gaussian_pair import GaussianPair
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing
+from keras_dl.recipes.datasets.hela_nuclei import HelaNuclei
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k
 from keras_dl.recipes.datasets.mnist_optdigits import MnistOptdigits
 from keras_dl.recipes.datasets.molecules import Freesolv, Solubility
@@ -34,6 +35,7 @@ from keras_dl.recipes.datasets.series import BasicMotions, GunPoint, ItalyPowerD
 from keras_dl.recipes.datasets.solids import AnalyticSolids, RandomObjects
 from keras_dl.recipes.datasets.tables import BreastCancer, Diabetes, Optdigits
 from keras_dl.recipes.datasets.traced_scene import TracedScene
+from keras_dl.recipes.datasets.tree_crowns import TreeCrowns
 from keras_dl.recipes.datasets.wheels import DataError
 
 BUILDERS = (
@@ -67,6 +69,8 @@ BUILDERS = (
     AnalyticSolids,
     MnistOptdigits,
     EmojiStyles,
+    HelaNuclei,
+    TreeCrowns,
 )
 
 

@@ -21,6 +21,7 @@ DIGIT_SIZES = (0.16, 0.48)  # longer side of a digit's ink, as a share of the ca
 MIN_VISIBLE = 0.5  # share of a digit's pixels that later digits leave visible
 MAX_OVERLAP = 0.4  # of the boxes of two digits, as a share of the smaller box
 MIN_CONTRAST = 80  # between the luminance of a digit and that of the background, of 255
+EMPTY = 10  # of so many scenes the last is without digits, in configurations that have such
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
 
 
@@ -38,7 +39,7 @@ class Scene(NamedTuple):
     rows: np.ndarray
 
 
-def draw_scene(random, images, rows, canvas):
+def draw_scene(random, images, rows, canvas, empty=False):
     """Draws a scene.
 
     Args:
@@ -46,6 +47,7 @@ def draw_scene(random, images, rows, canvas):
         images: uint8, `(digits, 28, 28)`.
         rows: int. The rows of `images` that may be drawn.
         canvas: int, pixels. Side of the scene.
+        empty: bool. Whether the scene holds no digit, but fragments alone.
 
     Returns:
         `Scene`. Each of its digits lies inside the canvas as a whole, and at least half of its pixels are visible.
@@ -54,7 +56,7 @@ def draw_scene(random, images, rows, canvas):
     for _ in range(random.randint(6, 13)):
         _draw_fragment(random, pixels, images[random.choice(rows)])
     instance_map = np.zeros((canvas, canvas), np.uint8)
-    count = random.randint(1, MAX_DIGITS + 1)
+    count = 0 if empty else random.randint(1, MAX_DIGITS + 1)
     drawn, boxes, areas = [], [], []
     while len(drawn) < count:  # a digit that would hide too much of another is given up for another one elsewhere
         row = random.choice(rows)
@@ -72,7 +74,7 @@ def draw_scene(random, images, rows, canvas):
         boxes.append(box)
         areas.append(inked.sum())
         _blend(pixels[window], cover, _ink(random, background))
-    return Scene(_with_noise(random, pixels), instance_map, np.array(drawn))
+    return Scene(_with_noise(random, pixels), instance_map, np.array(drawn, int))
 
 
 def _background(random, canvas):
@@ -159,9 +161,10 @@ def instance_masks(instance_map, num_objects):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SceneConfig(tfds.core.BuilderConfig):
-    """A size of the canvas."""
+    """A size of the canvas, and whether each tenth scene holds no digit."""
 
     canvas: int
+    empty: bool = False
 
 
 class DigitScenes(Builder):
@@ -172,6 +175,8 @@ class DigitScenes(Builder):
     BUILDER_CONFIGS = [
         SceneConfig(name="128", description="128x128 pixels.", canvas=128),
         SceneConfig(name="96", description="96x96 pixels.", canvas=96),
+        SceneConfig(name="128_empty", description="Each tenth scene holds no digit.", canvas=128, empty=True),
+        SceneConfig(name="96_empty", description="Each tenth scene holds no digit.", canvas=96, empty=True),
     ]
     TITLE = "Scenes of 1 to 6 digits, with boxes and instance masks, 128x128 or 96x96"
     LICENCE = mnist_5k.LICENCE
@@ -189,7 +194,8 @@ class DigitScenes(Builder):
             stays visible. The train split is made of the train digits, the test split of the test digits.
             The layout is that of TFDS's `coco`, with two additions: `instance_map`, whose pixels are 0 for the
             background and i + 1 for the object i, and `objects/source`, the digit's row in the file of `mnist_5k`.
-            Boxes are tight around the visible pixels and `area` counts them. Nothing is a crowd.
+            Boxes are tight around the visible pixels and `area` counts them. Nothing is a crowd. In the configurations
+            `128_empty` and `96_empty`, each tenth scene holds no digit; the others are those of `128` and `96`.
             License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
@@ -229,7 +235,8 @@ class DigitScenes(Builder):
         canvas = self.builder_config.canvas
         for image_id in image_ids:
             # A stream for each scene: the scene stays the same if others are added before it.
-            scene = draw_scene(np.random.RandomState([SEED, image_id]), digits.images, rows, canvas)
+            empty = self.builder_config.empty and image_id % EMPTY == EMPTY - 1
+            scene = draw_scene(np.random.RandomState([SEED, image_id]), digits.images, rows, canvas, empty)
             filename = f"{split}_{image_id:06d}.jpg"
             yield (
                 filename,

@@ -48,12 +48,13 @@ Shortcut = OneOf("A", "B")
 HE_FAN_OUT = dict(scale=2.0, mode="fan_out", distribution="untruncated_normal")
 
 
-def conv(filters, kernel_size, strides=1, *, zeros=False, dtype=None, name=None):
+def conv(filters, kernel_size, strides=1, *, dilation=1, zeros=False, dtype=None, name=None):
     """A convolution without bias. Stride 1 keeps the size. A strided one does not pad: `pad` has padded its input."""
     return layers.Conv2D(
         filters,
         kernel_size,
         strides,
+        dilation_rate=dilation,
         padding="same" if strides == 1 else "valid",
         use_bias=False,
         kernel_initializer="zeros" if zeros else keras.initializers.VarianceScaling(**HE_FAN_OUT),
@@ -81,6 +82,7 @@ class ResidualBlock(Layer):
         zero_init_residual: bool. Whether the residual branch starts at zero, so that the block starts as the identity.
             The scale of the last normalization starts at zero in v1 and v1.5, the last kernel in v2.
         preactivate: bool. False leaves out the first norm and relu of a v2 block, for the first block of a net.
+        dilation: int. Between the pixels that a 3x3 convolution sees. Above 1, `strides` must be 1.
 
     Call arguments:
         maps: float, `(batch, height, width, channels)`.
@@ -104,8 +106,11 @@ class ResidualBlock(Layer):
         residual: bool = True,
         zero_init_residual: bool = False,
         preactivate: bool = True,
+        dilation: Size = 1,
         **kwargs,
     ):
+        if dilation > 1 and strides > 1:
+            raise ValueError(f"dilation={dilation} needs strides=1; strides={strides}.")
         super().__init__(**kwargs)
 
     @property
@@ -128,7 +133,13 @@ class ResidualBlock(Layer):
         shape = tuple(maps_shape)
         for i, (width, size, stride) in enumerate(zip(widths, kernel_sizes, strides, strict=True)):
             layer = conv(
-                width, size, stride, zeros=zero_kernel and i == last, dtype=self.dtype_policy, name=f"conv_{i}"
+                width,
+                size,
+                stride,
+                dilation=self.dilation if size > 1 else 1,
+                zeros=zero_kernel and i == last,
+                dtype=self.dtype_policy,
+                name=f"conv_{i}",
             )
             gamma = "zeros" if zero_gamma and i == last else "ones"
             norm = BatchNormalization(gamma_initializer=gamma, dtype=self.dtype_policy, name=f"norm_{i}")
