@@ -19,8 +19,6 @@ from keras_dl.recipes.training import augment, commands, pipelines, recipe, runn
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: those with tests of their own.
 OTHERS = [name for name in recipe.NAMES if pathlib.Path(__file__).with_name(f"test_{name}_recipe.py").exists()]
-# Which read images as points, or have no labels: tests of their own.
-OTHERS = ("pointnet", "pointnet2", "gan", "stylegan")
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES

@@ -1,9 +1,7 @@
 """Pure functions of tensors.
 
 Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays,
-resampling of images.
-Attention, recurrence, searches, segments of graphs, symmetries, ODE solvers, points and their neighbors, rays, boxes
-and what detectors do with them.
+resampling of images, boxes and what detectors do with them.
 """
 
 from keras_dl.ops.activations import gelu
@@ -131,9 +129,9 @@ __all__ = [
     "take_points",
     "turn_pixels",
     "unit_ball",
+    "unletterbox_boxes",
     "upsample",
     "upsampled_convolution",
-    "unletterbox_boxes",
     "xywh_to_xyxy",
     "xyxy_to_cxcywh",
     "xyxy_to_ltrb",
