@@ -47,7 +47,7 @@ NETS = {
 SMALLEST, STEPS = 0.01, 5  # noise of the last level, and steps at each
 LATENT_DIM = 8  # of the VAE
 FARTHEST = 2000  # examples among which the largest distance is looked for
-SEED, BLOCK = 0, 50  # of the noise that samples start from; samples whose noise is in memory
+SEED, BLOCK = 0, EVALUATION_BATCH  # of the noise that samples start from; samples whose noise is in memory
 SHOWN = 16  # samples of a snapshot
 
 
@@ -202,8 +202,8 @@ def figures(outcome):
     if isinstance(model, keras_dl.VAE):
         return {}
     kept = settings(data)
-    found = {"noise levels": kept["process"].size, "largest noise": kept["process"].largest}
-    found |= {"step size": kept["step_size"], "draws of a sample": model.num_draws}
+    found = {"noise levels": float(kept["process"].size), "largest noise": kept["process"].largest}
+    found |= {"step size": kept["step_size"], "draws of a sample": float(model.num_draws)}
     samples = generated(KerasRunner(model, EVALUATION_BATCH, ["sample"]).serve, data)
     found |= diffusion.compared(data, samples, outcome.task.metric)
     normal = generation.of_normal_distribution(data.arrays["train"], data.num_test)
