@@ -201,7 +201,7 @@ RECIPE = Recipe(
     model="CycleGAN",
     summary="CycleGAN writes digits of MNIST as those of optdigits, and back, from sets that are not paired",
     tasks={
-        DIGITS: Task(epochs=8, batch_size=4, metric="digits kept, the worse way", aim=0.85, exports=FILES),
+        DIGITS: Task(epochs=4, batch_size=4, metric="digits kept, the worse way", aim=0.85, exports=FILES),
         EMOJI: Task(
             epochs=30,
             batch_size=4,
