@@ -17,6 +17,7 @@ from keras_dl.recipes.training import augment, pipelines, recipe, runner
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "imagenet2012")
 # Which read images as points, or have no labels: tests of their own.
 OTHERS = ("pointnet", "pointnet2", "gan", "stylegan")
+LAZY = {"stylegan": 4 / 5}  # shares of the rate: every fourth step is followed by a further one
 PAIRS = [
     (name, dataset)
     for name in recipe.NAMES
@@ -96,7 +97,7 @@ def test_a_learning_rate_reaches_the_optimizer_or_is_refused(name):
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         assert 0.0123 in keras.tree.flatten(rate.get_config())
     else:
-        assert float(rate) == pytest.approx(0.0123)
+        assert float(rate) == pytest.approx(LAZY.get(name, 1.0) * 0.0123)
 
 
 @pytest.mark.parametrize("name", recipe.NAMES)
