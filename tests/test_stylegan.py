@@ -441,12 +441,16 @@ def test_the_nets_at_whole_levels():
     served = model.serving_signatures(2)["synthesize"].function
     assert len({float(level) for level in (model.level,)}) == 1
     np.testing.assert_allclose(
-        served(styles, **{f"noise_{i}": m for i, m in enumerate(maps)})["images"], np.clip(small, 0, 255), atol=1e-3
+        served(styles=styles, **{f"noise_{i}": m for i, m in enumerate(maps)})["images"],
+        np.clip(small, 0, 255),
+        atol=1e-3,
     )
     model.level.assign(0.0)
     served = model.serving_signatures(2)["synthesize"].function
     np.testing.assert_allclose(
-        served(styles, **{f"noise_{i}": m for i, m in enumerate(maps)})["images"], np.clip(whole, 0, 255), atol=1e-3
+        served(styles=styles, **{f"noise_{i}": m for i, m in enumerate(maps)})["images"],
+        np.clip(whole, 0, 255),
+        atol=1e-3,
     )
 
 
