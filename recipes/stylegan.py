@@ -141,13 +141,6 @@ def figures(outcome):
     }
 
 
-def snapshot(options, epoch, model):
-    """Samples of fixed noise, at epochs that lie the closer the earlier they are."""
-    if not isinstance(model, keras_dl.StyleGAN2) or options.dataset == FACES:
-        return None
-    return gan.snapshot(options, epoch, model)
-
-
 def picture(outcome):
     """Samples, styles that are mixed, truncation, and a walk between styles; the losses."""
     model, name = outcome.model, next(iter(outcome.trained))
@@ -207,7 +200,7 @@ RECIPE = Recipe(
     summary="StyleGAN2 draws handwritten digits, whose coarse and fine styles can be mixed",
     tasks={
         "mnist_5k": Task(
-            epochs=20,
+            epochs=4,
             batch_size=8,
             metric="digit-FID",
             aim=50.0,
@@ -238,7 +231,6 @@ RECIPE = Recipe(
     baseline=baseline,
     picture=picture,
     calibrate=calibrate,
-    snapshot=snapshot,
     figures=figures,
 )
 

@@ -57,6 +57,11 @@ def blur(x, coefficients=FIR):
 
     Returns:
         As `x`.
+
+    Example:
+
+    >>> 4 * blur(tf.constant([[[[0.0], [4.0], [0.0]]]]), [[1, 2, 1]])[0, 0, :, 0].numpy()
+    array([4., 8., 4.], dtype=float32)
     """
     f = fir_filter(coefficients)
     return _correlate(x, f[::-1, ::-1], [(size // 2, (size - 1) // 2) for size in f.shape])
@@ -127,6 +132,11 @@ def upsampled_convolution(x, kernel, coefficients=FIR):
 
     Returns:
         As `x`, `(batch, 2 height, 2 width, filters)`.
+
+    Example:
+
+    >>> upsampled_convolution(tf.ones((1, 4, 4, 3)), tf.ones((3, 3, 3, 8))).shape
+    TensorShape([1, 8, 8, 8])
     """
     f = 4 * _filter(coefficients, 2)
     size = kernel.shape[0]
@@ -148,6 +158,11 @@ def downsampled_convolution(x, kernel, coefficients=FIR):
 
     Returns:
         As `x`, `(batch, height / 2, width / 2, filters)`.
+
+    Example:
+
+    >>> downsampled_convolution(tf.ones((1, 8, 8, 3)), tf.ones((3, 3, 3, 8))).shape
+    TensorShape([1, 4, 4, 8])
     """
     if kernel.shape[0] == 1:  # only the pixels that are left need the filter
         return tf.nn.conv2d(downsample(x, coefficients), kernel, 1, "VALID")

@@ -75,6 +75,7 @@ CASES = [
         compile={},
         prepare=prepared,
         served=dict(generate=normal("noise", 6), map=normal("noise", 6), synthesize=synthesis((4, 8, 8), 4)),
+        tolerances=dict(int8=0.2),  # measured 0.14 in `synthesize`: four channels, so that no error is averaged
         bad_arguments=(
             *BAD,
             (dict(r1_interval=0), "r1_interval"),

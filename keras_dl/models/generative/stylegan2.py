@@ -30,7 +30,6 @@ from keras_dl.models.generative.style_based import (
     FIRST_SIDE,
     PIXELS,
     StyleBased,
-    in_pixels,
     mapping,
     synthesis_inputs,
     widths,
@@ -73,12 +72,14 @@ def synthesis(image_shape, style_dim, filters, fir, name) -> keras.Model:
         conv = ModulatedConv2D(filters[side], 3, name=f"conv_{side}")
         hidden, layer = conv(hidden, styles[:, layer], maps[layer]), layer + 1  # (batch, side, side, filters)
         colors = ModulatedConv2D(image_shape[-1], **rgb, name=f"rgb_{side}")(hidden, styles[:, layer])
-        colors = layers.Activation("linear", dtype="float32", name=f"rgb_{side}_float")(colors)
+        # Each in the unit of pixels: a sum that is scaled at last gets a wrong scale in an int8 file.
+        offset = PIXELS if side == image_shape[0] else 0.0
+        colors = layers.Rescaling(PIXELS, offset, dtype="float32", name=f"pixels_{side}")(colors)
         if images is not None:
             images = Upsample(fir, dtype="float32", name=f"skip_{side}")(images)  # (batch, side, side, channels)
             colors = layers.Add(dtype="float32", name=f"sum_{side}")([images, colors])
         images = colors
-    return keras.Model([styles, *maps], in_pixels(images), name=name)
+    return keras.Model([styles, *maps], images, name=name)
 
 
 def discriminator(image_shape, filters, fir, group_size) -> keras.Model:
