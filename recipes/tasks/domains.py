@@ -32,7 +32,7 @@ def unpaired(options, prepare) -> Data:
 
     def images(split, limit):
         dataset = builder.as_dataset(split=split, shuffle_files=False).take(limit)
-        return dataset.map(lambda row: (row["image"],), tf.data.AUTOTUNE)
+        return dataset.map(lambda row: (sized(row["image"]),), tf.data.AUTOTUNE)
 
     train = [images(f"train{side}", most) for side in SIDES]
     counts = [int(dataset.cardinality()) for dataset in train]
@@ -58,9 +58,10 @@ def unpaired(options, prepare) -> Data:
 
     def calibration(samples):
         key = batches.fold_in(options.seed, -1)
-        sides = [batches.shuffled(dataset, key).take(samples).map(sized) for dataset in train]
-        rows = [dataset.map(lambda image: {"images": image[None]}) for dataset in sides]
-        return dict(zip(("a_to_b", "b_to_a"), rows, strict=True))
+        sides = [
+            batches.shuffled(dataset, key).take(samples).map(lambda image: {"images": image[None]}) for dataset in train
+        ]
+        return dict(zip(("a_to_b", "b_to_a"), sides, strict=True))
 
     arrays = _tests(builder, options)
     tests = arrays["test_a"], arrays["test_b"]
