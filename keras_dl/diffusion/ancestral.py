@@ -55,8 +55,8 @@ def posterior_variances(process: Betas) -> np.ndarray:
     Example:
 
     >>> from keras_dl.diffusion.betas import LinearBetas
-    >>> posterior_variances(LinearBetas())[:2].round(8)
-    array([0.0e+00, 5.453e-05])
+    >>> [round(float(variance), 8) for variance in posterior_variances(LinearBetas())[:2]]
+    [0.0, 5.453e-05]
     """
     return process.variances * left_before(process)[1] / process.tables[1] ** 2
 
