@@ -34,7 +34,7 @@ NOISE_DIM, STYLE_DIM = 64, 64
 SMALL = dict(
     noise_dim=NOISE_DIM, style_dim=STYLE_DIM, mapping_layers=4, base_filters=512, max_filters=32, averaging=0.995
 )
-RATE, R1_WEIGHT, PATH_LENGTH_WEIGHT = 0.004, 4.0, 0.1
+RATE, R1_WEIGHT, PATH_LENGTH_WEIGHT = 0.004, 8.0, 0.1
 TEST_BATCH = 200  # a multiple of the groups that the discriminator compares
 PSI = (0.0, 0.25, 0.5, 0.75, 1.0)
 
