@@ -1,6 +1,6 @@
-"""A repair of constants that products or signatures share, for files of int16x8.
+"""A repair of constants that products or signatures share, for quantizers that work on the buffers of a file.
 
-The converter's quantizer of int16x8 works on the buffers of a file. Those of int8 and of weights alone do not.
+The converter's quantizer of int16x8 does so:
 
 - It quantizes a buffer once for each signature that has it, the second time as if the integers were floats. Of a GRU
   with signatures for a sequence and for a step, a quarter of the weights and most biases were 0.
@@ -8,6 +8,9 @@ The converter's quantizer of int16x8 works on the buffers of a file. Those of in
   called several times, as in a recurrence that is written out step by step, the products of a signature read the
   integers of the first by their own scales. They added up to 2.5 times the bias: stacked recurrent cells had a cosine
   similarity of 0.93.
+
+ai-edge-quantizer does so too. Weights that one signature multiplies by, and another hands to a loop as floats, become
+integers that are still called floats there: LiteRT cannot load the file.
 
 Here the float file has a buffer for each signature, and a bias for each product. What is equal after all is one buffer
 again in the integer file.

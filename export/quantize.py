@@ -30,7 +30,7 @@ import re
 import tensorflow as tf
 
 from keras_dl.compat import CALIBRATE_ONLY, MASKING, all_layers
-from keras_dl.export import graph, litert, remaining_weights
+from keras_dl.export import constants, graph, litert, remaining_weights
 from keras_dl.export.errors import ExportError
 from keras_dl.export.saved_model import layer_names, layer_path, located
 from keras_dl.extras import require
@@ -88,7 +88,8 @@ def to_litert(source, names, quantization, float_layers=()):
     content = source.float_file(*variant)
     if quantization == "none":
         return content
-    return remaining_weights.quantized(_quantize_weights(content, quantization), quantization)
+    content = remaining_weights.quantized(_quantize_weights(constants.separated(content), quantization), quantization)
+    return constants.joined(content)
 
 
 def check_float_layers(float_layers, quantization, model):

@@ -187,8 +187,12 @@ def _corrector(sde, times, num_steps, snr, norms):
         lengths = tf.sqrt(tf.reduce_sum(tf.square(x), axis=range(1, len(x.shape))))  # (batch,)
         return tf.reduce_mean(lengths, keepdims=True) if norms == "batch" else lengths
 
+    def ratio_of(z, score):
+        length = norm(score)
+        return norm(z) * length / tf.maximum(tf.square(length), 1e-12)  # 0, no step, where there is no score
+
     def correct(x, score, z, i):
-        ratio = _entry(sigmas, i) if norms == "sigma" else along(norm(z) / norm(score), x)  # (batch or 1, 1, ..., 1)
+        ratio = _entry(sigmas, i) if norms == "sigma" else along(ratio_of(z, score), x)  # (batch or 1, 1, ..., 1)
         size = 2.0 * _entry(alphas, i) * tf.square(snr * ratio)
         return x + size * score + tf.sqrt(2.0 * size) * z
 

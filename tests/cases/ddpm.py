@@ -32,7 +32,7 @@ def spread(model, inputs):
     rng = np.random.default_rng(0)
     for variable in model.network.weights:
         if variable.name == "kernel" and float(np.abs(variable.numpy()).max()) < 1e-3:
-            variable.assign(rng.normal(size=variable.shape) * 0.05)
+            variable.assign(rng.normal(size=variable.shape) * 0.1)
     model.average.set_weights(model.network.get_weights())
 
 

@@ -37,7 +37,7 @@ def points(rng, n):
 
 IMAGES = dict(
     data_shape=(8, 4, 2),
-    process=VE(0.05, 4.0),
+    process=VE(0.5, 2.0),  # a file of few bits has one scale for the scores of all times
     filters=8,
     multipliers=(1,),
     num_blocks=1,
