@@ -259,5 +259,7 @@ def _weights(op, dequantized=None):
     """
     dequantized = dequantized or {}
     held = [op.inputs[i] for i in _WEIGHTS.get(op.name, ()) if i < len(op.inputs) and op.inputs[i] is not None]
+    if op.name == "GATHER":
+        held = [x for x in held if len(x.shape) > 1]  # a row of numbers is no embedding
     pairs = [(dequantized.get(id(x), x), id(x) not in dequantized) for x in held]
     return [(x, direct) for x, direct in pairs if x.constant and x.dtype in ("float32", "float16", "int8")]

@@ -31,7 +31,7 @@ def quantized(content, quantization):
         edit, ops = _Edit(schema, model, subgraph), []
         for op in subgraph.operators:
             code = model.operatorCodes[op.opcodeIndex].builtinCode
-            if code == gather and edit.is_quantized(op.inputs[0], {(gather, 0)}):
+            if code == gather and edit.is_table(op.inputs[0]) and edit.is_quantized(op.inputs[0], {(gather, 0)}):
                 rows = op.outputs[0]
                 op.outputs = list(op.outputs)
                 op.outputs[0] = edit.new_tensor(like=rows, values_of=op.inputs[0])
@@ -58,6 +58,10 @@ class _Edit:
     def __init__(self, schema, model, subgraph):
         self._schema, self._model, self._subgraph = schema, model, subgraph
         self._done = set()
+
+    def is_table(self, index):
+        """Whether a tensor has rows. A row of numbers is no embedding: the noise of each step of a sampler, say."""
+        return len(self._subgraph.tensors[index].shape) > 1
 
     def is_quantized(self, index, allowed):
         """Makes a constant int8, if it is float32 and only read as one of `allowed`; returns whether it is int8 now.

@@ -351,3 +351,25 @@ def test_models_without_weights(tmp_path):
     model = keras.Sequential([keras.Input((4,), name="x"), layers.Lambda(lambda x: ops.tanh(x) + 1.0)])
     report = export(model, tmp_path, "int8", {"x": models.normal(16, 4)})
     assert report.tensors["weights"] == {}
+
+
+@pytest.mark.parametrize("quantization", ["dynamic_int8", "weight_only_int8"])
+def test_a_row_of_numbers_that_is_looked_up_keeps_its_digits(quantization, tmp_path):
+    """Such as the noise levels of a sampler. As int8, 1e-3 beside 10 would be 0."""
+    levels = np.geomspace(1e-3, 10, 64).astype("float32")
+
+    class Levels(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.take(levels, x)
+
+    index = keras.Input((), dtype="int32")
+    path = tmp_path / "levels.tflite"
+    hidden = keras.layers.Reshape((1,))(Levels()(index))
+    export_(
+        keras.Model(index, keras.layers.Concatenate()([hidden, keras.layers.Dense(1)(hidden)])),
+        path,
+        quantization=quantization,
+    )
+    (name,) = load(path).signatures["serve"]["inputs"]
+    (found,) = load(path).serve("serve", **{name: np.arange(64, dtype="int32")}).values()
+    np.testing.assert_array_equal(found[:, 0], levels)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl import metrics
+from keras_dl.extras import require
 from keras_dl.recipes.training import augment, batches
 from keras_dl.recipes.training.recipe import Data
 
@@ -117,16 +118,21 @@ def photographs(options, served, side: int, mirror: bool = False) -> Data:
         mirror: bool. Whether half of the training images are mirrored.
     """
     builder = batches.open_dataset(options)
+    feature = builder.info.features["image"]
+    same_size = None not in feature.shape
+    # Images of several sizes cannot be batched for shuffling: they stay encoded until they are used.
+    decoders = None if same_size else {"image": require("tensorflow_datasets", extra="recipes").decode.SkipDecoding()}
 
     def resized(row):
-        image = tf.cast(row["image"], tf.float32)
+        image = tf.cast(row["image"] if same_size else feature.decode_example(row["image"]), tf.float32)
         sides = tf.cast(tf.shape(image)[:2], tf.float32)
         sides = tf.cast(tf.round(sides * side / tf.reduce_min(sides)), tf.int32)
         image = tf.image.resize_with_crop_or_pad(tf.image.resize(image, sides, antialias=True), side, side)
         return tf.ensure_shape(tf.clip_by_value(image, 0.0, 255.0), (side, side, 3))
 
     def read(split, most):
-        return builder.as_dataset(split=split, shuffle_files=False).take(batches.limit(split, options, most))
+        dataset = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+        return dataset.take(batches.limit(split, options, most))
 
     held_out = "test" if "test" in builder.info.splits else "validation"  # lsun has no test split
 
