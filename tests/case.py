@@ -27,7 +27,8 @@ class Case(NamedTuple):
         called: makes `n` inputs of a call, where `fit` takes something else, as that of a generator does; else None.
         padded: changes only the inputs at masked positions; None where the model takes no mask.
         served: for signatures that do not take the model's inputs: by name, what makes a dict of `n` rows of theirs.
-        integer_signatures: names of those that int8 files hold; None for all. A loop cannot be calibrated.
+        integer_signatures: names of those that int8 files hold; None for all, () for no int8 file. A loop cannot be
+            calibrated.
         around: for a layer: makes the `keras.Model` that the battery trains and exports, from a new layer.
         prepare: called with the new model and the inputs before use, to adapt statistics, say.
         tolerances: overrides of TOLERANCES.

@@ -78,7 +78,8 @@ CASES = [
         prepare=awake,
         served=dict(score=noisy("images", 8, 4, 2), sample=normal("noise", 1 + 3, 64)),
         integer_signatures=INTEGERS,
-        tolerances=dict(int8=3e-1),  # 0.17, of noise of up to four times the range of the pixels
+        # int8 0.17, of noise beyond the data. Of samples, whose steps add up: float16 5.5e-3, dynamic_int8 8.4e-2.
+        tolerances=dict(int8=3e-1, float16=1e-2, dynamic_int8=2e-1),
         bad_arguments=(
             (dict(data_shape=(9, 4, 2), multipliers=(1, 2)), "data_shape"),
             (dict(data_shape=(8, 4)), "data_shape"),
@@ -121,7 +122,7 @@ CASES = [
         | dict(
             data_shape=(3,),
             process=VP(0.1, 2.0),
-            hidden_dims=(12, 6),
+            hidden_dims=(32, 16),
             time_features="sinusoidal",
             dropout_rate=0.3,
             weighting="likelihood",
@@ -141,7 +142,7 @@ CASES = [
             sample=normal("noise", 1 + 3 * 2, 3),
             likelihood=lambda rng, n: {"points": points(rng, n)},
         ),
-        integer_signatures=INTEGERS,
+        integer_signatures=(),  # the proof refuses int8 of so small a net (R2 0.88); the recipe has dynamic_int8
         tolerances=dict(float16=2e-2),  # 9.9e-3: frequencies of the sines of times up to 999
         bad_arguments=(
             (dict(data_shape=(0,)), "data_shape"),
