@@ -8,7 +8,8 @@ Data:      mnist_5k, padded to 32x32: 4,000 digits for training, each shifted, r
 Command:   keras-dl train stylegan
 Aim:       a digit-FID of 50
 Baseline:  the digit-FID of DCGAN, which sees as many images
-Reaches:   not measured yet. 202 on held-out digits after 15,000 images, a fifth of the run, and falling
+Reaches:   121 after 16,000 images, where DCGAN has 89: StyleGAN2 is behind at so few. Cut short: a whole training, of
+           80,000 images, has not been made
 
 The digit-FID is that of `keras_dl.recipes.gan`: in the features of the package's own classifier, and no Inception FID.
 
@@ -26,7 +27,7 @@ from keras_dl.export import KerasRunner
 from keras_dl.recipes import gan
 from keras_dl.recipes.tasks import digit_judge, generation
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, INT16X8, Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 FACES = "celeb_a_hq/256"
@@ -93,7 +94,11 @@ def calibrate(serve, data, samples):
     rows = {"styles": styles}
     for i, side in enumerate(data.arrays["map_sides"]):
         rows[f"noise_{i}"] = random.standard_normal((samples, side, side, 1)).astype("float32")
-    return {"generate": {"noise": noise}, "map": {"noise": noise}, "synthesize": rows}
+    columns = {"generate": {"noise": noise}, "map": {"noise": noise}, "synthesize": rows}
+    return {
+        signature: [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(samples)]
+        for signature, arrays in columns.items()
+    }
 
 
 def score(samples, data):
@@ -169,7 +174,7 @@ def mixing(figure, model, width, count=6):
     """A grid: the coarse styles of each row's image, and the fine ones of each column's."""
     rows, columns = (model.map(generation.draw(count, width, "normal", seed)) for seed in (4, 5))
     first = 3  # StyleGAN2's first layer at 16x16
-    lines = [np.concatenate([np.full((1, *model.image_shape), 255.0), model.synthesize(columns)])]
+    lines = [np.concatenate([np.zeros((1, *model.image_shape)), model.synthesize(columns)])]
     for i in range(count):
         same = np.repeat(np.asarray(rows)[i : i + 1], count, 0)
         mixed = model.synthesize(model.mix(same, columns, first))
@@ -207,7 +212,8 @@ RECIPE = Recipe(
             variants=("stylegan2", "dcgan"),
             baselines=("dcgan",),
             higher_is_better=False,
-            exports=(FLOAT, Export("float16", "cpu"), INT8, INT16X8, ETHOS_U55),
+            # int16x8 has no kernel for squares.
+            exports=(FLOAT, Export("float16", "cpu"), INT8, ETHOS_U55),
         ),
         "mnist": Task(
             epochs=10,

@@ -56,7 +56,9 @@ def test_table_has_all_31():
 
 
 # Recipes whose run at full size is still to be made: the table says so. `python docs/reproduce.py NAME` makes it.
-NOT_MEASURED = ("cyclegan",)
+NOT_MEASURED = ("cyclegan", "ddpm")
+# Those that were trained at full size, whose files are still to be proven.
+WITHOUT_FILES = ("ncsn", "score_sde")
 
 
 @pytest.mark.parametrize("name", NOT_MEASURED)
@@ -76,6 +78,9 @@ def test_every_recipe_was_measured(name):
         report = json.loads(path.read_text())
         assert report["smoke"] is False
         assert report["recipe"] == name
+        if name in WITHOUT_FILES:
+            assert "Files:     not measured" in (ROOT / "recipes" / f"{name}.py").read_text()
+            continue
         exported = json.loads((path.parent / "none-cpu.json").read_text())
         assert exported["flex_ops"] == 0
         assert exported["metric"]["keras"] == pytest.approx(exported["metric"]["artifact"], abs=1e-3)

@@ -52,10 +52,11 @@ def test_calibration_has_rows_for_every_signature():
 
     found = stylegan.calibrate(lambda name, noise: {"styles": np.asarray(model.map(noise))}, Data, 7)
     for name, signature in model.serving_signatures().items():
-        assert {key: x.shape[1:] for key, x in found[name].items()} == {
-            key: tuple(spec.shape[1:]) for key, spec in signature.inputs.items()
-        }
-        assert {len(x) for x in found[name].values()} == {7}
+        assert len(found[name]) == 7
+        for row in found[name]:
+            assert {key: x.shape for key, x in row.items()} == {
+                key: (1, *spec.shape[1:]) for key, spec in signature.inputs.items()
+            }
 
 
 @pytest.mark.slow  # half a minute of tracing

@@ -71,7 +71,7 @@ CASES = [
         served=dict(denoise=noisy, sample=chains),
         integer_signatures=("denoise",),
         # Guidance of 1.5 multiplies the error of a pass by up to 4, and each of the four steps has one.
-        tolerances=dict(dynamic_int8=2e-1, float16=1e-2),  # float16 6.4e-3
+        tolerances=dict(dynamic_int8=2e-1, float16=1e-2, int8=3e-1),  # float16 6.4e-3, int8 0.17 of the velocity
         bad_arguments=(
             (dict(image_shape=(8, 18, 1)), "image_shape"),
             (dict(filters=9), "filters"),
