@@ -28,6 +28,7 @@ ELSEWHERE = {  # the other data sets, by the file that holds them
     "test_neural_ode": ("two_moons", "spirals"),
     "test_pointnet_recipe": ("primitive_parts",),
     "test_gan_recipe": ("gaussian_ring",),
+    "test_ncsn_recipe": ("gaussian_pair",),
     "test_cyclegan_recipe": ("mnist_optdigits", "emoji_styles"),
     "test_nerf_recipe": ("traced_scene",),
     "test_occupancy_recipe": ("random_objects", "analytic_solids"),

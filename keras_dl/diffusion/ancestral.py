@@ -46,7 +46,7 @@ def left_before(process: Betas) -> tuple[np.ndarray, np.ndarray]:
     """`abar_{t-1}` and `1 - abar_{t-1}`, the second without a difference of near numbers. 1 and 0 at index 0."""
     logs = np.cumsum(np.log1p(-process.variances))
     logs = np.concatenate([[0.0], logs[:-1]])
-    return np.exp(logs), -np.expm1(logs)
+    return np.exp(logs), 0.0 - np.expm1(logs)  # 0.0 and not -0.0 at index 0
 
 
 def posterior_variances(process: Betas) -> np.ndarray:
