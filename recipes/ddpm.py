@@ -69,7 +69,7 @@ def build_model(data, options, variant):
 
 def evaluate(serve, data):
     """Digit-FID; of other images, the Frechet distance of thumbnails."""
-    return diffusion.distance(data, samples(serve, data))
+    return generation.distance(data, samples(serve, data))
 
 
 def samples(serve, data):
@@ -86,7 +86,7 @@ def calibrate(serve, data, count):
 def baseline(outcome):
     data = outcome.data
     drawn = generation.of_normal_distribution(data.arrays["train"], data.num_test)
-    return "normal distribution", diffusion.distance(data, drawn)
+    return "normal distribution", generation.distance(data, drawn)
 
 
 def figures(outcome):

@@ -107,9 +107,7 @@ def score(samples, data):
     """The metric of samples of any origin."""
     if samples.ndim == 2:
         return coverage(samples)["modes"]
-    if samples.shape[-1] == 1:
-        return digit_judge.digit_fid(data.arrays["test"], samples)
-    return generation.thumbnail_distance(data.arrays["test"], samples)
+    return generation.distance(data, samples)
 
 
 def baseline(outcome):
@@ -173,7 +171,7 @@ def picture(outcome):
         if outcome.options.dataset == RING:
             draw_points(axis, outcome, shown, small=True)
         else:
-            pictures.show_image(axis, tiled(shown[:16], 4))
+            pictures.show_image(axis, pictures.tiled(shown[:16], 4))
         axis.set_title(f"epoch {epoch}", fontsize=8, color=pictures.INK)
     return figure
 
@@ -183,16 +181,8 @@ def grid(figure, outcome, samples):
     title = f"Samples, not chosen, in epoch {outcome.options.epochs}; below the line, real examples"
     figure.suptitle(title, fontsize=11, color=pictures.INK, fontweight="bold")
     upper, lower = figure.subplots(2, 1, height_ratios=(5, 1))
-    pictures.show_image(upper, tiled(samples[:60], 12))
-    pictures.show_image(lower, tiled(outcome.data.arrays["test"][:12], 12))
-
-
-def tiled(images, columns):
-    """Images side by side, in rows: one image. What does not fill a row is left out."""
-    rows = len(images) // columns
-    _, height, width, channels = images.shape
-    images = np.asarray(images)[: rows * columns].reshape(rows, columns, height, width, channels)
-    return images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+    pictures.show_image(upper, pictures.tiled(samples[:60], 12))
+    pictures.show_image(lower, pictures.tiled(outcome.data.arrays["test"][:12], 12))
 
 
 def draw_points(axis, outcome, points, small=False):
@@ -224,7 +214,8 @@ def losses(axis, history):
 def picture_of_vae(outcome):
     """Samples of the VAE alone."""
     figure = pictures.figure(8, 6)
-    pictures.show_image(figure.subplots(), tiled(np.asarray(outcome.model.sample(80, seed=outcome.options.seed)), 10))
+    samples = outcome.model.sample(80, seed=outcome.options.seed)
+    pictures.show_image(figure.subplots(), pictures.tiled(samples, 10))
     return figure
 
 

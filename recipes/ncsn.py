@@ -107,7 +107,7 @@ def score(samples, data):
     """The metric of samples of any origin."""
     if data.dataset == PAIR:
         return abs(gaussian_pair.share(samples) - gaussian_pair.WEIGHTS[0])
-    return diffusion.distance(data, samples)
+    return generation.distance(data, samples)
 
 
 def generated(serve, data):

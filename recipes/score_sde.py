@@ -34,7 +34,7 @@ from keras_dl.export.errors import SignatureError
 from keras_dl.extras import require
 from keras_dl.models.generative.score_sde import to_pixels
 from keras_dl.recipes.datasets.points_and_paths import moons_log_density
-from keras_dl.recipes.tasks import diffusion, digit_judge, generation
+from keras_dl.recipes.tasks import diffusion, generation
 from keras_dl.recipes.training import augment, batches, pictures
 from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Data, Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
@@ -123,7 +123,7 @@ def evaluate(serve, data):
     test = data.arrays["test"]
     if test.ndim == 2:
         return float(np.mean(serve("likelihood", points=test)["log_prob"]))
-    return diffusion.distance(data, sampled(serve, data))
+    return generation.distance(data, sampled(serve, data))
 
 
 def sampled(serve, data):
@@ -154,12 +154,12 @@ def baseline(outcome):
     data = outcome.data
     if data.dataset not in (POINTS, *LEVELS):
         drawn = generation.of_normal_distribution(data.arrays["train"][: generation.MOST], data.num_test)
-        return "normal distribution", diffusion.distance(data, drawn)
+        return "normal distribution", generation.distance(data, drawn)
     mixture = fitted_mixture(data)
     name = f"Gaussian mixture, {mixture.n_components} components"
     if outcome.options.dataset == POINTS:
         return name, float(mixture.score(data.arrays["test"]))
-    return name, diffusion.distance(data, of_mixture(mixture, data))
+    return name, generation.distance(data, of_mixture(mixture, data))
 
 
 def fitted_mixture(data, most=32):
@@ -211,9 +211,6 @@ def figures(outcome):
         }
     samples = sampled(KerasRunner(model, EVALUATION_BATCH, ["sample"]).serve, data)
     found = diffusion.compared(data, samples, outcome.task.metric)
-    if test.shape[-1] == 1:
-        judge = digit_judge.judge_of(test)
-        found |= {"accuracy of the judge": judge.accuracy, "weights of the judge": judge.hash}
     if data.dataset not in LEVELS:
         return found
     mixture, size, metric = fitted_mixture(data), math.prod(test.shape[1:]), outcome.task.metric
@@ -232,7 +229,7 @@ def figures(outcome):
         "the probability flow": model.decode(start),
         "the mixture": of_mixture(mixture, data),
     }
-    return found | {f"{metric} of {name}": diffusion.distance(data, np.asarray(x)) for name, x in others.items()}
+    return found | {f"{metric} of {name}": generation.distance(data, np.asarray(x)) for name, x in others.items()}
 
 
 def picture(outcome):

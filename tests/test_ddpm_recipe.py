@@ -12,7 +12,7 @@ from reference import randomized
 import keras_dl
 from keras_dl.export import KerasRunner
 from keras_dl.recipes.tasks import diffusion
-from keras_dl.recipes.training import recipe, runner
+from keras_dl.recipes.training import pictures, recipe, runner
 
 RECIPE = recipe.find("ddpm")
 TINY = dict(filters=4, multipliers=(1, 2), num_blocks=1, attention_sides=(), groups=2, dropout_rate=0.0)
@@ -95,7 +95,8 @@ def test_losses_by_time_are_those_of_training(model):
 
 def test_images_in_rows():
     images = np.arange(4).reshape(4, 1, 1, 1) * np.ones((4, 2, 2, 1))
-    assert diffusion.tiled(images, 2)[..., 0].tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
+    rows = [[0, 0, 0, 1, 1]] * 2 + [[0] * 5] + [[2, 2, 0, 3, 3]] * 2  # a blank pixel apart
+    assert pictures.tiled(images, 2)[..., 0].tolist() == rows
 
 
 @pytest.mark.slow  # 40 s of tracing: samples, the walk, the bound and the interpolation

@@ -81,13 +81,6 @@ def calibration(data, process, samples: int):
     }
 
 
-def distance(data, samples) -> float:
-    """Digit-FID of digits; of other images, the Frechet distance of thumbnails."""
-    if samples.shape[-1] == 1:
-        return digit_judge.digit_fid(data.arrays["test"], samples)
-    return generation.thumbnail_distance(data.arrays["test"], samples)
-
-
 def compared(data, samples, metric: str) -> dict[str, float]:
     """What the report says beside the metric: quality and diversity of digits, and the metric of other samples."""
     test, seen = data.arrays["test"], data.arrays["train"]
@@ -95,7 +88,7 @@ def compared(data, samples, metric: str) -> dict[str, float]:
         "training examples, the floor": seen[: len(test)],
         "noise": np.random.default_rng(0).uniform(0, 255, test.shape),
     }
-    found = {f"{metric} of {name}": distance(data, x) for name, x in others.items()}
+    found = {f"{metric} of {name}": generation.distance(data, x) for name, x in others.items()}
     if test.shape[-1] != 1:
         return found
     judge = digit_judge.judge_of(test)
@@ -125,17 +118,9 @@ def losses_by_time(model, images, count: int = 25, seed: int = 0):
 # Pictures.
 
 
-def tiled(images, columns: int):
-    """Images side by side, in rows: one image. What does not fill a row is left out."""
-    rows = len(images) // columns
-    _, height, width, channels = images.shape
-    images = np.asarray(images)[: rows * columns].reshape(rows, columns, height, width, channels)
-    return images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-
-
 def show_tiled(axis, images, columns: int, title: str):
     """Draws images in rows, with a title."""
-    pictures.show_image(axis, tiled(np.rint(images), columns))
+    pictures.show_image(axis, pictures.tiled(np.rint(images), columns))
     axis.set_title(title, loc="left", fontsize=10, color=pictures.INK, fontweight="bold")
 
 
@@ -144,8 +129,8 @@ def show_grid(figure, samples, real, columns: int = 12, title: str = "Samples, n
     figure.suptitle(title, fontsize=11, color=pictures.INK, fontweight="bold")
     rows = len(samples) // columns
     upper, lower = figure.subplots(2, 1, height_ratios=(rows, 1))
-    pictures.show_image(upper, tiled(np.rint(samples), columns))
-    pictures.show_image(lower, tiled(real[:columns], columns))
+    pictures.show_image(upper, pictures.tiled(np.rint(samples), columns))
+    pictures.show_image(lower, pictures.tiled(real[:columns], columns))
 
 
 def show_walk(axis, kept, title: str):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_dl import metrics
 from keras_dl.extras import require
+from keras_dl.recipes.tasks import digit_judge
 from keras_dl.recipes.training import augment, batches
 from keras_dl.recipes.training.recipe import Data
 
@@ -169,6 +170,13 @@ def generated(serve, data):
     """Samples of the fixed noise of `data`, by a model or a file: float array, one row for each test example."""
     (samples,) = serve(str(data.arrays["signature"]), noise=data.arrays["noise"]).values()
     return samples
+
+
+def distance(data, samples) -> float:
+    """Digit-FID of digits; of other images, the Frechet distance of thumbnails."""
+    if samples.shape[-1] == 1:
+        return digit_judge.digit_fid(data.arrays["test"], samples)
+    return thumbnail_distance(data.arrays["test"], samples)
 
 
 def of_normal_distribution(examples, count: int, seed: int = 0):

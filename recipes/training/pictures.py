@@ -40,6 +40,22 @@ def show_image(axis, image, caption=None, color=INK, cmap="gray_r"):
         spine.set_alpha(0.6)
 
 
+def tiled(images, columns: int):
+    """Images side by side in rows, a blank pixel apart: one image. What does not fill a row is left out.
+
+    Args:
+        images: `(n, height, width, channels)`, pixels in [0, 255].
+        columns: int.
+    """
+    images = np.asarray(images)
+    rows = len(images) // columns
+    _, height, width, channels = images.shape
+    blank = 0 if channels == 1 else 255  # as `show_image` draws white
+    images = np.pad(images[: rows * columns], ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=blank)
+    images = images.reshape(rows, columns, height + 1, width + 1, channels).transpose(0, 2, 1, 3, 4)
+    return images.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+
+
 def curves(axis, trained, key, scaled=lambda value: value, **look):
     """Draws `scaled(row[key])` of each variant's history over the epochs, with one color per variant.
 
