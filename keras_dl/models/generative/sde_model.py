@@ -17,6 +17,7 @@ from keras_dl.diffusion import probability_flow as flow
 from keras_dl.diffusion.predictor_corrector import draws_per_step, guided, predictor_corrector
 from keras_dl.diffusion.walking import seeded_noise
 from keras_dl.models.generative.diffusion_model import DiffusionModel
+from keras_dl.models.upkeep import traced
 from keras_dl.ops.odeint import Solver
 
 
@@ -61,7 +62,7 @@ class SDEModel(DiffusionModel):
             return self._walk(score, start, noise, num_steps, num_kept=path)
 
         # A guide can hold anything: its graph is not kept.
-        found = self._graph(("sample", count, num_steps, path), run) if guide is None else tf.function(run)
+        found = traced(self, ("sample", count, num_steps, path), run) if guide is None else tf.function(run)
         found = found(start, state)
         return tuple(map(self.from_inner, found)) if path else self.from_inner(found)
 
@@ -83,7 +84,7 @@ class SDEModel(DiffusionModel):
             noise = seeded_noise(self._draws(1, count, inpainting=True), state)
             return self._walk(self.score, start, noise, num_steps, known=known, keep=keep)
 
-        found = self.from_inner(self._graph(("inpaint", count, num_steps), run)(start, state, known, keep))
+        found = self.from_inner(traced(self, ("inpaint", count, num_steps), run)(start, state, known, keep))
         return tf.where(keep > 0, data, found)
 
     def class_guide(self, classifier, labels) -> Callable:
@@ -144,7 +145,7 @@ class SDEModel(DiffusionModel):
 
     def encode(self, data):
         """The noise that belongs to data: float32, `(batch, *data_shape)`, of the scale of the process at time 1."""
-        run = self._graph(("encode",), lambda x: flow.encode(self.score, self.process, x, self._solver()))
+        run = traced(self, ("encode",), lambda x: flow.encode(self.score, self.process, x, self._solver()))
         return run(self.to_inner(data))
 
     def decode(self, latents):
@@ -156,7 +157,7 @@ class SDEModel(DiffusionModel):
         def run(latents):
             return flow.decode(self.score, self.process, latents, self._solver(), self.process.sampling_time)
 
-        return self.from_inner(self._graph(("decode",), run)(ops.cast(latents, "float32")))
+        return self.from_inner(traced(self, ("decode",), run)(ops.cast(latents, "float32")))
 
     def interpolate(self, first, second, count: int = 8):
         """What lies between examples, by their noise (appendix D.3): float32, `(count, *shape of first)`.
@@ -177,5 +178,5 @@ class SDEModel(DiffusionModel):
             return flow.log_likelihood(*arguments)[0]
 
         if seed is None:
-            return self._graph(("likelihood",), run)(x)
-        return self._graph(("estimate",), run)(x, flow.random_signs(ops.shape(x), seed))
+            return traced(self, ("likelihood",), run)(x)
+        return traced(self, ("estimate",), run)(x, flow.random_signs(ops.shape(x), seed))
