@@ -39,7 +39,7 @@ class SDEModel(DiffusionModel):
 
     # Samples.
 
-    def sample(self, count: int, num_steps: int | None = None, *, guide: Callable | None = None, seed=None, path=0):
+    def sample(self, count: int, num_steps: int | None = None, *, guide: Callable | None = None, seed=None, num_kept=0):
         """Samples by predictor-corrector steps: as the data that `fit` took, `(count, *data_shape)`.
 
         Args:
@@ -48,10 +48,10 @@ class SDEModel(DiffusionModel):
             guide: function of `(x, t)`, in the scale of the process, that returns `(batch,)`: the log-probability that
                 what is wanted holds, as `class_guide` makes it. Its gradient is added to the score (eq. 14).
             seed: int or `keras.random.SeedGenerator`; None for the model's own.
-            path: int. With 2 or more, so many states from noise to data are returned, too.
+            num_kept: int. With 2 or more, so many states from noise to data are returned, too.
 
         Returns:
-            float32; with `path`, a tuple of it and `(path, count, *data_shape)`.
+            float32; with `num_kept`, a tuple of it and `(num_kept, count, *data_shape)`.
         """
         start, state = self._start(count, seed)
         num_steps = self._checked_steps(num_steps)
@@ -59,12 +59,12 @@ class SDEModel(DiffusionModel):
         def run(start, state):
             score = self.score if guide is None else guided(self.score, guide)
             noise = seeded_noise(self._draws(1, count), state)
-            return self._walk(score, start, noise, num_steps, num_kept=path)
+            return self._walk(score, start, noise, num_steps, num_kept=num_kept)
 
         # A guide can hold anything: its graph is not kept.
-        found = traced(self, ("sample", count, num_steps, path), run) if guide is None else tf.function(run)
+        found = traced(self, ("sample", count, num_steps, num_kept), run) if guide is None else tf.function(run)
         found = found(start, state)
-        return tuple(map(self.from_inner, found)) if path else self.from_inner(found)
+        return tuple(map(self.from_inner, found)) if num_kept else self.from_inner(found)
 
     def inpaint(self, data, keep, num_steps: int | None = None, *, seed=None):
         """Samples of what is missing in data (appendix I.2): float32, the shape of `data`.
