@@ -33,6 +33,7 @@ from keras_dl.models.points.pointnet import PointNet
 from keras_dl.models.points.pointnet2 import PointNet2
 from keras_dl.models.points.pointnet2_segmentation import PointNet2Segmentation
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
+from keras_dl.models.pretrained import from_pretrained
 from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.scenes.occupancy_network import OccupancyNetwork
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
@@ -111,6 +112,7 @@ __all__ = [
     "arguments",
     "averaging",
     "diffusion",
+    "from_pretrained",
     "layers",
     "losses",
     "metrics",

@@ -286,6 +286,30 @@ def torch_stages(net, num_blocks, prefix="") -> dict[str, keras.Layer]:
     return modules
 
 
+def transformers_stages(net, num_blocks, prefix="") -> dict[str, keras.Layer]:
+    """As `torch_stages`, by the names in transformers.
+
+    Args:
+        net: `keras.Model` with the layers of `resnet_stages`.
+        num_blocks: sequence of int.
+        prefix: str, before each name, such as "resnet.".
+    """
+    modules = {}
+
+    def add(name, convolve, norm):
+        modules[f"{prefix}{name}.convolution"], modules[f"{prefix}{name}.normalization"] = convolve, norm
+
+    add("embedder.embedder", net.get_layer("stem"), net.get_layer("stem_norm"))
+    for stage, blocks in enumerate(num_blocks):
+        for i in range(blocks):
+            name, block = f"encoder.stages.{stage}.layers.{i}", net.get_layer(f"stage_{stage + 1}_block_{i}")
+            for j, pair in enumerate(zip(block.convs, block.norms, strict=True)):
+                add(f"{name}.layer.{j}", *pair)
+            if block.projection is not None:
+                add(f"{name}.shortcut", block.projection, block.projection_norm)
+    return modules
+
+
 def _imagenet(block, num_blocks):
     return dict(image_shape=(224, 224, 3), num_classes=1000, block=block, num_blocks=num_blocks)
 
@@ -410,17 +434,37 @@ class ResNet(ImageClassifier):
             ValueError: if the model computes something else (v2, v1 of bottlenecks, without shortcuts), or if entries
                 are missing, unknown or of another shape. The message lists all of them, and the model stays as it was.
         """
-        # In basic blocks v1 is v1.5. In bottlenecks its weights have the same shapes, and strides stand elsewhere.
-        if self.version == "v2" or (self.version == "v1" and self.block == "bottleneck"):
-            raise ValueError(
-                f"version={self.version!r} of {self.block} blocks has no counterpart in torchvision, whose ResNets are "
-                "v1.5. Build the model with version='v1.5'."
-            )
-        if not self.residual:
-            raise ValueError("residual=False has no counterpart in torchvision, whose ResNets have shortcuts.")
+        self._check_torch("torchvision")
         without = self._without(head, "fc")
         modules = {name: layer for name, layer in self.torch_modules().items() if name not in without}
         load_torch(modules, weights, without=without)
+
+    def _check_torch(self, library):
+        # In basic blocks v1 is v1.5. In bottlenecks its weights have the same shapes, and strides stand elsewhere.
+        if self.version == "v2" or (self.version == "v1" and self.block == "bottleneck"):
+            raise ValueError(
+                f"version={self.version!r} of {self.block} blocks has no counterpart in {library}, whose ResNets are "
+                "v1.5. Build the model with version='v1.5'."
+            )
+        if not self.residual:
+            raise ValueError(f"residual=False has no counterpart in {library}, whose ResNets have shortcuts.")
+
+    def load_transformers(self, weights: Weights, head: bool = True) -> None:
+        """Takes the weights of transformers' ResNetForImageClassification of the same size.
+
+        Microsoft's checkpoints want pixels normalized by the constants that are this class's defaults.
+
+        Args:
+            weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
+
+        Raises:
+            ValueError: as of `load_torchvision`.
+        """
+        self._check_torch("transformers")
+        without = self._without(head, "classifier.1")
+        modules = {} if "classifier.1" in without else {"classifier.1": self.get_layer("head")}
+        load_torch(modules | transformers_stages(self, self.num_blocks, "resnet."), weights, without=without)
 
     def torch_modules(self) -> dict[str, keras.Layer]:
         """The layers by their names in torchvision, as `keras_dl.weights.load_torch` takes them."""
