@@ -74,6 +74,11 @@ def evaluate(serve, data):
     return segmentation.mean_iou(serve, data)
 
 
+def calibrate(serve, data, samples):
+    """Both signatures take images."""
+    return dict.fromkeys(("segment", "logits"), list(data.calibration(samples).as_numpy_iterator()))
+
+
 def baseline(outcome):
     if outcome.options.dataset == NUCLEI:
         return "Otsu's threshold", segmentation.by_threshold(outcome.data)
@@ -175,6 +180,7 @@ RECIPE = Recipe(
     baseline=baseline,
     picture=picture,
     takes_image_size=True,
+    calibrate=calibrate,
     figures=figures,
     begin=begin,
 )

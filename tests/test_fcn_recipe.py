@@ -45,7 +45,7 @@ def test_nuclei_are_brighter_in_each_view(folder):
         assert not np.array_equal(images, later)
         assert set(np.unique(labels)) <= {0, 1, 255}
         # Edges are read between the pixels.
-        bright = images[..., 0] > 0.5 * images.max(axis=(1, 2))
+        bright = images[..., 0] > 0.5 * images.max(axis=(1, 2, 3))[:, None, None]
         judged = labels != 255
         assert ((labels == 1) == bright)[judged].mean() > 0.97
     assert any((labels == 255).any() for _, labels in epochs[0])
@@ -67,7 +67,7 @@ def test_a_view_is_the_image_at_its_place():
         view, found = segmentation.random_view(image, labels, seed, (30, 30), 0.5, 1.0, turned=True)
         view, found = view.numpy()[..., 0], found.numpy()
         assert found.shape == (30, 30)
-        assert 250 < (found != 255).sum() <= 600  # 20 x 30 pixels of 900 at most
+        assert 150 <= (found != 255).sum() <= 600  # 10 x 15 to 20 x 30 pixels
         high, low = view[found == 1], view[found == 0]
         assert np.median(high) > 150
         assert np.median(low) < 5
@@ -100,8 +100,7 @@ def test_pets_go_through_the_same_pipeline(tmp_path):
 
 
 def test_which_pixels_are_a_pet():
-    example = {"image": 0, "segmentation_mask": np.uint8([[[1], [2], [3]]])}
-    assert segmentation.LAYOUTS["oxford_iiit_pet"].split(example)[1].numpy().tolist() == [[1, 0, 255]]
+    assert segmentation.LAYOUTS["oxford_iiit_pet"].classes(np.uint8([[1, 2, 3]])).numpy().tolist() == [[1, 0, 255]]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_dl.extras import require
 from keras_dl.metrics import MeanIoU
 from keras_dl.ops.letterbox import FILL, letterbox, letterbox_frame
 from keras_dl.recipes.datasets import DataError, mask_folders
@@ -21,7 +22,7 @@ from keras_dl.recipes.training.recipe import Data
 
 TEST_BATCH = 50
 IGNORED = 255
-SHUFFLED_IMAGES = 512  # of unequal sides, in memory at a time
+SHUFFLED_FILES = 1024  # encoded images in memory at a time
 
 
 class Layout(NamedTuple):
@@ -29,28 +30,29 @@ class Layout(NamedTuple):
 
     Attributes:
         labels: tuple of str. Names of the classes, the background first.
-        split: `split(example) -> (image, labels)`: int32 labels `(height, width)`.
+        mask: str. The feature that holds the mask, `(height, width, 1)`.
+        classes: function from a mask without its last axis to int32 labels.
         turned: bool. Whether images have no side that is up.
     """
 
     labels: tuple[str, ...]
-    split: Callable
+    mask: str
+    classes: Callable
     turned: bool = False
 
 
-def _nuclei(example):
-    return example["image"], tf.cast(example["instance_map"][..., 0] > 0, tf.int32)
+def _nuclei(mask):
+    return tf.cast(mask > 0, tf.int32)
 
 
-def _pets(example):
+def _pets(mask):
     """1 is the pet, 2 the background, 3 the border between."""
-    mask = example["segmentation_mask"][..., 0]
-    return example["image"], tf.where(mask == 1, 1, tf.where(mask == 2, 0, IGNORED))
+    return tf.where(mask == 1, 1, tf.where(mask == 2, 0, IGNORED))
 
 
 LAYOUTS = {
-    "hela_nuclei": Layout(("background", "nucleus"), _nuclei, turned=True),
-    "oxford_iiit_pet": Layout(("background", "pet"), _pets),
+    "hela_nuclei": Layout(("background", "nucleus"), "instance_map", _nuclei, turned=True),
+    "oxford_iiit_pet": Layout(("background", "pet"), "segmentation_mask", _pets),
 }
 # Sets that a user has as a folder: its possible places in `--data-dir`, and what reads it.
 FOLDERS = {"voc/2012": (("VOCdevkit/VOC2012", "VOC2012"), mask_folders.voc2012)}
@@ -70,44 +72,81 @@ def pixels(options, shape, low=0.75, high=1.33) -> Data:
     Raises:
         DataError: if the data set is not available.
     """
-    if options.dataset in FOLDERS:
-        sources, labels, turned, names = _folder(options)
-        same_size = False
-    else:
-        layout, builder = LAYOUTS[options.dataset], open_dataset(options)
-        labels, turned, names = layout.labels, layout.turned, origin(builder)
-        same_size = None not in builder.info.features["image"].shape
-        sources = {
-            split: builder.as_dataset(split=split, shuffle_files=False).map(layout.split, tf.data.AUTOTUNE)
-            for split in ("train", "test")
-        }
-    train, test = (sources[split].take(limit(split, options)) for split in ("train", "test"))
-    train, test = (dataset.cache() if same_size else dataset for dataset in (train, test))
+    source = _folder(options) if options.dataset in FOLDERS else _of_tfds(options)
+    train, test = (source.splits[split].take(limit(split, options)) for split in ("train", "test"))
+    if source.same_size:
+        train, test = train.cache(), test.cache()
 
     def epoch(number):
         order = fold_in(options.seed, number)
-        rows = shuffled(train, order, *() if same_size else (SHUFFLED_IMAGES,)).enumerate()
+        rows = shuffled(train, order, *() if source.same_size else (SHUFFLED_FILES,)).enumerate()
 
-        def changed(index, pair):
-            return random_view(*pair, tf.random.fold_in(order, index), shape, low, high, turned)
+        def changed(index, row):
+            return random_view(*source.decode(*row), tf.random.fold_in(order, index), shape, low, high, source.turned)
 
         return rows.map(changed, tf.data.AUTOTUNE).batch(options.batch_size, drop_remainder=True)
 
     def calibration(samples):
-        rows = shuffled(train, fold_in(options.seed, -1), samples if not same_size else len(train)).take(samples)
-        return rows.map(lambda *pair: {"images": fitted(*pair, shape)[0][None]})
+        block = len(train) if source.same_size else samples
+        rows = shuffled(train, fold_in(options.seed, -1), block).take(samples)
+        return rows.map(lambda *row: {"images": as_served(*row)[0][None]})
+
+    def as_served(*row):
+        return fitted(*source.decode(*row), shape)
 
     return Data(
         train=epoch,
-        test=test.map(lambda *pair: fitted(*pair, shape), tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
+        test=test.map(as_served, tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
         num_train=int(train.cardinality()),
         num_test=int(test.cardinality()),
         calibration=calibration,
-        labels=labels,
-        input_shape=(*shape, train.element_spec[0].shape[-1]),
+        labels=source.labels,
+        input_shape=(*shape, source.channels),
         input_range="uint8 pixels in [0, 255]",
-        **names,
+        **source.names,
     )
+
+
+class _Source(NamedTuple):
+    """Where images come from.
+
+    Attributes:
+        splits: dict by "train" and "test" of a `tf.data.Dataset` of rows: tuples whose shapes are all the same, so that
+            files of images of unequal sides are not read yet.
+        decode: function from a row to an image, uint8 `(height, width, channels)`, and int32 labels `(height, width)`.
+        same_size: bool. Whether rows hold the images.
+        channels: int.
+        labels, turned: as of `Layout`.
+        names: dict of arguments of `Data`.
+    """
+
+    splits: dict
+    decode: Callable
+    same_size: bool
+    channels: int
+    labels: tuple[str, ...]
+    turned: bool
+    names: dict
+
+
+def _of_tfds(options):
+    layout, builder = LAYOUTS[options.dataset], open_dataset(options)
+    image, mask = (builder.info.features[name] for name in ("image", layout.mask))
+    same_size = None not in image.shape
+    skipped = require("tensorflow_datasets", extra="recipes").decode.SkipDecoding()
+    decoders = None if same_size else {"image": skipped, layout.mask: skipped}
+
+    def rows(split):
+        dataset = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+        return dataset.map(lambda example: (example["image"], example[layout.mask]))
+
+    def decode(pixels, numbers):
+        if not same_size:
+            pixels, numbers = image.decode_example(pixels), mask.decode_example(numbers)
+        return pixels, layout.classes(numbers[..., 0])
+
+    splits = {split: rows(split) for split in ("train", "test")}
+    return _Source(splits, decode, same_size, image.shape[-1], layout.labels, layout.turned, origin(builder))
 
 
 def _folder(options):
@@ -121,19 +160,19 @@ def _folder(options):
         )
     masks = load(found)
 
-    def read(image, mask):
+    def decode(image, mask):
         image = tf.io.decode_jpeg(tf.io.read_file(image), channels=3)
         mask = tf.numpy_function(
             lambda path: mask_folders.read_mask(path.decode(), len(masks.labels)), [mask], tf.int32, stateful=False
         )
         return image, tf.ensure_shape(mask, (None, None))
 
-    sources = {
-        split: tf.data.Dataset.from_tensor_slices(np.array(pairs)).map(lambda pair: read(pair[0], pair[1]))
+    splits = {
+        split: tf.data.Dataset.from_tensor_slices(tuple(zip(*pairs, strict=True)))
         for split, pairs in masks.splits.items()
     }
     names = dict(dataset=options.dataset, version=found.name, licence="see its authors' terms")
-    return sources, masks.labels, False, names
+    return _Source(splits, decode, False, 3, masks.labels, False, names)
 
 
 def fitted(image, labels, shape):

@@ -119,6 +119,7 @@ CASES = [
             (dict(auxiliary_weight=-0.1), "auxiliary_weight"),
         ),
         skips=NO_MASK | DROPOUT_UNDER_XLA,
+        tolerances=dict(int8=0.15),  # measured 0.114
         slow_checks=covered_by("fcn"),
     ),
 ]
