@@ -168,7 +168,7 @@ def _folder(options):
         return image, tf.ensure_shape(mask, (None, None))
 
     splits = {
-        split: tf.data.Dataset.from_tensor_slices(tuple(zip(*pairs, strict=True)))
+        split: tf.data.Dataset.from_tensor_slices(tuple(map(np.array, zip(*pairs, strict=True))))
         for split, pairs in masks.splits.items()
     }
     names = dict(dataset=options.dataset, version=found.name, licence="see its authors' terms")
