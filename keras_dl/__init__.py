@@ -36,6 +36,8 @@ from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
 from keras_dl.models.pretrained import from_pretrained
 from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.scenes.occupancy_network import OccupancyNetwork
+from keras_dl.models.segmentation.fcn import FCN
+from keras_dl.models.segmentation.fcn_resnet import FCNResNet
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -58,6 +60,7 @@ from keras_dl.version import __version__
 __all__ = [
     "DCGAN",
     "DDPM",
+    "FCN",
     "GAN",
     "GCNN",
     "GRU",
@@ -74,6 +77,7 @@ __all__ = [
     "ConvNeXt",
     "CycleGAN",
     "DenseNCSN",
+    "FCNResNet",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

@@ -239,6 +239,9 @@ ARCHITECTURES = (
         year=2014,
         paper="Fully Convolutional Networks for Semantic Segmentation",
         arxiv="1411.4038",
+        classes=("FCN", "FCNResNet"),
+        preset=("FCN", "fcn8s_vgg16"),
+        parameters=134_362_751,
     ),
     Architecture(
         name="mask_rcnn",
