@@ -105,9 +105,9 @@ def test_papers_data_and_settings(name, key, tmp_path, monkeypatch):
     else:
         epochs = np.array([0, 50, 90, 120]) * steps // 135
         assert [float(rate(n)) for n in epochs] == pytest.approx([1e-3, 1e-2, 1e-3, 1e-4])
-    model.run_eagerly = True
-    logs = model.fit(images, targets, batch_size=2, verbose=0).history
-    assert np.isfinite(logs["loss"][0])
+        model.run_eagerly = True
+        logs = model.fit(images, targets, batch_size=2, verbose=0).history
+        assert np.isfinite(logs["loss"][0])
 
 
 # Evaluation.

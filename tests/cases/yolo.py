@@ -45,8 +45,21 @@ def spread(model, inputs):
     for layer in model.net.layers:
         if layer.name.startswith("model.22.cv3") and layer.name.endswith(".2"):
             kernel, bias = layer.get_weights()
-            layer.set_weights([8 * kernel, rng.uniform(-3, 0, bias.shape)])
+            layer.set_weights([4 * kernel, rng.uniform(-3, 0, bias.shape)])
 
+
+UNLIKE_UNDER_XLA = {
+    "trains_equally_under_xla": "which places learn an object hangs on rounding; "
+    "test_yolo.py::test_losses_are_the_same_under_xla compares the losses and their gradients"
+}
+SLOW = {
+    "compiles_under_xla": "a step of 53 normalized convolutions compiles for 26 CPU seconds; yolo_v1 compiles one, "
+    "test_yolo.py::test_losses_are_the_same_under_xla these losses",
+    "trains_in_mixed_precision": "12 CPU seconds; yolo_v1 trains in it, and test_yolo.py computes losses of half maps",
+    "frozen_layers_stay_frozen": "6 CPU seconds, of layers that ResNet's case has, too",
+    "exports_to_onnx": "6 CPU seconds; test_detection_files.py has the ops of detections in such a file",
+}
+COVERED = ("trains_equally_under_xla", "frozen_layers_stay_frozen", "exports_to_onnx")
 
 CASES = [
     Case(
@@ -65,7 +78,7 @@ CASES = [
             class_weight=1.0,
             dfl_weight=1.0,
             class_weights=(1.0, 2.0, 0.5),
-            positives=5,
+            positives=80,
             score_power=1.0,
             overlap_power=4.0,
             smallest_side=8.0,
@@ -89,7 +102,8 @@ CASES = [
             (dict(class_weights=(1.0, 2.0)), "class_weights"),
             (dict(iou_threshold=1.5), "iou_threshold"),
         ),
-        skips=NO_MASK,
+        skips=NO_MASK | UNLIKE_UNDER_XLA,
+        slow_checks=SLOW,
     ),
     Case(
         name="yolo_v1",
@@ -122,5 +136,6 @@ CASES = [
             (dict(class_weights=(1.0, 2.0)), "class_weights"),
         ),
         skips=NO_MASK,
+        slow_checks=dict.fromkeys(COVERED, "convolutions and dense layers, as of the cases of cnn"),
     ),
 ]

@@ -159,6 +159,9 @@ class YOLO(Detector):
     def call(self, images, training=False):
         return self.net(images, training=training)
 
+    def compute_output_shape(self, images_shape):
+        return self.net.compute_output_shape(images_shape)
+
     def decode(self, outputs):
         """Boxes and logits of all places.
 

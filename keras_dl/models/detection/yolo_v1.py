@@ -193,6 +193,9 @@ class YOLOv1(Detector):
     def call(self, images, training=False):
         return self.net(images, training=training)
 
+    def compute_output_shape(self, images_shape):
+        return self.net.compute_output_shape(images_shape)
+
     def decode(self, boxes):
         """Boxes of the net as center and size in pixels: `(batch, rows, columns, boxes_per_cell, 4)`, cxcywh."""
         rows, columns = self.grid
