@@ -160,7 +160,7 @@ class YOLO(Detector):
         return self.net(images, training=training)
 
     def compute_output_shape(self, images_shape):
-        return self.net.compute_output_shape(images_shape)
+        return dict(sorted(self.net.compute_output_shape(images_shape).items()))  # in the order of a call
 
     def decode(self, outputs):
         """Boxes and logits of all places.

@@ -194,7 +194,7 @@ class YOLOv1(Detector):
         return self.net(images, training=training)
 
     def compute_output_shape(self, images_shape):
-        return self.net.compute_output_shape(images_shape)
+        return dict(sorted(self.net.compute_output_shape(images_shape).items()))  # in the order of a call
 
     def decode(self, boxes):
         """Boxes of the net as center and size in pixels: `(batch, rows, columns, boxes_per_cell, 4)`, cxcywh."""
@@ -216,6 +216,7 @@ class YOLOv1(Detector):
             score_threshold=self.score_threshold,
             max_boxes=self.max_detections,
             several=True,
+            smallest_side=1.0,  # a linear output near 0 is a box of no area
         )
 
     def cells(self, targets):
