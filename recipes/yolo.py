@@ -8,7 +8,7 @@ Data:      digit_scenes/96_empty: 2,000 scenes of 96 x 96 pixels with 1 to 6 dig
 Command:   keras-dl train yolo --jit off
 Aim:       mAP50 0.95
 Baseline:  a threshold, connected components, and a classifier of digits: 0.617
-Reaches:   not measured
+Reaches:   mAP50 0.859, mAP50-95 0.629 after 32 epochs and 624 s on a busy machine of two cores; that is not the aim
 Files:     not measured
 
 `--dataset tree_crowns` finds trees in aerial images, `--dataset coco/2017` trains YOLO n, and `--dataset voc/2007` the
