@@ -17,6 +17,8 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
+from keras_dl.models.detection.yolo import YOLO
+from keras_dl.models.detection.yolo_v1 import YOLOv1
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.cyclegan import CycleGAN
 from keras_dl.models.generative.dcgan import DCGAN
@@ -70,6 +72,7 @@ __all__ = [
     "TCN",
     "VAE",
     "VGG",
+    "YOLO",
     "AdditiveAttention",
     "AlexNet",
     "Autoencoder",
@@ -112,6 +115,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerLM",
     "ViT",
+    "YOLOv1",
     "__version__",
     "arguments",
     "averaging",

@@ -212,6 +212,9 @@ ARCHITECTURES = (
         year=2015,
         paper="You Only Look Once: Unified, Real-Time Object Detection",
         arxiv="1506.02640",
+        classes=("YOLO", "YOLOv1"),
+        preset=("YOLO", "n"),
+        parameters=3_157_184,
     ),
     Architecture(
         name="faster_rcnn",
