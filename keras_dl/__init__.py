@@ -17,6 +17,7 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
+from keras_dl.models.detection.faster_rcnn import FasterRCNN
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.cyclegan import CycleGAN
 from keras_dl.models.generative.dcgan import DCGAN
@@ -73,6 +74,7 @@ __all__ = [
     "ConvNeXt",
     "CycleGAN",
     "DenseNCSN",
+    "FasterRCNN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",

@@ -221,6 +221,9 @@ ARCHITECTURES = (
         year=2015,
         paper="Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
         arxiv="1506.01497",
+        classes=("FasterRCNN",),
+        preset=("FasterRCNN", "fasterrcnn_resnet50_fpn"),
+        parameters=41_755_286,
     ),
     Architecture(
         name="detr",
