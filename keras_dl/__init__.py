@@ -36,6 +36,7 @@ from keras_dl.models.points.pointnet2_segmentation import PointNet2Segmentation
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
 from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.scenes.occupancy_network import OccupancyNetwork
+from keras_dl.models.segmentation.mask_rcnn import MaskRCNN
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -84,6 +85,7 @@ __all__ = [
     "Layer",
     "LeNet5",
     "LuongAttention",
+    "MaskRCNN",
     "Model",
     "MultiHeadAttention",
     "NeRF",

@@ -251,6 +251,9 @@ ARCHITECTURES = (
         year=2017,
         paper="Mask R-CNN",
         arxiv="1703.06870",
+        classes=("MaskRCNN",),
+        preset=("MaskRCNN", "maskrcnn_resnet50_fpn"),
+        parameters=44_401_393,
     ),
     Architecture(
         name="gan",

@@ -37,7 +37,7 @@ SMALL = dict(
     filters=(32, 64, 128),
     block="basic",
     pyramid_filters=64,
-    head_dims=(128, 128),
+    head_dims=(256, 256),
     anchor_samples=64,
     box_samples=64,
     candidates=(200, 100),
@@ -46,7 +46,7 @@ SMALL = dict(
     roi_form="matrix",
 )
 # Sizes, and the side of the objects that the middle level pools.
-DIGITS = dict(anchor_sizes=((10, 16), (22, 30), (40, 56)), anchor_ratios=(1.0, 1.5, 2.5), canonical_side=48)
+DIGITS = dict(anchor_sizes=((10, 16), (22, 30), (40, 56)), anchor_ratios=(1.0, 1.5, 2.5), canonical_side=96)
 TREES = dict(anchor_sizes=((14, 20), (28, 40), (56, 80)), canonical_side=80)
 
 
