@@ -1,10 +1,10 @@
 """Faster R-CNN finds digits on cluttered canvases.
 
-Paper:     Ren, He, Girshick, Sun 2015, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-           arXiv:1506.01497; with the pyramid of Lin et al. 2016, arXiv:1612.03144: 37.0 box AP on COCO 2017 with
-           ResNet-50 in torchvision
+Paper:     Ren, He, Girshick, Sun 2015, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal
+           Networks", arXiv:1506.01497; with the pyramid of Lin et al. 2016, arXiv:1612.03144: 37.0 box AP on COCO 2017
+           with ResNet-50 in torchvision
 Data:      digit_scenes/96_empty: 2,000 scenes of one to six digits among fragments of digits, of which each tenth is
-           without a digit, scaled and shifted at random in each epoch; 500 for the test
+           without a digit, scaled, shifted and recolored at random in each epoch; 500 for the test
 Command:   keras-dl train faster_rcnn
 Aim:       0.92 box AP at an IoU of 0.5
 Baseline:  components of a threshold, and a classifier of digits: not measured
@@ -14,8 +14,8 @@ Files:     not measured
 The network is small: a ResNet of 32 to 128 maps from scratch, a pyramid of 64, and anchors of 10 to 56 pixels, each of
 which some digit needs (`keras_dl.ops.coverage`).
 
-`--dataset tree_crowns` finds trees in aerial images. `--dataset coco/2017` and `voc/2007` train ResNet-50 as torchvision
-does, but from scratch, for no file of weights comes with this package; not measured.
+`--dataset tree_crowns` finds trees in aerial images. `--dataset coco/2017` and `voc/2007` train ResNet-50 as
+torchvision does, but from scratch, for no file of weights comes with this package; not measured.
 """
 
 import keras
@@ -62,9 +62,11 @@ def load_data(options, variant):
 
         return objects(options, shape, max_boxes=40, change=change)
     shape = (options.image_size or 96,) * 2
-    return objects(
-        options, shape, max_boxes=8, change=lambda sample, seed: augment.jitter(sample, seed, shape, low=0.8, high=1.25)
-    )
+
+    def change_scene(sample, seed):
+        return augment.jitter(augment.recolor(sample, seed), seed + 1, shape, low=0.8, high=1.25)
+
+    return objects(options, shape, max_boxes=8, change=change_scene)
 
 
 def build_model(data, options, variant):

@@ -1,7 +1,7 @@
 """Mask R-CNN separates the nuclei of cells.
 
-Paper:     He, Gkioxari, Dollár, Girshick 2017, "Mask R-CNN", arXiv:1703.06870: 34.6 mask AP and 37.9 box AP on COCO 2017
-           with ResNet-50 in torchvision
+Paper:     He, Gkioxari, Dollár, Girshick 2017, "Mask R-CNN", arXiv:1703.06870: 34.6 mask AP and 37.9 box AP on COCO
+           2017 with ResNet-50 in torchvision
 Data:      hela_nuclei: 500 tiles of 128 x 128 pixels for training, turned over, scaled and shifted at random in each
            epoch; 300 of another part of the frames for the test
 Command:   keras-dl train mask_rcnn
@@ -58,7 +58,7 @@ def load_data(options, variant):
     shape = (options.image_size or (128 if nuclei else 96),) * 2
 
     def change(sample, seed):
-        sample = augment.flip(sample, seed) if nuclei else sample
+        sample = (augment.flip if nuclei else augment.recolor)(sample, seed)
         return augment.jitter(sample, seed + 1, shape, low=0.8, high=1.25)
 
     return objects(options, shape, max_boxes=16 if nuclei else 8, change=change, masks=True)
@@ -66,9 +66,7 @@ def load_data(options, variant):
 
 def build_model(data, options, variant):
     sizes = SMALL | (NUCLEI if options.dataset == "hela_nuclei" else DIGITS)
-    model = keras_dl.MaskRCNN(
-        image_shape=data.input_shape, num_classes=len(data.labels), seed=options.seed, **sizes
-    )
+    model = keras_dl.MaskRCNN(image_shape=data.input_shape, num_classes=len(data.labels), seed=options.seed, **sizes)
     steps = data.steps(options)
     warmup = min(100, steps // 2)
     rate = keras.optimizers.schedules.CosineDecay(
@@ -125,7 +123,7 @@ def watersheds(image):
     Returns:
         masks: bool `(n, height, width)`.
         boxes: float32 `(n, 4)`, xyxy.
-        scores: float32 `(n,)`: the share of the smooth outline, which is larger for larger objects.
+        scores: float32 `(n,)`: the share of the image, so that larger objects come first.
     """
     measure = require("scipy.ndimage", extra="recipes")
     gray = measure.gaussian_filter(np.asarray(image, "float32").mean(-1), 1.0)

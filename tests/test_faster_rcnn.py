@@ -85,7 +85,7 @@ def test_the_pyramid_adds_what_coarser_maps_saw():
         FeaturePyramid(2)([maps[0], maps[0]])
 
 
-def test_the_gradient_of_the_pyramid_is_that_of_a_sum(jit=True):
+def test_the_gradient_of_the_pyramid_is_that_of_a_sum():
     from keras_dl.layers.pyramid import enlarge
 
     maps = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 4, 5)), "float32")
@@ -160,9 +160,9 @@ def their_samples(oracle, monkeypatch):
     monkeypatch.setattr(roi_heads, "hashed_uniform", lambda shape, seed: tf.constant(oracle["keys/box"]))
 
 
-NAMES = dict(
-    objectness="loss_objectness", region_box="loss_rpn_box_reg", box="loss_box_reg", mask="loss_mask"
-) | {"class": "loss_classifier"}
+NAMES = dict(objectness="loss_objectness", region_box="loss_rpn_box_reg", box="loss_box_reg", mask="loss_mask") | {
+    "class": "loss_classifier"
+}
 
 
 def test_losses_and_gradients_are_torchvisions(oracle, net, their_samples):
@@ -200,7 +200,7 @@ def test_weights_without_counterpart_are_refused(oracle):
         model.load_torchvision(weights)
     model = FasterRCNN((64, 64, 3), **THEIRS)
     before = model.get_weights()
-    with pytest.raises(ValueError, match="unknown: roi_heads.mask_head"):
+    with pytest.raises(ValueError, match=r"unknown: roi_heads\.mask_head"):
         model.load_torchvision(weights)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -213,7 +213,8 @@ def test_names_of_older_files_are_read(oracle, net):
         for name, x in weights.items()
         if not name.startswith(MASKS)
     }
-    assert "backbone.fpn.inner_blocks.0.weight" in old and "rpn.head.conv.weight" in old
+    assert "backbone.fpn.inner_blocks.0.weight" in old
+    assert "rpn.head.conv.weight" in old
     model = FasterRCNN((75, 100, 3), **THEIRS)
     model.load_torchvision(old)
     for a, b in zip(model.get_weights(), net.get_weights(), strict=True):
@@ -269,8 +270,10 @@ def test_images_without_objects_teach_the_background(small):
         losses = small.detection_losses(small(images, training=False), images, tensors, training=False)
         total = sum(losses.values())
     assert losses["region_box"] == losses["box"] == 0
-    assert losses["objectness"] > 0 and losses["class"] > 0
-    gradients = dict(zip((v.path for v in small.trainable_variables), tape.gradient(total, small.trainable_variables)))
+    assert losses["objectness"] > 0
+    assert losses["class"] > 0
+    variables = small.trainable_variables
+    gradients = {v.path: g for v, g in zip(variables, tape.gradient(total, variables), strict=True)}
     assert all(np.isfinite(g).all() for g in gradients.values())
     bias = small.box_head.get_layer("classes").bias
     assert gradients[bias.path][-1] < 0 < min(gradients[bias.path][:-1])  # the background becomes more likely
@@ -339,7 +342,8 @@ def test_objects_outside_of_all_scores_are_none():
     model = FasterRCNN((32, 32, 3), **SMALL, score_threshold=1.0)
     found = model.detect(np.zeros((2, 32, 32, 3), "uint8"))
     assert found.count.numpy().tolist() == [0, 0]
-    assert (found.classes.numpy() == -1).all() and not found.boxes.numpy().any()
+    assert (found.classes.numpy() == -1).all()
+    assert not found.boxes.numpy().any()
 
 
 def test_scores_that_are_not_finite_propose_nothing():

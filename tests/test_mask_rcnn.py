@@ -59,7 +59,7 @@ def test_pasted_masks_are_torchvisions(oracle, found):
     for number in (0, 1):
         expected = np.unpackbits(oracle[f"pasted_{number}"]).reshape(pasted.shape[1:]).astype(bool)
         assert (pasted[number] != expected).mean() < 1e-4
-        assert expected.mean() > 0.01
+        assert expected.sum() > 100
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ def their_samples(oracle, monkeypatch):
 
 def test_losses_and_gradients_are_torchvisions(oracle, net, their_samples):
     """Five losses, and the gradient of their sum for each weight."""
-    targets = pad_targets([oracle["boxes"], []], [oracle["labels"] - 1, []], [(75, 100)] * 2, num_classes=3, max_boxes=4)
+    targets = pad_targets(
+        [oracle["boxes"], []], [oracle["labels"] - 1, []], [(75, 100)] * 2, num_classes=3, max_boxes=4
+    )
     instance_map = np.stack([oracle["map"], np.zeros_like(oracle["map"])]).astype("int32")
     targets = {name: tf.constant(x) for name, x in (targets | {"instance_map": instance_map}).items()}
     with tf.GradientTape() as tape:
@@ -130,7 +132,8 @@ def test_pasted_detections_are_those_of_the_boxes(small):
     pasting = MaskRCNN.from_config(small.get_config() | {"paste": True})
     pasting.set_weights(small.get_weights())
     plain, pasted = small.detect(images), pasting.detect(images)
-    assert plain.masks.shape == (2, 100, 28, 28) and pasted.masks.shape == (2, 100, 32, 32)
+    assert plain.masks.shape == (2, 100, 28, 28)
+    assert pasted.masks.shape == (2, 100, 32, 32)
     expected = paste_masks(plain.masks, plain.boxes, (32, 32))
     np.testing.assert_allclose(pasted.masks, expected, atol=1e-5)
     assert pasted.count.numpy().min() > 0
@@ -138,7 +141,9 @@ def test_pasted_detections_are_those_of_the_boxes(small):
 
 def test_a_map_of_another_size_is_refused(small):
     images, targets = scene()
-    with pytest.raises(ValueError, match=r"instance_map'\] has the shape \(2, 16, 32\); it must be \('batch', 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"instance_map'\] has the shape \(2, 16, 32\); it must be \('batch', 32, 32\)"
+    ):
         mask_loss(small, targets | {"instance_map": targets["instance_map"][:, ::2]})
     small.compile("sgd", run_eagerly=True)
     with pytest.raises(ValueError, match="targets a dict of boxes, classes, instance_map; targets: boxes, classes"):

@@ -5,6 +5,8 @@
 Reference: Lin et al. 2016, "Feature Pyramid Networks for Object Detection", arXiv:1612.03144, section 3.
 """
 
+import itertools
+
 import keras
 import tensorflow as tf
 from keras import layers, ops
@@ -63,7 +65,7 @@ class FeaturePyramid(Layer):
         super().__init__(**kwargs)
 
     def build(self, shapes):
-        for fine, coarse in zip(shapes, shapes[1:], strict=False):
+        for fine, coarse in itertools.pairwise(shapes):
             if any(-(-a // 2) != b for a, b in zip(fine[1:3], coarse[1:3], strict=True)):
                 raise ValueError(f"maps have the shapes {shapes}: each must have half the sides of the one before.")
         self.inner, self.outer = [], []
