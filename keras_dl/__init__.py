@@ -17,6 +17,7 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
+from keras_dl.models.detection.faster_rcnn import FasterRCNN
 from keras_dl.models.detection.yolo import YOLO
 from keras_dl.models.detection.yolo_v1 import YOLOv1
 from keras_dl.models.generative.autoencoder import Autoencoder
@@ -40,6 +41,7 @@ from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.scenes.occupancy_network import OccupancyNetwork
 from keras_dl.models.segmentation.fcn import FCN
 from keras_dl.models.segmentation.fcn_resnet import FCNResNet
+from keras_dl.models.segmentation.mask_rcnn import MaskRCNN
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -81,6 +83,7 @@ __all__ = [
     "CycleGAN",
     "DenseNCSN",
     "FCNResNet",
+    "FasterRCNN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",
@@ -90,6 +93,7 @@ __all__ = [
     "Layer",
     "LeNet5",
     "LuongAttention",
+    "MaskRCNN",
     "Model",
     "MultiHeadAttention",
     "NeRF",

@@ -224,6 +224,9 @@ ARCHITECTURES = (
         year=2015,
         paper="Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
         arxiv="1506.01497",
+        classes=("FasterRCNN",),
+        preset=("FasterRCNN", "fasterrcnn_resnet50_fpn"),
+        parameters=41_755_286,
     ),
     Architecture(
         name="detr",
@@ -254,6 +257,9 @@ ARCHITECTURES = (
         year=2017,
         paper="Mask R-CNN",
         arxiv="1703.06870",
+        classes=("MaskRCNN",),
+        preset=("MaskRCNN", "maskrcnn_resnet50_fpn"),
+        parameters=44_401_393,
     ),
     Architecture(
         name="gan",

@@ -19,6 +19,7 @@ from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 from keras_dl.layers.norm import BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.pooling import AdaptivePooling2D
+from keras_dl.layers.pyramid import FeaturePyramid
 from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.layers.standardization import Standardization
@@ -32,6 +33,7 @@ __all__ = [
     "AdditiveAttention",
     "AlignedPooling2D",
     "BatchNormalization",
+    "FeaturePyramid",
     "GATConv",
     "GCNConv",
     "GINConv",

@@ -94,6 +94,15 @@ def flip(sample, seed):
     return place(sample, scale, tf.where(turned, [0.0, float(width)], [0.0, 0.0]), (height, width), min_visible=0.0)
 
 
+def recolor(sample, seed):
+    """Red, green and blue change places, and half of the images become negatives: for drawn scenes, not for photos."""
+    seeds = tf.random.split(seed, 2)
+    order = tf.argsort(tf.random.stateless_uniform((3,), seeds[0]))
+    image = tf.gather(tf.cast(sample["image"], tf.float32), order, axis=-1)
+    negative = tf.random.stateless_uniform((), seeds[1]) < 0.5
+    return sample | {"image": tf.where(negative, 255.0 - image, image)}
+
+
 def jitter(sample, seed, shape, low=0.5, high=2.0, fill=FILL):
     """Scales an image by a factor and shows it at a random place: a crop if it is larger than the canvas.
 
