@@ -21,6 +21,7 @@ from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.pooling import AdaptivePooling2D
 from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
+from keras_dl.layers.sine_positions import SinePositions
 from keras_dl.layers.standardization import Standardization
 from keras_dl.layers.transformer import TransformerBlock
 from keras_dl.layers.unet import PixelAttention, TimedResidualBlock, TimeEmbedding
@@ -56,6 +57,7 @@ __all__ = [
     "Set2Set",
     "SimpleRNN",
     "SimpleRNNCell",
+    "SinePositions",
     "Standardization",
     "StochasticDepth",
     "SumReadout",

@@ -20,6 +20,8 @@ Deviations:
 - Boxes are clipped to the image.
 """
 
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -54,7 +56,7 @@ from keras_dl.ops.boxes import clip_boxes, cxcywh_to_xyxy, full_precision
 from keras_dl.ops.nms import Detections, filled
 from keras_dl.weights import Weights
 
-_COCO = dict(image_shape=(800, 1066, 3), num_classes=91)
+_COCO = dict(image_shape=(800, 1066, 3), num_classes=91, frozen_norms=True)
 _DEEPER = dict(num_blocks=(3, 4, 23, 3))
 
 # With the 91 ids of COCO, of which 11 are not used. Parameters without those of batch normalization, of which the
@@ -82,8 +84,8 @@ class DETR(Detector):
         block: "basic" or "bottleneck".
         stem: "imagenet", of stride 4, or "cifar", of stride 1.
         dilated: sequence of int. Stages without a stride, with dilation in its place: (4,) is the paper's DC5.
-        frozen_norms: bool. Whether batch normalization keeps its statistics, scales and offsets, as in the paper. Use
-            it with loaded weights: of new ones, the statistics are nobody's.
+        frozen_norms: bool. Whether batch normalization keeps its statistics, scales and offsets, as in the paper and in
+            the presets. It is for loaded weights: a training that starts from new ones warns.
         frozen_stages: int. The first stages, with the stem, are not trained. The paper has 1.
         num_queries: int. More than an image has objects: those left over are not learned.
         hidden_dim: int, a multiple of 4 and of `num_heads`.
@@ -167,7 +169,7 @@ class DETR(Detector):
         for name, value in (("frozen_stages", frozen_stages), ("dilated", max(dilated, default=0))):
             if value > len(num_blocks):
                 raise ValueError(f"{name}={value} must be at most {len(num_blocks)}, the stages of num_blocks.")
-        self._class_weights = checked_class_weights(class_weights, num_classes) + (no_object_weight,)
+        self._class_weights = (*checked_class_weights(class_weights, num_classes), no_object_weight)
         self.pixels = PixelNormalization(mean, std, name="pixels")
         pixels = keras.Input(image_shape, name="normalized_pixels")
         *_, maps = resnet_stages(pixels, num_blocks, filters, stem=stem, block=block, dilated=dilated)
@@ -192,6 +194,14 @@ class DETR(Detector):
             if frozen_norms and isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
         self._hold(num_classes)
+
+    def check_training(self):
+        super().check_training()
+        if self.frozen_norms and not np.any(self.backbone.get_layer("stem_norm").moving_mean):
+            warnings.warn(
+                "frozen_norms=True keeps the statistics of new norms: load weights, or train with frozen_norms=False.",
+                stacklevel=2,
+            )
 
     def call(self, inputs, training=False):
         return self._computed(inputs, training=training)
@@ -264,7 +274,7 @@ class DETR(Detector):
         probabilities = tf.nn.softmax(logits)[..., :-1]
         scores = tf.reduce_max(tf.where(tf.math.is_nan(probabilities), 0.0, probabilities), axis=-1)
         classes = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
-        slots = min(self.max_detections, self.num_queries)
+        slots = min(self.max_detections, scores.shape[1])
         scores, order = tf.math.top_k(scores, slots)  # (batch, slots)
         boxes = cxcywh_to_xyxy(tf.gather(boxes, order, batch_dims=1))
         classes = tf.gather(classes, order, batch_dims=1)

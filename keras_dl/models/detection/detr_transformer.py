@@ -31,7 +31,7 @@ class PositionedBlock(TransformerBlock):
     Call arguments:
         states: float, `(batch, n, width)`.
         positions: float, `(batch or 1, n, width)`.
-        mask: bool, `(batch, 1, n)`. True = may be attended to. None for all.
+        attention_mask: bool, `(batch, 1, n)`. True = may be attended to. None for all.
         memory, memory_positions: float, `(batch, m, width)`, and `(batch or 1, m, width)`. Only with `cross_attention`.
         memory_mask: bool, `(batch, 1, m)`, or None.
         training: bool. Whether dropout is on.
@@ -47,12 +47,19 @@ class PositionedBlock(TransformerBlock):
     """
 
     def call(
-        self, states, positions, mask=None, memory=None, memory_positions=None, memory_mask=None, training=False
+        self,
+        states,
+        positions,
+        attention_mask=None,
+        memory=None,
+        memory_positions=None,
+        memory_mask=None,
+        training=False,
     ):
         def attend(x):
             placed = x + positions
             keys = self.attention.project(placed, x)
-            return self.attention.attend(placed, *keys, mask, training=training)
+            return self.attention.attend(placed, *keys, attention_mask, training=training)
 
         def attend_to_memory(x):
             keys = self.memory_attention.project(memory + memory_positions, memory)
@@ -130,6 +137,26 @@ class DETRTransformer(Layer):
             layer.build((None, None, width))
 
     def call(self, maps, valid=None, training=False, last=False):
+        memory, positions, mask = self.encode(maps, valid, training)
+        queries = ops.expand_dims(ops.cast(self.queries, memory.dtype), 0)  # (1, queries, hidden_dim)
+        states = ops.zeros((ops.shape(maps)[0], *self.queries.shape), memory.dtype)
+        of_memory = dict(memory=memory, memory_positions=positions, memory_mask=mask)
+        found = []
+        for block in self.decoder:
+            states = block(states, queries, **of_memory, training=training)
+            found.append(states)
+        return self.heads(states if last else ops.stack(found, axis=1))  # (batch, layers, queries, hidden_dim)
+
+    def encode(self, maps, valid=None, training=False):
+        """The encoder.
+
+        Args:
+            maps, valid, training: as of a call.
+
+        Returns:
+            `(memory, positions, mask)`: float `(batch, places, hidden_dim)`; float `(batch or 1, places, hidden_dim)`;
+            and bool `(batch, 1, places)`, or None without `valid`.
+        """
         height, width = maps.shape[1:3]
 
         def flat(x):
@@ -139,21 +166,12 @@ class DETRTransformer(Layer):
         mask = None if valid is None else ops.reshape(valid, (-1, 1, height * width))
         memory = flat(self.input_projection(maps))
         for block in self.encoder:
-            memory = block(memory, positions, mask=mask, training=training)
-        queries = ops.expand_dims(ops.cast(self.queries, memory.dtype), 0)  # (1, queries, hidden_dim)
-        states = ops.zeros((ops.shape(maps)[0], *self.queries.shape), memory.dtype)
-        found = []
-        for block in self.decoder:
-            states = block(
-                states, queries, memory=memory, memory_positions=positions, memory_mask=mask, training=training
-            )
-            found.append(states)
-        if last:
-            return self._heads(self.decoder_norm(states))
-        return self._heads(self.decoder_norm(ops.stack(found, axis=1)))  # (batch, layers, queries, hidden_dim)
+            memory = block(memory, positions, attention_mask=mask, training=training)
+        return memory, positions, mask
 
-    def _heads(self, states):
-        hidden = states
+    def heads(self, states):
+        """The class and the box of each state, float `(..., hidden_dim)`: a dict as of a call."""
+        states = hidden = self.decoder_norm(states)
         for layer in self.box_head[:-1]:
             hidden = ops.relu(layer(hidden))
         boxes = ops.sigmoid(ops.cast(self.box_head[-1](hidden), "float32"))

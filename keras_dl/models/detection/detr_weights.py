@@ -74,7 +74,8 @@ def load_transformers(model, weights: Weights) -> None:
 
 def _transformers_body(model, weights):
     """The backbone in transformers: its own ResNet, or that of timm, whose names are torchvision's."""
-    root = next((name[: match.start()] for name in weights if (match := _BODY.search(name))), BACKBONE)
+    roots = [name[: match.start()] for name in weights if (match := _BODY.search(name))]
+    root = min(roots, key=len, default=BACKBONE)
     if not any(name.startswith(f"{root}embedder.") for name in weights):
         return _body(model, root)
     entries = {}

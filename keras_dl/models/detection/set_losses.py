@@ -1,14 +1,14 @@
 """The losses of predictions that are a set: a matching of objects to predictions, and what it costs.
 
-    cost(object, query) = -w_class p(class) + w_l1 |b - b'|_1 - w_giou GIoU(b, b')         the least sum decides
-    class loss          = sum w_c (-log p(c)) / sum w_c          over all queries; c is "no object" where none is matched
-    l1, giou loss       = sum |b - b'|_1 / n, sum (1 - GIoU(b, b')) / n                    over the matched pairs
+    cost(object, query) = -w_class p(class) + w_l1 |b - b'|_1 - w_giou GIoU(b, b')        the least sum decides
+    class loss          = sum w_c (-log p(c)) / sum w_c         over all queries; c is "no object" where none is matched
+    l1, giou loss       = sum |b - b'|_1 / n, sum (1 - GIoU(b, b')) / n                   over the matched pairs
 
 `n` is the number of objects of the batch, at least 1. Each decoder layer has a matching of its own. All of it is
 float32. A query whose logits or box are not finite is matched only where no other is left.
 
-Reference: Carion et al. 2020, arXiv:2005.12872, section 3.1 and appendix A.2. The mean by the sum of the weights is that
-of the authors' code.
+Reference: Carion et al. 2020, arXiv:2005.12872, section 3.1 and appendix A.2. The mean by the sum of the weights is
+that of the authors' code.
 """
 
 import tensorflow as tf
