@@ -1,7 +1,7 @@
 """DETR: raw pixels of two colored squares to the boxes of queries."""
 
 import numpy as np
-from case import Case, covered_by
+from case import Case
 
 import keras_dl
 

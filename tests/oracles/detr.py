@@ -15,6 +15,10 @@ the matching are well apart.
     matcher/...                   HungarianMatcher on its own: logits, boxes, targets and classes, and its total costs
     positions/mask, positions     DetrSinePositionEmbedding of a mask
 
+With `auxiliary_loss=True`, transformers feeds the normalized states of each decoder layer to the next one, and gives
+other outputs than without, and than the authors' code. So the layers are run without it, and its losses are those of
+their states.
+
 Made with transformers 5.24.0 and torch 2.14.1 on CPU, in an environment of its own.
 """
 
@@ -54,7 +58,6 @@ def make_model():
         decoder_attention_heads=4,
         encoder_ffn_dim=24,
         decoder_ffn_dim=24,
-        auxiliary_loss=True,
     )
     model = DetrForObjectDetection(config).eval()
     for name, tensor in model.state_dict().items():
@@ -115,17 +118,30 @@ def run(model, pixels, mask, boxes, classes):
         xyxy = boxes[i][kept] / size
         center = torch.cat([(xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]], -1)
         labels.append({"class_labels": classes[i][kept], "boxes": center})
+    collected = []
+    hooks = [x.register_forward_hook(lambda *given: collected.append(given[-1])) for x in model.model.decoder.layers]
     with torch.no_grad():
-        found = model(pixels * mask[:, None], pixel_mask=mask.long(), labels=labels)
+        found = model(pixels * mask[:, None], pixel_mask=mask.long())
+        for hook in hooks:
+            hook.remove()
+        states = torch.stack([model.model.decoder.layernorm(x) for x in collected])
+        logits, coordinates = model.class_labels_classifier(states), model.bbox_predictor(states).sigmoid()
+        if not torch.allclose(logits[-1], found.logits, atol=1e-5):
+            raise ValueError("the last decoder layer does not give the model's logits")
+        model.config.auxiliary_loss = True
+        loss, losses, _ = model.loss_function(
+            found.logits, labels, "cpu", found.pred_boxes, model.config, logits, coordinates
+        )
+        model.config.auxiliary_loss = False
     matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
     pairs = matcher({"logits": found.logits, "pred_boxes": found.pred_boxes}, labels)
     matching = torch.full(classes.shape, -1)
     for i, (queries, objects) in enumerate(pairs):
         matching[i, torch.nonzero(classes[i] >= 0)[:, 0][objects]] = queries
-    result = {"logits": found.logits, "boxes": found.pred_boxes, "matching": matching.int(), "loss": found.loss}
-    layers = len(found.auxiliary_outputs) + 1
+    result = {"logits": found.logits, "boxes": found.pred_boxes, "matching": matching.int(), "loss": loss}
+    layers = len(states)
     for name in ("loss_ce", "loss_bbox", "loss_giou"):
-        of_layers = [found.loss_dict[f"{name}_{i}"] for i in range(layers - 1)] + [found.loss_dict[name]]
+        of_layers = [losses[f"{name}_{i}"] for i in range(layers - 1)] + [losses[name]]
         result[name] = torch.stack(of_layers)
     return result
 
