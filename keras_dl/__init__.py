@@ -8,7 +8,7 @@ if _keras.backend.backend() != "tensorflow":
         "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
     )
 
-from keras_dl import arguments, averaging, diffusion, layers, losses, metrics, schedules
+from keras_dl import arguments, averaging, diffusion, layers, losses, metrics, optimizers, schedules
 from keras_dl.base import FunctionalModel, Layer, Model
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
 from keras_dl.layers.gru import GRU, GRUCell
@@ -17,6 +17,7 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
+from keras_dl.models.detection.detr import DETR
 from keras_dl.models.detection.faster_rcnn import FasterRCNN
 from keras_dl.models.detection.yolo import YOLO
 from keras_dl.models.detection.yolo_v1 import YOLOv1
@@ -64,6 +65,7 @@ from keras_dl.version import __version__
 __all__ = [
     "DCGAN",
     "DDPM",
+    "DETR",
     "FCN",
     "GAN",
     "GCNN",
@@ -128,5 +130,6 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "optimizers",
     "schedules",
 ]

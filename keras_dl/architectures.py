@@ -236,6 +236,9 @@ ARCHITECTURES = (
         year=2020,
         paper="End-to-End Object Detection with Transformers",
         arxiv="2005.12872",
+        classes=("DETR",),
+        preset=("DETR", "detr_resnet50"),
+        parameters=41_524_768,
     ),
     Architecture(
         name="fcn",

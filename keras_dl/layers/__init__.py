@@ -22,6 +22,7 @@ from keras_dl.layers.pooling import AdaptivePooling2D
 from keras_dl.layers.pyramid import FeaturePyramid
 from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
+from keras_dl.layers.sine_positions import SinePositions
 from keras_dl.layers.standardization import Standardization
 from keras_dl.layers.transformer import TransformerBlock
 from keras_dl.layers.unet import PixelAttention, TimedResidualBlock, TimeEmbedding
@@ -58,6 +59,7 @@ __all__ = [
     "Set2Set",
     "SimpleRNN",
     "SimpleRNNCell",
+    "SinePositions",
     "Standardization",
     "StochasticDepth",
     "SumReadout",

@@ -151,8 +151,12 @@ class Detector(FirstBatch, Model):
         return dict(targets) | {"boxes": boxes, "classes": ops.where(right, classes, -1)}
 
     def train_step(self, data):
-        self.batch_range.update_state(keras.utils.unpack_x_y_sample_weight(data)[0])
+        self.batch_range.update_state(self._images(keras.utils.unpack_x_y_sample_weight(data)[0]))
         return super().train_step(data)
+
+    def _images(self, inputs):
+        """The images of what a call takes."""
+        return inputs
 
     def _check_batch(self, lowest, highest, rows):
         check_finite(lowest, highest, "images")

@@ -1,0 +1,231 @@
+"""DETR finds digits in scenes as a set: no anchors, no suppression.
+
+Paper:     Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko 2020, "End-to-End Object Detection with Transformers",
+           arXiv:2005.12872: 42.0 AP on COCO after 500 epochs, from a ResNet-50 that was trained on ImageNet
+Data:      digit_scenes/96_empty: 2,000 scenes of 1 to 6 digits for training, of which each tenth has none, scaled,
+           cropped and colored anew in each epoch; 500 scenes of other digits for the test
+Command:   keras-dl train detr
+Aim:       0.80 mAP50
+Baseline:  a threshold, connected components, and a classifier of digits: not measured
+Reaches:   not measured
+Files:     not measured
+
+The paper starts from a backbone that was trained on ImageNet. Here all but the decoder is trained on the scenes first,
+before the epochs that are counted: each place of the maps says which digit covers it, and what its box is. Then the
+backbone's norms are frozen as in the paper, and its learning rate is half of the transformer's, there a tenth.
+
+`--dataset coco/2017` and `--dataset voc/2007` train the paper's network with its learning rates, from a new backbone;
+load weights of a trained one for results like the paper's. Not measured.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dl
+from keras_dl.compat import all_layers
+from keras_dl.ops import box_area, box_giou, cxcywh_to_xyxy, xyxy_to_cxcywh, xyxy_to_ltrb
+from keras_dl.optimizers import AdamW
+from keras_dl.recipes.tasks import detection, detection_baseline, detection_pictures
+from keras_dl.recipes.training import augment_objects, pictures
+from keras_dl.recipes.training.progress import say
+from keras_dl.recipes.training.recipe import DYNAMIC_INT8, FLOAT, Recipe, Task, run_as_script
+
+SCENES = "digit_scenes/96_empty"
+SIDE = 96
+MAX_DIGITS = 6
+COCO_CLASSES = 80
+FIRST_EPOCHS = 20  # without the decoder
+FIRST_RATE = 1e-3
+FIRST_CLASS_LOSS = 2.0
+NO_OBJECT = 0.2  # weight of places without an object
+BODY_FACTOR = 0.5  # of the learning rate; the paper has 0.1, with a backbone that saw ImageNet
+SMALL = dict(
+    num_blocks=(2, 2, 2),
+    filters=(40, 80, 160),  # of stride 16
+    block="basic",
+    num_queries=20,
+    hidden_dim=128,
+    num_heads=4,
+    mlp_dim=512,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    dropout_rate=0.0,
+    max_detections=20,
+    mean=127.5,
+    std=64.0,
+)
+PUBLISHED = {"coco/2017": ((800, 1066), 100), "voc/2007": ((800, 1066), 60)}  # sides and slots
+
+
+def load_data(options, variant):
+    if options.dataset == SCENES:
+        return detection.objects(options, (SIDE, SIDE), MAX_DIGITS, change=changed_scene)
+    shape, slots = PUBLISHED[options.dataset]
+    return detection.objects(options, shape, slots, change=lambda sample, seed: changed_photo(sample, seed, shape))
+
+
+def changed_scene(sample, seed):
+    """A scene at another scale and place, its colors exchanged and perhaps inverted. Digits are not turned over."""
+    place, colors = tf.unstack(tf.random.split(seed, 2))
+    sample = augment_objects.jitter(sample, place, (SIDE, SIDE), low=0.8, high=1.3)
+    random = tf.random.stateless_uniform((4,), colors)
+    image = tf.gather(sample["image"], tf.argsort(random[:3]), axis=-1)
+    return sample | {"image": tf.where(random[3] < 0.5, 255.0 - image, image)}
+
+
+def changed_photo(sample, seed, shape):
+    """A photograph turned over or not, and at another scale."""
+    turned, place = tf.unstack(tf.random.split(seed, 2))
+    return augment_objects.jitter(augment_objects.flip(sample, turned), place, shape, low=0.6, high=1.5)
+
+
+def build_model(data, options, variant):
+    steps = data.steps(options)
+    if options.dataset == SCENES:
+        model = keras_dl.DETR(data.input_shape, len(data.labels), **SMALL)
+        train_encoder(model, data, options, 1 if options.smoke else FIRST_EPOCHS)
+        warmup = min(200, steps // 2)
+        peak = options.rate(5e-4)
+        rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
+    else:
+        given = dict(image_shape=data.input_shape, num_classes=len(data.labels), frozen_norms=False)
+        model = keras_dl.DETR.from_preset("detr_resnet50", **given)
+        peak = options.rate(1e-4)
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 4 // 5], [peak, peak / 10])
+    factor = BODY_FACTOR if options.dataset == SCENES else 0.1
+    model.compile(AdamW(rate, 1e-4, rate_factors={model.BODY: factor}, global_clipnorm=0.1))
+    return model
+
+
+def train_encoder(model, data, options, epochs):
+    """Trains all but the decoder to say at each place of the maps which object covers it, and what its box is.
+
+    Norms of the backbone are frozen afterwards.
+    """
+    say(f"detr  backbone, encoder and heads learn for {epochs} epochs which digit covers each place, and its box")
+    images, labels = keras.Input(data.input_shape), len(data.labels)
+    maps = model.backbone(model.pixels(images))
+    memory, *_ = model.transformer.encode(maps)
+    found = model.transformer.heads(memory)
+    net = keras.Model(images, keras.ops.concatenate([found["logits"], found["boxes"]], axis=-1))
+    sides = data.input_shape[:2]
+    places, size = centers(sides, maps.shape[1:3]), [n / m for n, m in zip(sides, maps.shape[1:3], strict=True)]
+    numbers = tf.data.Dataset.range(-1 - epochs, -1, output_type=tf.int32)  # other changes than in the epochs
+    batches = numbers.flat_map(data.train).map(
+        lambda images, targets: (images, covering(targets["boxes"], targets["classes"], places, size, sides, labels))
+    )
+    steps = epochs * (data.num_train // options.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - steps // 10, warmup_target=FIRST_RATE, warmup_steps=steps // 10
+    )
+    net.compile(AdamW(schedule, 1e-3), loss_of_places, jit_compile=False, metrics=[accuracy_of_places])
+    logs = net.fit(batches.prefetch(2), steps_per_epoch=steps, verbose=0, shuffle=False).history
+    say(f"detr  on average, the class of {logs['accuracy_of_places'][-1]:.1%} of the places was right")
+    for layer in all_layers(model.backbone):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def centers(image_shape, map_shape):
+    """The centers of the places of maps: float32, `(height * width, 2)`, x and y in pixels of the image."""
+    y, x = ((np.arange(n) + 0.5) * side / n for side, n in zip(image_shape, map_shape, strict=True))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype("float32")
+
+
+def covering(boxes, classes, places, size, image_shape, none):
+    """The object of each place: the smallest whose box holds the center of the place, or whose own center it holds.
+
+    Args:
+        boxes, classes: `(batch, slots, 4)` and `(batch, slots)`.
+        places: `(places, 2)`.
+        size: height and width of a place in pixels.
+        image_shape: height and width of the image.
+        none: int: the class of places without an object.
+
+    Returns:
+        float32, `(batch, places, 5)`: the class, and the box, cxcywh as shares of the image.
+    """
+    inside = tf.reduce_min(xyxy_to_ltrb(boxes[:, :, None], places), axis=-1) > 0  # (batch, slots, places)
+    codes = xyxy_to_cxcywh(boxes)
+    near = tf.reduce_all(tf.abs(codes[:, :, None, :2] - places) <= np.float32(size[::-1]) / 2, axis=-1)
+    covers = (inside | near) & (classes >= 0)[:, :, None]
+    smallest = tf.argmin(tf.where(covers, box_area(boxes)[:, :, None], np.inf), axis=1)  # (batch, places)
+    label, box = tf.gather(classes, smallest, batch_dims=1), tf.gather(codes, smallest, batch_dims=1)
+    label = tf.where(tf.reduce_any(covers, axis=1), label, none)
+    return tf.concat([tf.cast(label, tf.float32)[..., None], box / np.float32(image_shape[::-1] * 2)], axis=-1)
+
+
+def loss_of_places(targets, outputs):
+    """Cross-entropy of the classes; L1 and GIoU of the boxes where an object covers the place. Weighted as DETR's."""
+    label, none = tf.cast(targets[..., 0], tf.int32), outputs.shape[-1] - 5
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, outputs[..., :-4])
+    covered = tf.cast(label < none, tf.float32)
+    weights = covered + NO_OBJECT * (1.0 - covered)
+    distance = tf.reduce_sum(tf.abs(targets[..., 1:] - outputs[..., -4:]), axis=-1)
+    overlap = box_giou(cxcywh_to_xyxy(targets[..., 1:]), cxcywh_to_xyxy(outputs[..., -4:]))
+    of_boxes = tf.reduce_sum((5 * distance + 2 * (1 - overlap)) * covered) / tf.maximum(tf.reduce_sum(covered), 1.0)
+    return FIRST_CLASS_LOSS * tf.reduce_sum(weights * entropy) / tf.reduce_sum(weights) + of_boxes
+
+
+def accuracy_of_places(targets, outputs):
+    return keras.metrics.sparse_categorical_accuracy(targets[..., 0], outputs[..., :-4])
+
+
+def evaluate(serve, data):
+    """The mean over the classes of the average precision at an IoU of 0.5; on COCO, that of IoUs from 0.5 to 0.95."""
+    figures = detection.coco_figures(serve, data)
+    return float(figures["box_AP" if len(data.labels) == COCO_CLASSES else "box_AP50"] or 0.0)
+
+
+def baseline(outcome):
+    return detection_baseline.components_and_classifier(outcome.data)
+
+
+def figures(outcome):
+    """The mean average precision over IoUs from 0.5 to 0.95, and that at 0.75."""
+    found = detection.coco_figures(server(outcome.model), outcome.data)
+    return {f"box {name}": found[f"box_{name}"] for name in ("AP", "AP75")}
+
+
+def server(model):
+    """`serve` of a model's own `detect`."""
+    return lambda signature, images: model.detect(images)._asdict()
+
+
+def picture(outcome):
+    """Test scenes with the worst mistakes, and the losses over the epochs."""
+    whole = pictures.figure(12, 6.4)
+    left, right = whole.subfigures(1, 2, width_ratios=(2.2, 1))
+    detection_pictures.grid(left, server(outcome.model), outcome.data, rows=4, columns=7)
+    upper, lower = right.subplots(2, 1)
+    pictures.curves(upper, outcome.trained, "loss", label="training", color=pictures.COLORS[0])
+    pictures.curves(upper, outcome.trained, "val_loss", label="test", color=pictures.COLORS[1])
+    pictures.style(upper, "Loss of all decoder layers", "epoch")
+    upper.legend(frameon=False)
+    for color, name in zip(pictures.COLORS, keras_dl.DETR.loss_names, strict=False):
+        pictures.curves(lower, outcome.trained, f"val_{name}_loss", label=name, color=color)
+    pictures.style(lower, "Its parts, on the test", "epoch")
+    lower.legend(frameon=False)
+    return whole
+
+
+RECIPE = Recipe(
+    name="detr",
+    model="DETR",
+    summary="DETR finds digits in scenes as a set, without anchors",
+    tasks={
+        SCENES: Task(epochs=45, batch_size=16, metric="mAP50", aim=0.8, exports=(FLOAT, DYNAMIC_INT8)),
+        "coco/2017": Task(epochs=300, batch_size=64, metric="mAP", aim=0.42),
+        "voc/2007": Task(epochs=300, batch_size=64, metric="mAP50"),
+    },
+    load_data=load_data,
+    build_model=build_model,
+    evaluate=evaluate,
+    baseline=baseline,
+    picture=picture,
+    figures=figures,
+)
+
+if __name__ == "__main__":
+    run_as_script("detr")
