@@ -8,8 +8,8 @@ Command:   keras-dl train fcn
 Aim:       mean IoU of 0.88 with stride 8, and less with 16 and with 32
 Baseline:  Otsu's threshold of each tile: 0.879. The background everywhere: 0.443
 Reaches:   0.934 with stride 8, 0.865 with 16 and 0.599 with 32, after 12 epochs each; 947 s for all on two busy cores
-Files:     float32 0.934; int8 0.933, with 99.96% of the MACs on an Ethos-U55 of 128 MACs: of 63 ops, the enlargement by 8
-           runs on the CPU
+Files:     float32 0.934; int8 0.933, with 99.96% of the MACs on an Ethos-U55 of 128 MACs: of 63 ops, the enlargement by
+           8 alone runs on the CPU
 
 The net is VGG-16 of a quarter of its width, with batch normalization: from scratch, the published one learns nothing.
 As in the paper, FCN-32s is trained first, FCN-16s starts from its weights, and FCN-8s from those of FCN-16s. So each of
@@ -100,7 +100,7 @@ def figures(outcome):
 
 
 def picture(outcome):
-    """The worst test images of the first net, that of stride 8: the image, the truth, and what each net finds; the IoU over the epochs.
+    """The worst test images of the first net: the image, the truth, what each net finds; and the IoU over the epochs.
 
     White is right, red is found where nothing is, blue is missed, and gray is not judged. With more than two classes,
     red is another class.
