@@ -7,13 +7,13 @@ Data:      hela_nuclei: 500 tiles of 128x128 pixels of HeLa cells under a micros
 Command:   keras-dl train fcn
 Aim:       mean IoU of 0.88 with stride 8, and less with 16 and with 32
 Baseline:  Otsu's threshold of each tile: 0.879. The background everywhere: 0.443
-Reaches:   not measured
-Files:     not measured
+Reaches:   0.934 with stride 8, 0.865 with 16 and 0.599 with 32, after 12 epochs each; 947 s for all on two busy cores
+Files:     float32 0.934; int8 0.933, with 99.96% of the MACs on an Ethos-U55 of 128 MACs: of 63 ops, the enlargement by
+           8 alone runs on the CPU
 
 The net is VGG-16 of a quarter of its width, with batch normalization: from scratch, the published one learns nothing.
-As in the paper, FCN-32s is trained first, FCN-16s starts from its weights, and FCN-8s from those of FCN-16s. Labels
-that are averaged to the stride and enlarged again have a mean IoU of 0.491, 0.770 and 0.936 with 32, 16 and 8: no net
-of that stride should be expected to do much better.
+As in the paper, FCN-32s is trained first, FCN-16s starts from its weights, and FCN-8s from those of FCN-16s. So each of
+the finer ones has seen more epochs than the one before.
 
 `--dataset oxford_iiit_pet` has photos of pets; their borders are not judged. `--dataset voc/2012` has the paper's 20
 classes. TensorFlow Datasets has no masks of it: give the folder that holds `VOCdevkit/VOC2012` by `--data-dir`. Both
@@ -100,7 +100,7 @@ def figures(outcome):
 
 
 def picture(outcome):
-    """The worst test images of the first net: the image, the truth, and what each net finds; the IoU over the epochs.
+    """The worst test images of the first net: the image, the truth, what each net finds; and the IoU over the epochs.
 
     White is right, red is found where nothing is, blue is missed, and gray is not judged. With more than two classes,
     red is another class.
@@ -111,7 +111,7 @@ def picture(outcome):
         name: np.concatenate(
             [model.predict_on_batch(part).argmax(-1) for part in np.array_split(images, -(-len(images) // 50))]
         )
-        for name, model in outcome.models.items()
+        for name, model in ((name, outcome.models[name]) for name in outcome.trained)
     }
     first = next(iter(found.values()))
     judged = labels != segmentation.IGNORED
@@ -122,7 +122,7 @@ def picture(outcome):
     whole = pictures.figure(2 + 1.9 * len(shown), 3.4 + 1.9 * (2 + len(found)))
     upper, lower = whole.subfigures(2, 1, height_ratios=(1.9 * (2 + len(found)), 3.2))
     upper.suptitle(
-        f"The five worst of {len(images)} test images, and two from the middle: share of wrong pixels",
+        f"The five worst of {len(images)} test images of {next(iter(found))}, and two from the middle: wrong pixels",
         fontsize=11,
         color=pictures.INK,
         fontweight="bold",

@@ -186,7 +186,8 @@ def test_the_metric_and_the_baselines(folder):
 
 
 def test_each_net_starts_from_the_coarser_one(folder, tmp_path, monkeypatch):
-    """A whole run on tiles of 32 pixels: the order of the trainings, the saved model, and the picture."""
+    """A run of two nets on tiles of 32 pixels: the order of the trainings, the saved model, and the picture."""
+    assert RECIPE.tasks["hela_nuclei"].order == ("fcn32s", "fcn16s", "fcn8s")
     monkeypatch.setattr(fcn, "SMALL", dict(filters=(4, 4, 4, 4, 4), num_blocks=(1,) * 5, hidden_dim=8))
     begun, order, build = [], [], fcn.build_model
 
@@ -204,16 +205,12 @@ def test_each_net_starts_from_the_coarser_one(folder, tmp_path, monkeypatch):
 
     changed = recipe.dataclasses.replace(RECIPE, build_model=eager, begin=begin)
     options = changed.options(
-        epochs=1, batch_size=10, image_size=32, variants=tuple(fcn.STRIDES), jit="off", smoke=True, data_dir=folder
+        epochs=1, batch_size=10, image_size=32, variants=("fcn8s", "fcn16s"), jit="off", smoke=True, data_dir=folder
     )
     document = runner.train(changed, options, tmp_path / "run")
-    assert order == ["fcn32s", "fcn16s", "fcn8s"]
-    assert begun == [
-        ("fcn32s", [], False),
-        ("fcn16s", ["fcn32s"], True),
-        ("fcn8s", ["fcn16s", "fcn32s"], True),
-    ]
-    assert list(document["variants"]) == ["fcn8s", "fcn16s", "fcn32s"]
-    assert set(document["figures"]) >= {"fcn32s, mean IoU without the background"}
+    assert order == ["fcn16s", "fcn8s"]
+    assert begun == [("fcn16s", [], False), ("fcn8s", ["fcn16s"], True)]
+    assert list(document["variants"]) == ["fcn8s", "fcn16s"]
+    assert set(document["figures"]) == {f"{name}, mean IoU without the background" for name in order}
     assert keras.saving.load_model(tmp_path / "run/model.keras").stride == 8
     assert min(tf.io.decode_png((tmp_path / "run/picture.png").read_bytes()).shape[:2]) >= 600
