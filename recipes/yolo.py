@@ -23,7 +23,7 @@ from keras_dl.averaging import RampedAdamW, RampedSGD
 from keras_dl.export.errors import SignatureError
 from keras_dl.export.runners import KerasRunner
 from keras_dl.recipes.tasks import detection_pictures
-from keras_dl.recipes.tasks.detection import coco_figures, objects
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
 from keras_dl.recipes.training import augment_objects as augment
 from keras_dl.recipes.training import pictures
@@ -173,6 +173,7 @@ RECIPE = Recipe(
     baseline=baseline,
     picture=picture,
     figures=figures,
+    calibrate=calibration,
 )
 
 if __name__ == "__main__":

@@ -141,6 +141,10 @@ def test_the_truth_has_all_points_and_a_part_of_a_model_as_many_as_the_whole(dig
     whole = yolo.whole(raw_alone, data)("detect", images=images)
     for name, x in model.detect(images)._asdict().items():
         np.testing.assert_allclose(whole[name], x, atol=1e-4)
+    given = RECIPE.calibrate(lambda name, images: model.raw(images), data, 3)
+    for name, signature in model.serving_signatures().items():
+        assert len(given[name]) == 3
+        assert {k: x.shape for k, x in given[name][0].items()} == {k: x.shape for k, x in signature.inputs.items()}
 
 
 # The baseline.
