@@ -130,7 +130,7 @@ RECIPE = Recipe(
     model="FasterRCNN",
     summary="proposes boxes, then classifies the features of each: digits in clutter, tree crowns",
     tasks={
-        "digit_scenes/96_empty": Task(epochs=24, batch_size=16, metric=METRIC, aim=0.92, exports=(FLOAT, RAW)),
+        "digit_scenes/96_empty": Task(epochs=20, batch_size=16, metric=METRIC, aim=0.92, exports=(FLOAT, RAW)),
         "tree_crowns": Task(epochs=60, batch_size=4, metric=METRIC, exports=(FLOAT, RAW)),
         "coco/2017": Task(epochs=26, batch_size=16, metric=METRIC, exports=(FLOAT,)),
         "voc/2007": Task(epochs=50, batch_size=16, metric=METRIC, exports=(FLOAT,)),

@@ -6,7 +6,7 @@ Data:      hela_nuclei: 500 tiles of 128 x 128 pixels for training, turned over,
            epoch; 300 of another part of the frames for the test
 Command:   keras-dl train mask_rcnn
 Aim:       0.90 mask AP at an IoU of 0.5
-Baseline:  Otsu's threshold, and watersheds between the centers of what is above it: not measured
+Baseline:  Otsu's threshold, and regions parted halfway between their centers: not measured
 Reaches:   not measured
 Files:     not measured
 
@@ -96,26 +96,30 @@ def serving(model):
 
 
 def baseline(outcome):
-    """Otsu's threshold and watersheds, on the brightness; objects are of the most frequent class."""
+    """Otsu's threshold, and regions parted between their centers; all are of class 0."""
     data = outcome.data
 
     def serve(signature, images):
-        found = [watersheds(image) for image in np.asarray(images)]
+        found = [parted(image) for image in np.asarray(images)]
         result = padded([(boxes, scores, np.zeros(len(boxes), int)) for _, boxes, scores in found])
         result["masks"] = np.zeros((*result["scores"].shape, *images.shape[1:3]), bool)
         for i, (masks, _, _) in enumerate(found):
             result["masks"][i, : len(masks)] = masks
         return result
 
-    name = "Otsu's threshold and watersheds" + ("" if len(data.labels) == 1 else ", without classes")
+    name = "Otsu's threshold, parted between centers" + ("" if len(data.labels) == 1 else ", without classes")
     return name, float(judged(serve, data)["mask_AP50"] or 0.0)
 
 
-SMALLEST = 12  # pixels of an object of the baseline
+SMALLEST = 30  # pixels of an object of the baseline
+APART = 15  # pixels: a center is the deepest point of a square of this side. The better of 15 and 21 in training
 
 
-def watersheds(image):
+def parted(image):
     """Objects as bright regions, of which those that touch are parted halfway between their centers.
+
+    The threshold is Otsu's on the logarithm of the brightness, since some nuclei are four times as bright as others. A
+    center is where the distance from the ground is largest.
 
     Args:
         image: `(height, width, 3)`, in [0, 255].
@@ -126,15 +130,13 @@ def watersheds(image):
         scores: float32 `(n,)`: the share of the image, so that larger objects come first.
     """
     measure = require("scipy.ndimage", extra="recipes")
-    gray = measure.gaussian_filter(np.asarray(image, "float32").mean(-1), 1.0)
-    bright = gray > otsu(gray)
-    depth = measure.gaussian_filter(measure.distance_transform_edt(bright), 1.0)
-    peaks = (depth == measure.maximum_filter(depth, 9)) & bright
-    markers, count = measure.label(peaks, np.ones((3, 3)))
-    markers = np.where(bright, markers, -1).astype("int32")  # the background floods nothing
-    surface = np.round(255 * (1 - depth / max(depth.max(), 1e-6))).astype("uint8")
-    numbers = measure.watershed_ift(surface, markers, np.ones((3, 3)))
-    masks = np.array([(numbers == i) & bright for i in range(1, count + 1)], bool).reshape(-1, *gray.shape)
+    gray = np.log1p(measure.gaussian_filter(np.asarray(image, "float32").mean(-1), 1.0))
+    bright = measure.binary_opening(gray > otsu(gray))
+    depth = measure.gaussian_filter(measure.distance_transform_edt(bright), 2.0)
+    centers, count = measure.label((depth == measure.maximum_filter(depth, APART)) & bright, np.ones((3, 3)))
+    rows, columns = measure.distance_transform_edt(centers == 0, return_distances=False, return_indices=True)
+    nearest = centers[rows, columns]
+    masks = np.array([(nearest == i) & bright for i in range(1, count + 1)], bool).reshape(-1, *gray.shape)
     masks = masks[masks.sum((1, 2)) >= SMALLEST]
     areas = masks.sum((1, 2))
     order = np.argsort(-areas, kind="stable")
@@ -179,7 +181,7 @@ RECIPE = Recipe(
     model="MaskRCNN",
     summary="boxes and the mask of each object: nuclei under a microscope, digits in clutter",
     tasks={
-        "hela_nuclei": Task(epochs=40, batch_size=8, metric=METRIC, aim=0.90, exports=(FLOAT, RAW)),
+        "hela_nuclei": Task(epochs=16, batch_size=8, metric=METRIC, aim=0.90, exports=(FLOAT, RAW)),
         "digit_scenes/96_empty": Task(epochs=24, batch_size=16, metric=METRIC, exports=(FLOAT, RAW)),
     },
     takes_image_size=True,

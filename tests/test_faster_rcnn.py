@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from oracles import load_oracle, state_dict
+from reference import write_safetensors
 
 from keras_dl import FasterRCNN
 from keras_dl.layers import FeaturePyramid
@@ -206,7 +207,7 @@ def test_weights_without_counterpart_are_refused(oracle):
         np.testing.assert_array_equal(old, new)
 
 
-def test_names_of_older_files_are_read(oracle, net):
+def test_names_of_older_files_are_read(oracle, net, tmp_path):
     weights = state_dict(oracle)
     old = {
         name.replace("_blocks.0.0.", "_blocks.0.").replace("head.conv.0.0.", "head.conv."): x
@@ -216,7 +217,8 @@ def test_names_of_older_files_are_read(oracle, net):
     assert "backbone.fpn.inner_blocks.0.weight" in old
     assert "rpn.head.conv.weight" in old
     model = FasterRCNN((75, 100, 3), **THEIRS)
-    model.load_torchvision(old)
+    write_safetensors(tmp_path / "old.safetensors", old)
+    model.load_torchvision(tmp_path / "old.safetensors")
     for a, b in zip(model.get_weights(), net.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 

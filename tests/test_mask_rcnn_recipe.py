@@ -63,17 +63,17 @@ def test_the_truth_has_all_points(nuclei):
     assert mask_rcnn.judged(lambda signature, images: true_masks(targets), data)["mask_AP50"] > 0.99
 
 
-def test_watersheds_part_two_disks_that_touch():
+def test_two_disks_that_touch_are_parted():
     y, x = np.mgrid[:64, :64] + 0.5
     disks = np.stack([np.hypot(y - 32, x - 22) < 11, np.hypot(y - 32, x - 42) < 10])
     image = np.where(disks.any(0), 200, 30)[..., None] * np.ones(3)
-    masks, boxes, scores = mask_rcnn.watersheds(image)
+    masks, boxes, scores = mask_rcnn.parted(image)
     assert len(masks) == 2
     for mask, disk in zip(masks, disks, strict=True):  # the larger one first
         assert (mask & disk).sum() / (mask | disk).sum() > 0.85
     assert scores[0] > scores[1] > 0
     np.testing.assert_allclose(boxes[0], [11, 21, 32, 43], atol=2)
-    assert len(mask_rcnn.watersheds(np.full((64, 64, 3), 90))[0]) == 0
+    assert len(mask_rcnn.parted(np.full((64, 64, 3), 90))[0]) == 0
 
 
 def test_otsu_parts_two_groups():
@@ -84,7 +84,7 @@ def test_otsu_parts_two_groups():
 def test_the_baseline_is_judged_by_masks(nuclei):
     _, data = nuclei
     name, figure = RECIPE.baseline(type("Outcome", (), {"data": data}))
-    assert name == "Otsu's threshold and watersheds"
+    assert name == "Otsu's threshold, parted between centers"
     assert 0.1 < figure <= 1
 
 

@@ -21,9 +21,9 @@ ARGUMENTS = dict(
     canonical_side=40.0,
     anchor_samples=24,
     box_samples=16,
-    candidates=(20, 12),
-    proposals=(14, 10),
-    score_threshold=0.1,
+    candidates=(20, 60),
+    proposals=(14, 30),
+    score_threshold=0.4,
     iou_threshold=0.4,
     max_detections=6,
     class_weights=(1.0, 2.0, 0.5),
@@ -38,7 +38,7 @@ ARGUMENTS = dict(
 BAD_ARGUMENTS = (
     (dict(num_classes=0), "num_classes"),
     (dict(num_blocks=(1, 1, 1)), "num_blocks"),
-    (dict(anchor_sizes=((8,),)), "anchor_sizes"),
+    (dict(anchor_sizes=((8.0,),)), "anchor_sizes"),
     (dict(anchor_sizes=((8, 0), (10, 12))), "anchor_sizes"),
     (dict(anchor_ratios=()), "anchor_ratios"),
     (dict(canonical_side=0.0), "canonical_side"),
@@ -91,11 +91,17 @@ def outputs(rng, n):
 
 
 def prepare(model, images):
-    """Statistics that frozen norms could have been loaded with."""
+    """Statistics that frozen norms could have been loaded with; and scores and boxes well apart from each other."""
     random = np.random.default_rng(0)
     for variable in model.non_trainable_variables:
         if variable.name == "moving_mean":
             variable.assign(0.1 * random.normal(size=variable.shape))
+    layers = {layer: model.net.get_layer(layer) for layer in ("rpn_conv", "rpn_objectness", "rpn_codes")}
+    layers |= {layer: model.box_head.get_layer(layer) for layer in ("classes", "codes")}
+    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.1, classes=2.0, codes=0.3)
+    for name, layer in layers.items():
+        kernel, bias = layer.get_weights()
+        layer.set_weights([scales[name] * random.normal(size=kernel.shape), bias])
 
 
 CASES = [

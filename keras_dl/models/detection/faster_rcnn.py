@@ -219,6 +219,9 @@ class FasterRCNN(SavedSeeds, Detector):
     def call(self, images, training=False):
         return self.net(images, training=training)
 
+    def compute_output_shape(self, images_shape):
+        return dict(sorted(self.net.compute_output_shape(images_shape).items()))
+
     # The parts of a step.
 
     def _rows(self, outputs):
