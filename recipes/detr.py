@@ -35,20 +35,20 @@ SCENES = "digit_scenes/96_empty"
 SIDE = 96
 MAX_DIGITS = 6
 COCO_CLASSES = 80
-FIRST_EPOCHS = 20  # without the decoder
+FIRST_EPOCHS = 40  # without the decoder
 FIRST_RATE = 1e-3
 FIRST_CLASS_LOSS = 2.0
 NO_OBJECT = 0.2  # weight of places without an object
 BODY_FACTOR = 0.5  # of the learning rate; the paper has 0.1, with a backbone that saw ImageNet
 SMALL = dict(
     num_blocks=(2, 2, 2),
-    filters=(40, 80, 160),  # of stride 16
+    filters=(32, 64, 128),  # of stride 16
     block="basic",
     num_queries=20,
-    hidden_dim=128,
+    hidden_dim=96,
     num_heads=4,
-    mlp_dim=512,
-    num_encoder_layers=2,
+    mlp_dim=384,
+    num_encoder_layers=3,
     num_decoder_layers=3,
     dropout_rate=0.0,
     max_detections=20,
@@ -215,7 +215,7 @@ RECIPE = Recipe(
     model="DETR",
     summary="DETR finds digits in scenes as a set, without anchors",
     tasks={
-        SCENES: Task(epochs=45, batch_size=16, metric="mAP50", aim=0.8, exports=(FLOAT, DYNAMIC_INT8)),
+        SCENES: Task(epochs=30, batch_size=16, metric="mAP50", aim=0.8, exports=(FLOAT, DYNAMIC_INT8)),
         "coco/2017": Task(epochs=300, batch_size=64, metric="mAP", aim=0.42),
         "voc/2007": Task(epochs=300, batch_size=64, metric="mAP50"),
     },
@@ -225,6 +225,7 @@ RECIPE = Recipe(
     baseline=baseline,
     picture=picture,
     figures=figures,
+    calibrate=detection.calibration,
 )
 
 if __name__ == "__main__":
