@@ -40,7 +40,7 @@ def cells(rng, n):
 
 
 def warmed(model, inputs):
-    """Statistics of the data, without which maps of a new net hardly vary; and outputs well apart from each other."""
+    """Statistics of the data, without which maps of a new net hardly vary; and scores that are not all of 1e-5."""
     norms = [layer for layer in model.net.layers if layer.name.endswith(".bn")]
     for layer in norms:
         layer.momentum = 0.0
@@ -49,10 +49,9 @@ def warmed(model, inputs):
     for layer in norms:
         layer.momentum = 0.97
     for layer in model.net.layers:
-        if layer.name.startswith("model.22") and layer.name.endswith(".2"):
+        if layer.name.startswith("model.22.cv3") and layer.name.endswith(".2"):
             kernel, bias = layer.get_weights()
-            bias = rng.uniform(-3, 0, bias.shape) if ".cv3." in layer.name else bias
-            layer.set_weights([2 * kernel, bias])
+            layer.set_weights([kernel, rng.uniform(-3, 0, bias.shape)])
 
 
 def large(model, inputs):
@@ -86,7 +85,7 @@ CASES = [
             width=0.06,
             max_channels=256,
             bins=BINS,
-            activation="relu",
+            activation="tanh",  # float16 changes scores of so small a net by 0.005; with relu, by 0.04
             box_weight=5.0,
             class_weight=1.0,
             dfl_weight=1.0,
@@ -143,6 +142,7 @@ CASES = [
         prepare=large,
         served={"postprocess": cells},
         integer_signatures=("raw",),
+        tolerances={"dynamic_int8": 1e-1},  # 0.063 measured, of a product of two outputs
         bad_arguments=(
             (dict(image_shape=(64, 100, 1)), "image_shape"),
             (dict(boxes_per_cell=0), "boxes_per_cell"),
