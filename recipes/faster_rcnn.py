@@ -22,7 +22,7 @@ import keras
 
 import keras_dl
 from keras_dl.export import KerasRunner
-from keras_dl.recipes.tasks.detection import coco_figures, objects
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
 from keras_dl.recipes.tasks.detection_pictures import grid
 from keras_dl.recipes.training import augment_objects as augment
@@ -141,6 +141,7 @@ RECIPE = Recipe(
     evaluate=evaluate,
     baseline=lambda outcome: components_and_classifier(outcome.data),
     picture=picture,
+    calibrate=calibration,
     figures=figures,
 )
 

@@ -195,5 +195,13 @@ def coco_figures(serve, data, masks=False, signature="detect"):
     return metric.result()
 
 
+def calibration(serve, data, samples):
+    """Training images for `detect` and `raw`, and what `raw` makes of them for `postprocess`: a dict by signature."""
+    images = list(data.calibration(samples).as_numpy_iterator())
+    outputs = serve("raw", images=np.concatenate([x["images"] for x in images]))
+    rows = [{name: x[i : i + 1] for name, x in outputs.items()} for i in range(len(images))]
+    return {"detect": images, "raw": images, "postprocess": rows}
+
+
 def _unboxed(boxes, sides, shape):
     return np.stack([unletterbox_boxes(b, tuple(s), shape) for b, s in zip(boxes, sides, strict=True)])
