@@ -7,8 +7,8 @@ Data:      digit_scenes/96_empty: 2,000 scenes of one to six digits among fragme
            without a digit, scaled, shifted and recolored at random in each epoch; 500 for the test
 Command:   keras-dl train faster_rcnn
 Aim:       0.92 box AP at an IoU of 0.5
-Baseline:  components of a threshold, and a classifier of digits: not measured
-Reaches:   not measured
+Baseline:  components of a threshold, and a classifier of digits: 0.617
+Reaches:   0.929 after 20 epochs and 825 s of training on two busy cores; 0.655 as the mean over IoUs of 0.5 to 0.95
 Files:     not measured
 
 The network is small: a ResNet of 32 to 128 maps from scratch, a pyramid of 64, and anchors of 10 to 56 pixels, each of
@@ -22,7 +22,7 @@ import keras
 
 import keras_dl
 from keras_dl.export import KerasRunner
-from keras_dl.recipes.tasks.detection import coco_figures, objects
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
 from keras_dl.recipes.tasks.detection_pictures import grid
 from keras_dl.recipes.training import augment_objects as augment
@@ -141,6 +141,7 @@ RECIPE = Recipe(
     evaluate=evaluate,
     baseline=lambda outcome: components_and_classifier(outcome.data),
     picture=picture,
+    calibrate=calibration,
     figures=figures,
 )
 

@@ -22,7 +22,7 @@ import numpy as np
 import keras_dl
 from keras_dl.export import KerasRunner
 from keras_dl.extras import require
-from keras_dl.recipes.tasks.detection import coco_figures, objects
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
 from keras_dl.recipes.tasks.detection_baseline import padded
 from keras_dl.recipes.tasks.detection_pictures import grid
 from keras_dl.recipes.training import augment_objects as augment
@@ -190,6 +190,7 @@ RECIPE = Recipe(
     evaluate=evaluate,
     baseline=baseline,
     picture=picture,
+    calibrate=calibration,
     figures=figures,
 )
 

@@ -118,5 +118,8 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
+        slow_checks={
+            "exports_to_onnx": "10 CPU seconds; test_detection_files.py has RoIAlign and suppression in such a file"
+        },
     )
 ]
