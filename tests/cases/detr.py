@@ -119,8 +119,8 @@ CASES = [
         ),
         padded=other_padding,
         skips={
-            "fit_lowers_the_loss_and_moves_every_weight": "the decoder starts from zeros, of which the values of its first "
-            "self-attention get no gradient, in the paper as well; tests/test_detr.py checks all other weights"
+            "fit_lowers_the_loss_and_moves_every_weight": "the decoder starts from zeros, so that its first self-attention "
+            "gets no gradient, in the paper as well; tests/test_detr.py checks all other weights"
         },
     ),
 ]
