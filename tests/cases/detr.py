@@ -98,6 +98,11 @@ def lively(model, inputs):
         layer.kernel.assign(2.0 * layer.kernel)
 
 
+ZEROS = (
+    "the decoder starts from zeros, so that its first self-attention gets no gradient, in the paper as well; "
+    "tests/test_detr.py checks all other weights"
+)
+
 CASES = [
     Case(
         name="detr",
@@ -118,9 +123,6 @@ CASES = [
             (dict(score_threshold=1.0), "score_threshold"),
         ),
         padded=other_padding,
-        skips={
-            "fit_lowers_the_loss_and_moves_every_weight": "the decoder starts from zeros, so that its first self-attention "
-            "gets no gradient, in the paper as well; tests/test_detr.py checks all other weights"
-        },
+        skips={"fit_lowers_the_loss_and_moves_every_weight": ZEROS},
     ),
 ]
