@@ -35,7 +35,7 @@ class AdamW(keras.optimizers.Adam):
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="body"), keras.layers.Dense(2)])
-    >>> model.compile(AdamW(1e-4, weight_decay=1e-4, rate_factors={"^body/": 0.1}, global_clipnorm=0.1), "mse")
+    >>> model.compile(AdamW(1e-4, weight_decay=1e-4, rate_factors={"body/": 0.1}, global_clipnorm=0.1), "mse")
 
     Reference: Loshchilov, Hutter 2017, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
     """

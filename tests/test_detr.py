@@ -375,6 +375,21 @@ def test_learns_one_scene_and_knows_it_from_another():
     np.testing.assert_allclose(found.boxes[:, 0], boxes[:, 0], atol=3)
 
 
+def test_all_weights_get_a_gradient_but_those_of_zeros(other):
+    """The decoder starts from zeros: its first self-attention has equal values, however it weighs them."""
+    randomized(other)
+    with tf.GradientTape() as tape:
+        outputs = other(ORACLE["images"], training=True)
+        loss = sum(other.detection_losses(outputs, None, targets(), training=True).values())
+    gradients = tape.gradient(loss, other.trainable_variables)
+    size = {v.path: float(tf.reduce_max(tf.abs(g))) for v, g in zip(other.trainable_variables, gradients, strict=True)}
+    none = {path for path, largest in size.items() if largest < 1e-6 * max(size.values())}
+    attention = {f"transformer/decoder_0/attention/{name}" for name in ("query_kernel", "key_kernel", "value_kernel")}
+    biases = {path for path in size if path.endswith(("attention/key_bias", "decoder_0/attention/query_bias"))}
+    assert attention <= none | biases
+    assert none <= attention | biases
+
+
 def test_frozen_norms_of_new_weights_warn():
     model = DETR(**TINY, frozen_norms=True)
     model.compile("adam")

@@ -75,13 +75,11 @@ def test_loss_of_places():
 
 
 def test_all_but_the_decoder_learns_first(model):
-    """Its norms are then frozen, with statistics of the data; and the backbone has a rate of its own."""
+    """The backbone's norms are then frozen, with statistics of the data."""
     norms = [x for x in model.backbone.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert norms
     assert not any(x.trainable for x in norms)
     assert np.abs(norms[0].moving_mean).max() > 0
-    factors = dict(zip((v.path for v in model.trainable_variables), model.optimizer._factors, strict=False))
-    assert not factors or {factors["stem/kernel"], factors["transformer/queries"]} == {detr.BODY_FACTOR, 1.0}
 
 
 def test_trains_and_is_drawn(model, digits):
@@ -98,7 +96,7 @@ def test_trains_and_is_drawn(model, digits):
     assert factors["transformer/queries"] == 1
     task = RECIPE.tasks[detr.SCENES]
     outcome = Outcome(options, task, model, {"model": Trained(0.0, [logs, logs], 1.0, data)})
-    assert {axis.get_title() for axis in detr.picture(outcome).axes} >= {"Loss of all decoder layers"}
+    assert {axis.get_title(loc="left") for axis in detr.picture(outcome).axes} >= {"Loss of all decoder layers"}
     assert list(detr.figures(outcome)) == ["box AP", "box AP75"]
 
 

@@ -33,7 +33,7 @@ def test_factors(jit):
     """The body as if the rate were a tenth, decay included, and the head as before: Adam scales each variable alone."""
     start = net().get_weights()
     whole, tenth = (trained(keras.optimizers.AdamW(rate, weight_decay=0.1), steps=1) for rate in (1e-2, 1e-3))
-    mixed = trained(AdamW(1e-2, weight_decay=0.1, rate_factors={"^body/": 0.1}), steps=1, jit_compile=jit)
+    mixed = trained(AdamW(1e-2, weight_decay=0.1, rate_factors={"body/": 0.1}), steps=1, jit_compile=jit)
     expected = tenth.get_weights()[:2] + whole.get_weights()[2:]
     for found, value, old in zip(mixed.get_weights(), expected, start, strict=True):
         np.testing.assert_allclose(found, value, atol=1e-7)
@@ -67,8 +67,8 @@ def test_in_a_file_and_in_half_precision(tmp_path):
         (dict(weight_decay=-1), "weight_decay=-1 must be"),
         (dict(rate_factors={"body": -0.1}), "rate_factors.'body'.=-0.1 must be"),
         (dict(rate_factors={"(": 0.1}), "which is no regular expression"),
-        (dict(rate_factors={"tail": 0.1}), "'tail', which is in the path of no trainable variable: body/kernel"),
-        (dict(rate_factors={"body": 0.1, "kernel": 0.2}), "has 2 factors for 'body/kernel'"),
+        (dict(rate_factors={"tail": 0.1}), "'tail', which is in the path of no trainable variable: .*body/kernel"),
+        (dict(rate_factors={"body": 0.1, "kernel": 0.2}), "has 2 factors for '.*body/kernel'"),
     ],
 )
 def test_bad_arguments(options, expected):

@@ -126,7 +126,7 @@ class DETR(Detector):
 
     presets = PRESETS
     loss_names = ("class", "l1", "giou")
-    BODY = "^(stem|stage_)"  # in the paths of the backbone's variables, for `keras_dl.optimizers.AdamW`
+    BODY = "(^|/)(stem|stage_)"  # in the paths of the backbone's variables, for `keras_dl.optimizers.AdamW`
 
     @arguments
     def __init__(
@@ -228,7 +228,8 @@ class DETR(Detector):
         # By nearest neighbors, as the authors' code: (batch, height', width').
         rows, columns = (np.arange(n) * side // n for n, side in zip(maps.shape[1:3], mask.shape[1:], strict=True))
         valid = ops.take(ops.take(mask, rows, axis=1), columns, axis=2)
-        return self.transformer(maps, valid=valid, **options) | {"frame": frames(mask)}
+        found = self.transformer(maps, valid=valid, **options)
+        return {"boxes": found["boxes"], "frame": frames(mask), "logits": found["logits"]}
 
     def _images(self, inputs):
         return inputs["images"] if isinstance(inputs, dict) else inputs
