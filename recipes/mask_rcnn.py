@@ -6,8 +6,9 @@ Data:      hela_nuclei: 500 tiles of 128 x 128 pixels for training, turned over,
            epoch; 300 of another part of the frames for the test
 Command:   keras-dl train mask_rcnn
 Aim:       0.90 mask AP at an IoU of 0.5
-Baseline:  Otsu's threshold, and regions parted halfway between their centers: not measured
-Reaches:   not measured
+Baseline:  Otsu's threshold, and regions parted halfway between their centers: 0.918
+Reaches:   0.972 after 16 epochs and 428 s of training on two busy cores; 0.896 as the mean over IoUs of 0.5 to 0.95,
+           and 0.842 of boxes
 Files:     not measured
 
 The network is small: a ResNet of 32 to 128 maps from scratch, and a mask head of two convolutions of 32.

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from keras_dl.recipes import mask_rcnn
 from keras_dl.recipes.datasets import digit_scenes, hela_nuclei
+from keras_dl.recipes.tasks import detection_pictures
 from keras_dl.recipes.training.recipe import Outcome, Trained
 
 RECIPE = mask_rcnn.RECIPE
@@ -109,3 +110,12 @@ def test_a_run_has_figures_and_a_picture(nuclei):
     figure = RECIPE.picture(outcome)
     assert isinstance(figure, matplotlib.figure.Figure)
     assert len(figure.subfigs[1].axes[0].lines) == 5
+
+
+def test_masks_are_drawn_where_they_are_probable():
+    axis = matplotlib.figure.Figure().subplots()
+    mask = np.full((1, 8, 8), 0.2)
+    mask[0, 2:4, 2:4] = 0.7
+    detection_pictures.draw(axis, np.full((8, 8, 3), 100), [[1, 1, 5, 5]], [0], [0.9], mask)
+    tinted = (np.asarray(axis.images[0].get_array()) != 100).any(-1)
+    np.testing.assert_array_equal(tinted, mask[0] >= 0.5)

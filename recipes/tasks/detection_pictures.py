@@ -21,7 +21,7 @@ class Example(NamedTuple):
     Attributes:
         image: `(height, width, 3)`, in [0, 255].
         boxes, classes, scores: `(n, 4)`, `(n,)` and `(n,)`: detections of at least `SHOWN_SCORE`.
-        masks: `(n, height, width)`, bool, or None.
+        masks: `(n, height, width)`, bool, or probabilities; or None.
         truth: dict of `boxes` `(m, 4)` and `classes` `(m,)`.
         badness: float. How sure wrong detections are, and 1 for each object that is missed.
     """
@@ -44,15 +44,14 @@ def draw(axis, image, boxes, classes, scores=None, masks=None, labels=(), truth=
         boxes: `(n, 4)`, xyxy in pixels.
         classes: `(n,)`, int.
         scores: `(n,)`, or None.
-        masks: `(n, height, width)`, bool, or None.
+        masks: `(n, height, width)`, bool, or probabilities; or None.
         labels: sequence of str. Names of the classes; empty for their numbers.
         truth: `(m, 4)`, boxes that are drawn dashed, or None.
     """
     image = np.asarray(image, "float32")
     if masks is not None:
         for mask, number in zip(masks, classes, strict=True):
-            mask = np.asarray(mask, bool)
-            image = np.where(mask[..., None], 0.5 * image + 0.5 * _rgb(_color(number)), image)
+            image = np.where((np.asarray(mask) >= 0.5)[..., None], 0.5 * image + 0.5 * _rgb(_color(number)), image)
     pictures.show_image(axis, image)
     for box in () if truth is None else truth:
         _rectangle(axis, box, edgecolor="white", linewidth=0.8, linestyle=(0, (2, 2)), zorder=3)
