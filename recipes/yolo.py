@@ -8,8 +8,7 @@ Data:      digit_scenes/96_empty: 2,000 scenes of 96 x 96 pixels with 1 to 6 dig
 Command:   keras-dl train yolo --jit off
 Aim:       mAP50 0.95
 Baseline:  a threshold, connected components, and a classifier of digits: 0.617
-Reaches:   mAP50 0.915, mAP50-95 0.720 after 40 epochs and 1,320 s on a busy machine of two cores: not the aim. Both rise
-           until the end
+Reaches:   mAP50 0.915, mAP50-95 0.720 after 40 epochs and 1,320 s on a busy machine of two cores: not the aim
 Files:     not measured
 
 `--dataset tree_crowns` finds trees in aerial images, `--dataset coco/2017` trains YOLO n, and `--dataset voc/2007` the
