@@ -131,7 +131,7 @@ def fit(sample, shape, fill=FILL):
     return place(sample, scale, tf.cast(tf.stack([top, left]), tf.float32), shape, fill=fill, min_visible=0.0)
 
 
-def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL):
+def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL, min_visible=MIN_VISIBLE):
     """Four images about a random point of one canvas, each with a factor of its own.
 
     Args:
@@ -140,6 +140,7 @@ def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL):
         shape: `(height, width)` of the canvas.
         low, high: float, positive: the range of the factors. At 1, an image has half of the canvas.
         fill: number: the color between the images.
+        min_visible: float. An object stays if so large a share of its box is in the window of its image.
 
     Returns:
         dict, with the slots of all four.
@@ -160,7 +161,7 @@ def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL):
         image = tf.cast(sample["image"], tf.float32)
         image = tf.concat([image, tf.ones((*image.shape[:2], 1))], -1)
         sample = {"image": image, "boxes": sample["boxes"], "classes": sample["classes"]}
-        parts.append(place(sample, tf.stack([factor, factor]), shift, shape, window, fill=0))
+        parts.append(place(sample, tf.stack([factor, factor]), shift, shape, window, 0, min_visible))
     image = tf.add_n([part["image"] for part in parts])
     image = image[..., :-1] + fill * (1.0 - image[..., -1:])
     return {"image": image} | {name: tf.concat([part[name] for part in parts], 0) for name in ("boxes", "classes")}

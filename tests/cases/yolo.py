@@ -104,6 +104,7 @@ CASES = [
         targets=objects(64, 96),
         compile={},
         prepare=warmed,
+        tolerances={"float16": 1e-2},  # 5.5e-3 measured, after 53 normalized layers
         served={"postprocess": maps},
         integer_signatures=("raw",),
         bad_arguments=(
@@ -142,7 +143,8 @@ CASES = [
         prepare=large,
         served={"postprocess": cells},
         integer_signatures=("raw",),
-        tolerances={"dynamic_int8": 1e-1},  # 0.063 measured, of a product of two outputs
+        # Measured: 0.063 of a product of two outputs; 0.26 after 24 layers, of which the first has one filter.
+        tolerances={"dynamic_int8": 1e-1, "int8": 3e-1},
         bad_arguments=(
             (dict(image_shape=(64, 100, 1)), "image_shape"),
             (dict(boxes_per_cell=0), "boxes_per_cell"),
