@@ -9,10 +9,17 @@ Command:   keras-dl train faster_rcnn
 Aim:       0.92 box AP at an IoU of 0.5
 Baseline:  components of a threshold, and a classifier of digits: 0.617
 Reaches:   0.929 after 20 epochs and 825 s of training on two busy cores; 0.655 as the mean over IoUs of 0.5 to 0.95
-Files:     not measured
+Files:     float32 0.929, with the same 1,417 detections in 64 images as Keras; `raw` in int8 (0.5 MB), and
+           `postprocess` of the float file: 0.929, and 0.653 as the mean over IoUs
 
-The network is small: a ResNet of 32 to 128 maps from scratch, a pyramid of 64, and anchors of 10 to 56 pixels, each of
-which some digit needs (`keras_dl.ops.coverage`).
+The figures of the two files together are those of `coco_figures` of
+
+    lambda signature, images: whole.serve("postprocess", **raw.serve("raw", images=images))
+
+with both opened by `keras_dl.export.load`.
+
+The network is small: a ResNet of 32 to 128 maps from scratch, a pyramid of 64, and anchors of 10 to 56 pixels, which
+fit the digits (`keras_dl.ops.coverage`).
 
 `--dataset tree_crowns` finds trees in aerial images. `--dataset coco/2017` and `voc/2007` train ResNet-50 as
 torchvision does, but from scratch, for no file of weights comes with this package; not measured.
