@@ -231,6 +231,13 @@ class DETR(Detector):
         found = self.transformer(maps, valid=valid, **options)
         return {"boxes": found["boxes"], "frame": frames(mask), "logits": found["logits"]}
 
+    def compute_output_shape(self, inputs_shape):
+        masked = isinstance(inputs_shape, dict)
+        batch = (inputs_shape["images"] if masked else inputs_shape)[0]
+        found = (batch, self.num_decoder_layers, self.num_queries)
+        frame = {"frame": (batch, 4)} if masked else {}
+        return {"boxes": (*found, 4), **frame, "logits": (*found, self.num_classes + 1)}
+
     def _images(self, inputs):
         return inputs["images"] if isinstance(inputs, dict) else inputs
 
