@@ -21,11 +21,11 @@ ARGUMENTS = dict(
     canonical_side=40.0,
     anchor_samples=24,
     box_samples=16,
-    candidates=(20, 60),
-    proposals=(14, 30),
-    score_threshold=0.4,
-    iou_threshold=0.4,
-    max_detections=6,
+    candidates=(20, 200),
+    proposals=(14, 200),
+    score_threshold=0.5,
+    iou_threshold=0.8,
+    max_detections=60,
     class_weights=(1.0, 2.0, 0.5),
     frozen_norms=True,
     norm_epsilon=1e-3,
@@ -84,21 +84,24 @@ def outputs(rng, n):
     rows = {}
     for level, sides in MAPS.items():
         if level < 4:
-            rows[f"maps_{level}"] = rng.normal(size=(n, *sides, CHANNELS))
+            rows[f"maps_{level}"] = 0.3 * rng.normal(size=(n, *sides, CHANNELS))
         rows[f"objectness_{level}"] = rng.normal(size=(n, *sides, ANCHORS))
-        rows[f"codes_{level}"] = 0.3 * rng.normal(size=(n, *sides, 4 * ANCHORS))
+        rows[f"codes_{level}"] = 0.002 * rng.normal(size=(n, *sides, 4 * ANCHORS))
     return {name: x.astype("float32") for name, x in rows.items()}
 
 
 def prepare(model, images):
-    """Statistics that frozen norms could have been loaded with; and scores and boxes well apart from each other."""
+    """Statistics that frozen norms could have been loaded with; scores well apart, and boxes that suppress few.
+
+    Else a rounding that moves one box would let another one appear, and sets of files could not agree.
+    """
     random = np.random.default_rng(0)
     for variable in model.non_trainable_variables:
         if variable.name == "moving_mean":
             variable.assign(0.1 * random.normal(size=variable.shape))
     layers = {layer: model.net.get_layer(layer) for layer in ("rpn_conv", "rpn_objectness", "rpn_codes")}
     layers |= {layer: model.box_head.get_layer(layer) for layer in ("classes", "codes")}
-    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.1, classes=2.0, codes=0.3)
+    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=2.0, codes=0.02)
     for name, layer in layers.items():
         kernel, bias = layer.get_weights()
         layer.set_weights([scales[name] * random.normal(size=kernel.shape), bias])
@@ -118,6 +121,7 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
+        tolerances=dict(int8=0.15),  # measured 0.105
         slow_checks={
             "exports_to_onnx": "10 CPU seconds; test_detection_files.py has RoIAlign and suppression in such a file"
         },
