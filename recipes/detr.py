@@ -5,7 +5,7 @@ Paper:     Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko 2020, "End-to-E
 Data:      digit_scenes/96_empty: 2,000 scenes of 1 to 6 digits for training, of which each tenth has none, scaled,
            cropped and colored anew in each epoch; 500 scenes of other digits for the test
 Command:   keras-dl train detr
-Aim:       0.80 mAP50
+Aim:       0.8 mAP50
 Baseline:  a threshold, connected components, and a classifier of digits: 0.617 mAP50
 Reaches:   not measured with these settings. An earlier run, without epochs of the backbone alone, reached 0.101 mAP50,
            0.044 mAP: boxes were found and classes were not. docs/recipes.md has more.

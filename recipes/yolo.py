@@ -9,7 +9,7 @@ Command:   keras-dl train yolo --jit off
 Aim:       mAP50 0.95
 Baseline:  a threshold, connected components, and a classifier of digits: 0.617
 Reaches:   mAP50 0.915, mAP50-95 0.720 after 40 epochs and 1,320 s on a busy machine of two cores: not the aim
-Files:     not measured
+Files:     float32 has the same mAP50; int8 of `raw` is refused, for the scores of stride 32 hardly vary
 
 `--dataset tree_crowns` finds trees in aerial images, `--dataset coco/2017` trains YOLO n, and `--dataset voc/2007` the
 net of 2015 (YOLOv1) with the paper's schedule, but without the weights of ImageNet that it starts from. Not measured.
@@ -155,9 +155,8 @@ def picture(outcome):
     return figure
 
 
-RAW = Export("int8", "cpu", signatures=("raw",))
-RAW_U55 = Export("int8", "ethos-u55-128", signatures=("raw",))
-DETECTION = dict(metric="mAP50", exports=(FLOAT, RAW, RAW_U55))
+# An int8 file of `raw` is refused: see docs/recipes.md.
+DETECTION = dict(metric="mAP50", exports=(FLOAT,))
 RECIPE = Recipe(
     name="yolo",
     model="YOLO",
