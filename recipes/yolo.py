@@ -27,7 +27,7 @@ from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
 from keras_dl.recipes.training import augment_objects as augment
 from keras_dl.recipes.training import pictures
-from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import FLOAT, Recipe, Task, run_as_script
 
 DIGITS, TREES, COCO, VOC = "digit_scenes/96_empty", "tree_crowns", "coco/2017", "voc/2007"
 SIDES = {DIGITS: 96, TREES: 224, COCO: 640, VOC: 448}
