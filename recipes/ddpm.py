@@ -6,7 +6,7 @@ Data:      mnist_5k: 4,000 digits of 28x28 for training, 1,000 for the test
 Command:   keras-dl train ddpm
 Aim:       a digit-FID of 14.66, which is DCGAN's on the same test digits
 Baseline:  the digit-FID of a normal distribution with the mean and covariance of the digits
-Reaches:   a digit-FID of 27.9 after 40 epochs and 779 s of training on two busy cores: not the aim; the baseline has 185
+Reaches:   a digit-FID of 27.9 after 40 epochs and 779 s on two busy cores: not the aim; the baseline has 185
 Files:     float32 has the same digit-FID
 
 The digit-FID is the Frechet distance between the 1,000 test digits and as many generated ones, in the 64 features of

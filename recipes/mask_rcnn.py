@@ -5,7 +5,7 @@ Paper:     He, Gkioxari, Dollár, Girshick 2017, "Mask R-CNN", arXiv:1703.06870:
 Data:      hela_nuclei: 500 tiles of 128 x 128 pixels for training, turned over, scaled and shifted at random in each
            epoch; 300 of another part of the frames for the test
 Command:   keras-dl train mask_rcnn
-Aim:       0.90 mask AP at an IoU of 0.5
+Aim:       0.9 mask AP at an IoU of 0.5
 Baseline:  Otsu's threshold, and regions parted halfway between their centers: 0.918
 Reaches:   0.972 after 16 epochs and 428 s of training on two busy cores; 0.896 as the mean over IoUs of 0.5 to 0.95,
            and 0.842 of boxes
