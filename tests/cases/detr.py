@@ -94,8 +94,9 @@ def lively(model, inputs):
         attention = block.memory_attention
         for kernel in (attention.query_kernel, attention.key_kernel, attention.value_kernel, attention.output_kernel):
             kernel.assign(3.0 * kernel)
-    for layer in (net.input_projection, *net.box_head, net.class_head):
+    for layer in (net.input_projection, *net.box_head):
         layer.kernel.assign(2.0 * layer.kernel)
+    net.class_head.bias.assign([0.0, 3.0, -1.0, 1.0])  # one class, so that rounding does not change it
 
 
 ZEROS = (
@@ -113,6 +114,8 @@ CASES = [
         targets=objects,
         compile={},
         prepare=lively,
+        tolerances={"float16": 1e-2},  # 5.6e-3 measured, of a net whose kernels were enlarged
+        integer_signatures=("raw",),
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(
             (dict(num_queries=0), "num_queries"),
