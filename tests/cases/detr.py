@@ -114,7 +114,8 @@ CASES = [
         targets=objects,
         compile={},
         prepare=lively,
-        tolerances={"float16": 1e-2},  # 5.6e-3 measured, of a net whose kernels were enlarged
+        # 0.34 measured, of scores of `detect`, whose slots shift by one detection; 0.08 of `raw`. The sets agree by 0.9.
+        tolerances={"dynamic_int8": 0.4},
         integer_signatures=("raw",),
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(
