@@ -114,7 +114,7 @@ CASES = [
         targets=objects,
         compile={},
         prepare=lively,
-        # 0.34 measured, of scores of `detect`, whose slots shift by one detection; 0.08 of `raw`. The sets agree by 0.9.
+        # 0.34 measured of scores of `detect`, slot by slot; 0.08 of `raw`. The proof compares sets.
         tolerances={"dynamic_int8": 0.4},
         integer_signatures=("raw",),
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
