@@ -114,7 +114,8 @@ CASES = [
         targets=objects,
         compile={},
         prepare=lively,
-        tolerances={"float16": 1e-2},  # 5.6e-3 measured, of a net whose kernels were enlarged
+        # 0.34 measured of scores of `detect`, slot by slot; 0.08 of `raw`. The proof compares sets.
+        tolerances={"dynamic_int8": 0.4},
         integer_signatures=("raw",),
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(
