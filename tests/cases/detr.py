@@ -115,7 +115,7 @@ CASES = [
         compile={},
         prepare=lively,
         # 0.34 measured of scores of `detect`, slot by slot; 0.08 of `raw`. The proof compares sets.
-        tolerances={"dynamic_int8": 0.4},
+        tolerances={"dynamic_int8": 0.4, "int8": 0.15},  # 0.34 and 0.100 measured
         integer_signatures=("raw",),
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(

@@ -122,7 +122,7 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
-        tolerances=dict(int8=0.15),  # measured 0.105
+        tolerances=dict(dynamic_int8=0.1, int8=0.15),  # measured 0.077 and 0.105
         slow_checks={
             "exports_to_onnx": "10 CPU seconds; test_detection_files.py has RoIAlign and suppression in such a file"
         },

@@ -36,7 +36,7 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
-        tolerances=dict(int8=0.15),  # measured 0.105
+        tolerances=dict(dynamic_int8=0.1, int8=0.15),  # measured 0.077 and 0.105
         slow_checks=covered_by("faster_rcnn", but="the mask head, which tests/test_mask_rcnn.py checks"),
     )
 ]

@@ -105,6 +105,10 @@ CASES = [
         compile={},
         prepare=warmed,
         tolerances={"float16": 1e-2},  # 5.5e-3 measured, after 53 normalized layers
+        left_out={
+            "dynamic_int8": "53 layers of a few maps round the classes to R2 0.981, where 0.9867 is asked for",
+            "int8": "as dynamic_int8; docs/recipes.md has what int8 loses of the recipe's net",
+        },
         served={"postprocess": maps},
         integer_signatures=("raw",),
         bad_arguments=(
