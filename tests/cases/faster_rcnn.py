@@ -122,7 +122,10 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
-        tolerances=dict(dynamic_int8=0.1, int8=0.15),  # measured 0.077 and 0.105
+        tolerances=dict(int8=0.15),  # measured 0.105
+        left_out=dict(
+            dynamic_int8="the rounding of weights moves the proposals of so small a net: scores by 0.11, masks by 0.96"
+        ),
         slow_checks={
             "exports_to_onnx": "10 CPU seconds; test_detection_files.py has RoIAlign and suppression in such a file"
         },
