@@ -261,7 +261,7 @@ def distribution_focal_loss(logits, values):
 
     Example:
 
-    >>> distribution_focal_loss(tf.constant([[0.0, 0.0, 0.0]]), tf.constant([0.5])).numpy().round(4)
+    >>> print(distribution_focal_loss(tf.constant([[0.0, 0.0, 0.0]]), tf.constant([0.5])).numpy().round(4))
     1.0986
     """
     bins = logits.shape[-1]
