@@ -1,1 +1,0 @@
-"""Models that find objects: boxes, classes and scores."""
