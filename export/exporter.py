@@ -47,6 +47,10 @@ _MORE_EXACT = {
     "dynamic_int8": "float16 is",
     "weight_only_int8": "float16 is",
 }
+_CUT = (
+    "The usual cut for integers is two files: the nets alone, and what makes detections of their outputs in float32. "
+    "Detectors of keras_dl have the signatures 'raw' and 'postprocess' for them."
+)
 # The report gives the versions of these distributions, which make and run the files of a format.
 _DISTRIBUTIONS = {"litert": ("ai-edge-litert",), "onnx": ("tf2onnx", "onnx", "onnxruntime"), "saved_model": ()}
 
@@ -281,6 +285,7 @@ class Exporter:
                 f"with input_shapes={{{source.assumed[0]!r}: keras.KerasTensor(shape, dtype)}}, or by calibration data."
             )
         traced, samples = source.traced(names), source.proof_samples(names)
+        of_detections = [name for name in names if source.signatures[name].detections]
         if whole:  # the classes may be the output of a signature that is left out
             outputs = [x for one in traced.values() for x in one.concrete.structured_outputs.values()]
             check_labels(request.metadata, [(tuple(x.shape), x.dtype.name) for x in outputs])
@@ -308,9 +313,9 @@ class Exporter:
         proof = {}
         if request.verify:
             LOG.info("Comparing %s with the model.", request.path.name)
-            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request, reviewed):
+            with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request, reviewed, of_detections):
                 held_out = source.held_out if quantization in quantize.CALIBRATED else None
-                proof = prove(artifact, expected, samples, quantization, held_out, missing)
+                proof = prove(artifact, expected, samples, quantization, held_out, missing, of_detections)
             warnings += doubts(proof)
         measured = None
         if request.metric:
@@ -354,7 +359,10 @@ class Exporter:
 
     def _write(self, file, request, names, traced):
         source = self._source
-        document = {**(request.metadata or {}), "keras_dl": {"version": __version__, "model": self.model.name}}
+        own = {"version": __version__, "model": self.model.name}
+        if of_detections := [name for name in names if source.signatures[name].detections]:
+            own["detections"] = of_detections
+        document = {**(request.metadata or {}), "keras_dl": own}
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers)
@@ -392,7 +400,7 @@ def _accepted_by_the_runtime(file, error_type):
 
 
 @contextlib.contextmanager
-def _advised(model, request, reviewed):
+def _advised(model, request, reviewed, of_detections):
     """Adds to a failed proof of a quantized file what is wrong with its calibration data, or what may help."""
     try:
         yield
@@ -402,6 +410,8 @@ def _advised(model, request, reviewed):
         if reviewed and request.quantization in quantize.CALIBRATED:
             raise ExportError(" ".join([str(error), *reviewed])) from error
         advice = f"{_MORE_EXACT[request.quantization]} more exact."
+        if any(f"Signature {name!r}:" in str(error) for name in of_detections):
+            raise ExportError(f"{error} {_CUT} Else, {advice}") from error
         attention = [x for x in all_layers(model) if isinstance(x, _ATTENTION) and x.name not in request.float_layers]
         if request.quantization == "int8" and attention:
             names, classes = [x.name for x in attention], dict.fromkeys(type(x).__name__ for x in attention)

@@ -17,7 +17,7 @@ by 1% of the largest probability with the first, by 38% with the second.
 
 ai-edge-quantizer makes `weight_only_int8` and `dynamic_int8` from the float file, without calibration. The converter
 would keep weights of fewer than 1,024 elements in float32. ai-edge-quantizer keeps fused LSTMs and embeddings (GATHER)
-in float32: `keras_dl.export.remaining_weights` quantizes these.
+in float32, and gives products on the left what LiteRT cannot read: `keras_dl.export.remaining_weights` repairs both.
 
 If one layer ruins an `int8` file, `float_layers` keeps it in float32, between two conversions.
 """
@@ -222,8 +222,13 @@ def check(file, quantization, model, float_layers=()):
                 elements[x.dtype] += math.prod(x.shape)
                 if x.dtype != dtype:
                     kept[located(op.name, op.layer, model)] += math.prod(x.shape)
-                # A row of an embedding is always converted to float, before or after the lookup.
-                if op.name != "GATHER" and x.dtype == "int8" and direct == (quantization == "weight_only_int8"):
+                # Always converted to float: a row of an embedding, and the left matrix of a product.
+                left = op.name == "BATCH_MATMUL" and x is dequantized.get(id(op.inputs[0]))
+                if (
+                    not (left or op.name == "GATHER")
+                    and x.dtype == "int8"
+                    and direct == (quantization == "weight_only_int8")
+                ):
                     where, how = located(op.name, op.layer, model), "read as int8" if direct else "dequantized first"
                     raise ExportError(f"{quantization!r} is not available: the weights of {where} are {how}.")
             # The state of a fused LSTM is a variable, of int16 also in int8 files.

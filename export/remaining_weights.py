@@ -1,10 +1,15 @@
-"""Quantizes weights that ai-edge-quantizer leaves in float32: tables of embeddings, and the weights of fused LSTMs.
+"""Repairs of what ai-edge-quantizer makes of weights.
+
+It leaves tables of embeddings and the weights of fused LSTMs in float32, which are quantized here:
 
 - A table is read by GATHER. It becomes int8, GATHER reads its rows as int8, and a DEQUANTIZE after it makes them float.
 - For `dynamic_int8`, the op of a fused LSTM gets int8 weights. It then quantizes its input and its state at each step.
 - For `weight_only_int8`, a DEQUANTIZE before the op makes the int8 weights float.
 
 Both have one scale per matrix: LiteRT has no kernels with more.
+
+For `dynamic_int8`, it makes any constant of BATCH_MATMUL int8. LiteRT multiplies floats by an int8 matrix on the right
+alone. A DEQUANTIZE before the op makes one on the left float.
 """
 
 import numpy as np
@@ -16,16 +21,17 @@ _LSTM_WEIGHTS = range(1, 9)  # indices among the inputs of the op: one matrix pe
 
 
 def quantized(content, quantization):
-    """A LiteRT file, as bytes, in which these weights are int8. One without them is returned unchanged.
+    """A LiteRT file, as bytes, in which these weights are int8 and can be read. One without them is unchanged.
 
     Args:
         content: bytes.
         quantization: str: `"dynamic_int8"` or `"weight_only_int8"`.
     """
-    if not flatbuffer.has_op(content, ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM")):
+    if not flatbuffer.has_op(content, ("GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BATCH_MATMUL")):
         return content
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
-    gather, lstm = schema.BuiltinOperator.GATHER, schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+    builtins = schema.BuiltinOperator
+    gather, lstm, product = builtins.GATHER, builtins.UNIDIRECTIONAL_SEQUENCE_LSTM, builtins.BATCH_MATMUL
     model = flatbuffer.unpacked(content)
     for subgraph in model.subgraphs:
         edit, ops = _Edit(schema, model, subgraph), []
@@ -46,6 +52,10 @@ def quantized(content, quantization):
                         op.inputs[i] = edit.new_tensor(like=integers)
                         ops.append(edit.dequantize(integers, op.inputs[i]))
                 ops.append(op)
+            elif code == product and edit.is_int8(op.inputs[0]) and not edit.is_int8(op.inputs[1]):
+                op.inputs = list(op.inputs)
+                integers, op.inputs[0] = op.inputs[0], edit.new_tensor(like=op.inputs[0])
+                ops += [edit.dequantize(integers, op.inputs[0]), op]
             else:
                 ops.append(op)
         subgraph.operators = ops
@@ -62,6 +72,9 @@ class _Edit:
     def is_table(self, index):
         """Whether a tensor has rows. A row of numbers is no embedding: the noise of each step of a sampler, say."""
         return len(self._subgraph.tensors[index].shape) > 1
+
+    def is_int8(self, index):
+        return self._subgraph.tensors[index].type == self._schema.TensorType.INT8
 
     def is_quantized(self, index, allowed):
         """Makes a constant int8, if it is float32 and only read as one of `allowed`; returns whether it is int8 now.

@@ -31,7 +31,11 @@ class Report:
             `keras_dl.export.verify.errors`), and `r2, deviation, channels, lost_channels, channel_r2` with others (see
             `keras_dl.export.verify.variation`); `samples`, the number of batches by signature; `inputs`: `"held_out"`
             for calibration data that did not calibrate the file, `"calibration"` or `"random"`; `tolerance`. Empty if
-            not verified.
+            not verified. `detections`, by signature that gives some, compares sets (see `keras_dl.export.detections`):
+            `images`; the numbers of detections `expected` from Keras and `found` in the file; `pairs` of them;
+            `exceptions` of a float file, numbers by the reason why one has no partner; `agreement` of the sets, from 0
+            to 1; `mean_iou` and `mean_score_error` of pairs; of a quantized file also `chance`, the agreement of sets
+            of different images, and `kappa`, that beyond chance. Its `signatures` then hold the errors of pairs.
         metric: dict `{"name", "keras", "artifact"}`, or None.
         latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
         target_report: dict. The report of the target.
@@ -106,6 +110,8 @@ class Report:
                 if "r2" in errors:
                     text += f", R2 {errors['r2']:.5f} (lowest of a channel {errors['channel_r2']:.5f})"
                 rows.append(("proof", f"{text}; {batches} {_KINDS[self.proof['inputs'][name]]} batches"))
+        for name, found in self.proof.get("detections", {}).items():
+            rows.append(("proof", _detections(name, found)))
         if self.metric:
             rows.append(
                 (self.metric["name"], f"{self.metric['keras']:.4g} in Keras, {self.metric['artifact']:.4g} in the file")
@@ -121,6 +127,20 @@ class Report:
         rows += [("warning", text) for text in self.warnings]
         width = max(len(key) for key, _ in rows)
         return "\n".join(f"{key:<{width}}  {text}".rstrip() for key, text in rows)
+
+
+def _detections(name, found):
+    text = (
+        f"{name}: {found['expected']} detections by Keras, {found['found']} in the file, {found['pairs']} pairs, in "
+        f"{found['images']} images; agreement {found['agreement']:.4f}"
+    )
+    if "chance" in found:
+        text += f" (of different images {found['chance']:.4f})"
+    text += f", mean IoU {found['mean_iou']:.4f}, mean error of a score {found['mean_score_error']:.2e}"
+    if found.get("exceptions"):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in found["exceptions"].items())
+        text += f"; without a partner for near ties: {reasons}"
+    return text
 
 
 def _bytes(count):

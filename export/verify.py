@@ -25,10 +25,13 @@ channels, and cannot hold a channel that varies by less. Whether this matters is
 - Any other output may lose `LOST_SHARE` of its channels, as there are features that are hardly active. Then the report
   has a warning. A file that loses more is refused, such as one that loses the scores beside boxes.
 - A channel that does not vary in Keras cannot be lost.
+
+Detections are compared as sets: see `keras_dl.export.detections`.
 """
 
 import numpy as np
 
+from keras_dl.export import detections
 from keras_dl.export.errors import ExportError
 from keras_dl.export.samples import FEW_SAMPLES, count_distinct
 
@@ -186,7 +189,7 @@ def reference(keras_runner, samples):
     return expected
 
 
-def prove(artifact, expected, samples, quantization, held_out=None, drawn=()):
+def prove(artifact, expected, samples, quantization, held_out=None, drawn=(), of_detections=()):
     """Runs a file on samples and compares with Keras.
 
     Args:
@@ -197,10 +200,12 @@ def prove(artifact, expected, samples, quantization, held_out=None, drawn=()):
         held_out: for a calibrated file, a dict by signature of int: so many of its samples, the first ones, were kept
             out of calibration. The file runs on these alone; for 0, on all samples. None for other files.
         drawn: the signatures whose samples are random.
+        of_detections: the signatures whose outputs are detections.
 
     Returns:
         dict: `signatures`, by signature and output the result of `errors`, and for outputs of floats also that of
-        `variation`; `samples`, the number of batches by signature that the file ran on; `inputs`, by signature
+        `variation`; `detections`, by signature what `keras_dl.export.detections.compare` found, and its `signatures`
+        are then of pairs; `samples`, the number of batches by signature that the file ran on; `inputs`, by signature
         `"random"`, `"held_out"` or `"calibration"`; `tolerance`, the bounds that the file met.
 
     Raises:
@@ -231,13 +236,29 @@ def prove(artifact, expected, samples, quantization, held_out=None, drawn=()):
                 f"needs different samples, at least {FEW_SAMPLES}."
             )
         steps = {key: x.get("scale") for key, x in artifact.signatures[name]["outputs"].items()}
-        proof["signatures"][name] = {
+        paired = {}
+        if name in of_detections:
+            paired, figures = _compare_sets(name, actual, expected[name], quantization, name in drawn)
+            proof.setdefault("detections", {})[name] = figures
+            tolerance["detections"] = detections.bounds(quantization)
+        proof["signatures"][name] = paired | {
             key: _compare(
                 f"Output {key!r} of signature {name!r}", actual[key], values, tolerance, name in drawn, steps[key]
             )
             for key, values in expected[name].items()
+            if not (paired and key in detections.OUTPUTS)
         }
     return proof
+
+
+def _compare_sets(name, actual, expected, quantization, random):
+    """The errors of pairs of detections by output, and the figures of the sets."""
+    for key in detections.OUTPUTS:
+        if key in actual and not _finite(actual[key]):
+            raise ExportError(f"Output {key!r} of signature {name!r} holds NaN or infinity, where Keras gives numbers.")
+    tolerance = RELATIVE_TOLERANCE.get(quantization)
+    pairs, figures = detections.compare(f"Signature {name!r}", actual, expected, quantization, tolerance, random)
+    return {key: errors(*values) for key, values in pairs.items()}, figures
 
 
 def doubts(proof):
@@ -246,7 +267,8 @@ def doubts(proof):
     Args:
         proof: the result of `prove`.
     """
-    result = []
+    found = [(f"Signature {name!r}", x, proof["inputs"][name]) for name, x in proof.get("detections", {}).items()]
+    result = [text for text in (detections.doubt(*x) for x in found) if text]
     for name, outputs in proof["signatures"].items():
         for key, found in outputs.items():
             what = f"Of output {key!r} of signature {name!r}"

@@ -8,7 +8,7 @@ if _keras.backend.backend() != "tensorflow":
         "Set the environment variable KERAS_BACKEND=tensorflow before Python starts."
     )
 
-from keras_dl import arguments, averaging, diffusion, layers, losses, metrics, schedules
+from keras_dl import arguments, averaging, diffusion, layers, losses, metrics, optimizers, schedules
 from keras_dl.base import FunctionalModel, Layer, Model
 from keras_dl.layers.attention import AdditiveAttention, LuongAttention, MultiHeadAttention
 from keras_dl.layers.gru import GRU, GRUCell
@@ -17,6 +17,10 @@ from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
 from keras_dl.models.continuous.continuous_flow import ContinuousFlow
 from keras_dl.models.continuous.latent_ode import LatentODE
 from keras_dl.models.continuous.neural_ode import ODEClassifier
+from keras_dl.models.detection.detr import DETR
+from keras_dl.models.detection.faster_rcnn import FasterRCNN
+from keras_dl.models.detection.yolo import YOLO
+from keras_dl.models.detection.yolo_v1 import YOLOv1
 from keras_dl.models.generative.autoencoder import Autoencoder
 from keras_dl.models.generative.cyclegan import CycleGAN
 from keras_dl.models.generative.dcgan import DCGAN
@@ -33,8 +37,12 @@ from keras_dl.models.points.pointnet import PointNet
 from keras_dl.models.points.pointnet2 import PointNet2
 from keras_dl.models.points.pointnet2_segmentation import PointNet2Segmentation
 from keras_dl.models.points.pointnet_segmentation import PointNetSegmentation
+from keras_dl.models.pretrained import from_pretrained
 from keras_dl.models.scenes.nerf import NeRF
 from keras_dl.models.scenes.occupancy_network import OccupancyNetwork
+from keras_dl.models.segmentation.fcn import FCN
+from keras_dl.models.segmentation.fcn_resnet import FCNResNet
+from keras_dl.models.segmentation.mask_rcnn import MaskRCNN
 from keras_dl.models.sequence.recurrent import RecurrentNetwork
 from keras_dl.models.sequence.recurrent_lm import RecurrentLM
 from keras_dl.models.sequence.seq2seq import Seq2Seq
@@ -57,6 +65,8 @@ from keras_dl.version import __version__
 __all__ = [
     "DCGAN",
     "DDPM",
+    "DETR",
+    "FCN",
     "GAN",
     "GCNN",
     "GRU",
@@ -66,6 +76,7 @@ __all__ = [
     "TCN",
     "VAE",
     "VGG",
+    "YOLO",
     "AdditiveAttention",
     "AlexNet",
     "Autoencoder",
@@ -73,6 +84,8 @@ __all__ = [
     "ConvNeXt",
     "CycleGAN",
     "DenseNCSN",
+    "FCNResNet",
+    "FasterRCNN",
     "FunctionalModel",
     "GRUCell",
     "GraphPredictor",
@@ -82,6 +95,7 @@ __all__ = [
     "Layer",
     "LeNet5",
     "LuongAttention",
+    "MaskRCNN",
     "Model",
     "MultiHeadAttention",
     "NeRF",
@@ -107,12 +121,15 @@ __all__ = [
     "TransformerEncoder",
     "TransformerLM",
     "ViT",
+    "YOLOv1",
     "__version__",
     "arguments",
     "averaging",
     "diffusion",
+    "from_pretrained",
     "layers",
     "losses",
     "metrics",
+    "optimizers",
     "schedules",
 ]

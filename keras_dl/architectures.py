@@ -212,6 +212,9 @@ ARCHITECTURES = (
         year=2015,
         paper="You Only Look Once: Unified, Real-Time Object Detection",
         arxiv="1506.02640",
+        classes=("YOLO", "YOLOv1"),
+        preset=("YOLO", "n"),
+        parameters=3_157_184,
     ),
     Architecture(
         name="faster_rcnn",
@@ -221,6 +224,9 @@ ARCHITECTURES = (
         year=2015,
         paper="Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
         arxiv="1506.01497",
+        classes=("FasterRCNN",),
+        preset=("FasterRCNN", "fasterrcnn_resnet50_fpn"),
+        parameters=41_755_286,
     ),
     Architecture(
         name="detr",
@@ -230,6 +236,9 @@ ARCHITECTURES = (
         year=2020,
         paper="End-to-End Object Detection with Transformers",
         arxiv="2005.12872",
+        classes=("DETR",),
+        preset=("DETR", "detr_resnet50"),
+        parameters=41_524_768,
     ),
     Architecture(
         name="fcn",
@@ -239,6 +248,9 @@ ARCHITECTURES = (
         year=2014,
         paper="Fully Convolutional Networks for Semantic Segmentation",
         arxiv="1411.4038",
+        classes=("FCN", "FCNResNet"),
+        preset=("FCN", "fcn8s_vgg16"),
+        parameters=134_362_751,
     ),
     Architecture(
         name="mask_rcnn",
@@ -248,6 +260,9 @@ ARCHITECTURES = (
         year=2017,
         paper="Mask R-CNN",
         arxiv="1703.06870",
+        classes=("MaskRCNN",),
+        preset=("MaskRCNN", "maskrcnn_resnet50_fpn"),
+        parameters=44_401_393,
     ),
     Architecture(
         name="gan",

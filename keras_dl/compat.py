@@ -398,3 +398,8 @@ def saved_model_proto(folder):
     loads what it reads, and that runs the ops that initialize its objects.
     """
     return tf.__internal__.saved_model.parse_saved_model(str(folder))
+
+
+def variable_index(optimizer, variable) -> int:
+    """The number of a variable among those that an optimizer was built with. Keras has no public name for it."""
+    return optimizer._get_variable_index(variable)

@@ -22,11 +22,14 @@ class Signature(NamedTuple):
             shape, the batch included, and the dtype that a device hands over.
         model_names: dict of two dicts, `"inputs"` and `"outputs"`: the names that tensors have in the model, by their
             names here, where these differ. Those of outputs are known after the first call of the function.
+        detections: bool. Whether outputs are the fields of `keras_dl.ops.Detections`. Those of an image are a set: near
+            scores may change their order. A proof then matches them by class and overlap.
     """
 
     function: Callable
     inputs: dict[str, keras.KerasTensor]
     model_names: Mapping[str, Mapping[str, str]] = {"inputs": {}, "outputs": {}}
+    detections: bool = False
 
 
 def next_states(states: dict) -> dict:

@@ -296,5 +296,19 @@ def read_vocabularies(path: str | os.PathLike) -> dict[str, Symbols | Subwords]:
     what, cure = "a file of vocabularies", "Copy it again from the folder of the run."
     document = read_json(path, what, cure)
     with reading(path, what, cure):
-        kinds = {name: Subwords if _has(x, {"kind": str}, "subwords") else Symbols for name, x in document.items()}
-        return {name: kinds[name].from_json(x) for name, x in document.items()}
+        return tokenizers(document)
+
+
+def tokenizers(document: dict) -> dict[str, Symbols | Subwords]:
+    """The tokenizers of a dict of documents from `to_json`, as a run or the metadata of a file has them, by name.
+
+    Raises:
+        ValueError: if a document describes something else.
+
+    Example:
+
+    >>> tokenizers({"letters": Symbols("ab").to_json()})["letters"].decode([[5, 4]])
+    ['ba']
+    """
+    kinds = {name: Subwords if _has(x, {"kind": str}, "subwords") else Symbols for name, x in document.items()}
+    return {name: kinds[name].from_json(x) for name, x in document.items()}

@@ -48,12 +48,12 @@ class Entry(NamedTuple):
     """The destination of one array of a checkpoint.
 
     Attributes:
-        variable: the `keras.Variable` that takes the array.
+        variable: the `keras.Variable` that takes the array, or a tuple of those that share it.
         shape: tuple of int. The array's shape in the checkpoint.
-        convert: function from an array of that shape to an array of the variable's shape.
+        convert: function from an array of that shape to an array of the variable's shape; for a tuple, to a list.
     """
 
-    variable: keras.Variable
+    variable: keras.Variable | tuple[keras.Variable, ...]
     shape: tuple[int, ...]
     convert: Callable
 
@@ -115,6 +115,26 @@ def _entry(layer, variable, flattened, kernel_axes):
     return Entry(variable, shape, np.asarray)
 
 
+def stacked(entries: list[Entry]) -> Entry:
+    """The entry of one array that holds several ones, one after the other on its first axis.
+
+    Example:
+
+    >>> layers = [keras.layers.Dense(3), keras.layers.Dense(4)]
+    >>> for layer in layers:
+    ...     layer.build((None, 2))
+    >>> stacked([torch_entries("fc", layer)["fc.weight"] for layer in layers]).shape
+    (7, 2)
+    """
+    ends = np.cumsum([entry.shape[0] for entry in entries])
+
+    def convert(array):
+        parts = np.split(array, ends[:-1])
+        return [entry.convert(part) for entry, part in zip(entries, parts, strict=True)]
+
+    return Entry(tuple(entry.variable for entry in entries), (int(ends[-1]), *entries[0].shape[1:]), convert)
+
+
 def load_torch(layers: dict, weights: Weights, flattened: dict | None = None, without: tuple[str, ...] = ()) -> None:
     """Loads a torch checkpoint into Keras layers. It loads all entries or none.
 
@@ -164,7 +184,12 @@ def load_entries(entries: dict[str, Entry], weights: Weights, without: tuple[str
             + "\n  ".join(wrong)
         )
     for name, entry in entries.items():
-        entry.variable.assign(entry.convert(np.asarray(weights[name])))
+        array = entry.convert(np.asarray(weights[name]))
+        if isinstance(entry.variable, tuple):
+            for variable, part in zip(entry.variable, array, strict=True):
+                variable.assign(part)
+        else:
+            entry.variable.assign(array)
 
 
 _SAFETENSORS_DTYPES = {

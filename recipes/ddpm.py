@@ -6,8 +6,8 @@ Data:      mnist_5k: 4,000 digits of 28x28 for training, 1,000 for the test
 Command:   keras-dl train ddpm
 Aim:       a digit-FID of 14.66, which is DCGAN's on the same test digits
 Baseline:  the digit-FID of a normal distribution with the mean and covariance of the digits
-Reaches:   not measured yet
-Files:     not measured yet
+Reaches:   a digit-FID of 27.9 after 40 epochs and 779 s on two busy cores: not the aim; the baseline has 185
+Files:     float32 has the same digit-FID
 
 The digit-FID is the Frechet distance between the 1,000 test digits and as many generated ones, in the 64 features of
 the package's own classifier (`keras_dl.recipes.tasks.digit_judge`). It is no Inception FID. Samples take 25 steps of
@@ -32,8 +32,8 @@ from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
-INT8 = Export("int8", "cpu", signatures=("denoise",))
-INT16X8 = Export("int16x8", "cpu", signatures=("denoise",))
+# int8 and int16x8 are refused: see docs/recipes.md.
+DYNAMIC_INT8 = Export("dynamic_int8", "cpu", signatures=("denoise",))
 PAPER = {"cifar10": ("ho2020_cifar10", 32), "lsun/bedroom": ("ho2020_lsun", 256), "celeb_a": ("ho2020_lsun", 64)}
 NUM_STEPS = 25
 WARMUP = 200  # steps
@@ -143,7 +143,7 @@ RECIPE = Recipe(
             metric="digit-FID",
             aim=14.66,
             higher_is_better=False,
-            exports=(FLOAT, INT8),
+            exports=(FLOAT, DYNAMIC_INT8),
         ),
         **{
             dataset: Task(

@@ -239,7 +239,7 @@ def picture(outcome):
     model, test = outcome.model, outcome.data.arrays["test"].astype("float32")
     figure = pictures.figure(12, 7.5)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
-    samples, path = model.sample(SHOWN**2, seed=0, path=SHOWN)
+    samples, path = model.sample(SHOWN**2, seed=0, num_kept=SHOWN)
     diffusion.show_grid(left, np.asarray(samples), test)
     keep = np.ones(test.shape[1:], "float32")
     keep[:, keep.shape[1] // 2 :] = 0  # the left half is known

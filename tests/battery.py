@@ -271,7 +271,7 @@ def exports(case, shared):
     for quantization in ("none", "float16", "dynamic_int8", "int8"):
         path = shared.folder / f"{case.name}-{quantization}.tflite"
         names = case.integer_signatures if quantization == "int8" else None
-        if names == ():
+        if names == () or quantization in case.left_out:
             continue
         target = {"none": "gpu", "int8": "edgetpu"}.get(quantization, "cpu")
         report = exporter.export(path, quantization=quantization, target=target, signatures=names)

@@ -33,6 +33,7 @@ class Case(NamedTuple):
         prepare: called with the new model and the inputs before use, to adapt statistics, say.
         tolerances: overrides of TOLERANCES.
         agreements: by quantization, the share of tokens to be equal, where one that differs is no small error.
+        left_out: quantizations that are not exported, each with the reason.
         skips: checks that do not apply, each with the reason.
         slow_checks: checks that `make test-all` runs and `make test` does not, each with the reason.
         slow: bool. A further case of a class that another one covers: `make test-all` runs it, `make test` does not.
@@ -55,6 +56,7 @@ class Case(NamedTuple):
     prepare: Callable = lambda model, inputs: None
     tolerances: Mapping[str, float] = {}
     agreements: Mapping[str, float] = {}
+    left_out: Mapping[str, str] = {}
     skips: Mapping[str, str] = {}
     slow_checks: Mapping[str, str] = {}
     slow: bool = False

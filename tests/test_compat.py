@@ -259,3 +259,14 @@ def test_bounded_masks(dropout):
         values = [tf.make_ndarray(node.attr["value"].tensor) for node in nodes if node.op == "Const"]
         assert min(value.min() for value in values if value.dtype == "float32") > -100, VERSIONS
         np.testing.assert_allclose(concrete(tf.constant(x)), expected, atol=1e-6)
+
+
+def test_number_of_a_variable():
+    """Also of the variable of TensorFlow, which an update step gets."""
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(layer.trainable_variables)
+    for i, variable in enumerate(layer.trainable_variables):
+        assert compat.variable_index(optimizer, variable) == i, VERSIONS
+        assert compat.variable_index(optimizer, variable.value) == i, VERSIONS

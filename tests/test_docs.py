@@ -9,6 +9,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from oracles import load_oracle, state_dict
 from reference import write_safetensors
 
 import keras_dl
@@ -58,6 +59,11 @@ def _training(monkeypatch):
         entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
     arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}
     write_safetensors(pathlib.Path("resnet18.safetensors"), arrays)
+    vit = state_dict(load_oracle("vit_transformers"), "published")
+    pathlib.Path("folder").mkdir()
+    write_safetensors(pathlib.Path("folder/model.safetensors"), vit)
+    config = dict(model_type="vit", image_size=24, patch_size=8, num_hidden_layers=2, num_attention_heads=2)
+    pathlib.Path("folder/config.json").write_text(json.dumps(config | dict(hidden_size=16, intermediate_size=24)))
     pictures = dict(images=_integers(256, 8, 32, 32, 3), classes=_integers(10, 8))
     return pictures | dict(features=np.random.default_rng(0).normal(size=(32, 30)), labels=_integers(2, 32))
 

@@ -373,3 +373,23 @@ def test_a_row_of_numbers_that_is_looked_up_keeps_its_digits(quantization, tmp_p
     (name,) = load(path).signatures["serve"]["inputs"]
     (found,) = load(path).serve("serve", **{name: np.arange(64, dtype="int32")}).values()
     np.testing.assert_array_equal(found[:, 0], levels)
+
+
+class OnTheLeft(layers.Layer):
+    """A product with a constant on its left, as an interpolation is."""
+
+    def build(self, shape):
+        self.matrix = self.add_weight(shape=(1, 5, shape[-2]), name="matrix")
+
+    def call(self, x):
+        return tf.matmul(self.matrix, x)
+
+
+@pytest.mark.parametrize("quantization", ["dynamic_int8", "weight_only_int8"])
+def test_a_constant_on_the_left_of_a_product(quantization, tmp_path):
+    """LiteRT multiplies by int8 on the right alone; on the left, it refused the file."""
+    x = keras.Input((6, 8), name="x")
+    model = keras.Model(x, layers.Dense(3)(OnTheLeft(name="left")(x)))
+    report = export(model, tmp_path, quantization, {"x": models.normal(16, 6, 8)})
+    assert report.tensors["weights"] == {"int8": 2}
+    assert report.ops["BATCH_MATMUL"] == 1

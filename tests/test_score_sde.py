@@ -180,7 +180,7 @@ def test_samples_of_a_known_density():
     for points in (model.sample(2000, seed=0), model.decode(model.draw_noise(2000, seed=1))):
         np.testing.assert_allclose(np.mean(points, 0), MEAN, atol=0.1)
         np.testing.assert_allclose(np.std(points, 0), STD / 2, rtol=0.1)
-    points, path = model.sample(4, 40, seed=0, path=5)
+    points, path = model.sample(4, 40, seed=0, num_kept=5)
     assert path.shape == (5, 4, 2)
     np.testing.assert_array_equal(path[-1], points)
     np.testing.assert_array_equal(model.sample(4, 40, seed=0), points)

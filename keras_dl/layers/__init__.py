@@ -19,8 +19,10 @@ from keras_dl.layers.message_passing import MPNNConv, Set2Set, SumReadout
 from keras_dl.layers.norm import BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.pooling import AdaptivePooling2D
+from keras_dl.layers.pyramid import FeaturePyramid
 from keras_dl.layers.residual import LayerScale, StochasticDepth
 from keras_dl.layers.rnn import SimpleRNN, SimpleRNNCell
+from keras_dl.layers.sine_positions import SinePositions
 from keras_dl.layers.standardization import Standardization
 from keras_dl.layers.transformer import TransformerBlock
 from keras_dl.layers.unet import PixelAttention, TimedResidualBlock, TimeEmbedding
@@ -32,6 +34,7 @@ __all__ = [
     "AdditiveAttention",
     "AlignedPooling2D",
     "BatchNormalization",
+    "FeaturePyramid",
     "GATConv",
     "GCNConv",
     "GINConv",
@@ -56,6 +59,7 @@ __all__ = [
     "Set2Set",
     "SimpleRNN",
     "SimpleRNNCell",
+    "SinePositions",
     "Standardization",
     "StochasticDepth",
     "SumReadout",

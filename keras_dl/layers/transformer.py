@@ -207,14 +207,19 @@ class TransformerBlock(Layer):
         def attend(x):
             return self.memory_attention.attend(x, *memory, memory_mask, training=training)
 
+        if self.cross_attention:
+            states = self._residual(states, self.memory_norm, attend, training)
+        return self._feed_forward(states, training)
+
+    def _feed_forward(self, states, training):
+        """The last sublayer, the MLP."""
+
         def mlp(x):
             hidden = ACTIVATIONS[self.activation](self.expand(x), training)  # (batch, n, mlp_dim)
             if self.mlp_dropout:
                 hidden = self.dropout(hidden, training=training)
             return self.project(hidden)  # (batch, n, width)
 
-        if self.cross_attention:
-            states = self._residual(states, self.memory_norm, attend, training)
         return self._residual(states, self.mlp_norm, mlp, training)
 
     def _residual(self, states, norm, sublayer, training):

@@ -22,7 +22,7 @@ PLAIN_EPOCHS = 10  # at the end, without mosaics
 SHUFFLED_FILES = 1024  # encoded images in memory at a time
 
 
-def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False):
+def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mosaic_options=None):
     """`Data` of a TFDS set with features `image` and `objects`, whose images may have any sides.
 
     Args:
@@ -33,6 +33,7 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False):
             images of `shape`. None for none.
         mosaic: float in [0, 1]. The share of training images that are mosaics of four, except in the last epochs.
         masks: bool. Whether targets have an `instance_map`, which the data set then must have.
+        mosaic_options: dict of `low`, `high` and `min_visible` of `augment_objects.mosaic`, or None for its defaults.
 
     Returns:
         `Data`. Training images are float32, those of the test uint8; all have three channels. The targets of the test
@@ -114,7 +115,7 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False):
             if mosaic:
                 sample = tf.cond(
                     tf.random.stateless_uniform((), seeds[0]) < share,
-                    lambda: augment.mosaic(samples, seeds[1], shape),
+                    lambda: augment.mosaic(samples, seeds[1], shape, **(mosaic_options or {})),
                     lambda: augment.resize_slots(samples[0], slots),
                 )
             return pair(sample if change is None else change(sample, seeds[2]))
@@ -193,6 +194,14 @@ def coco_figures(serve, data, masks=False, signature="detect"):
             found["boxes"] = _unboxed(found["boxes"], sides, shape)
         metric.update(found, targets)
     return metric.result()
+
+
+def calibration(serve, data, samples):
+    """Training images for `detect` and `raw`, and what `raw` makes of them for `postprocess`: a dict by signature."""
+    images = list(data.calibration(samples).as_numpy_iterator())
+    outputs = serve("raw", images=np.concatenate([x["images"] for x in images]))
+    rows = [{name: x[i : i + 1] for name, x in outputs.items()} for i in range(len(images))]
+    return {"detect": images, "raw": images, "postprocess": rows}
 
 
 def _unboxed(boxes, sides, shape):

@@ -94,6 +94,15 @@ def flip(sample, seed):
     return place(sample, scale, tf.where(turned, [0.0, float(width)], [0.0, 0.0]), (height, width), min_visible=0.0)
 
 
+def recolor(sample, seed):
+    """Red, green and blue change places, and half of the images become negatives: for drawn scenes, not for photos."""
+    seeds = tf.random.split(seed, 2)
+    order = tf.argsort(tf.random.stateless_uniform((3,), seeds[0]))
+    image = tf.gather(tf.cast(sample["image"], tf.float32), order, axis=-1)
+    negative = tf.random.stateless_uniform((), seeds[1]) < 0.5
+    return sample | {"image": tf.where(negative, 255.0 - image, image)}
+
+
 def jitter(sample, seed, shape, low=0.5, high=2.0, fill=FILL):
     """Scales an image by a factor and shows it at a random place: a crop if it is larger than the canvas.
 
@@ -122,7 +131,7 @@ def fit(sample, shape, fill=FILL):
     return place(sample, scale, tf.cast(tf.stack([top, left]), tf.float32), shape, fill=fill, min_visible=0.0)
 
 
-def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL):
+def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL, min_visible=MIN_VISIBLE):
     """Four images about a random point of one canvas, each with a factor of its own.
 
     Args:
@@ -131,6 +140,7 @@ def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL):
         shape: `(height, width)` of the canvas.
         low, high: float, positive: the range of the factors. At 1, an image has half of the canvas.
         fill: number: the color between the images.
+        min_visible: float. An object stays if so large a share of its box is in the window of its image.
 
     Returns:
         dict, with the slots of all four.
@@ -151,7 +161,7 @@ def mosaic(samples, seed, shape, low=0.5, high=1.5, fill=FILL):
         image = tf.cast(sample["image"], tf.float32)
         image = tf.concat([image, tf.ones((*image.shape[:2], 1))], -1)
         sample = {"image": image, "boxes": sample["boxes"], "classes": sample["classes"]}
-        parts.append(place(sample, tf.stack([factor, factor]), shift, shape, window, fill=0))
+        parts.append(place(sample, tf.stack([factor, factor]), shift, shape, window, 0, min_visible))
     image = tf.add_n([part["image"] for part in parts])
     image = image[..., :-1] + fill * (1.0 - image[..., -1:])
     return {"image": image} | {name: tf.concat([part[name] for part in parts], 0) for name in ("boxes", "classes")}

@@ -212,6 +212,8 @@ class Task:
         aim: float, the value to reach, or None.
         variants: names of the trainings of a run: folds of a cross-validation, or networks to compare. The first one
             is saved as model.keras.
+        order: tuple of str. The variants in the order in which they are trained, where `Recipe.begin` needs another one
+            than that of `variants`. Their models are then kept for `begin` and for the picture.
         baselines: those of the variants that only serve as a baseline.
         combine: function from the list of the variants' metrics, in order, to the value of the run. The default takes
             that of the first variant.
@@ -226,6 +228,7 @@ class Task:
     metric: str = "accuracy"
     aim: float | None = None
     variants: tuple[str, ...] = ("model",)
+    order: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     combine: Callable = lambda values: values[0]
     higher_is_better: bool = True
@@ -266,6 +269,7 @@ class Outcome:
         model: the trained `keras.Model` of the first variant.
         trained: dict of `Trained` by variant, in order.
         with_baseline: bool. Whether the baseline is measured; a picture without it costs less.
+        models: dict of `keras.Model` by variant: of the first one, and of all if `Task.order` is given.
     """
 
     options: Options
@@ -273,6 +277,7 @@ class Outcome:
     model: Any
     trained: dict[str, Trained]
     with_baseline: bool = True
+    models: dict = dataclasses.field(default_factory=dict)
 
     @property
     def data(self):
@@ -311,6 +316,8 @@ class Recipe:
         snapshot: `snapshot(options, epoch, model) -> array or None`, asked after each epoch: what `picture` shows of
             the training's course. It must draw no random numbers of the model. None for no snapshots.
         figures: `figures(outcome) -> dict` of float or str: what the report says beside the metric. None for nothing.
+        begin: `begin(model, variant, earlier)`, called before the first epoch of a variant: it may give the new model
+            weights of `earlier`, a dict of the trained models by variant that were kept so far. None for none.
     """
 
     name: str
@@ -328,6 +335,7 @@ class Recipe:
     takes_image_size: bool = False
     snapshot: Callable | None = None
     figures: Callable | None = None
+    begin: Callable | None = None
 
     @property
     def reproduced(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ Keys, all at the top level:
     dataset           str    name in TensorFlow Datasets
     dataset_version   str
     license           str    of the data
+    labels            list   of str, names of the classes; empty without classes, missing before version 0.2
     metric            str    name of the metric, measured on the test split
     value             float  of the run
     variants          dict   metric by variant; the first is model.keras
@@ -79,6 +80,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         "dataset": data.dataset,
         "dataset_version": data.version,
         "license": data.licence,
+        "labels": list(data.labels),
         "metric": task.metric,
         "value": outcome.value,
         "variants": {variant: float(trained.value) for variant, trained in outcome.trained.items()},

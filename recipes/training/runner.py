@@ -92,15 +92,17 @@ def _settings(options):
 
 def _run(recipe, options, folder, tensorboard):
     task = recipe.tasks[options.dataset]
-    trained, model = {}, None
-    for variant in recipe.variants(options):
-        result, net = _train_variant(recipe, options, variant, folder, tensorboard)
-        trained[variant] = result
-        if model is None:
-            model = net
+    variants = recipe.variants(options)
+    trained, models = {}, {}
+    for variant in sorted(variants, key=(task.order or variants).index):
+        trained[variant], net = _train_variant(recipe, options, variant, folder, tensorboard, models)
+        if variant == variants[0]:
             with replacing(folder / "model.keras") as temporary:
-                model.save(temporary)
-    outcome = Outcome(options, task, model, trained, recipe.has_baseline(options))
+                net.save(temporary)
+        if variant == variants[0] or task.order:  # others would fill the memory
+            models[variant] = net
+    trained = {variant: trained[variant] for variant in variants}
+    outcome = Outcome(options, task, models[variants[0]], trained, recipe.has_baseline(options), models)
     if outcome.data.vocabularies:
         report.write_json(folder / "vocabularies.json", outcome.data.vocabularies)
     _write_history(folder / "history.csv", trained)
@@ -112,12 +114,14 @@ def _run(recipe, options, folder, tensorboard):
     return document
 
 
-def _train_variant(recipe, options, variant, folder, tensorboard):
-    """Trains one variant from its last checkpoint: `(Trained, model)`."""
+def _train_variant(recipe, options, variant, folder, tensorboard, earlier):
+    """Trains one variant from its last checkpoint: `(Trained, model)`. `earlier` has the models of others."""
     data = recipe.load_data(options, variant)
     steps = data.num_train // options.batch_size
     keras.utils.set_random_seed(options.seed)
     model = _build(recipe, data, options, variant)
+    if recipe.begin:
+        recipe.begin(model, variant, earlier)
     title = options.recipe if len(recipe.variants(options)) == 1 else f"{options.recipe} {variant}"
     compiled = False
     if folder.record["jit"] is None:

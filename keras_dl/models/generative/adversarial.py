@@ -24,7 +24,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model
-from keras_dl.models.generative.upkeep import SavedSeeds, update_average
+from keras_dl.models.upkeep import SavedSeeds, update_average
 
 OBJECTIVES = ("non_saturating", "saturating", "least_squares", "hinge")
 

@@ -40,7 +40,7 @@ from keras_dl.models.generative.cyclegan_nets import (
 )
 from keras_dl.models.generative.image_history import ImageHistory
 from keras_dl.models.generative.unpaired import check_set, unpaired
-from keras_dl.models.generative.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
+from keras_dl.models.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
 

@@ -38,6 +38,7 @@ from keras_dl.diffusion.walking import seeded_noise, walk
 from keras_dl.models.generative.diffusion_model import DiffusionModel
 from keras_dl.models.generative.discrete_sampling import SAMPLERS, DiscreteSampling
 from keras_dl.models.generative.unet import check_unet, diffusers_layers, unet
+from keras_dl.models.upkeep import traced
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
 
@@ -297,7 +298,7 @@ class DDPM(DiscreteSampling, DiffusionModel):
             return found[:, 0], found[:, 1], to_bits(prior_kl(self.process, data))
 
         images = tf.convert_to_tensor(np.asarray(images, "float32"))
-        terms, errors, prior = self._graph(("bound", seed, labels is None), run)(images, labels)
+        terms, errors, prior = traced(self, ("bound", seed, labels is None), run)(images, labels)
         return {"terms": terms, "prior": prior, "total": tf.reduce_sum(terms, 0) + prior, "mse": errors}
 
     # Files.

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model
-from keras_dl.models.generative.upkeep import (
+from keras_dl.models.upkeep import (
     BatchRange,
     FirstBatch,
     SavedSeeds,
@@ -251,17 +251,3 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         check_finite(lowest, highest)
         if self.inner_range is not None:
             check_pixels(self, lowest, highest)
-
-    # Sampling.
-
-    def _graph(self, key, function):
-        """`function` as a graph, which is traced once for each key: a sampler runs its steps without Python.
-
-        Args:
-            key: what the graph depends on besides the shapes of its inputs: the numbers of the sampler.
-            function: function of tensors.
-        """
-        graphs = vars(self).setdefault("_graphs", {})  # past Keras, which would track a dict
-        if key not in graphs:
-            graphs[key] = tf.function(function)
-        return graphs[key]

@@ -10,6 +10,7 @@ from keras_dl.arguments import NumberIn, OneOf
 from keras_dl.checks import check_size
 from keras_dl.diffusion.ancestral import ddim_steps, posterior_steps, take_steps
 from keras_dl.diffusion.walking import seeded_noise
+from keras_dl.models.upkeep import traced
 
 SAMPLERS = ("ddim", "ancestral")
 
@@ -114,7 +115,7 @@ class DiscreteSampling:
 
         labels = None if labels is None else tf.convert_to_tensor(np.asarray(labels, "int32"))
         key = ("sample", *settings.values(), num_kept, labels is None, noise is None)
-        return self._graph(key, run)(start, drawn, labels)
+        return traced(self, key, run)(start, drawn, labels)
 
     def _start(self, chains):
         """What each image starts from."""
@@ -153,4 +154,4 @@ class DiscreteSampling:
 
         shares = tf.reshape(tf.linspace(0.0, 1.0, num_images), (-1, 1, 1, 1))
         images = tf.stack([tf.cast(image, "float32") for image in (first, second)])
-        return self._graph(("interpolate", time, seed), run)(images, shares)
+        return traced(self, ("interpolate", time, seed), run)(images, shares)

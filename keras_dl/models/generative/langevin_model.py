@@ -21,6 +21,7 @@ from keras_dl.checks import check_size
 from keras_dl.compat import is_eager
 from keras_dl.diffusion import along, annealed_langevin, choose_step_size
 from keras_dl.models.generative.diffusion_model import DiffusionModel
+from keras_dl.models.upkeep import traced
 from keras_dl.signatures import Signature
 
 
@@ -144,14 +145,14 @@ class LangevinModel(DiffusionModel):
         """
         if noise is not None:
             noise = tf.convert_to_tensor(np.asarray(noise, "float32"))
-            return self._graph(("noise", num_kept), lambda noise: self._of_noise(noise, num_kept))(noise)
+            return traced(self, ("noise", num_kept), lambda noise: self._of_noise(noise, num_kept))(noise)
         count = check_size("num_samples", num_samples)
         shape = (count, *self.data_shape)
 
         def run(key):
             return self._finished(self._chain(*_drawn(shape, key), num_kept=num_kept))
 
-        return self._graph(("seed", count, num_kept), run)(self._key(seed))
+        return traced(self, ("seed", count, num_kept), run)(self._key(seed))
 
     def _of_noise(self, noise, num_kept=0):
         size = math.prod(self.data_shape)
@@ -197,7 +198,7 @@ class LangevinModel(DiffusionModel):
             _, other = _drawn(shape, tf.random.experimental.stateless_fold_in(key, -2))
             return self._chain(*_drawn(shape, key), known=known, is_known=is_known, known_noise=other)
 
-        found = self._graph(("inpaint", shape), run)(self._key(seed), self.to_inner(data), is_known)
+        found = traced(self, ("inpaint", shape), run)(self._key(seed), self.to_inner(data), is_known)
         return tf.where(is_known, data, self.from_inner(found))
 
     def _key(self, seed):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_dl.models.generative.adversarial import AdversarialModel, discriminator_objective, generator_objective
-from keras_dl.models.generative.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
+from keras_dl.models.upkeep import BatchRange, FirstBatch, check_finite, check_pixels
 from keras_dl.signatures import Signature
 
 NOISES = ("normal", "uniform")

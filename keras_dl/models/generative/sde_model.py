@@ -17,6 +17,7 @@ from keras_dl.diffusion import probability_flow as flow
 from keras_dl.diffusion.predictor_corrector import draws_per_step, guided, predictor_corrector
 from keras_dl.diffusion.walking import seeded_noise
 from keras_dl.models.generative.diffusion_model import DiffusionModel
+from keras_dl.models.upkeep import traced
 from keras_dl.ops.odeint import Solver
 
 
@@ -38,7 +39,7 @@ class SDEModel(DiffusionModel):
 
     # Samples.
 
-    def sample(self, count: int, num_steps: int | None = None, *, guide: Callable | None = None, seed=None, path=0):
+    def sample(self, count: int, num_steps: int | None = None, *, guide: Callable | None = None, seed=None, num_kept=0):
         """Samples by predictor-corrector steps: as the data that `fit` took, `(count, *data_shape)`.
 
         Args:
@@ -47,10 +48,10 @@ class SDEModel(DiffusionModel):
             guide: function of `(x, t)`, in the scale of the process, that returns `(batch,)`: the log-probability that
                 what is wanted holds, as `class_guide` makes it. Its gradient is added to the score (eq. 14).
             seed: int or `keras.random.SeedGenerator`; None for the model's own.
-            path: int. With 2 or more, so many states from noise to data are returned, too.
+            num_kept: int. With 2 or more, so many states from noise to data are returned, too.
 
         Returns:
-            float32; with `path`, a tuple of it and `(path, count, *data_shape)`.
+            float32; with `num_kept`, a tuple of it and `(num_kept, count, *data_shape)`.
         """
         start, state = self._start(count, seed)
         num_steps = self._checked_steps(num_steps)
@@ -58,12 +59,12 @@ class SDEModel(DiffusionModel):
         def run(start, state):
             score = self.score if guide is None else guided(self.score, guide)
             noise = seeded_noise(self._draws(1, count), state)
-            return self._walk(score, start, noise, num_steps, num_kept=path)
+            return self._walk(score, start, noise, num_steps, num_kept=num_kept)
 
         # A guide can hold anything: its graph is not kept.
-        found = self._graph(("sample", count, num_steps, path), run) if guide is None else tf.function(run)
+        found = traced(self, ("sample", count, num_steps, num_kept), run) if guide is None else tf.function(run)
         found = found(start, state)
-        return tuple(map(self.from_inner, found)) if path else self.from_inner(found)
+        return tuple(map(self.from_inner, found)) if num_kept else self.from_inner(found)
 
     def inpaint(self, data, keep, num_steps: int | None = None, *, seed=None):
         """Samples of what is missing in data (appendix I.2): float32, the shape of `data`.
@@ -83,7 +84,7 @@ class SDEModel(DiffusionModel):
             noise = seeded_noise(self._draws(1, count, inpainting=True), state)
             return self._walk(self.score, start, noise, num_steps, known=known, keep=keep)
 
-        found = self.from_inner(self._graph(("inpaint", count, num_steps), run)(start, state, known, keep))
+        found = self.from_inner(traced(self, ("inpaint", count, num_steps), run)(start, state, known, keep))
         return tf.where(keep > 0, data, found)
 
     def class_guide(self, classifier, labels) -> Callable:
@@ -144,7 +145,7 @@ class SDEModel(DiffusionModel):
 
     def encode(self, data):
         """The noise that belongs to data: float32, `(batch, *data_shape)`, of the scale of the process at time 1."""
-        run = self._graph(("encode",), lambda x: flow.encode(self.score, self.process, x, self._solver()))
+        run = traced(self, ("encode",), lambda x: flow.encode(self.score, self.process, x, self._solver()))
         return run(self.to_inner(data))
 
     def decode(self, latents):
@@ -156,7 +157,7 @@ class SDEModel(DiffusionModel):
         def run(latents):
             return flow.decode(self.score, self.process, latents, self._solver(), self.process.sampling_time)
 
-        return self.from_inner(self._graph(("decode",), run)(ops.cast(latents, "float32")))
+        return self.from_inner(traced(self, ("decode",), run)(ops.cast(latents, "float32")))
 
     def interpolate(self, first, second, count: int = 8):
         """What lies between examples, by their noise (appendix D.3): float32, `(count, *shape of first)`.
@@ -177,5 +178,5 @@ class SDEModel(DiffusionModel):
             return flow.log_likelihood(*arguments)[0]
 
         if seed is None:
-            return self._graph(("likelihood",), run)(x)
-        return self._graph(("estimate",), run)(x, flow.random_signs(ops.shape(x), seed))
+            return traced(self, ("likelihood",), run)(x)
+        return traced(self, ("estimate",), run)(x, flow.random_signs(ops.shape(x), seed))

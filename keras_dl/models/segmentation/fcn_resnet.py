@@ -21,7 +21,7 @@ from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_stages
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
-from keras_dl.models.vision.resnet import ResidualBlock, conv
+from keras_dl.models.vision.resnet import conv, resnet_stages, torch_stages
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_torch
 
@@ -107,18 +107,8 @@ class FCNResNet(FunctionalModel):
         if len(filters) != 4:
             raise ValueError(f"filters={filters} must have one value for each of the four stages.")
         images = keras.Input((None, None, image_shape[-1]), name="images")
-        maps = PixelNormalization(mean, std, name="pixels")(images)
-        maps = conv(filters[0], 7, 2, name="stem")(layers.ZeroPadding2D(3)(maps))
-        maps = layers.ReLU(name="stem_relu")(BatchNormalization(name="stem_norm")(maps))
-        maps = layers.MaxPooling2D(3, 2, name="stem_pool")(layers.ZeroPadding2D(1)(maps))
-        stages, dilation = [], 1
-        for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True), start=1):
-            for i in range(blocks):
-                strides = 2 if stage == 2 and i == 0 else 1
-                maps = ResidualBlock(width, strides, dilation=dilation, name=f"stage_{stage}_block_{i}")(maps)
-                if stage > 2 and i == 0:
-                    dilation *= 2
-            stages.append(maps)
+        pixels = PixelNormalization(mean, std, name="pixels")(images)
+        stages = resnet_stages(pixels, num_blocks, filters, dilated=(3, 4))
         found = {"logits": (stages[3], "head")}
         found |= {"auxiliary": (stages[2], "auxiliary_head")} if auxiliary_weight else {}
         outputs = {}
@@ -150,11 +140,7 @@ class FCNResNet(FunctionalModel):
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
                 model stays as it was.
         """
-        modules = {"backbone.conv1": self.get_layer("stem"), "backbone.bn1": self.get_layer("stem_norm")}
-        for stage, blocks in enumerate(self.num_blocks, start=1):
-            for i in range(blocks):
-                block = self.get_layer(f"stage_{stage}_block_{i}")
-                modules |= block.torch_modules(f"backbone.layer{stage}.{i}")
+        modules = torch_stages(self, self.num_blocks, prefix="backbone.")
         heads = {"classifier": "head"} | ({"aux_classifier": "auxiliary_head"} if self.auxiliary_weight else {})
         for theirs, ours in heads.items():
             for index, name in ((0, f"{ours}_conv"), (1, f"{ours}_norm"), (4, ours)):

@@ -30,9 +30,11 @@ from keras_dl.compat import inner_layers
 from keras_dl.layers.embedding import Positions, TokenEmbedding
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.transformer import Activation, TransformerBlock, step_through
+from keras_dl.models.sequence import gpt2_weights
 from keras_dl.models.sequence.searching import SearchingModel
 from keras_dl.signatures import Signature
 from keras_dl.tokens import PADDING, check_sequences, check_token, check_tokens, known_tokens, last_tokens, lengths
+from keras_dl.weights import Weights
 
 # Parameters as those of the published checkpoints. The paper's table 2 rounds otherwise (117 and 345 million). Token
 # 50,256 is <|endoftext|>, the last of the published vocabulary; token 0 is "!".
@@ -212,6 +214,19 @@ class TransformerLM(SearchingModel, Model):
         heads, dim = self.num_layers * self.num_heads, self.hidden_dim // self.num_heads
         cache = (batch_size, heads, self.max_length, dim)
         return {"position": (batch_size,), "keys": cache, "values": cache}
+
+    def load_transformers(self, weights: Weights) -> None:
+        """Takes the weights of transformers' GPT2LMHeadModel or GPT2Model of the same size.
+
+        Args:
+            weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file. Names may
+                begin with `transformer.`.
+
+        Raises:
+            ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
+                model stays as it was. Also if this model is not laid out as GPT-2.
+        """
+        gpt2_weights.load(self, weights)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device.

@@ -33,7 +33,7 @@ Deviations from the papers:
 import keras
 from keras import layers, ops
 
-from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Size, Sizes, arguments
+from keras_dl.arguments import ImageShape, NumberIn, OneOf, PerChannel, PositivePerChannel, Size, Sizes, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_stages
 from keras_dl.layers.norm import BatchNormalization
@@ -83,6 +83,7 @@ class ResidualBlock(Layer):
             The scale of the last normalization starts at zero in v1 and v1.5, the last kernel in v2.
         preactivate: bool. False leaves out the first norm and relu of a v2 block, for the first block of a net.
         dilation: int. Between the pixels that a 3x3 convolution sees. Above 1, `strides` must be 1.
+        norm_epsilon: float, at least 0. Added to variances.
 
     Call arguments:
         maps: float, `(batch, height, width, channels)`.
@@ -107,6 +108,7 @@ class ResidualBlock(Layer):
         zero_init_residual: bool = False,
         preactivate: bool = True,
         dilation: Size = 1,
+        norm_epsilon: NumberIn(0) = 1e-5,
         **kwargs,
     ):
         if dilation > 1 and strides > 1:
@@ -142,7 +144,7 @@ class ResidualBlock(Layer):
                 name=f"conv_{i}",
             )
             gamma = "zeros" if zero_gamma and i == last else "ones"
-            norm = BatchNormalization(gamma_initializer=gamma, dtype=self.dtype_policy, name=f"norm_{i}")
+            norm = self._norm(f"norm_{i}", gamma)
             margin = size // 2 if stride > 1 else 0
             layer.build(_padded(shape, margin))
             after = (*_halved(shape, stride), width)
@@ -163,10 +165,14 @@ class ResidualBlock(Layer):
             self.projection = conv(self.out_channels, 1, self.strides, dtype=self.dtype_policy, name="projection")
             self.projection.build(maps_shape)
             if self.version != "v2":
-                self.projection_norm = BatchNormalization(dtype=self.dtype_policy, name="projection_norm")
+                self.projection_norm = self._norm("projection_norm")
                 self.projection_norm.build(shape)
         elif self.residual and maps_shape[-1] > self.out_channels:
             raise ValueError(f"shortcut='A' cannot go from {maps_shape[-1]} maps to {self.out_channels}.")
+
+    def _norm(self, name, gamma="ones"):
+        options = dict(epsilon=self.norm_epsilon, gamma_initializer=gamma)
+        return BatchNormalization(dtype=self.dtype_policy, name=name, **options)
 
     def call(self, maps, training=False):
         if self.version == "v2":
@@ -220,6 +226,88 @@ def _padded(shape, margin):
 def _halved(shape, strides):
     """`(batch, height, width)` after a stride, rounded up; an unknown side stays unknown."""
     return (shape[0], *(None if n is None else -(-n // strides) for n in shape[1:3]))
+
+
+def resnet_stages(
+    maps, num_blocks, filters, *, stem="imagenet", dilated=(), norm_epsilon=1e-5, version="v1.5", **options
+):
+    """The stem and the stages of a residual network: a list of the maps after each stage.
+
+    Layers are called `stem`, `stem_norm`, `stage_1_block_0` and so on.
+
+    Args:
+        maps: float, `(batch, height, width, channels)`: normalized pixels.
+        num_blocks, filters, stem, version: as of `ResNet`.
+        dilated: sequence of int. Stages without stride, whose 3x3 convolutions see pixels twice as far apart instead.
+            As in torchvision, the first block of such a stage keeps the dilation before it.
+        norm_epsilon: float, at least 0. Of batch normalization.
+        **options: as of `ResidualBlock`.
+    """
+    imagenet = stem == "imagenet"
+    if imagenet:
+        maps = layers.ZeroPadding2D(3)(maps)
+    maps = conv(filters[0], *((7, 2) if imagenet else (3, 1)), name="stem")(maps)
+    maps = BatchNormalization(epsilon=norm_epsilon, name="stem_norm")(maps)
+    maps = layers.ReLU(name="stem_relu")(maps)
+    if imagenet:
+        maps = layers.ZeroPadding2D(1)(maps)  # after relu, zeros are never the maximum by mistake
+        maps = layers.MaxPooling2D(3, 2, name="stem_pool")(maps)
+    stages, dilation = [], 1
+    for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True), start=1):
+        for i in range(blocks):
+            maps = ResidualBlock(  # (batch, height / stride, width / stride, channels)
+                width,
+                strides=2 if stage > 1 and i == 0 and stage not in dilated else 1,
+                dilation=dilation,
+                norm_epsilon=norm_epsilon,
+                version=version,
+                preactivate=stage > 1 or i > 0,
+                name=f"stage_{stage}_block_{i}",
+                **options,
+            )(maps)
+            if i == 0 and stage in dilated:
+                dilation *= 2
+        stages.append(maps)
+    return stages
+
+
+def torch_stages(net, num_blocks, prefix="") -> dict[str, keras.Layer]:
+    """The layers of `resnet_stages` by their names in torchvision, as `keras_dl.weights.load_torch` takes them.
+
+    Args:
+        net: `keras.Model` with the layers.
+        num_blocks: sequence of int.
+        prefix: str, before each name, such as "backbone.".
+    """
+    modules = {f"{prefix}conv1": net.get_layer("stem"), f"{prefix}bn1": net.get_layer("stem_norm")}
+    for stage, blocks in enumerate(num_blocks, start=1):
+        for i in range(blocks):
+            modules |= net.get_layer(f"stage_{stage}_block_{i}").torch_modules(f"{prefix}layer{stage}.{i}")
+    return modules
+
+
+def transformers_stages(net, num_blocks, prefix="") -> dict[str, keras.Layer]:
+    """As `torch_stages`, by the names in transformers.
+
+    Args:
+        net: `keras.Model` with the layers of `resnet_stages`.
+        num_blocks: sequence of int.
+        prefix: str, before each name, such as "resnet.".
+    """
+    modules = {}
+
+    def add(name, convolve, norm):
+        modules[f"{prefix}{name}.convolution"], modules[f"{prefix}{name}.normalization"] = convolve, norm
+
+    add("embedder.embedder", net.get_layer("stem"), net.get_layer("stem_norm"))
+    for stage, blocks in enumerate(num_blocks):
+        for i in range(blocks):
+            name, block = f"encoder.stages.{stage}.layers.{i}", net.get_layer(f"stage_{stage + 1}_block_{i}")
+            for j, pair in enumerate(zip(block.convs, block.norms, strict=True)):
+                add(f"{name}.layer.{j}", *pair)
+            if block.projection is not None:
+                add(f"{name}.shortcut", block.projection, block.projection_norm)
+    return modules
 
 
 def _imagenet(block, num_blocks):
@@ -314,31 +402,18 @@ class ResNet(ImageClassifier):
         **kwargs,
     ):
         check_stages(num_blocks, filters)
-        imagenet = stem == "imagenet"
-
         images = keras.Input(image_shape, name="images")
-        maps = PixelNormalization(mean, std, name="pixels")(images)
-        if imagenet:
-            maps = layers.ZeroPadding2D(3)(maps)
-        maps = conv(filters[0], *((7, 2) if imagenet else (3, 1)), name="stem")(maps)
-        maps = BatchNormalization(name="stem_norm")(maps)
-        maps = layers.ReLU(name="stem_relu")(maps)
-        if imagenet:
-            maps = layers.ZeroPadding2D(1)(maps)  # after relu, zeros are never the maximum by mistake
-            maps = layers.MaxPooling2D(3, 2, name="stem_pool")(maps)
-        for stage, (blocks, width) in enumerate(zip(num_blocks, filters, strict=True), start=1):
-            for i in range(blocks):
-                maps = ResidualBlock(  # (batch, height / 2^stage, width / 2^stage, channels)
-                    width,
-                    strides=2 if stage > 1 and i == 0 else 1,
-                    block=block,
-                    version=version,
-                    shortcut=shortcut,
-                    residual=residual,
-                    zero_init_residual=zero_init_residual,
-                    preactivate=stage > 1 or i > 0,
-                    name=f"stage_{stage}_block_{i}",
-                )(maps)
+        *_, maps = resnet_stages(
+            PixelNormalization(mean, std, name="pixels")(images),
+            num_blocks,
+            filters,
+            stem=stem,
+            block=block,
+            version=version,
+            shortcut=shortcut,
+            residual=residual,
+            zero_init_residual=zero_init_residual,
+        )
         if version == "v2":
             maps = BatchNormalization(name="last_norm")(maps)
             maps = layers.ReLU(name="last_relu")(maps)
@@ -359,23 +434,39 @@ class ResNet(ImageClassifier):
             ValueError: if the model computes something else (v2, v1 of bottlenecks, without shortcuts), or if entries
                 are missing, unknown or of another shape. The message lists all of them, and the model stays as it was.
         """
-        # In basic blocks v1 is v1.5. In bottlenecks its weights have the same shapes, and strides stand elsewhere.
-        if self.version == "v2" or (self.version == "v1" and self.block == "bottleneck"):
-            raise ValueError(
-                f"version={self.version!r} of {self.block} blocks has no counterpart in torchvision, whose ResNets are "
-                "v1.5. Build the model with version='v1.5'."
-            )
-        if not self.residual:
-            raise ValueError("residual=False has no counterpart in torchvision, whose ResNets have shortcuts.")
+        self._check_torch("torchvision")
         without = self._without(head, "fc")
         modules = {name: layer for name, layer in self.torch_modules().items() if name not in without}
         load_torch(modules, weights, without=without)
 
+    def _check_torch(self, library):
+        # In basic blocks v1 is v1.5. In bottlenecks its weights have the same shapes, and strides stand elsewhere.
+        if self.version == "v2" or (self.version == "v1" and self.block == "bottleneck"):
+            raise ValueError(
+                f"version={self.version!r} of {self.block} blocks has no counterpart in {library}, whose ResNets are "
+                "v1.5. Build the model with version='v1.5'."
+            )
+        if not self.residual:
+            raise ValueError(f"residual=False has no counterpart in {library}, whose ResNets have shortcuts.")
+
+    def load_transformers(self, weights: Weights, head: bool = True) -> None:
+        """Takes the weights of transformers' ResNetForImageClassification of the same size.
+
+        Microsoft's checkpoints want pixels normalized by the constants that are this class's defaults.
+
+        Args:
+            weights: mapping from transformers' names to NumPy arrays, or the path of a `.safetensors` file.
+            head: bool. Whether the last layer is loaded too. False leaves it as it is, whatever classes `weights` has.
+
+        Raises:
+            ValueError: as of `load_torchvision`.
+        """
+        self._check_torch("transformers")
+        without = self._without(head, "classifier.1")
+        modules = {} if "classifier.1" in without else {"classifier.1": self.get_layer("head")}
+        load_torch(modules | transformers_stages(self, self.num_blocks, "resnet."), weights, without=without)
+
     def torch_modules(self) -> dict[str, keras.Layer]:
         """The layers by their names in torchvision, as `keras_dl.weights.load_torch` takes them."""
-        modules = {"conv1": "stem", "bn1": "stem_norm"} | ({} if self.num_classes is None else {"fc": "head"})
-        modules = {name: self.get_layer(ours) for name, ours in modules.items()}
-        for stage, blocks in enumerate(self.num_blocks, start=1):
-            for i in range(blocks):
-                modules |= self.get_layer(f"stage_{stage}_block_{i}").torch_modules(f"layer{stage}.{i}")
-        return modules
+        head = {} if self.num_classes is None else {"fc": self.get_layer("head")}
+        return head | torch_stages(self, self.num_blocks)

@@ -1,12 +1,19 @@
-"""What generative models check of the data they are given, and what `.keras` files do not keep by themselves."""
+"""What models with steps of their own check of their data, keep in `.keras` files, and trace."""
+
+from collections.abc import Callable, Hashable
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 
+class Observation(keras.metrics.Metric):
+    """A metric that is not logged: a step leaves in it what Python then looks at."""
+
+
 @keras.saving.register_keras_serializable(package="keras_dl")
-class BatchRange(keras.metrics.Metric):
+class BatchRange(Observation):
     """The lowest and the highest value of the last batch, and its number of rows."""
 
     def __init__(self, name="batch_range", **kwargs):
@@ -26,13 +33,13 @@ class FirstBatch:
 
     The constructor sets `batch_range = BatchRange()`, and `train_step` updates it with the data. Then `_check_batch` is
     called once, or after each step until it passes. A model of several kinds of data has a range of each, and its own
-    `_check_first_batch`.
+    `_check_first_batch`. `_check_each_batch` is called after every step of training and of evaluation.
     """
 
     @property
     def metrics(self):
         """Those that are logged."""
-        return [metric for metric in super().metrics if not isinstance(metric, BatchRange)]
+        return [metric for metric in super().metrics if not isinstance(metric, Observation)]
 
     def make_train_function(self, force=False):
         function = super().make_train_function(force)
@@ -42,6 +49,7 @@ class FirstBatch:
 
         def checked(iterator):
             logs = trained(iterator)
+            self._check_each_batch()
             if not checked.has_looked:
                 self._check_first_batch()
                 checked.has_looked = True
@@ -54,8 +62,26 @@ class FirstBatch:
     def _check_first_batch(self):
         self._check_batch(*self.batch_range.result().numpy())
 
+    def make_test_function(self, force=False):
+        function = super().make_test_function(force)
+        tested = self.test_function
+        if getattr(tested, "is_checked", False):
+            return function
+
+        def checked(iterator):
+            logs = tested(iterator)
+            self._check_each_batch()
+            return logs
+
+        checked.is_checked = True
+        self.test_function = checked
+        return checked
+
     def _check_batch(self, lowest, highest, rows):
         raise NotImplementedError
+
+    def _check_each_batch(self):
+        """Nothing, unless a model says otherwise."""
 
 
 def check_finite(lowest, highest, name="data"):
@@ -106,3 +132,17 @@ def update_average(net, average, decay: float, step_count) -> None:
     for weight, mean in zip(net.weights, average.weights, strict=True):
         # Statistics of normalization are averages already.
         mean.assign(beta * mean + (1.0 - beta) * weight if weight.trainable else weight)
+
+
+def traced(model, key: Hashable, function: Callable) -> Callable:
+    """`function` as a graph that the model keeps: it is traced once for each key and shape.
+
+    Args:
+        model: a model, whose weights `function` uses.
+        key: what the graph depends on besides the shapes of its inputs.
+        function: function of tensors.
+    """
+    graphs = vars(model).setdefault("_graphs", {})  # past Keras, which would track a dict
+    if key not in graphs:
+        graphs[key] = tf.function(function)
+    return graphs[key]

@@ -1,0 +1,38 @@
+"""Answers drawn on the pictures that were asked about."""
+
+import numpy as np
+
+from keras_dl.files import replacing
+from keras_dl.recipes.tasks import detection_pictures
+from keras_dl.recipes.training import pictures
+
+
+def draw(path, image, answer, outputs, labels, shape):
+    """Writes a `.png`: boxes with labels, classes by color, a picture that the model made, or the classes as a title.
+
+    Args:
+        path: path of the file. Its folder is made.
+        image: uint8, `(height, width, 3)`: the picture that was asked about.
+        answer: dict of `predict`.
+        outputs: dict of arrays of the signature, with one row.
+        labels: sequence of str.
+        shape: that of the model's input.
+    """
+    figure = pictures.figure(6, 6 * image.shape[0] / image.shape[1] + 0.5)
+    axis = figure.subplots()
+    if "objects" in answer:
+        names = list(dict.fromkeys([*labels, *(o["label"] for o in answer["objects"])]))
+        boxes = np.float32([o["box"] for o in answer["objects"]]).reshape(-1, 4)
+        numbers = [names.index(o["label"]) for o in answer["objects"]]
+        detection_pictures.draw(axis, image, boxes, numbers, [o["score"] for o in answer["objects"]], labels=names)
+    elif "shares" in answer:
+        classes = outputs["probabilities"][0].argmax(-1)
+        axis.imshow(classes, cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
+        pictures.style(axis, ", ".join(f"{name} {share:.0%}" for name, share in answer["shares"].items()))
+    elif "images" in outputs:
+        pictures.show_image(axis, outputs["images"][0])
+    else:
+        pictures.show_image(axis, image)
+        axis.set_title(", ".join(f"{c['label']} {c['probability']:.0%}" for c in answer.get("classes", ())))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

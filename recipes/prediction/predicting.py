@@ -1,0 +1,183 @@
+"""From inputs of users to answers: which signature is asked, and what its outputs mean."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_dl.export.decoding import beam_search
+from keras_dl.ops.letterbox import unletterbox_boxes
+from keras_dl.recipes.prediction import drawing, reading
+from keras_dl.recipes.prediction.source import open_source
+from keras_dl.recipes.training.recipe import OptionError
+
+# Signatures that answer a question about one input, the best first. Others are parts, or make something of noise.
+ASKED = ("detect", "segment", "classify", "translate", "predict", "sequence", "extract", "serve", "a_to_b")
+TRANSLATING = {"encode", "decode_step"}
+BEST = 3  # classes that are named
+SHOWN_SCORE = 0.25  # of detections
+
+
+def predict(
+    source: str | os.PathLike,
+    inputs: Sequence[str | os.PathLike],
+    *,
+    signature: str | None = None,
+    output: str | os.PathLike | None = None,
+    trust: bool = False,
+) -> list[dict]:
+    """Answers for pictures, rows of tables, series or texts.
+
+    Args:
+        source: the folder of a run, a `.keras` file, or a file that `keras_dl.export` made.
+        inputs: paths of pictures; of `.csv` files, a row for each sample, or for a model of series a line for each
+            step; texts, or paths of `.txt` files with a text in each line.
+        signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
+        output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn.
+        trust: bool. Whether a file may hold Python, and ops that touch files.
+
+    Returns:
+        A list with a dict for each input: `input`, and what is known of it. `classes`: dicts of `label` and
+        `probability`, the most probable first. `objects`: dicts of `label`, `score` and `box`, in pixels of the
+        picture. `shares` of the pixels by label. `text`. Else the outputs of the signature as lists.
+
+    Raises:
+        OptionError: if the source answers no question about such inputs.
+        FileError: if a file is damaged or does not fit; the message names it and the line. A ValueError.
+    """
+    source = open_source(source, trust)
+    inputs = [str(word) for word in inputs]
+    if not inputs:
+        raise OptionError("There is no input. Name at least one.")
+    if (
+        source.vocabularies
+        and signature is None
+        and ("translate" in source.inputs or set(source.inputs) >= TRANSLATING)
+    ):
+        return _translations(source, inputs)
+    name = _signature(source, signature)
+    (key, (shape, dtype)), *others = source.inputs[name].items()
+    given = _read(inputs, name, shape, dtype, others)
+    runner = source.runner([name])
+    answers = []
+    for one in given:
+        outputs = runner.serve(name, **{key: one.value.astype(dtype)})
+        answers.append({"input": one.name} | _meaning(outputs, source.labels, one.original, shape))
+        if output is not None:
+            if one.original is None:
+                raise OptionError(f"--output draws answers on pictures, and {one.name} is none.")
+            path = pathlib.Path(output)
+            path = path if len(given) == 1 else path / f"{pathlib.Path(one.name).stem}.png"
+            drawing.draw(path, one.original, answers[-1], outputs, source.labels, shape)
+    return answers
+
+
+def _signature(source, wanted):
+    if wanted is not None:
+        if wanted not in source.inputs:
+            raise OptionError(f"--signature {wanted} is not in {source.path}: {', '.join(source.inputs)}.")
+        return wanted
+    for name in ASKED:
+        if name in source.inputs:
+            return name
+    raise OptionError(
+        f"{source.path} has the signatures {', '.join(source.inputs)}, and none of them answers a question about one "
+        f"input: {', '.join(ASKED)}. Name one with --signature, or call them by keras_dl.export.load."
+    )
+
+
+def _read(inputs, name, shape, dtype, others):
+    size = shape[1:]
+    if others:
+        raise OptionError(
+            f"{name} takes {1 + len(others)} inputs, which no file here holds. Call it by keras_dl.export.load."
+        )
+    if len(size) == 3 and size[-1] in (1, 3):
+        return reading.pictures(inputs, size, whole=name == "detect")
+    if len(size) == 1 and dtype.startswith("float"):
+        return reading.rows(inputs, *size)
+    if len(size) == 2 and dtype.startswith("float"):
+        return reading.series(inputs, *size)
+    raise OptionError(
+        f"{name} takes {dtype} of the shape {shape}, which is no picture, row, series or text. Call it by "
+        "keras_dl.export.load."
+    )
+
+
+def _translations(source, inputs):
+    given = reading.texts(inputs)
+    vocabularies = source.vocabularies
+    first, last = (vocabularies.get(side) or next(iter(vocabularies.values())) for side in ("source", "target"))
+    whole = "translate" in source.inputs
+    name = "translate" if whole else "encode"
+    length = source.inputs[name]["tokens"][0][1]
+    runner = source.runner([name] if whole else sorted(TRANSLATING))
+    answers = []
+    for one in given:
+        tokens = first.encode([one.value])
+        if tokens.shape[1] > length:
+            raise ValueError(f"{one.name!r} has {tokens.shape[1]} tokens; the model takes at most {length}.")
+        tokens = np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+        found = (
+            runner.serve(name, tokens=tokens)["tokens"]
+            if whole
+            else beam_search(runner, tokens, 1, length).tokens[:, 0]
+        )
+        answers.append({"input": one.name, "text": last.decode(found)[0]})
+    return answers
+
+
+def _meaning(outputs, labels, original, shape):
+    """What outputs of one row say: a dict, as `predict` returns it."""
+
+    def label(i):
+        return labels[i] if i < len(labels) else str(i)
+
+    if {"boxes", "scores", "classes", "count"} <= set(outputs):
+        count = int(outputs["count"][0])
+        boxes = unletterbox_boxes(outputs["boxes"][0][:count], original.shape[:2], shape[1:3])
+        found = zip(np.asarray(boxes), outputs["scores"][0], outputs["classes"][0], strict=False)
+        return {
+            "objects": [
+                {"label": label(int(c)), "score": float(s), "box": [round(float(x), 2) for x in box]}
+                for box, s, c in found
+                if s >= SHOWN_SCORE
+            ]
+        }
+    if "probabilities" in outputs:
+        probabilities = outputs["probabilities"][0]
+        if probabilities.ndim == 3:  # (height, width, classes)
+            shares = np.bincount(probabilities.argmax(-1).ravel(), minlength=probabilities.shape[-1])
+            return {"shares": {label(i): float(n / shares.sum()) for i, n in enumerate(shares)}}
+        if probabilities.shape == (1,):  # of the second of two classes
+            probabilities = np.append(1 - probabilities, probabilities)
+        best = np.argsort(-probabilities, kind="stable")[:BEST]
+        return {"classes": [{"label": label(i), "probability": float(probabilities[i])} for i in best]}
+    return {name: x[0].tolist() for name, x in outputs.items()}
+
+
+def as_text(answers):
+    """Answers as lines of text."""
+    return "\n".join(f"{answer['input']}: {_line(answer)}" for answer in answers)
+
+
+def _line(answer):
+    if "classes" in answer:
+        return ", ".join(f"{c['label']} {c['probability']:.1%}" for c in answer["classes"])
+    if "objects" in answer:
+        found = [
+            f"{o['label']} {o['score']:.0%} at ({', '.join(f'{x:.0f}' for x in o['box'])})" for o in answer["objects"]
+        ]
+        return "; ".join(found) or "nothing"
+    if "shares" in answer:
+        return ", ".join(f"{name} {share:.1%} of the pixels" for name, share in answer["shares"].items())
+    if "text" in answer:
+        return answer["text"]
+    return "; ".join(f"{name} {_values(x)}" for name, x in answer.items() if name != "input")
+
+
+def _values(x):
+    flat = np.ravel(x)
+    shown = " ".join(f"{value:.5g}" for value in flat[:8])
+    return shown if len(flat) <= 8 else f"{shown} ... ({len(flat)} numbers; --json prints them)"

@@ -1,0 +1,79 @@
+"""What predictions come from: a run, a Keras model or an exported file, with the names of its classes."""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keras_dl.export import KerasRunner, Runner, inspect, load
+from keras_dl.export.signatures import collect
+from keras_dl.files import reading
+from keras_dl.loading import load_model
+from keras_dl.recipes.training.folder import read_run
+from keras_dl.recipes.training.recipe import OptionError
+from keras_dl.recipes.training.report import read_json
+from keras_dl.text import Subwords, Symbols, read_vocabularies, tokenizers
+
+
+class Source(NamedTuple):
+    """A model, however it is kept.
+
+    Attributes:
+        path: `pathlib.Path`.
+        inputs: dict by signature of dicts by input of the shape, with one row, and the dtype.
+        runner: `runner(names)` returns a `keras_dl.export.Runner` with at least these signatures.
+        labels: tuple of str. Names of the classes; empty if they are not known.
+        vocabularies: dict of tokenizers by name.
+    """
+
+    path: pathlib.Path
+    inputs: dict[str, dict[str, tuple[tuple[int, ...], str]]]
+    runner: Callable[[list[str]], Runner]
+    labels: tuple[str, ...] = ()
+    vocabularies: dict[str, Symbols | Subwords] = {}
+
+
+def open_source(path, trust=False) -> Source:
+    """Opens a run's folder, a `.keras` file, or an exported file.
+
+    Args:
+        path: str or path.
+        trust: bool. As `keras_dl.export.load` and `keras_dl.loading.load_model` take it.
+
+    Raises:
+        OptionError: if a run is not finished.
+        FileError: if a file is damaged, or is refused without `trust`. A ValueError.
+        FileNotFoundError: if there is no such file.
+    """
+    path = pathlib.Path(path)
+    run = path.parent if path.name == "model.keras" else path
+    if (run / "run.json").exists():
+        return _of_run(run)
+    if path.suffix == ".keras":
+        return _of_model(path, load_model(path, trust=trust))
+    metadata = inspect(path, trust)["metadata"]
+    runner = load(path, trust=trust)
+    shapes = {
+        name: {key: (tuple(x["shape"]), "float32" if "scale" in x else x["dtype"]) for key, x in s["inputs"].items()}
+        for name, s in runner.signatures.items()
+    }
+    with reading(path, "a whole file: its vocabularies cannot be read", "Export the model again."):
+        vocabularies = tokenizers(metadata.get("vocabularies", {}))
+    return Source(path, shapes, lambda names: runner, tuple(metadata.get("labels", ())), vocabularies)
+
+
+def _of_run(path):
+    run = read_run(path)
+    if not run.complete:
+        raise OptionError(f"{path} is not finished. Finish the run with --resume.")
+    report = read_json(path / "report.json", {"recipe": str})
+    known = path / "vocabularies.json"
+    vocabularies = read_vocabularies(known) if known.exists() else {}
+    return _of_model(path, load_model(path / "model.keras"), tuple(report.get("labels", ())), vocabularies)
+
+
+def _of_model(path, model, labels=(), vocabularies=None):
+    entries = collect(model)
+    shapes = {
+        name: {key: (tuple(x.shape), x.dtype) for key, x in entry.inputs.items()} for name, entry in entries.items()
+    }
+    return Source(path, shapes, lambda names: KerasRunner(model, 1, names), labels, vocabularies or {})
