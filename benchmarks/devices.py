@@ -46,38 +46,53 @@ def keras_infer(create, shape, batch, jit=False):
 
 def torch_train(create, shape, num_classes, batch):
     """The same step in torch: eager, channels last, one thread per core."""
+    images, labels = _batch(shape, num_classes, batch)
+
+    def cross_entropy(torch, outputs):
+        return torch.nn.functional.cross_entropy(outputs, torch.from_numpy(labels))
+
+    return torch_step(create, images, cross_entropy)
+
+
+def torch_step(create, images, loss):
+    """A training step in torch with SGD and momentum: eager, channels last, one thread per core.
+
+    Args:
+        create: function that makes the module.
+        images: float32, channels last.
+        loss: `loss(torch, outputs)`, a scalar tensor.
+    """
 
     def set_up():
         torch = require("torch", extra="benchmarks")
         torch.manual_seed(0)
         model = create().to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-        images, labels = _batch(shape, num_classes, batch)
-        images = torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
-        labels = torch.from_numpy(labels)
+        inputs = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
 
         def step():
             optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(images), labels)
-            loss.backward()
+            value = loss(torch, model(inputs))
+            value.backward()
             optimizer.step()
-            return loss.item()
+            return value.item()
 
         return step
 
     return set_up
 
 
-def torch_infer(create, shape, batch):
+def torch_infer(create, shape, batch, result=lambda outputs: outputs.numpy()):
+    """Inference in torch. `result` makes arrays of the outputs."""
+
     def set_up():
         torch = require("torch", extra="benchmarks")
         model = create().to(memory_format=torch.channels_last).eval()
-        images = torch.from_numpy(_batch(shape, 10, batch)[0].transpose(0, 3, 1, 2))
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = torch.from_numpy(_batch(shape, 10, batch)[0]).permute(0, 3, 1, 2)  # channels last in memory
 
         def step():
             with torch.inference_mode():
-                return model(images).numpy()
+                return result(model(images))
 
         return step
 

@@ -6,8 +6,7 @@ Not measured.
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import keras_infer, torchvision_models
-from keras_dl.extras import require
+from keras_dl.benchmarks.devices import keras_infer, torch_infer, torch_step, torchvision_models
 
 SHAPE, CLASSES, BATCH = (320, 320, 3), 21, 2
 
@@ -49,39 +48,13 @@ def keras_step(jit):
     return set_up
 
 
-def torch_step():
-    """The same step: cross-entropy of the head, and half of that of the auxiliary head, without label 255."""
-    torch = require("torch", extra="benchmarks")
-    torch.manual_seed(0)
-    model = torchs().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    images, labels = (torch.from_numpy(x) for x in batch())
-    images = images.permute(0, 3, 1, 2)  # channels last in memory
-
-    def step():
-        optimizer.zero_grad()
-        found = model(images)
-        loss = sum(
-            weight * torch.nn.functional.cross_entropy(found[name], labels, ignore_index=255)
-            for name, weight in (("out", 1.0), ("aux", 0.5))
-        )
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
-
-
-def torch_call():
-    torch = require("torch", extra="benchmarks")
-    model = torchs().to(memory_format=torch.channels_last).eval()
-    images = torch.from_numpy(batch()[0]).permute(0, 3, 1, 2)
-
-    def step():
-        with torch.inference_mode():
-            return model(images)["out"].numpy()
-
-    return step
+def torch_loss(torch, outputs):
+    """Cross-entropy of the head, and half of that of the auxiliary head, without label 255."""
+    labels = torch.from_numpy(batch()[1])
+    return sum(
+        weight * torch.nn.functional.cross_entropy(outputs[name], labels, ignore_index=255)
+        for name, weight in (("out", 1.0), ("aux", 0.5))
+    )
 
 
 def ours_infer():
@@ -99,7 +72,7 @@ TASKS = [
         {
             "keras_dl graph": keras_step(jit=False),
             "keras_dl xla": keras_step(jit=True),
-            "torchvision eager": torch_step,
+            "torchvision eager": torch_step(torchs, batch()[0], torch_loss),
         },
         steps=4,
         warmup=1,
@@ -109,7 +82,7 @@ TASKS = [
         f"FCN-ResNet50, inference, batch {BATCH}, 320x320x3, float32",
         {
             "keras_dl graph": keras_infer(ours_infer, SHAPE, BATCH),
-            "torchvision eager": torch_call,
+            "torchvision eager": torch_infer(torchs, SHAPE, BATCH, lambda outputs: outputs["out"].numpy()),
         },
         steps=8,
         warmup=2,

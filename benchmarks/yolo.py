@@ -6,6 +6,7 @@ The step of torch has no assignment of objects: its loss is the mean square of t
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_infer, torch_step
 from keras_dl.extras import require
 
 SHAPE, CLASSES, BATCH, OBJECTS = (320, 320, 3), 80, 2, 8
@@ -112,33 +113,12 @@ def keras_call():
     return lambda: [x.numpy() for x in function(images).values()]
 
 
-def torch_step():
-    torch = require("torch", extra="benchmarks")
-    torch.manual_seed(0)
-    model = torchs().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    images = torch.from_numpy(batch()[0]).permute(0, 3, 1, 2)  # channels last in memory
-
-    def step():
-        optimizer.zero_grad()
-        loss = sum(x.square().mean() for x in model(images))
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+def torch_loss(torch, outputs):
+    return sum(x.square().mean() for x in outputs)
 
 
-def torch_call():
-    torch = require("torch", extra="benchmarks")
-    model = torchs().to(memory_format=torch.channels_last).eval()
-    images = torch.from_numpy(batch()[0]).permute(0, 3, 1, 2)
-
-    def step():
-        with torch.inference_mode():
-            return [x.numpy() for x in model(images)]
-
-    return step
+def arrays(outputs):
+    return [x.numpy() for x in outputs]
 
 
 TASKS = [
@@ -148,7 +128,7 @@ TASKS = [
         {
             "keras_dl graph": keras_step(jit=False),
             "keras_dl xla": keras_step(jit=True),
-            "torch eager, without assignment": torch_step,
+            "torch eager, without assignment": torch_step(torchs, batch()[0], torch_loss),
         },
         steps=6,
         warmup=2,
@@ -156,7 +136,7 @@ TASKS = [
     Task(
         "yolo-n-infer",
         f"YOLO n, maps of three levels, batch {BATCH}, 320x320x3, float32",
-        {"keras_dl graph": keras_call, "torch eager": torch_call},
+        {"keras_dl graph": keras_call, "torch eager": torch_infer(torchs, SHAPE, BATCH, arrays)},
         steps=20,
     ),
 ]

@@ -224,20 +224,15 @@ def baseline(outcome):
 
 def figures(outcome):
     """The mean average precision over IoUs from 0.5 to 0.95, and that at 0.75."""
-    found = detection.coco_figures(server(outcome.model), outcome.data)
+    found = detection.coco_figures(detection.serving(outcome.model), outcome.data)
     return {f"box {name}": found[f"box_{name}"] for name in ("AP", "AP75")}
-
-
-def server(model):
-    """`serve` of a model's own `detect`."""
-    return lambda signature, images: model.detect(images)._asdict()
 
 
 def picture(outcome):
     """Test scenes with the worst mistakes, and the losses over the epochs."""
     whole = pictures.figure(12, 6.4)
     left, right = whole.subfigures(1, 2, width_ratios=(2.2, 1))
-    detection_pictures.grid(left, server(outcome.model), outcome.data, rows=4, columns=7)
+    detection_pictures.grid(left, detection.serving(outcome.model), outcome.data, rows=4, columns=7)
     upper, lower = right.subplots(2, 1)
     pictures.curves(upper, outcome.trained, "loss", label="training", color=pictures.COLORS[0])
     pictures.curves(upper, outcome.trained, "val_loss", label="test", color=pictures.COLORS[1])

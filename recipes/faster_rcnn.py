@@ -28,14 +28,11 @@ torchvision does, but from scratch, for no file of weights comes with this packa
 import keras
 
 import keras_dl
-from keras_dl.export import KerasRunner
-from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
+from keras_dl.recipes.tasks import detection_pictures
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects, serving
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
-from keras_dl.recipes.tasks.detection_pictures import grid
 from keras_dl.recipes.training import augment_objects as augment
-from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
-from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 METRIC = "box AP at an IoU of 0.5"
 PAPERS = ("coco/2017", "voc/2007")
@@ -106,31 +103,6 @@ def figures(outcome):
     return {name: found[name] for name in ("box_AP", "box_AP75", "box_AR") if found[name] is not None}
 
 
-def serving(model):
-    return KerasRunner(model, EVALUATION_BATCH).serve
-
-
-def picture(outcome):
-    """The worst mistakes, and the losses over the epochs."""
-    whole = pictures.figure(13, 7.4)
-    left, right = whole.subfigures(1, 2, width_ratios=(3, 1))
-    grid(left, serving(outcome.model), outcome.data, rows=4, columns=6)
-    losses(right.subplots(), outcome)
-    return whole
-
-
-def losses(axis, outcome):
-    """Each loss on the test split over the epochs."""
-    (trained,) = outcome.trained.values()
-    epochs = range(1, len(trained.history) + 1)
-    for color, name in zip(pictures.COLORS, outcome.model.loss_names, strict=False):
-        values = [row[f"val_{name}_loss"] for row in trained.history]
-        axis.plot(epochs, values, color=color, linewidth=1.8, label=name.replace("_", " "))
-    pictures.style(axis, "Losses on the test images", "epoch")
-    axis.set_yscale("log")
-    axis.legend(frameon=False)
-
-
 RAW = Export("int8", "cpu", ("raw",))
 RECIPE = Recipe(
     name="faster_rcnn",
@@ -147,7 +119,7 @@ RECIPE = Recipe(
     build_model=build_model,
     evaluate=evaluate,
     baseline=lambda outcome: components_and_classifier(outcome.data),
-    picture=picture,
+    picture=detection_pictures.worst_and_losses,
     calibrate=calibration,
     figures=figures,
 )

@@ -25,15 +25,12 @@ import keras
 import numpy as np
 
 import keras_dl
-from keras_dl.export import KerasRunner
 from keras_dl.extras import require
-from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
+from keras_dl.recipes.tasks import detection_pictures
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects, serving
 from keras_dl.recipes.tasks.detection_baseline import padded
-from keras_dl.recipes.tasks.detection_pictures import grid
 from keras_dl.recipes.training import augment_objects as augment
-from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
-from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 METRIC = "mask AP at an IoU of 0.5"
 SMALL = dict(
@@ -93,10 +90,6 @@ def figures(outcome):
     found = judged(serving(outcome.model), outcome.data)
     names = ("mask_AP", "mask_AP75", "box_AP", "box_AP50", "mask_AR")
     return {name: found[name] for name in names if found[name] is not None}
-
-
-def serving(model):
-    return KerasRunner(model, EVALUATION_BATCH).serve
 
 
 def baseline(outcome):
@@ -163,22 +156,6 @@ def otsu(gray):
     return middles[(below * above * apart**2).argmax()]
 
 
-def picture(outcome):
-    """The worst mistakes, and the losses over the epochs."""
-    whole = pictures.figure(13, 7.4)
-    left, right = whole.subfigures(1, 2, width_ratios=(3, 1))
-    grid(left, serving(outcome.model), outcome.data, rows=4, columns=6)
-    (trained,) = outcome.trained.values()
-    axis, epochs = right.subplots(), range(1, len(trained.history) + 1)
-    for color, name in zip(pictures.COLORS, outcome.model.loss_names, strict=False):
-        values = [row[f"val_{name}_loss"] for row in trained.history]
-        axis.plot(epochs, values, color=color, linewidth=1.8, label=name.replace("_", " "))
-    pictures.style(axis, "Losses on the test images", "epoch")
-    axis.set_yscale("log")
-    axis.legend(frameon=False)
-    return whole
-
-
 RAW = Export("int8", "cpu", ("raw",))
 RECIPE = Recipe(
     name="mask_rcnn",
@@ -193,7 +170,7 @@ RECIPE = Recipe(
     build_model=build_model,
     evaluate=evaluate,
     baseline=baseline,
-    picture=picture,
+    picture=detection_pictures.worst_and_losses,
     calibrate=calibration,
     figures=figures,
 )

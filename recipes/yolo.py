@@ -21,9 +21,8 @@ import tensorflow as tf
 import keras_dl
 from keras_dl.averaging import RampedAdamW, RampedSGD
 from keras_dl.export.errors import SignatureError
-from keras_dl.export.runners import KerasRunner
 from keras_dl.recipes.tasks import detection_pictures
-from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects
+from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects, serving
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
 from keras_dl.recipes.training import augment_objects as augment
 from keras_dl.recipes.training import pictures
@@ -31,7 +30,6 @@ from keras_dl.recipes.training.recipe import FLOAT, Recipe, Task, run_as_script
 
 DIGITS, TREES, COCO, VOC = "digit_scenes/96_empty", "tree_crowns", "coco/2017", "voc/2007"
 SIDES = {DIGITS: 96, TREES: 224, COCO: 640, VOC: 448}
-BATCH = 50  # of an evaluation
 MAX_BOXES = {DIGITS: 6, TREES: 64, COCO: 100, VOC: 64}
 VISIBLE = 0.6  # of a digit that is cut: fragments of digits are no objects of the scenes
 MOSAICS = {DIGITS: 0.25, TREES: 1.0, COCO: 1.0, VOC: 0.0}  # the share of training images
@@ -46,8 +44,7 @@ def load_data(options, variant):
     def change(sample, seed):
         seeds = tf.random.split(seed, 3)
         if dataset == DIGITS:
-            sample = stretched(sample, seeds[0], shape)
-            return sample | {"image": repainted(sample["image"], seeds[1])}
+            return augment.recolor(stretched(sample, seeds[0], shape), seeds[1])
         sample = augment.flip(sample, seeds[0])
         sample = augment.jitter(sample, seeds[1], shape, *((0.8, 1.2) if dataset == VOC else (0.5, 1.5)))
         return sample | {"image": tinted(sample["image"], seeds[2])}
@@ -62,16 +59,6 @@ def stretched(sample, seed, shape, most=1.25, ratio=1.15):
     factor = tf.exp(random[0] * tf.math.log(most) + tf.stack([0.5, -0.5]) * random[1] * tf.math.log(ratio))
     space = tf.constant(shape, tf.float32) * (1 - factor)
     return augment.place(sample, factor, (0.5 + 0.5 * random[2:]) * space, shape, min_visible=VISIBLE)
-
-
-def repainted(image, seed):
-    """A scene in other colors: red, green and blue change places, and half of the images are negatives.
-
-    The colors of scenes are even in all directions, so that these are scenes, too.
-    """
-    seeds = tf.random.split(seed, 2)
-    image = tf.gather(image, tf.argsort(tf.random.stateless_uniform((3,), seeds[0])), axis=-1)
-    return tf.where(tf.random.stateless_uniform((), seeds[1]) < 0.5, 255.0 - image, image)
 
 
 def tinted(image, seed, saturation=0.5, brightness=0.5):
@@ -133,7 +120,7 @@ def evaluate(serve, data):
 
 def figures(outcome):
     """COCO's figure, the mean over thresholds of the IoU, and that at 0.75."""
-    found = coco_figures(KerasRunner(outcome.model, BATCH).serve, outcome.data)
+    found = coco_figures(serving(outcome.model), outcome.data)
     return {"mAP50-95": found["box_AP"] or 0.0, "mAP75": found["box_AP75"] or 0.0}
 
 
@@ -145,7 +132,7 @@ def picture(outcome):
     """Test images with boxes, the worst mistakes first; and the losses over the epochs."""
     figure = pictures.figure(13, 6.4)
     left, right = figure.subfigures(1, 2, width_ratios=(2.6, 1))
-    detection_pictures.grid(left, KerasRunner(outcome.model, BATCH).serve, outcome.data, rows=4, columns=6)
+    detection_pictures.grid(left, serving(outcome.model), outcome.data, rows=4, columns=6)
     axes = right.subplots(len(outcome.model.loss_names), 1, sharex=True)
     for axis, name in zip(axes, outcome.model.loss_names, strict=True):
         for key, look in ((f"{name}_loss", "-"), (f"val_{name}_loss", "--")):

@@ -250,7 +250,7 @@ def test_image_sizes_reach_the_images_and_the_model(name):
     served = {"train": data.train(0), "test": data.test}
     parts = {part: next(dataset.as_numpy_iterator())[0] for part, dataset in served.items()}
     (parts["calibration"],) = next(data.calibration(1).as_numpy_iterator()).values()
-    shape = (24, 24, 3 if name in ("faster_rcnn", "mask_rcnn") else 1)
+    shape = (24, 24, data.input_shape[-1])
     assert {part: x.shape[1:] for part, x in parts.items()} == dict.fromkeys(parts, shape)
     assert parts["test"].dtype == parts["calibration"].dtype == np.uint8
     assert found.build_model(data, options, variant).image_shape == shape

@@ -69,6 +69,32 @@ def test_published_sizes_of_large_nets(name):
     assert count(keras_dl.YOLO.from_preset(name).trainable_variables) == PUBLISHED[name] - DFL
 
 
+@pytest.mark.slow  # hundreds of megabytes
+def test_published_size_with_a_level_of_stride_4():
+    """Ultralytics' issue 3607 has the number of the largest such net."""
+    model = keras_dl.YOLO.from_preset("x", image_shape=(64, 64, 3), strides=(4, 8, 16, 32))
+    assert count(model.trainable_variables) == 66_637_536 - DFL
+
+
+@pytest.mark.parametrize(("strides", "head"), [((4, 8, 16, 32), 28), ((4, 8, 16), 25), ((8, 16), 19), ((8,), 16)])
+def test_levels_that_detect(strides, head):
+    """Names count what precedes; boxes and classes come from these levels alone."""
+    sizes = dict(depth=reference.DEPTH, width=reference.WIDTH, max_channels=reference.MAX_CHANNELS)
+    model = keras_dl.YOLO(image_shape=(64, 96, 3), num_classes=2, strides=strides, **sizes)
+    outputs = model(np.zeros((1, 64, 96, 3), "float32"))
+    assert {name: x.shape[1:3] for name, x in outputs.items()} == {
+        f"{what}_{s}": (64 // s, 96 // s) for s in strides for what in ("boxes", "classes")
+    }
+    assert {name.split(".")[1] for name in model.torch_modules()} >= {str(head), str(head - 1)}
+    assert not any(name.startswith(f"model.{head + 1}.") for name in model.torch_modules())
+    boxes, logits, _ = model.decode(outputs)  # (1, places, 4)
+    places = sum(64 * 96 // s**2 for s in strides)
+    assert boxes.shape[1] == logits.shape[1] == len(model.steps) == places
+    # Of a black image, all 16 distances are as likely, with a mean of 7.5 strides.
+    expected = np.concatenate([model.points - 7.5 * model.steps, model.points + 7.5 * model.steps], -1)
+    np.testing.assert_allclose(boxes[0], expected, rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def small():
     sizes = dict(depth=reference.DEPTH, width=reference.WIDTH, max_channels=reference.MAX_CHANNELS)
@@ -175,7 +201,7 @@ def expected_losses(model, outputs, y):
             box = y["boxes"][i, number].astype("float64")
             wanted[y["classes"][i, number]] = weight
             result["box"] += 7.5 * weight * (1 - float(box_ciou(predicted[i, place], box))) / total
-            (x, y_), stride = model.points[place], model.strides[place, 0]
+            (x, y_), stride = model.points[place], model.steps[place, 0]
             sides = np.array([x - box[0], y_ - box[1], box[2] - x, box[3] - y_]) / stride
             for side, z in zip(np.clip(sides, 0, 8 - 1 - 0.01), distances[i, place], strict=True):
                 log = z - z.max() - np.log(np.sum(np.exp(z - z.max())))

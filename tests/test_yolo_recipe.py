@@ -66,16 +66,8 @@ def test_an_object_is_under_its_box_after_a_change():
     assert max(ratios) / min(ratios) > 1.1
 
 
-def test_colors_change_places_and_turn_over():
+def test_tints_stay_in_range():
     image = np.random.default_rng(0).uniform(0, 255, (4, 5, 3)).astype("float32")
-    found = {tuple(np.asarray(yolo.repainted(image, (seed, 0)))[0, 0].round(3)) for seed in range(60)}
-    pixel = image[0, 0]
-    expected = {
-        tuple(np.round(x[list(order)], 3))
-        for x in (pixel, 255 - pixel)
-        for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-    }
-    assert found == expected
     tinted = np.asarray(yolo.tinted(image, (0, 0)))
     assert 0 <= tinted.min() < tinted.max() <= 255
     assert np.abs(tinted - image).max() > 1

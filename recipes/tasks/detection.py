@@ -9,6 +9,7 @@ training, and is not judged in the test. What the test says is in pixels of the 
 import numpy as np
 import tensorflow as tf
 
+from keras_dl.export import KerasRunner
 from keras_dl.extras import require
 from keras_dl.metrics import CocoMetric
 from keras_dl.objects import pad_targets
@@ -202,6 +203,11 @@ def calibration(serve, data, samples):
     outputs = serve("raw", images=np.concatenate([x["images"] for x in images]))
     rows = [{name: x[i : i + 1] for name, x in outputs.items()} for i in range(len(images))]
     return {"detect": images, "raw": images, "postprocess": rows}
+
+
+def serving(model):
+    """`serve` of a model, as `Recipe.evaluate` has it."""
+    return KerasRunner(model, TEST_BATCH).serve
 
 
 def _unboxed(boxes, sides, shape):

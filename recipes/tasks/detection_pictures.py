@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.ops import box_iou, pairwise
+from keras_dl.recipes.tasks.detection import serving
 from keras_dl.recipes.training import pictures
 
 SHOWN_SCORE = 0.25  # boxes below it are not drawn, and are no mistakes
@@ -152,3 +153,17 @@ def grid(figure, serve, data, rows, columns, signature="detect"):
     for axis, i in zip(figure.subplots(rows, columns, squeeze=False).flat, order, strict=False):
         example = found[i]
         draw(axis, *example[:5], labels=data.labels, truth=example.truth["boxes"])
+
+
+def worst_and_losses(outcome):
+    """The figure of a recipe: the worst mistakes, and the losses over the epochs on the test images."""
+    whole = pictures.figure(13, 7.4)
+    left, right = whole.subfigures(1, 2, width_ratios=(3, 1))
+    grid(left, serving(outcome.model), outcome.data, rows=4, columns=6)
+    axis = right.subplots()
+    for color, name in zip(pictures.COLORS, outcome.model.loss_names, strict=False):
+        pictures.curves(axis, outcome.trained, f"val_{name}_loss", color=color, label=name.replace("_", " "))
+    pictures.style(axis, "Losses on the test images", "epoch")
+    axis.set_yscale("log")
+    axis.legend(frameon=False)
+    return whole

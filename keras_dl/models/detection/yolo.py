@@ -41,10 +41,11 @@ from keras_dl.arguments import (
     Positive,
     PositivePerChannel,
     Size,
+    Sizes,
     arguments,
 )
 from keras_dl.models.detection.detector import Detector
-from keras_dl.models.detection.yolo_blocks import HEAD, STRIDES, Net
+from keras_dl.models.detection.yolo_blocks import CHANNELS, STRIDES, Net
 from keras_dl.ops import align_tasks, box_ciou, clip_boxes, detections, grid_points, ltrb_to_xyxy, xyxy_to_ltrb
 from keras_dl.weights import Weights, load_torch
 
@@ -72,6 +73,8 @@ class YOLO(Detector):
         depth: float. Factor of the numbers of bottlenecks.
         width: float. Factor of the numbers of maps.
         max_channels: int. The most maps, before the factor.
+        strides: ints. The levels that detect, a part of 4, 8, 16, 32 without gaps, from 4 or 8 on. Published are
+            (8, 16, 32), and (4, 8, 16, 32) for small objects. The net always has maps of stride 32.
         bins: int, at least 2. Values of a distance, in strides: 0, 1, ..., bins - 1. A box may be twice as large.
         activation: str. "silu", or "relu" for NPUs that have no sigmoid.
         box_weight: float, at least 0. Weight of the loss of CIoU.
@@ -94,7 +97,7 @@ class YOLO(Detector):
         training: bool. Whether batch normalization uses the statistics of the batch.
 
     Returns:
-        dict of float32 maps by name, of the strides 8, 16 and 32: `boxes_8`, `(batch, height / 8, width / 8,
+        dict of float32 maps by name, of each of the strides: `boxes_8`, `(batch, height / 8, width / 8,
         4 * bins)`, logits of the distances to the left, top, right and bottom side; `classes_8`,
         `(batch, height / 8, width / 8, num_classes)`, logits; and so on.
 
@@ -122,6 +125,7 @@ class YOLO(Detector):
         depth: Positive = 0.33,
         width: Positive = 0.25,
         max_channels: Size = 1024,
+        strides: Sizes = STRIDES,
         bins: AtLeast(2) = 16,
         activation: ActivationName = "silu",
         box_weight: NumberIn(0.0) = 7.5,
@@ -140,20 +144,23 @@ class YOLO(Detector):
         dtype=None,
         **kwargs,
     ):
-        if any(side % STRIDES[-1] for side in image_shape[:2]):
-            raise ValueError(f"image_shape={image_shape} must have sides that are multiples of {STRIDES[-1]}.")
+        coarsest = max(CHANNELS)
+        if any(side % coarsest for side in image_shape[:2]):
+            raise ValueError(f"image_shape={image_shape} must have sides that are multiples of {coarsest}.")
+        allowed = [tuple(CHANNELS)[first:end] for first in (0, 1) for end in range(first + 1, len(CHANNELS) + 1)]
+        if strides not in allowed:
+            raise ValueError(f"strides={strides} must be one of {', '.join(map(str, allowed))}.")
         if isinstance(class_weights, tuple) and len(class_weights) != num_classes:
             raise ValueError(f"class_weights={class_weights} must be one number, or {num_classes}.")
         super().__init__(dtype=dtype, **kwargs)
         images = keras.Input(image_shape, name="images")
-        net = Net(activation, depth, width, max_channels)
-        self.net = keras.Model(images, net.head(net.neck(*net.backbone(images)), num_classes, bins), name="net")
+        net = Net(activation, depth, width, max_channels, strides)
+        self.net = keras.Model(images, net.head(net.neck(net.backbone(images)), num_classes, bins), name="net")
         height, width, _ = image_shape
-        points = [grid_points((height // stride, width // stride), stride) for stride in STRIDES]
+        points = [grid_points((height // stride, width // stride), stride) for stride in strides]
         self.points = np.concatenate(points)  # (places, 2)
-        self.strides = np.concatenate(
-            [np.full((len(x), 1), s, "float32") for x, s in zip(points, STRIDES, strict=True)]
-        )
+        self.steps = np.repeat(np.float32(strides), [len(x) for x in points])[:, None]  # (places, 1)
+        self._head = net.head_name
         self._hold(num_classes)
 
     def call(self, images, training=False):
@@ -174,13 +181,13 @@ class YOLO(Detector):
         """
 
         def joined(what, size):
-            maps = [tf.cast(outputs[f"{what}_{stride}"], tf.float32) for stride in STRIDES]
+            maps = [tf.cast(outputs[f"{what}_{stride}"], tf.float32) for stride in self.strides]
             places = [height * width for _, height, width, _ in (x.shape for x in maps)]
             return tf.concat([tf.reshape(x, (-1, n, size)) for x, n in zip(maps, places, strict=True)], 1)
 
         distances = tf.reshape(joined("boxes", 4 * self.bins), (-1, len(self.points), 4, self.bins))
         sides = tf.reduce_sum(tf.nn.softmax(distances) * np.arange(self.bins, dtype="float32"), -1)
-        boxes = ltrb_to_xyxy(sides * self.strides, self.points)  # (batch, places, 4)
+        boxes = ltrb_to_xyxy(sides * self.steps, self.points)  # (batch, places, 4)
         return boxes, joined("classes", self.num_classes), distances
 
     def postprocess(self, **outputs):
@@ -216,7 +223,7 @@ class YOLO(Detector):
         scores = weights[..., None] * tf.one_hot(classes, self.num_classes)  # (batch, places, num_classes)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits(scores, logits) * np.asarray(self.class_weights, "float32")
         box = 1 - box_ciou(predicted, boxes)
-        dfl = distribution_focal_loss(distances, xyxy_to_ltrb(boxes, self.points) / self.strides)
+        dfl = distribution_focal_loss(distances, xyxy_to_ltrb(boxes, self.points) / self.steps)
         return {
             "box": self.box_weight * tf.reduce_sum(weights * box) / total,
             "class": self.class_weight * tf.reduce_sum(entropy) / total,
@@ -238,9 +245,9 @@ class YOLO(Detector):
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
                 model stays as it was.
         """
-        without = () if head else tuple(f"{HEAD}.cv3.{i}" for i in range(len(STRIDES)))
+        without = () if head else tuple(f"{self._head}.cv3.{i}" for i in range(len(self.strides)))
         modules = {name: x for name, x in self.torch_modules().items() if not name.startswith(without or "-")}
-        load_torch(modules, weights, without=(*without, f"{HEAD}.dfl"))
+        load_torch(modules, weights, without=(*without, f"{self._head}.dfl"))
 
     def torch_modules(self) -> dict[str, keras.Layer]:
         """The layers by the names that their tensors have in files, as `keras_dl.weights.load_torch` takes them."""

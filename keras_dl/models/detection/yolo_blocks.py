@@ -1,4 +1,4 @@
-"""Blocks of the anchor-free YOLO: a net of convolutions with batch normalization, from pixels to maps of three levels.
+"""Blocks of the anchor-free YOLO: a net of convolutions with batch normalization, from pixels to maps of some levels.
 
 Layers are called as the tensors of published files: `model.2.m.0.cv1.conv` is the first convolution of the first
 bottleneck of the third block. Such names are facts; this file is written from the papers and from tables of sizes.
@@ -7,6 +7,7 @@ References: Wang et al. 2019, "CSPNet", arXiv:1911.11929 (blocks of which a part
 2014, arXiv:1406.4729 (pooling at several sizes); Liu et al. 2018, "Path Aggregation Network", arXiv:1803.01534.
 """
 
+import itertools
 import math
 
 import keras
@@ -20,7 +21,7 @@ from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.unet import double
 
 STRIDES = (8, 16, 32)
-HEAD = "model.22"
+CHANNELS = {4: 128, 8: 256, 16: 512, 32: 1024}  # of the levels, by stride, before the factor
 LARGEST_SIDE = 640  # of the images for which the biases of the head start
 
 
@@ -65,13 +66,15 @@ class Net:
         depth: float. Factor of the numbers of bottlenecks.
         width: float. Factor of the numbers of maps.
         max_channels: int. The most maps, before the factor.
+        strides: ints. Of the levels with a head, from 4 or 8 on, each twice the one before.
     """
 
-    def __init__(self, activation, depth, width, max_channels):
+    def __init__(self, activation, depth, width, max_channels, strides=STRIDES):
         self.activation = activation
         self.depth = depth
         self.width = width
         self.max_channels = max_channels
+        self.strides = strides
 
     def channels(self, count):
         """The maps of a block, a multiple of 8."""
@@ -122,41 +125,50 @@ class Net:
         return self.conv(layers.Concatenate()(parts), filters, name=f"{name}.cv2")
 
     def backbone(self, images):
-        """The maps at the strides 8, 16 and 32."""
+        """The maps of the strides 4, 8, 16 and 32: a dict by stride."""
         maps = PixelNormalization(0.0, 255.0, name="pixels")(images)
         maps = self.down(maps, 64, "model.0")
-        maps = self.down(maps, 128, "model.1")
-        maps = self.c2f(maps, 128, 3, True, "model.2")
-        fine = self.c2f(self.down(maps, 256, "model.3"), 256, 6, True, "model.4")
-        middle = self.c2f(self.down(fine, 512, "model.5"), 512, 6, True, "model.6")
-        coarse = self.c2f(self.down(middle, 1024, "model.7"), 1024, 3, True, "model.8")
-        return fine, middle, self.sppf(coarse, 1024, "model.9")
+        levels = {}
+        for i, (stride, count) in enumerate(zip(CHANNELS, (3, 6, 6, 3), strict=True)):
+            maps = self.down(maps, CHANNELS[stride], f"model.{2 * i + 1}")
+            maps = self.c2f(maps, CHANNELS[stride], count, True, f"model.{2 * i + 2}")
+            levels[stride] = maps
+        return levels | {32: self.sppf(maps, CHANNELS[32], "model.9")}
 
-    def neck(self, fine, middle, coarse):
-        """The levels hear of each other: first from the coarse one to the fine one, then back."""
+    def neck(self, levels):
+        """The levels hear of each other: first from stride 32 to the finest one, then back. A dict by stride."""
+        levels, numbers = dict(levels), itertools.count(12, 3)  # of blocks: what is before each of them counts, too
 
-        def join(first, second):
-            return layers.Concatenate()([first, second])
+        def join(maps, stride, number):
+            joined = layers.Concatenate()([maps, levels[stride]])
+            levels[stride] = self.c2f(joined, CHANNELS[stride], 3, False, f"model.{number}")
 
-        middle = self.c2f(join(NearestDoubling()(coarse), middle), 512, 3, False, "model.12")
-        fine = self.c2f(join(NearestDoubling()(middle), fine), 256, 3, False, "model.15")
-        middle = self.c2f(join(self.down(fine, 256, "model.16"), middle), 512, 3, False, "model.18")
-        coarse = self.c2f(join(self.down(middle, 512, "model.19"), coarse), 1024, 3, False, "model.21")
-        return fine, middle, coarse
+        for stride in (stride for stride in (16, 8, 4) if stride >= self.strides[0]):
+            join(NearestDoubling()(levels[2 * stride]), stride, next(numbers))
+        for before, stride in itertools.pairwise(self.strides):
+            number = next(numbers)
+            join(self.down(levels[before], CHANNELS[before], f"model.{number - 2}"), stride, number)
+        return {stride: levels[stride] for stride in self.strides}
+
+    @property
+    def head_name(self):
+        """The head comes after all blocks of the neck."""
+        upward = sum(self.strides[0] <= stride < 32 for stride in CHANNELS)
+        return f"model.{9 + 3 * (upward + len(self.strides) - 1) + 1}"
 
     def head(self, levels, num_classes, bins):
         """Of each level, logits of the four distances and of the classes: dict of float32 maps by name."""
-        finest = levels[0].shape[-1]
+        finest = levels[self.strides[0]].shape[-1]
         box_width, class_width = max(16, finest // 4, 4 * bins), max(finest, min(num_classes, 100))
         outputs = {}
-        for i, (maps, stride) in enumerate(zip(levels, STRIDES, strict=True)):
+        for i, (stride, maps) in enumerate(levels.items()):
             # As many objects as five in an image of 640 x 640, at every place alike.
             rare = math.log(5 / num_classes / (LARGEST_SIDE / stride) ** 2)
             for what, branch, width, size, bias in (
                 ("boxes", "cv2", box_width, 4 * bins, 1.0),
                 ("classes", "cv3", class_width, num_classes, rare),
             ):
-                name, hidden = f"{HEAD}.{branch}.{i}", maps
+                name, hidden = f"{self.head_name}.{branch}.{i}", maps
                 for j in range(2):
                     hidden = self.conv(hidden, width, 3, name=f"{name}.{j}")
                 outputs[f"{what}_{stride}"] = layers.Conv2D(  # (batch, height / stride, width / stride, size)
