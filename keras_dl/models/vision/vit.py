@@ -21,7 +21,6 @@ Deviations from the paper:
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -36,7 +35,7 @@ from keras_dl.layers.norm import LayerNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.layers.transformer import TransformerBlock
 from keras_dl.models.vision.classifier import ImageClassifier, logits_of
-from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, torch_entries
+from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, stacked, torch_entries
 
 
 def attention_rollout(attentions: list):
@@ -348,8 +347,7 @@ class ViT(ImageClassifier):
             prefix = f"encoder.layers.encoder_layer_{i}.self_attention.in_proj"
             parts = layer.attention.torch_entries({name: name for name in ("query", "key", "value")})
             for kind in ("weight", "bias"):
-                rows = _Rows([entry for name, entry in parts.items() if name.endswith(kind)])
-                entries[f"{prefix}_{kind}"] = Entry(rows, rows.shape, np.asarray)
+                entries[f"{prefix}_{kind}"] = stacked([x for name, x in parts.items() if name.endswith(kind)])
         self._load(entries, weights, "class_token", "encoder.pos_embedding", True, without)
 
     def load_transformers(self, weights: Weights, head: bool = True) -> None:
@@ -416,21 +414,6 @@ class ViT(ImageClassifier):
             lambda array: resize_positions(array, self.grid, align_corners) if resizable else array,
         )
         load_entries(entries, weights, without)
-
-
-class _Rows(NamedTuple):
-    """Several entries whose arrays are joined in one array of a checkpoint, in equal numbers of rows."""
-
-    entries: list[Entry]
-
-    @property
-    def shape(self):
-        rows, *rest = self.entries[0].shape
-        return (len(self.entries) * rows, *rest)
-
-    def assign(self, array):
-        for entry, rows in zip(self.entries, np.split(array, len(self.entries)), strict=True):
-            entry.variable.assign(entry.convert(rows))
 
 
 def _as_mapping(weights):
