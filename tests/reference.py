@@ -1,5 +1,6 @@
 """What is compared with a reference: a loss with its gradients; a checkpoint as a file; and random weights."""
 
+import contextlib
 import json
 
 import keras
@@ -34,3 +35,14 @@ def randomized(model, seed=0):
         else:
             variable.assign(rng.normal(size=variable.shape) * (0.4 if variable.name == "kernel" else 0.2))
     return model
+
+
+@contextlib.contextmanager
+def policy(dtype):
+    """What is made in the block has this dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import string_annotations
+from reference import policy
 
 import keras_dl
 from keras_dl.arguments import (
@@ -459,10 +460,7 @@ def test_an_error_in_the_constructor_restores_the_global_policy(error):
 
 
 def test_without_dtype_the_global_policy_holds():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with policy("mixed_bfloat16"):
         model = Inside()
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert (_policies(model)["taken"], model.dtype_policy.name) == ("mixed_bfloat16", "mixed_bfloat16")
     assert Inside.from_config(model.get_config()).get_layer("taken").dtype_policy.name == "mixed_bfloat16"

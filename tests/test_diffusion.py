@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from reference import policy
 
 from keras_dl import diffusion
 from keras_dl.diffusion.process import PREDICTIONS
@@ -216,13 +217,10 @@ def test_times_are_embedded_in_float32():
     angles = times[:, np.newaxis] * 10000.0 ** (-np.arange(4) / 3)
     expected = np.concatenate([np.sin(angles), np.cos(angles)], -1)
     np.testing.assert_allclose(embedding(times), expected, atol=1e-4)  # a rounding of 999 is 6e-5
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+    with policy("mixed_float16"):
         half = TimeEmbedding(8)
         assert half(times).dtype == "float32"
         np.testing.assert_array_equal(half(times), embedding(times))
-    finally:
-        keras.config.set_dtype_policy("float32")
 
 
 def test_resampling_and_new_blocks_keep_the_image():
@@ -295,14 +293,11 @@ def _pixels(n=16):
     return np.random.default_rng(0).integers(0, 256, (n, 4, 4, 1)).astype("float32")
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_diffusion_model_trains_and_reloads_as_if_never_stopped(policy, tmp_path):
-    keras.config.set_dtype_policy(policy)
-    try:
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_diffusion_model_trains_and_reloads_as_if_never_stopped(dtype, tmp_path):
+    with policy(dtype):
         model = TinyDiffusion(num_classes=3, label_dropout=0.5)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=policy == "float32")
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=dtype == "float32")
     data = (_pixels(), np.arange(16) % 3)
     history = model.fit(*data, batch_size=8, epochs=3, verbose=0, shuffle=False).history["loss"]
     assert np.isfinite(history).all()
