@@ -38,7 +38,7 @@ SIDE = 96
 MAX_DIGITS = 6
 COCO_CLASSES = 80
 # What learns before the epochs that are counted, for how many epochs, and at which learning rate.
-FIRST = (("backbone", 30, 2e-3), ("encoder", 10, 1e-3))
+FIRST = (("backbone", 40, 2e-3), ("encoder", 15, 1e-3))
 FIRST_CLASS_LOSS = 2.0
 NO_OBJECT = 0.2  # weight of places without an object
 BODY_FACTOR = 0.5  # of the learning rate; the paper has 0.1, with a backbone that saw ImageNet
@@ -250,7 +250,7 @@ RECIPE = Recipe(
     model="DETR",
     summary="DETR finds digits in scenes as a set, without anchors",
     tasks={
-        SCENES: Task(epochs=60, batch_size=16, metric="mAP50", aim=0.8, exports=(FLOAT, DYNAMIC_INT8)),
+        SCENES: Task(epochs=100, batch_size=16, metric="mAP50", aim=0.8, exports=(FLOAT, DYNAMIC_INT8)),
         "coco/2017": Task(epochs=300, batch_size=64, metric="mAP", aim=0.42),
         "voc/2007": Task(epochs=300, batch_size=64, metric="mAP50"),
     },

@@ -12,6 +12,7 @@ from reference import write_safetensors
 import keras_dl
 from keras_dl.files import FileError
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
+from keras_dl.models import pretrained
 
 VIT = dict(
     model_type="vit",
@@ -63,6 +64,54 @@ def test_a_resnet_of_transformers(tmp_path, block):
     assert isinstance(model, keras_dl.ResNet)
     assert model.num_classes == 3
     np.testing.assert_allclose(model(oracle["images"]), oracle["output"], rtol=1e-4, atol=1e-5)
+
+
+DETR = dict(
+    model_type="detr",
+    backbone_config=dict(model_type="resnet", depths=[1, 2], hidden_sizes=[16, 24], layer_type="bottleneck"),
+    num_queries=7,
+    d_model=16,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=24,
+    decoder_ffn_dim=24,
+)
+
+
+def test_a_detr(tmp_path):
+    oracle = load_oracle("detr")
+    folder = publish(tmp_path, DETR, state_dict(oracle))
+    shape = oracle["images"].shape[1:]
+    model = keras_dl.from_pretrained(folder, image_shape=shape)
+    found = model.raw(oracle["images"])
+    for name in ("logits", "boxes"):
+        np.testing.assert_allclose(found[name], oracle[f"plain/{name}"], rtol=1e-4, atol=1e-5)
+    other = keras_dl.from_pretrained(folder, image_shape=shape, num_classes=2)
+    again = other.raw(oracle["images"])
+    assert again["logits"].shape == (2, 7, 3)
+    np.testing.assert_allclose(again["boxes"], found["boxes"], rtol=1e-6)
+
+
+def test_named_backbones_have_the_sizes_of_presets():
+    found = pretrained._resnet_body(None, lambda name: {"backbone": "resnet101"}[name])
+    assert found == dict(num_blocks=(3, 4, 23, 3), filters=(64, 128, 256, 512), block="bottleneck")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(position_embedding_type="learned"), "position_embedding_type='learned'; DETR computes 'sine'"),
+        (dict(decoder_ffn_dim=32), "decoder_ffn_dim=32; DETR computes 24"),
+        (dict(backbone_config=None, backbone="tiny"), "backbone='tiny'; DETR has one of resnet18"),
+        (dict(backbone_config=dict(model_type="swin")), "backbone_config of a 'swin'"),
+    ],
+)
+def test_a_detr_of_another_kind_is_refused(tmp_path, change, message):
+    folder = publish(tmp_path, DETR | change, state_dict(load_oracle("detr")))
+    with pytest.raises(FileError, match=message):
+        keras_dl.from_pretrained(folder)
 
 
 def test_a_gpt2(tmp_path):

@@ -5,6 +5,7 @@ what the class does not compute is an error, for the outputs would be others tha
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import keras
 
 from keras_dl.checkpoints import Checkpoint, read_checkpoint
 from keras_dl.files import FileError
+from keras_dl.models.detection.detr import DETR
 from keras_dl.models.generative.ddpm import DDPM
 from keras_dl.models.sequence.transformer_encoder import TransformerEncoder
 from keras_dl.models.sequence.transformer_lm import TransformerLM
@@ -186,6 +188,52 @@ def _load_resnet(model, weights, head):
     model.load_transformers(_with_prefix(weights, "resnet.", "classifier."), head=head)
 
 
+def _detr(checkpoint, overrides):
+    config = _Config(checkpoint)
+    config.only("DETR", activation_function=("relu",), position_embedding_type=("sine",))
+    for name in ("ffn_dim", "attention_heads"):
+        config.only("DETR", **{f"decoder_{name}": (config(f"encoder_{name}"),)})
+    body = _resnet_body(checkpoint.config.get("backbone_config"), config)
+    return DETR(
+        **dict(
+            num_classes=len(checkpoint.weights["class_labels_classifier.bias"]) - 1,
+            dilated=(len(body["num_blocks"]),) if config("dilation", False) else (),
+            frozen_norms=True,
+            num_queries=config("num_queries"),
+            hidden_dim=config("d_model"),
+            num_heads=config("encoder_attention_heads"),
+            mlp_dim=config("encoder_ffn_dim"),
+            num_encoder_layers=config("encoder_layers"),
+            num_decoder_layers=config("decoder_layers"),
+            dropout_rate=config("dropout", 0.1),
+            class_cost=config("class_cost", 1.0),
+            l1_cost=config("bbox_cost", 5.0),
+            giou_cost=config("giou_cost", 2.0),
+            l1_loss=config("bbox_loss_coefficient", 5.0),
+            giou_loss=config("giou_loss_coefficient", 2.0),
+            no_object_weight=config("eos_coefficient", 0.1),
+        )
+        | body
+        | _pixels(checkpoint)
+        | overrides
+    )
+
+
+def _resnet_body(given, config):
+    """Blocks and filters of a backbone, by a config of its own or, of timm's, by its name."""
+    if not given:
+        name = config("backbone")
+        known = [x for x in ResNet.presets if re.fullmatch(r"resnet(18|34|50|101)", x)]
+        if name not in known:
+            raise FileError(config.path, f"has backbone={name!r}; DETR has one of {', '.join(known)}.")
+        return {key: ResNet.presets[name][key] for key in ("num_blocks", "filters", "block")}
+    if given.get("model_type", "resnet") != "resnet":
+        raise FileError(config.path, f"has a backbone_config of a {given['model_type']!r}; DETR has a 'resnet'.")
+    block = given.get("layer_type", "bottleneck")
+    filters = tuple(width // (4 if block == "bottleneck" else 1) for width in given["hidden_sizes"])
+    return dict(num_blocks=tuple(given["depths"]), filters=filters, block=block)
+
+
 def _bert(checkpoint, overrides):
     return TransformerEncoder.from_bert(checkpoint.weights, checkpoint.config, **overrides)
 
@@ -274,6 +322,7 @@ FAMILIES = {
     "vit": Family(_vit, _load_vit),
     "convnext": Family(_convnext, _load_convnext),
     "resnet": Family(_resnet, _load_resnet),
+    "detr": Family(_detr, lambda model, weights, head: model.load_transformers(weights, head)),
     "bert": Family(_bert, lambda model, weights, head: None),  # `from_bert` has loaded them
     "gpt2": Family(_gpt2, lambda model, weights, head: model.load_transformers(weights)),
     "UNet2DModel": Family(_unet, lambda model, weights, head: model.load_diffusers(weights)),

@@ -327,30 +327,32 @@ class DETR(Detector):
         graph = traced(self, "detect_masked", lambda **inputs: self.postprocess(**self.raw(inputs)))
         return graph(images=images, mask=mask)
 
-    def load_transformers(self, weights: Weights) -> None:
+    def load_transformers(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of transformers' `DetrForObjectDetection`. The model then gives the same outputs.
 
         Args:
             weights: mapping from name to array, or the path of a `.safetensors` file: in the layout of version 5 with
                 its own ResNet (`use_timm_backbone=False`) or that of timm, or in that of files of version 4.
+            head: bool. Whether the layer of the classes is loaded too. False leaves it as it is.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
                 model stays as it was.
         """
-        detr_weights.load_transformers(self, weights)
+        detr_weights.load_transformers(self, weights, head)
 
-    def load_original(self, weights: Weights) -> None:
+    def load_original(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of the authors' code, facebookresearch/detr. The model then gives the same outputs.
 
         Args:
             weights: the item `model` of a checkpoint as mapping from name to array, or a `.safetensors` file of it.
+            head: as of `load_transformers`.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
                 model stays as it was.
         """
-        detr_weights.load_original(self, weights)
+        detr_weights.load_original(self, weights, head)
 
 
 def frames(mask):

@@ -21,7 +21,7 @@ from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, sta
 PROJECTIONS = ("query", "key", "value")
 
 
-def load_original(model, weights: Weights) -> None:
+def load_original(model, weights: Weights, head: bool = True) -> None:
     """Takes weights in the layout of the authors' code. See `DETR.load_original`."""
     net = model.transformer
     entries = _body(model, "backbone.0.body.")
@@ -38,10 +38,10 @@ def load_original(model, weights: Weights) -> None:
             entries |= _of_layers(prefix, layers)
     entries |= torch_entries("transformer.decoder.norm", net.decoder_norm)
     entries |= _ends(net, "query_embed", "input_proj", "class_embed", "bbox_embed")
-    load_entries(entries, weights)
+    _load(entries, weights, () if head else ("class_embed",))
 
 
-def load_transformers(model, weights: Weights) -> None:
+def load_transformers(model, weights: Weights, head: bool = True) -> None:
     """Takes weights in the layouts of transformers. See `DETR.load_transformers`."""
     weights = dict(weights if isinstance(weights, Mapping) else read_safetensors(weights))
     net, older = model.transformer, any(".out_proj." in name for name in weights)
@@ -69,7 +69,12 @@ def load_transformers(model, weights: Weights) -> None:
         "class_labels_classifier",
         "bbox_predictor",
     )
-    load_entries(entries | _transformers_body(model, weights), weights)
+    _load(entries | _transformers_body(model, weights), weights, () if head else ("class_labels_classifier",))
+
+
+def _load(entries, weights, without):
+    kept = {name: entry for name, entry in entries.items() if not name.startswith(without or "-")}
+    load_entries(kept, weights, without)
 
 
 def _transformers_body(model, weights):
