@@ -226,7 +226,7 @@ def _resnet_body(given, config):
         known = [x for x in ResNet.presets if re.fullmatch(r"resnet(18|34|50|101)", x)]
         if name not in known:
             raise FileError(config.path, f"has backbone={name!r}; DETR has one of {', '.join(known)}.")
-        return {key: ResNet.presets[name][key] for key in ("num_blocks", "filters", "block")}
+        return {key: ResNet.presets[name][key] for key in ("num_blocks", "block")}
     if given.get("model_type", "resnet") != "resnet":
         raise FileError(config.path, f"has a backbone_config of a {given['model_type']!r}; DETR has a 'resnet'.")
     block = given.get("layer_type", "bottleneck")
