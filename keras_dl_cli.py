@@ -199,7 +199,7 @@ def data_prepare(name, data_dir):
 @command(data_group, "check")
 @click.argument("path", type=click.Path())
 @click.option("--form", help="What PATH holds: images, table, boxes, ... [default: found by its files]")
-@click.option("--target", help="The column to predict, of a table. [default: the last one]")
+@click.option("--target", help="The column to predict, of a table.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split, where the data has none.")
 def data_check(path, **options):
     """Say what your own data in PATH holds: form, classes, counts, sizes, and the first file that is broken.
@@ -221,7 +221,7 @@ def data_check(path, **options):
 @click.argument("name")
 @click.option("--dataset", help="Data set of the recipe, by its name in TensorFlow Datasets. [default: its first]")
 @click.option("--data", type=click.Path(), help="Your own data: a folder or file. docs/own_data.md has the forms.")
-@click.option("--target", help="The column to predict, of a table. [default: the last one]")
+@click.option("--target", help="The column to predict, of a table.")
 @click.option("--epochs", type=int, help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
 @click.option("--learning-rate", type=float, help="Peak of the recipe's schedule. [default: the recipe's]")

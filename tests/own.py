@@ -17,6 +17,17 @@ def picture(shape, seed, sides=(20, 20), mode="RGB"):
     return Image.fromarray(image.astype("uint8")).convert(mode)
 
 
+def table(rows=60, seed=0):
+    """Lines of a table: two numbers and a category that decide a class, and a value that follows from them."""
+    random = np.random.default_rng(seed)
+    lines = ["height,width,soil,kind,weight"]
+    for _ in range(rows):
+        height, width, soil = random.uniform(1, 9), random.uniform(100, 300), random.choice(["clay", "sand"])
+        kind = "tall" if height > 5 else "broad" if soil == "clay" else "short"
+        lines.append(f"{height:.2f},{width:.1f},{soil},{kind},{height * width / 100 + (soil == 'clay'):.3f}")
+    return lines
+
+
 def write_pictures(folder, count=10, names=SHAPES, sides=(20, 20), mode="RGB", suffix="png"):
     """A folder for each class with pictures of it."""
     for name in names:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_dl.recipes.data.forms import open_data
+from keras_dl.recipes.data.forms import TABLES, open_data
 from keras_dl.recipes.training.recipe import OptionError
 
 PREFETCHED = 2
@@ -68,7 +68,7 @@ def from_folder(path, *, image_size=None, batch_size=32, seed=0, target=None, fo
     if not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError(f"batch_size={batch_size} must be an int of at least 1.")
     data = open_data(path, form, seed, target, ("images", "table"), "from_folder")
-    if data.form not in ("images", "table"):
+    if data.form not in ("images", *TABLES):
         raise OptionError(f"form={form!r} must be 'images' or 'table'; the recipes take the other forms.")
     read, shape = _images(data, image_size) if data.form == "images" else _rows(data, image_size)
 

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_dl.recipes.data import images
+from keras_dl.recipes.data import images, table
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -27,9 +27,15 @@ class Form(NamedTuple):
     read: Callable
 
 
+TABLES = ("table", "values")  # forms with columns to choose the target from
 FORMS = {
     form.name: form
-    for form in (Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),)
+    for form in (
+        Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
+        Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
+        # The same reader, which finds out what the target is: it is never the form that a path looks like.
+        Form("values", "a table with values to predict", "PATH.csv", lambda path: False, table.read),
+    )
 }
 
 
@@ -76,11 +82,6 @@ def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl d
     if form is not None and not path.exists():
         raise OptionError(f"--data {path} does not exist.")
     chosen = find_form(path, wanted, who) if form is None else FORMS[form]
-    if target is not None and form_takes_no_target(chosen):
+    if target is not None and chosen.name not in TABLES:
         raise OptionError(f"--target {target} is for tables; {path} holds {chosen.title}.")
     return chosen.read(path, seed, target)
-
-
-def form_takes_no_target(form):
-    """Whether a form has no columns to choose from."""
-    return form.name != "table"

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_dl.files import FileError
 from keras_dl.ops.letterbox import letterbox
+from keras_dl.recipes.data import table as own_table
 from keras_dl.recipes.training.pipelines import resize_and_crop
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -73,6 +74,25 @@ def rows(words, width):
     return [
         Given(f"{path}:{line}", np.float32([row])) for path in words for line, row in _table(pathlib.Path(path), width)
     ]
+
+
+def table(words, columns):
+    """Rows of `.csv` files with the names of columns in the first line, as the model was trained on them.
+
+    Args:
+        words: list of paths.
+        columns: list of dicts, as of `keras_dl.recipes.prediction.source.Source`. Other columns are left out.
+
+    Raises:
+        FileError: if a column or a value is missing, or a category is none of the training. The message has the line.
+    """
+    found = []
+    for path in map(pathlib.Path, words):
+        _content(path)
+        rows = own_table.read_rows(path, own_table.names_of(columns))
+        values, _ = own_table.encoded(rows, columns, strict=True)
+        found += [Given(f"{path}:{line}", row[None]) for line, row in zip(rows.lines, values, strict=True)]
+    return found
 
 
 def series(words, length, width):

@@ -165,6 +165,30 @@ def folds(options, fold, num_folds=5):
     parts = splitter(num_folds, shuffle=True, random_state=options.seed).split(x, y)
     train_rows, test_rows = list(parts)[fold]
     arrays = dict(x_train=x[train_rows], y_train=y[train_rows], x_test=x[test_rows], y_test=y[test_rows])
+    return _of_arrays(options, arrays, labels, **origin(builder))
+
+
+def table(options):
+    """`Data` of an own table, whose split it has or is made by seed: with `arrays` as of `folds`, and `columns`.
+
+    Raises:
+        FileError: if a value is missing or wrong.
+    """
+    builder, arrays = open_dataset(options), {}
+    for split in ("train", "test"):
+        rows, most = builder.splits[split], limit(split, options, most=None)
+        answer = "label" if "label" in rows else "target"
+        arrays |= {f"x_{split}": rows["features"][:most], f"y_{split}": rows[answer][:most]}
+    validation = builder.splits.get("validation")
+    if validation is not None:
+        validation = (validation["features"], validation["label" if "label" in validation else "target"])
+        validation = tf.data.Dataset.from_tensor_slices(validation).batch(TEST_BATCH)
+    columns = builder.metadata["columns"]
+    return _of_arrays(options, arrays, builder.labels, columns=columns, validation=validation, **origin(builder))
+
+
+def _of_arrays(options, arrays, labels, **others):
+    """`Data` of a table in memory."""
     train = tf.data.Dataset.from_tensor_slices((arrays["x_train"], arrays["y_train"]))
 
     def epoch(number):
@@ -178,14 +202,14 @@ def folds(options, fold, num_folds=5):
     return Data(
         train=epoch,
         test=tf.data.Dataset.from_tensor_slices((arrays["x_test"], arrays["y_test"])).batch(TEST_BATCH),
-        num_train=len(train_rows),
-        num_test=len(test_rows),
+        num_train=len(arrays["x_train"]),
+        num_test=len(arrays["x_test"]),
         calibration=calibration,
         labels=labels,
-        input_shape=x.shape[1:],
+        input_shape=arrays["x_train"].shape[1:],
         input_range="float32 columns, raw",
         arrays=arrays,
-        **origin(builder),
+        **others,
     )
 
 
