@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_dl.recipes.data import images, table
+from keras_dl.recipes.data import boxes, images, masks, points, series, table, texts
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -27,12 +27,22 @@ class Form(NamedTuple):
     read: Callable
 
 
+JSON = "PATH/annotations.json and PATH/images/*.jpg"
+MASKS = "PATH/images/*.jpg and PATH/masks/*.png"
+MARKED = ("boxes", "masks")  # forms of folders of images that are not named by classes
 TABLES = ("table", "values")  # forms with columns to choose the target from
 FORMS = {
     form.name: form
     for form in (
+        Form("boxes", "images with boxes in COCO's JSON", JSON, boxes.accepts, boxes.read),
+        Form("instances", "images with masks in COCO's JSON", JSON, boxes.accepts, boxes.read_instances),
+        Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
         Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
+        Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
+        Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
+        Form("text", "a text in each line", "PATH.txt", texts.accepts_text, texts.read_text),
+        Form("pairs", "pairs of texts with a tab between", "PATH.tsv", texts.accepts_pairs, texts.read_pairs),
         # The same reader, which finds out what the target is: it is never the form that a path looks like.
         Form("values", "a table with values to predict", "PATH.csv", lambda path: False, table.read),
     )
@@ -53,6 +63,8 @@ def find_form(path, wanted=None, who="keras-dl data check") -> Form:
     if not path.exists():
         raise OptionError(f"--data {path} does not exist.")
     fitting = [form for form in FORMS.values() if form.accepts(path)]
+    if any(form.name in MARKED for form in fitting):
+        fitting = [form for form in fitting if form.name != "images"]
     names = list(FORMS) if wanted is None else list(wanted)
     for name in names:
         if FORMS[name] in fitting:
