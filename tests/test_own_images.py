@@ -237,6 +237,7 @@ def test_a_damaged_picture_is_named_by_the_check_and_in_training(tmp_path):
         ("gan", {}, "gan takes no own data. These recipes take it: images in folders by class: .*cnn, .*resnet"),
         ("cnn", {"dataset": "mnist"}, "--dataset mnist and --data .* exclude each other"),
         ("cnn", {"target": "x"}, "--target x is for tables"),
+        ("cnn", {"target": "x", "data": None}, "--target x is for an own table: give it by --data PATH"),
         ("cnn", {"data": "nowhere"}, "--data .*nowhere does not exist"),
         ("cnn", {"data": __file__}, r"does not have a form that cnn takes: images .*PATH/CLASS/\*.jpg"),
         ("cnn", {"batch_size": 9}, "--batch-size 9 is more than the 8 training examples"),

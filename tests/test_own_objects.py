@@ -121,6 +121,20 @@ def test_from_annotations_to_an_answer(tmp_path):
     assert {o["label"] for o in answer["objects"]} <= {"wide", "tall"}
 
 
+def test_only_the_name_of_a_path_of_another_machine_counts(tmp_path):
+    document = own.write_coco(tmp_path / "data")
+    (tmp_path / "secret.png").write_bytes((tmp_path / "data/images/000.png").read_bytes())
+    for i, name in enumerate(("/home/someone/000.png", "C:\\labels\\001.png")):
+        document["images"][i]["file_name"] = name
+    rewrite(tmp_path / "data", document)
+    found = {path.rsplit("/", 1)[1] for part in open_data(tmp_path / "data").splits.values() for path in part["image"]}
+    assert found == {f"{i:03d}.png" for i in range(10)}
+    document["images"][0]["file_name"] = "../secret.png"
+    rewrite(tmp_path / "data", document)
+    with pytest.raises(FileError, match=r"names the image \.\./secret\.png, which is not there"):
+        open_data(tmp_path / "data")
+
+
 def missing_image(document):
     document["images"].append({"id": 99, "file_name": "nowhere.png"})
 

@@ -36,7 +36,7 @@ def test_lines_of_a_text(tmp_path):
     data = open_data(file)
     assert (data.form, data.counts) == ("text", {"train": 16, "test": 4})
     texts = sorted(text for columns in data.splits.values() for text in columns["text"])
-    assert [len(text) for text in texts if text.startswith("word")] == [244, 254]
+    assert [len(text) for text in texts if text.startswith("word word")] == [244, 254]
     assert understand(file)["recipes"] == ["lstm"]
     found = characters.load_data(options("lstm", "text", file), "lstm")
     assert (found.num_train, found.num_test, found.input_shape) == (16, 4, (256,))

@@ -11,6 +11,8 @@ annotations is an image without objects.
 
 import collections
 import json
+import os
+import pathlib
 
 import numpy as np
 
@@ -212,9 +214,12 @@ def _found(path, file, name):
         *folders,
         *((path / "images" / split,) if split else ()),
     ]
+    # Some tools write the path of the machine that labeled, of which the last part counts. No file of another folder.
     for place in places:
-        if (place / name).is_file():
-            return place / name
+        for word in dict.fromkeys((name, name.replace("\\", "/").rpartition("/")[2])):
+            found = pathlib.Path(os.path.normpath(place / word))
+            if found.is_relative_to(path) and found.is_file():
+                return found
     looked = ", ".join(str(place) for place in dict.fromkeys(places))
     raise FileError(file, f"names the image {name}, which is not there. It was looked for in {looked}.")
 

@@ -1,5 +1,6 @@
 """The forms of own data, and how the form of a path is found."""
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -88,7 +89,7 @@ def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl d
         OptionError: if there is no such form, or the path has another.
         FileError: if a file is wrong. The message begins with its name.
     """
-    path = pathlib.Path(path).expanduser().absolute()
+    path = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))  # also without `..` in it
     if form is not None and form not in FORMS:
         raise OptionError(f"--form {form} must be one of {', '.join(FORMS)}.")
     if form is not None and not path.exists():

@@ -403,6 +403,8 @@ class Recipe:
             )
         if options.data is not None and options.dataset not in self.own:
             raise OptionError(f"{self.name} takes no own data of the form {options.dataset!r}.")
+        if options.target is not None and options.data is None:
+            raise OptionError(f"--target {options.target} is for an own table: give it by --data PATH.")
         task, chosen = self.task(options), options.variants
         for name in chosen:
             if name not in task.variants:
