@@ -234,7 +234,7 @@ def test_a_damaged_picture_is_named_by_the_check_and_in_training(tmp_path):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("gan", {}, "gan takes no own data. These recipes take it: images in folders by class: .*cnn, .*resnet"),
+        ("gan", {}, "gan takes no own data. These recipes take it: .*; images in folders by class: .*cnn, .*resnet"),
         ("cnn", {"dataset": "mnist"}, "--dataset mnist and --data .* exclude each other"),
         ("cnn", {"target": "x"}, "--target x is for tables"),
         ("cnn", {"target": "x", "data": None}, "--target x is for an own table: give it by --data PATH"),
