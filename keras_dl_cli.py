@@ -131,6 +131,13 @@ data_dir_option = click.option(
 )
 
 
+own_data_option = click.option(
+    "--data",
+    type=click.Path(),
+    help="The own data of the run, if it is not where it was. Its files must be the same.",
+)
+
+
 trust_option = click.option(
     "--trust",
     is_flag=True,
@@ -154,7 +161,7 @@ def list_recipes():
 
 @cli.group("data")
 def data_group():
-    """List and prepare data sets."""
+    """List and prepare data sets, and check your own data."""
 
 
 @command(data_group, "list")
@@ -189,9 +196,32 @@ def data_prepare(name, data_dir):
     return document, f"{document['name']} {document['version']} in {document['path']}: {examples}"
 
 
+@command(data_group, "check")
+@click.argument("path", type=click.Path())
+@click.option("--form", help="What PATH holds: images, table, boxes, ... [default: found by its files]")
+@click.option("--target", help="The column to predict, of a table.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split, where the data has none.")
+def data_check(path, **options):
+    """Say what your own data in PATH holds: form, classes, counts, sizes, and the first file that is broken.
+
+    \b
+    Examples:
+      keras-dl data check photos
+      keras-dl data check plants.csv --target species
+    """
+    from keras_dl.recipes.training import commands
+
+    document = commands.check_data(path, **options)
+    from keras_dl.recipes.data import as_text
+
+    return document, as_text(document)
+
+
 @command(cli, "train")
 @click.argument("name")
 @click.option("--dataset", help="Data set of the recipe, by its name in TensorFlow Datasets. [default: its first]")
+@click.option("--data", type=click.Path(), help="Your own data: a folder or file. docs/own_data.md has the forms.")
+@click.option("--target", help="The column to predict, of a table.")
 @click.option("--epochs", type=int, help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
 @click.option("--learning-rate", type=float, help="Peak of the recipe's schedule. [default: the recipe's]")
@@ -245,6 +275,8 @@ def train(**options):
       keras-dl train cnn --seed 1 --output runs/cnn-1 --json
       keras-dl train cnn --resume
       keras-dl train mlp --dataset diabetes --output runs/diabetes
+      keras-dl train cnn --data photos --output runs/photos
+      keras-dl train mlp --data plants.csv --target species
       keras-dl train resnet --variant resnet20 --no-baseline --learning-rate 0.05
     """
     from keras_dl.recipes.training import commands, report
@@ -272,8 +304,9 @@ def demo(output, smoke, data_dir):
 @command(cli, "evaluate")
 @click.argument("path", type=click.Path(exists=True))
 @data_dir_option
+@own_data_option
 @trust_option
-def evaluate(path, data_dir, trust):
+def evaluate(path, data_dir, trust, data):
     """Measure the recipe's metric on PATH: the folder of a run, its model.keras, or a file exported from it.
 
     \b
@@ -283,7 +316,7 @@ def evaluate(path, data_dir, trust):
     """
     from keras_dl.recipes.training import commands
 
-    document = commands.evaluate(path, data_dir, trust)
+    document = commands.evaluate(path, data_dir, trust, data)
     return document, (
         f"{document['path']}: {document['metric']} {document['value']:.4f} on {document['test_examples']:,} "
         f"test examples of {document['dataset']} {document['dataset_version']}"
@@ -378,6 +411,7 @@ class OneOrMore(click.Choice):
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @data_dir_option
+@own_data_option
 @trust_option
 def export(no_verify, **options):
     """Export PATH, the folder of a run or a .keras file, to a verified file for a device.

@@ -33,7 +33,7 @@ def build_model(data, options, variant):
     elif variant == "lenet5":
         model, rate = keras_dl.LeNet5(shape, classes), 2e-3
     else:
-        hidden_dim = round(LENET_WEIGHTS / (np.prod(shape) + 1 + classes))
+        hidden_dim = max(round(LENET_WEIGHTS / (np.prod(shape) + 1 + classes)), 1)
         model, rate = keras_dl.MLP(shape, classes, hidden_dims=(hidden_dim,)), 2e-3
         model.adapt(data.train(0))
     steps = data.steps(options)
@@ -72,6 +72,7 @@ RECIPE = Recipe(
         "cifar10": Task(epochs=40, batch_size=64, **PAIR),
         "imagenet2012": Task(epochs=74, batch_size=256, aim=0.73, variants=("vgg16",)),
     },
+    own={"images": Task(epochs=60, batch_size=32, **PAIR)},
     takes_image_size=True,
     load_data=load_data,
     build_model=build_model,

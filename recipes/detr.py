@@ -57,12 +57,17 @@ SMALL = dict(
     mean=127.5,
     std=64.0,
 )
+OWN, OWN_SIDE = "boxes", 128  # the form of own data, and the side of its images
 PUBLISHED = {"coco/2017": ((800, 1066), 100), "voc/2007": ((800, 1066), 60)}  # sides and slots
 
 
 def load_data(options, variant):
     if options.dataset == SCENES:
         return detection.objects(options, (SIDE, SIDE), MAX_DIGITS, change=changed_scene)
+    if options.dataset == OWN:
+        shape = (options.image_size or OWN_SIDE,) * 2
+        moved = lambda sample, seed: augment_objects.jitter(sample, seed, shape, low=0.7, high=1.4)  # noqa: E731
+        return detection.objects(options, shape, 0, change=moved)
     shape, slots = PUBLISHED[options.dataset]
     return detection.objects(options, shape, slots, change=lambda sample, seed: changed_photo(sample, seed, shape))
 
@@ -84,8 +89,11 @@ def changed_photo(sample, seed, shape):
 
 def build_model(data, options, variant):
     steps = data.steps(options)
-    if options.dataset == SCENES:
-        model = keras_dl.DETR(data.input_shape, len(data.labels), **SMALL)
+    small = options.dataset not in PUBLISHED
+    if small:
+        slots = data.test.element_spec[1]["classes"].shape[-1]
+        queries = dict.fromkeys(("num_queries", "max_detections"), max(SMALL["num_queries"], 2 * slots))
+        model = keras_dl.DETR(data.input_shape, len(data.labels), **SMALL | queries)
         train_first(model, data, options)
         warmup = min(200, steps // 2)
         peak = options.rate(5e-4)
@@ -95,7 +103,7 @@ def build_model(data, options, variant):
         model = keras_dl.DETR.from_preset("detr_resnet50", **given)
         peak = options.rate(1e-4)
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([steps * 4 // 5], [peak, peak / 10])
-    factor = BODY_FACTOR if options.dataset == SCENES else 0.1
+    factor = BODY_FACTOR if small else 0.1
     model.compile(AdamW(rate, 1e-4, rate_factors={model.BODY: factor}, global_clipnorm=0.1))
     return model
 
@@ -110,7 +118,7 @@ def train_first(model, data, options):
     places, size = centers(sides, shape), [n / m for n, m in zip(sides, shape, strict=True)]
     for part, epochs, peak in FIRST:
         epochs = 1 if options.smoke else epochs
-        say(f"detr  first, the {part} learns for {epochs} epochs which digit covers each place, and its box")
+        say(f"detr  first, the {part} learns for {epochs} epochs which object covers each place, and its box")
         # Other changes than in the epochs that are counted.
         numbers = tf.data.Dataset.range(-1 - epochs, -1, output_type=tf.int32)
         batches = numbers.flat_map(data.train).map(
@@ -160,7 +168,7 @@ class Shown(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         loss, right = logs["loss"], logs["accuracy_of_objects"]
-        say(f"detr  before {epoch + 1}/{self.epochs}  loss {loss:.4f}  classes of places with a digit {right:.4f}")
+        say(f"detr  before {epoch + 1}/{self.epochs}  loss {loss:.4f}  classes of places with an object {right:.4f}")
 
 
 def centers(image_shape, map_shape):
@@ -254,6 +262,7 @@ RECIPE = Recipe(
         "coco/2017": Task(epochs=300, batch_size=64, metric="mAP", aim=0.42),
         "voc/2007": Task(epochs=300, batch_size=64, metric="mAP50"),
     },
+    own={OWN: Task(epochs=100, batch_size=8, metric="mAP50")},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -54,7 +54,21 @@ DIGITS = dict(anchor_sizes=((10, 16), (22, 30), (40, 56)), anchor_ratios=(1.0, 1
 TREES = dict(anchor_sizes=((14, 20), (28, 40), (56, 80)), canonical_side=80)
 
 
+OWN, OWN_SIDE = "boxes", 192  # the form of own data, and the side of its images
+
+
+def own_anchors(image_shape):
+    """Anchors from a twelfth to two thirds of the images' shorter side, for objects of which nothing is known."""
+    side = min(image_shape[:2])
+    levels = ((1 / 12, 1 / 8), (1 / 6, 1 / 4), (3 / 8, 5 / 8))
+    sizes = tuple(tuple(max(round(side * share), 1) for share in level) for level in levels)
+    return dict(anchor_sizes=sizes, anchor_ratios=(0.5, 1.0, 2.0), canonical_side=side * 0.4)
+
+
 def load_data(options, variant):
+    if options.dataset == OWN:
+        shape = (options.image_size or OWN_SIDE,) * 2
+        return objects(options, shape, 0, lambda sample, seed: augment.jitter(sample, seed, shape, low=0.7, high=1.4))
     if options.dataset in PAPERS:
         side = options.image_size or 800
         return objects(options, (side, side), max_boxes=100, change=augment.flip)
@@ -85,6 +99,7 @@ def build_model(data, options, variant):
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=1e-4)
     else:
         sizes = SMALL | (TREES if options.dataset == "tree_crowns" else DIGITS)
+        sizes |= own_anchors(data.input_shape) if options.dataset == OWN else {}
         model = keras_dl.FasterRCNN(data.input_shape, len(data.labels), seed=options.seed, **sizes)
         schedule |= dict(warmup_target=options.rate(2e-3), decay_steps=steps - warmup)
         schedule = keras.optimizers.schedules.CosineDecay(0.0, **schedule)
@@ -114,6 +129,7 @@ RECIPE = Recipe(
         "coco/2017": Task(epochs=26, batch_size=16, metric=METRIC, exports=(FLOAT,)),
         "voc/2007": Task(epochs=50, batch_size=16, metric=METRIC, exports=(FLOAT,)),
     },
+    own={OWN: Task(epochs=60, batch_size=8, metric=METRIC)},
     takes_image_size=True,
     load_data=load_data,
     build_model=build_model,

@@ -30,17 +30,17 @@ from keras_dl.recipes.tasks import segmentation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, Recipe, Task, run_as_script
 
-NUCLEI = "hela_nuclei"
+NUCLEI, OWN = "hela_nuclei", "masks"
 STRIDES = {"fcn8s": 8, "fcn16s": 16, "fcn32s": 32}
 COARSER = {"fcn8s": "fcn16s", "fcn16s": "fcn32s"}
-SIDE = {NUCLEI: 128}  # of the images; others have 224, as VGG's
+SIDE = {NUCLEI: 128, OWN: 128}  # of the images; others have 224, as VGG's
 SMALL = dict(filters=(16, 32, 64, 128, 128), hidden_dim=128, dropout_rate=0.2)
 LARGER = dict(filters=(32, 64, 128, 256, 256), hidden_dim=1024)
 
 
 def load_data(options, variant):
     side = options.image_size or SIDE.get(options.dataset, 224)
-    low, high = (0.75, 1.33) if options.dataset == NUCLEI else (0.5, 2.0)
+    low, high = (0.75, 1.33) if options.dataset in (NUCLEI, OWN) else (0.5, 2.0)
     return segmentation.pixels(options, (side, side), low, high)
 
 
@@ -52,7 +52,7 @@ def build_model(data, options, variant):
         stride=STRIDES[variant],
         batch_normalization=True,
         **gray,
-        **(SMALL if options.dataset == NUCLEI else LARGER),
+        **(SMALL if options.dataset in (NUCLEI, OWN) else LARGER),
     )
     steps = data.steps(options)
     warmup = min(60, steps // 2)
@@ -175,6 +175,7 @@ RECIPE = Recipe(
         "oxford_iiit_pet": Task(epochs=30, batch_size=16, **NETS),
         "voc/2012": Task(epochs=100, batch_size=16, aim=0.627, **NETS),
     },
+    own={OWN: Task(epochs=40, batch_size=8, **NETS)},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

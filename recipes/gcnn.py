@@ -92,6 +92,7 @@ RECIPE = Recipe(
             baselines=("z2_resnet44",),
         ),
     },
+    own={"images": Task(epochs=30, batch_size=32, variants=("p4cnn", "z2cnn"), baselines=("z2cnn",))},
     takes_image_size=True,
     load_data=load_data,
     build_model=build_model,

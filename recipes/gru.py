@@ -26,6 +26,7 @@ RECIPE = Recipe(
         "adding_problem/400": Task(epochs=20, batch_size=50, aim=0.01, **SUMS),
         **series.series_tasks("gru", aim=0.95),
     },
+    own=series.own_tasks("gru"),
     **series.FUNCTIONS,
 )
 

@@ -49,6 +49,10 @@ RECIPE = Recipe(
         "bible": Task(epochs=6, batch_size=64, aim=1.8, reproduced=True, **TEXTS),
         "lm1b": Task(epochs=1, batch_size=128, **TEXTS),
     },
+    own={
+        **series.own_tasks("lstm"),
+        "text": Task(epochs=20, batch_size=32, **TEXTS),
+    },
     load_data=load_data,
     build_model=lambda data, options, variant: _of(data).build_model(data, options, variant),
     evaluate=lambda serve, data: _of(data).evaluate(serve, data),

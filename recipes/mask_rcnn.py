@@ -26,6 +26,7 @@ import numpy as np
 
 import keras_dl
 from keras_dl.extras import require
+from keras_dl.recipes.faster_rcnn import own_anchors
 from keras_dl.recipes.tasks import detection_pictures
 from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects, serving
 from keras_dl.recipes.tasks.detection_baseline import padded
@@ -54,7 +55,14 @@ NUCLEI = dict(anchor_sizes=((14, 20), (26, 34), (44, 60)))
 DIGITS = dict(anchor_sizes=((10, 16), (22, 30), (40, 56)), anchor_ratios=(1.0, 1.5, 2.5))
 
 
+OWN, OWN_SIDE = "instances", 128  # the form of own data, and the side of its images
+
+
 def load_data(options, variant):
+    if options.dataset == OWN:
+        shape = (options.image_size or OWN_SIDE,) * 2
+        moved = lambda sample, seed: augment.jitter(sample, seed, shape, low=0.8, high=1.25)  # noqa: E731
+        return objects(options, shape, 0, moved, masks=True)
     nuclei = options.dataset == "hela_nuclei"
     shape = (options.image_size or (128 if nuclei else 96),) * 2
 
@@ -67,6 +75,7 @@ def load_data(options, variant):
 
 def build_model(data, options, variant):
     sizes = SMALL | (NUCLEI if options.dataset == "hela_nuclei" else DIGITS)
+    sizes |= own_anchors(data.input_shape) if options.dataset == OWN else {}
     model = keras_dl.MaskRCNN(image_shape=data.input_shape, num_classes=len(data.labels), seed=options.seed, **sizes)
     steps = data.steps(options)
     warmup = min(100, steps // 2)
@@ -165,6 +174,7 @@ RECIPE = Recipe(
         "hela_nuclei": Task(epochs=16, batch_size=8, metric=METRIC, aim=0.90, exports=(FLOAT, RAW)),
         "digit_scenes/96_empty": Task(epochs=24, batch_size=16, metric=METRIC, exports=(FLOAT, RAW)),
     },
+    own={OWN: Task(epochs=40, batch_size=8, metric=METRIC)},
     takes_image_size=True,
     load_data=load_data,
     build_model=build_model,

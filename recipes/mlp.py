@@ -24,11 +24,14 @@ from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as
 
 FOLDS = tuple(f"fold-{i}" for i in range(1, 6))
 TABLES = ("breast_cancer", "diabetes")
+OWN_TABLES = ("table", "values")
 
 
 def load_data(options, variant):
     if options.dataset in TABLES:
         return pipelines.folds(options, FOLDS.index(variant), len(FOLDS))
+    if options.dataset in OWN_TABLES:
+        return pipelines.table(options)
     return pipelines.images(options)
 
 
@@ -38,6 +41,9 @@ def build_model(data, options, variant):
         settings, rate, decay = dict(hidden_dims=(64,), dropout_rate=0.5, task="regression"), 3e-3, 0.3
     elif options.dataset == "breast_cancer":
         settings, rate, decay = dict(hidden_dims=(32,), dropout_rate=0.5), 3e-3, 1.0
+    elif options.dataset in OWN_TABLES:
+        task = "classification" if data.labels else "regression"
+        settings, rate, decay = dict(hidden_dims=(64,), dropout_rate=0.3, task=task), 3e-3, 0.3
     else:
         settings, rate, decay = dict(hidden_dims=(256, 128), dropout_rate=0.3), 1e-3, 1e-2
     model = keras_dl.MLP(data.input_shape, len(data.labels) or 1, **settings)
@@ -91,7 +97,7 @@ def picture(outcome):
     axis = part.subplots()
     pictures.curves(axis, outcome.trained, key)
     value = f"{outcome.task.metric} {outcome.value:.4f}"
-    pictures.style(axis, f"{outcome.options.dataset}: {value}, {len(outcome.trained)} trainings", "epoch", key[4:])
+    pictures.style(axis, f"{outcome.data.dataset}: {value}, trainings: {len(outcome.trained)}", "epoch", key[4:])
     axis.legend(frameon=False)
     return figure
 
@@ -113,6 +119,11 @@ RECIPE = Recipe(
         "mnist": Task(epochs=20, batch_size=128),
         "fashion_mnist": Task(epochs=20, batch_size=128),
         "cifar10": Task(epochs=20, batch_size=128),
+    },
+    own={
+        "table": Task(epochs=60, batch_size=32),
+        "values": Task(epochs=60, batch_size=32, metric="RMSE", higher_is_better=False),
+        "images": Task(epochs=30, batch_size=32),
     },
     load_data=load_data,
     build_model=build_model,

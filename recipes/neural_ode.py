@@ -24,7 +24,6 @@ import tensorflow as tf
 import keras_dl
 from keras_dl.extras import require
 from keras_dl.recipes.training import batches, pictures, pipelines
-from keras_dl.recipes.training.augment import affine
 from keras_dl.recipes.training.recipe import (
     DYNAMIC_INT8,
     EDGETPU,
@@ -43,8 +42,8 @@ SERIES = ("mask", "query_times", "times", "values")
 
 
 def load_data(options, variant):
-    if options.dataset in ("mnist_5k", "mnist"):
-        return pipelines.images(options, lambda i, seed: affine(i, seed, pixels=2, degrees=12))
+    if options.dataset in ("mnist_5k", "mnist") or options.data is not None:
+        return pipelines.augmented_images(options, pixels=2, degrees=12)
     builder = batches.open_dataset(options)
     columns = {}
     for split in ("train", "test"):
@@ -141,6 +140,8 @@ def _rmse(predicted, data):
 
 def baseline(outcome):
     data = outcome.data
+    if outcome.options.data is not None:
+        return "guessing", 1 / len(data.labels)
     if data.labels:
         return RESNET
     if outcome.options.dataset == "two_moons":
@@ -204,7 +205,7 @@ def _digits_picture(outcome):
     places = centered @ axes.T
     import matplotlib
 
-    colors = matplotlib.colormaps["tab10"](np.arange(10))
+    colors = matplotlib.colormaps["tab10"](np.arange(max(10, len(outcome.data.labels))))
     for digit, line in zip(labels[chosen], np.swapaxes(places, 0, 1), strict=True):
         flow.plot(*line.T, color=colors[digit], linewidth=0.8, alpha=0.7)
         flow.plot(*line[-1], "o", color=colors[digit], markersize=3)
@@ -299,6 +300,7 @@ RECIPE = Recipe(
         "spirals": Task(80, 100, metric="RMSE", variants=("ode_rnn",), higher_is_better=False, **LOOP),
         "mnist": Task(epochs=20, batch_size=128, aim=0.995, variants=("odenet",)),
     },
+    own={"images": Task(epochs=20, batch_size=32, variants=("odenet",))},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -32,6 +32,7 @@ from keras_dl.recipes.training.baselines import nearest_neighbor
 from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, Recipe, Task, run_as_script
 
 PARTS = "primitive_parts"
+OWN, OWN_POINTS = "points", 512  # the form of own data, and the points of a cloud
 POINTS = 256  # of a digit, as in the paper
 TRANSFORM = ((32, 64, 128), (64, 32))
 SMALL = dict(
@@ -53,6 +54,8 @@ PUBLISHED = {
 def load_data(options, variant):
     if options.dataset == PARTS:
         return clouds.primitive_parts(options, num_points=512)
+    if options.dataset == OWN:
+        return clouds.own(options, OWN_POINTS)
     if options.dataset in clouds.FOLDERS:
         return clouds.published(options, PUBLISHED[options.dataset][2])
     return clouds.digits(options, POINTS, sigma=0.01, pixels=1, degrees=12, zoom=0.12, shear=0.15)
@@ -110,7 +113,7 @@ def evaluate(serve, data):
 def baseline(outcome):
     if outcome.options.dataset == PARTS:
         return nearest_point(outcome.data)
-    if outcome.options.dataset in clouds.FOLDERS:
+    if outcome.options.dataset in (*clouds.FOLDERS, OWN):
         return "guessing", 1 / len(outcome.data.labels)
     return nearest_neighbor(outcome)
 
@@ -132,7 +135,8 @@ def nearest_point(data):
 def picture(outcome):
     if outcome.options.dataset == PARTS:
         return picture_of_parts(outcome)
-    return picture_of_error(outcome) if outcome.options.dataset in clouds.FOLDERS else picture_of_digits(outcome)
+    alone = outcome.options.dataset in (*clouds.FOLDERS, OWN)
+    return picture_of_error(outcome) if alone else picture_of_digits(outcome)
 
 
 def picture_of_error(outcome):
@@ -267,6 +271,7 @@ RECIPE = Recipe(
         "shapenet_part": Task(epochs=200, batch_size=32, metric="mean IoU", aim=0.837),
         "s3dis": Task(epochs=50, batch_size=24, metric="mean IoU"),
     },
+    own={OWN: Task(epochs=40, batch_size=16)},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -57,6 +57,8 @@ PUBLISHED = {
 def load_data(options, variant):
     if options.dataset == PARTS:
         return clouds.primitive_parts(options, num_points=512)
+    if options.dataset == pointnet.OWN:
+        return clouds.own(options, pointnet.OWN_POINTS)
     if options.dataset in clouds.FOLDERS:
         return clouds.published(options, PUBLISHED[options.dataset][2])
     changes = dict(pixels=1, degrees=12, zoom=0.12, shear=0.15)
@@ -174,6 +176,7 @@ RECIPE = Recipe(
         "shapenet_part": Task(epochs=201, batch_size=32, metric="mean IoU", aim=0.851),
         "s3dis": Task(epochs=50, batch_size=16, metric="mean IoU"),
     },
+    own={pointnet.OWN: Task(epochs=40, batch_size=16, variants=("msg",))},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -84,6 +84,7 @@ RECIPE = Recipe(
         "cifar10": Task(epochs=164, batch_size=128, aim=0.9125, **DEPTHS),
         "imagenet2012": Task(epochs=90, batch_size=256, aim=0.76, variants=("resnet50",)),
     },
+    own={"images": Task(epochs=40, batch_size=32, variants=("resnet20",))},
     takes_image_size=True,
     load_data=load_data,
     build_model=build_model,

@@ -26,6 +26,7 @@ RECIPE = Recipe(
         "adding_problem/200": Task(epochs=30, batch_size=32, **SUMS),
         **series.series_tasks("rnn", aim=0.93),
     },
+    own=series.own_tasks("rnn"),
     **series.FUNCTIONS,
 )
 

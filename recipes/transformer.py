@@ -31,6 +31,7 @@ from keras_dl.losses import SmoothedCrossentropy
 from keras_dl.recipes.tasks import translation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, open_dataset, origin, read
+from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import (
     DYNAMIC_INT8,
     FLOAT,
@@ -51,6 +52,8 @@ SETUPS = {
         source="de", target="en", vocabulary=37_000, length=128, model=keras_dl.Transformer.presets["base"], warmup=4000
     ),
 }
+# Own pairs of texts.
+SETUPS["pairs"] = dict(source="source", target="target", vocabulary=4000, length=64, model=SMALL, warmup=800)
 LEARNED_FROM = 500_000  # texts of each side, at most, that the vocabulary is learned from
 MEASURED = 250  # test pairs for BLEU, so that a file is measured in less than a minute
 
@@ -66,6 +69,8 @@ def load_data(options, variant):
     words = Subwords.learn([t for side in texts["train"] for t in side[:LEARNED_FROM]], setup["vocabulary"])
     arrays = {split: _fitting(words, *sides, setup["length"]) for split, sides in texts.items()}
     tokens = {split: pair[0] for split, pair in arrays.items()}
+    if options.data is not None and (cut := sum(len(texts[x][0]) - len(arrays[x][1]) for x in texts)):
+        say(f"data: {cut:,} pairs have a text of more than {setup['length']} tokens, and are left out")
 
     def pairs(source, labels):
         begun = tf.concat([tf.fill([tf.shape(labels)[0], 1], START), labels[:, :-1]], axis=1)
@@ -160,8 +165,9 @@ def picture(outcome):
     axis = bottom.subplots()
     axis.set_axis_off()
     lines = []
+    sides = ("KJV", "modern") if outcome.options.data is None else ("source", "target")
     for (old, new), text in zip(data.arrays["texts"], words.decode(translations), strict=False):
-        lines += [("KJV", old, pictures.FAINT), ("modern", new, pictures.INK), ("model", text, pictures.COLORS[0])]
+        lines += [(sides[0], old, pictures.FAINT), (sides[1], new, pictures.INK), ("model", text, pictures.COLORS[0])]
     for i, (name, text, color) in enumerate(lines):
         y = 1 - (i + 0.45 * (i // 3)) / (len(lines) + 2.5)
         for x, words_here, weight in ((0.0, name, "bold"), (0.05, textwrap.shorten(text, 170), "normal")):
@@ -187,6 +193,7 @@ RECIPE = Recipe(
         "bible": Task(epochs=10, batch_size=32, metric="BLEU", aim=60.0, exports=FILES),
         "wmt14_translate/de-en": Task(epochs=10, batch_size=256, metric="BLEU"),
     },
+    own={"pairs": Task(epochs=20, batch_size=32, metric="BLEU")},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -68,6 +68,7 @@ RECIPE = Recipe(
         "cifar10": Task(epochs=100, batch_size=128),
         "imagenet2012": Task(epochs=300, batch_size=1024),
     },
+    own={"images": Task(epochs=60, batch_size=32)},
     takes_image_size=True,
     load_data=load_data,
     build_model=build_model,

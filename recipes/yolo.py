@@ -29,23 +29,29 @@ from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import FLOAT, Recipe, Task, run_as_script
 
 DIGITS, TREES, COCO, VOC = "digit_scenes/96_empty", "tree_crowns", "coco/2017", "voc/2007"
-SIDES = {DIGITS: 96, TREES: 224, COCO: 640, VOC: 448}
-MAX_BOXES = {DIGITS: 6, TREES: 64, COCO: 100, VOC: 64}
+OWN = "boxes"  # the form of own data
+SIDES = {DIGITS: 96, TREES: 224, COCO: 640, VOC: 448, OWN: 224}
+MAX_BOXES = {DIGITS: 6, TREES: 64, COCO: 100, VOC: 64, OWN: 100}
 VISIBLE = 0.6  # of a digit that is cut: fragments of digits are no objects of the scenes
-MOSAICS = {DIGITS: 0.25, TREES: 1.0, COCO: 1.0, VOC: 0.0}  # the share of training images
+MOSAICS = {DIGITS: 0.25, TREES: 1.0, COCO: 1.0, VOC: 0.0, OWN: 1.0}  # the share of training images
 SMALL = dict(depth=0.33, width=0.25, bins=8, max_detections=100)
-MODELS = {DIGITS: SMALL | dict(strides=(4, 8, 16)), TREES: SMALL | dict(bins=16), COCO: keras_dl.YOLO.presets["n"]}
+MODELS = {
+    DIGITS: SMALL | dict(strides=(4, 8, 16)),
+    TREES: SMALL | dict(bins=16),
+    COCO: keras_dl.YOLO.presets["n"],
+    OWN: SMALL | dict(bins=16),
+}
 
 
 def load_data(options, variant):
     dataset = options.dataset
-    shape = (SIDES[dataset],) * 2
+    shape = (options.image_size or SIDES[dataset],) * 2
 
     def change(sample, seed):
         seeds = tf.random.split(seed, 3)
         if dataset == DIGITS:
             return augment.recolor(stretched(sample, seeds[0], shape), seeds[1])
-        sample = augment.flip(sample, seeds[0])
+        sample = sample if dataset == OWN else augment.flip(sample, seeds[0])
         sample = augment.jitter(sample, seeds[1], shape, *((0.8, 1.2) if dataset == VOC else (0.5, 1.5)))
         return sample | {"image": tinted(sample["image"], seeds[2])}
 
@@ -106,7 +112,7 @@ def whole(serve, data):
         try:
             return serve(signature, images=images)
         except SignatureError:
-            model = net(data, data.dataset)  # its weights are not used
+            model = net(data, data.dataset if data.dataset in MODELS else OWN)  # its weights are not used
             found = model.postprocess(**serve("raw", images=images))
             return {name: x.numpy() for name, x in found._asdict().items()}
 
@@ -154,6 +160,7 @@ RECIPE = Recipe(
         COCO: Task(epochs=500, batch_size=16, **DETECTION),
         VOC: Task(epochs=135, batch_size=64, **DETECTION),
     },
+    own={OWN: Task(epochs=60, batch_size=8, **DETECTION)},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

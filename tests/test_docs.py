@@ -8,6 +8,7 @@ import re
 
 import keras
 import numpy as np
+import own
 import pytest
 from oracles import load_oracle, state_dict
 from reference import write_safetensors
@@ -101,6 +102,12 @@ def _images_model(monkeypatch):
     return dict(model=model, digits=digits, real_images=digits[:, None].astype("float32"))
 
 
+def _own_data(monkeypatch):
+    """With a folder of drawn pictures."""
+    own.write_pictures(pathlib.Path("photos"), 12)
+    return {}
+
+
 def _nothing(monkeypatch):
     return {}
 
@@ -109,6 +116,7 @@ GIVEN = {
     "README.md": _readme,
     "docs/detection.md": _nothing,
     "docs/export.md": _images_model,
+    "docs/own_data.md": _own_data,
     "docs/quantization.md": _images_model,
     "docs/sequences.md": _sequences,
     "docs/training.md": _training,

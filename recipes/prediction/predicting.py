@@ -31,8 +31,10 @@ def predict(
 
     Args:
         source: the folder of a run, a `.keras` file, or a file that `keras_dl.export` made.
-        inputs: paths of pictures; of `.csv` files, a row for each sample, or for a model of series a line for each
-            step; texts, or paths of `.txt` files with a text in each line.
+        inputs: paths of pictures; of `.csv` files, a row for each sample (below the names of its columns, for a model
+            of an own table), or for a model of series a line for each step; of `.npy`, `.ply`, `.off`
+            and `.obj` files, for a model of clouds; texts, or paths of `.txt` files with a text
+            in each line.
         signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
         output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn.
         trust: bool. Whether a file may hold Python, and ops that touch files.
@@ -58,11 +60,14 @@ def predict(
         return _translations(source, inputs)
     name = _signature(source, signature)
     (key, (shape, dtype)), *others = source.inputs[name].items()
-    given = _read(inputs, name, shape, dtype, others)
+    padded = set(source.inputs[name]) == {"features", "mask"}
+    if padded:  # series of unequal lengths
+        key, (shape, dtype), others = "features", source.inputs[name]["features"], []
+    given = _read(inputs, name, key, shape, dtype, others, source.columns, padded)
     runner = source.runner([name])
     answers = []
     for one in given:
-        outputs = runner.serve(name, **{key: one.value.astype(dtype)})
+        outputs = runner.serve(name, **{key: one.value.astype(dtype)} | (one.further or {}))
         answers.append({"input": one.name} | _meaning(outputs, source.labels, one.original, shape))
         if output is not None:
             if one.original is None:
@@ -87,7 +92,7 @@ def _signature(source, wanted):
     )
 
 
-def _read(inputs, name, shape, dtype, others):
+def _read(inputs, name, key, shape, dtype, others, columns, padded):
     size = shape[1:]
     if others:
         raise OptionError(
@@ -95,10 +100,14 @@ def _read(inputs, name, shape, dtype, others):
         )
     if len(size) == 3 and size[-1] in (1, 3):
         return reading.pictures(inputs, size, whole=name == "detect")
+    if len(size) == 1 and columns:
+        return reading.table(inputs, columns)
     if len(size) == 1 and dtype.startswith("float"):
         return reading.rows(inputs, *size)
+    if len(size) == 2 and key == "points" and any(not word.endswith(".csv") for word in inputs):
+        return reading.clouds(inputs, *size)
     if len(size) == 2 and dtype.startswith("float"):
-        return reading.series(inputs, *size)
+        return reading.series(inputs, *size, padded)
     raise OptionError(
         f"{name} takes {dtype} of the shape {shape}, which is no picture, row, series or text. Call it by "
         "keras_dl.export.load."

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from keras_dl.files import FileError
 from keras_dl.ops.letterbox import letterbox
+from keras_dl.recipes.data import points
+from keras_dl.recipes.data import table as own_table
 from keras_dl.recipes.training.pipelines import resize_and_crop
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -24,11 +26,13 @@ class Given(NamedTuple):
         name: str. The file, or the text itself; with the row or line where a file has several.
         value: what the model takes, with a first axis of 1.
         original: the picture as it is in the file, `(height, width, channels)`, uint8; None for what is no picture.
+        further: dict of further inputs by name; None for none.
     """
 
     name: str
     value: Any
     original: np.ndarray | None = None
+    further: dict | None = None
 
 
 def pictures(words, shape, whole):
@@ -75,20 +79,59 @@ def rows(words, width):
     ]
 
 
-def series(words, length, width):
+def table(words, columns):
+    """Rows of `.csv` files with the names of columns in the first line, as the model was trained on them.
+
+    Args:
+        words: list of paths.
+        columns: list of dicts, as of `keras_dl.recipes.prediction.source.Source`. Other columns are left out.
+
+    Raises:
+        FileError: if a column or a value is missing, or a category is none of the training. The message has the line.
+    """
+    found = []
+    for path in map(pathlib.Path, words):
+        _content(path)
+        rows = own_table.read_rows(path, own_table.names_of(columns))
+        values, _ = own_table.encoded(rows, columns, strict=True)
+        found += [Given(f"{path}:{line}", row[None]) for line, row in zip(rows.lines, values, strict=True)]
+    return found
+
+
+def series(words, length, width, padded=False):
     """One series of each `.csv` file: a line for each step of time, `width` numbers in a line.
 
     Args:
         words: list of paths.
-        length: int. Steps that the model takes. A shorter series is an error, as is a longer one.
+        length: int. Steps that the model takes. A longer series is an error.
         width: int.
+        padded: bool. Whether the model takes a mask, and with it shorter series, which are an error else.
     """
     found = []
     for path in words:
         values = [row for _, row in _table(pathlib.Path(path), width)]
-        if len(values) != length:
-            raise FileError(path, f"has {len(values)} steps of time; the model takes {length}.")
-        found.append(Given(str(path), np.float32([values])))
+        if len(values) > length or (len(values) < length and not padded):
+            raise FileError(path, f"has {len(values)} steps of time; the model takes {'at most ' * padded}{length}.")
+        rest = length - len(values)
+        mask = {"mask": np.arange(length)[None] < len(values)} if padded else None
+        found.append(Given(str(path), np.pad(np.float32([values]), ((0, 0), (0, rest), (0, 0))), further=mask))
+    return found
+
+
+def clouds(words, num_points, width):
+    """Clouds of `.npy`, `.ply`, `.off` and `.obj` files, moved and scaled as in training.
+
+    Raises:
+        FileError: if a file is none, or holds no points.
+    """
+    found = []
+    for path in map(pathlib.Path, words):
+        _content(path)
+        if width != 3 or path.suffix.lower() not in points.SUFFIXES:
+            raise FileError(
+                path, f"is no cloud of points of {width} coordinates. There are: {', '.join(points.SUFFIXES)}."
+            )
+        found.append(Given(str(path), points.read_cloud(path, points.POINTS)[None, :num_points]))
     return found
 
 

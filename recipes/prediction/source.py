@@ -23,6 +23,7 @@ class Source(NamedTuple):
         runner: `runner(names)` returns a `keras_dl.export.Runner` with at least these signatures.
         labels: tuple of str. Names of the classes; empty if they are not known.
         vocabularies: dict of tokenizers by name.
+        columns: list of dicts: the columns of an own table, as `keras_dl.recipes.data.table` has them; empty for none.
     """
 
     path: pathlib.Path
@@ -30,6 +31,7 @@ class Source(NamedTuple):
     runner: Callable[[list[str]], Runner]
     labels: tuple[str, ...] = ()
     vocabularies: dict[str, Symbols | Subwords] = {}
+    columns: tuple[dict, ...] = ()
 
 
 def open_source(path, trust=False) -> Source:
@@ -58,7 +60,8 @@ def open_source(path, trust=False) -> Source:
     }
     with reading(path, "a whole file: its vocabularies cannot be read", "Export the model again."):
         vocabularies = tokenizers(metadata.get("vocabularies", {}))
-    return Source(path, shapes, lambda names: runner, tuple(metadata.get("labels", ())), vocabularies)
+    labels, columns = (tuple(metadata.get(name, ())) for name in ("labels", "columns"))
+    return Source(path, shapes, lambda names: runner, labels, vocabularies, columns)
 
 
 def _of_run(path):
@@ -68,12 +71,13 @@ def _of_run(path):
     report = read_json(path / "report.json", {"recipe": str})
     known = path / "vocabularies.json"
     vocabularies = read_vocabularies(known) if known.exists() else {}
-    return _of_model(path, load_model(path / "model.keras"), tuple(report.get("labels", ())), vocabularies)
+    labels, columns = (tuple(report.get(name, ())) for name in ("labels", "columns"))
+    return _of_model(path, load_model(path / "model.keras"), labels, vocabularies, columns)
 
 
-def _of_model(path, model, labels=(), vocabularies=None):
+def _of_model(path, model, labels=(), vocabularies=None, columns=()):
     entries = collect(model)
     shapes = {
         name: {key: (tuple(x.shape), x.dtype) for key, x in entry.inputs.items()} for name, entry in entries.items()
     }
-    return Source(path, shapes, lambda names: KerasRunner(model, 1, names), labels, vocabularies or {})
+    return Source(path, shapes, lambda names: KerasRunner(model, 1, names), labels, vocabularies or {}, columns)

@@ -15,7 +15,7 @@ from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, open_dataset,
 from keras_dl.recipes.training.recipe import Data
 from keras_dl.text import PADDING, START, Symbols
 
-FEATURES = {"bible": "kjv", "lm1b": "text"}
+FEATURES = {"bible": "kjv", "lm1b": "text", "text": "text"}  # the last is the form of own data
 LENGTH = 256  # characters of a text, including the end; longer texts are cut: 0.7% of the Bible's characters
 CHARACTERS = 252  # at most; all rarer ones are one token
 COUNTED = 100_000  # texts at most for the vocabulary and the trigrams

@@ -207,6 +207,16 @@ def published(options, num_points: int) -> Data:
     )
 
 
+def own(options, num_points: int) -> Data:
+    """`Data` of own clouds with a class each."""
+    builder = open_dataset(options)
+    splits = {
+        split: {"points": columns["points"], "target": columns["label"].astype("int32")}
+        for split, columns in builder.splits.items()
+    }
+    return from_memory(options, Clouds(splits, builder.labels), num_points, moves=True, **origin(builder))
+
+
 def segmented(serve, data):
     """The predicted class of each test point; of objects, among those that its category can have: int `(n, points)`."""
     inputs = {name: data.arrays[f"test/{name}"] for name in ("category", "points") if f"test/{name}" in data.arrays}

@@ -14,6 +14,7 @@ from keras_dl.extras import require
 from keras_dl.metrics import CocoMetric
 from keras_dl.objects import pad_targets
 from keras_dl.ops.letterbox import letterbox, letterbox_boxes, letterbox_frame, unletterbox_boxes
+from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training import augment_objects as augment
 from keras_dl.recipes.training.batches import fold_in, limit, open_dataset, origin, shuffled
 from keras_dl.recipes.training.recipe import Data
@@ -29,7 +30,7 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
     Args:
         options: `Options`.
         shape: `(height, width)` of the model's images. Others come in a letterbox.
-        max_boxes: int. Slots of the targets; a mosaic has four times as many.
+        max_boxes: int. Slots of the targets; a mosaic has four times as many. Own data has as many as it needs.
         change: `change(sample, seed) -> sample`, such as of `keras_dl.recipes.training.augment_objects`, for training
             images of `shape`. None for none.
         mosaic: float in [0, 1]. The share of training images that are mosaics of four, except in the last epochs.
@@ -47,44 +48,62 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
     tfds = require("tensorflow_datasets", extra="recipes")
     if mosaic and masks:
         raise ValueError(f"mosaic={mosaic} must be 0 with masks.")
-    builder = open_dataset(options)
+    builder, own = open_dataset(options), options.data is not None
+    if own:
+        max_boxes = builder.metadata["most"]
     feature = builder.info.features["image"]
     labels = tuple(builder.info.features["objects"].feature["label"].names)
-    same_size = None not in feature.shape
+    same_size = None not in feature.shape and not own
     decoders = None if same_size else {"image": tfds.decode.SkipDecoding()}
     faulty = "raise" if hasattr(builder, "SOURCE") else "drop"  # COCO has boxes without area
 
     def standard(example):
         """Image, perhaps encoded; its sides; boxes, classes, crowd, and perhaps the map."""
-        image, found = example["image"], example["objects"]
-        sides = tf.shape(image)[:2] if same_size else tf.io.extract_jpeg_shape(image)[:2]
-        crowd = found["is_crowd"] if "is_crowd" in found else found["is_difficult"]
+        image, found = example["image"], example if own else example["objects"]
+        if own:
+            sides, crowd = tf.ensure_shape(example["sides"], (2,)), example["crowd"]
+        else:
+            sides = tf.shape(image)[:2] if same_size else tf.io.extract_jpeg_shape(image)[:2]
+            crowd = found["is_crowd"] if "is_crowd" in found else found["is_difficult"]
         name = example["image/filename"]
 
         def padded(bbox, classes, crowd, sides, name):
-            boxes = bbox[:, [1, 0, 3, 2]] * sides[[1, 0, 1, 0]]
+            boxes = bbox if own else bbox[:, [1, 0, 3, 2]] * sides[[1, 0, 1, 0]]
             given = dict(num_classes=len(labels), max_boxes=max_boxes, names=[name], faulty=faulty)
             targets = pad_targets([boxes], [classes], [sides], crowd=[crowd], **given)
             return [targets[key][0] for key in ("boxes", "classes", "crowd")]
 
-        inputs = [found["bbox"], found["label"], crowd, sides, name]
+        inputs = [*(found[key] for key in (("boxes", "classes") if own else ("bbox", "label"))), crowd, sides, name]
         boxes, classes, crowd = tf.numpy_function(padded, inputs, [tf.float32, tf.int32, tf.bool], stateful=False)
         columns = [image, sides, tf.ensure_shape(boxes, (max_boxes, 4)), tf.ensure_shape(classes, (max_boxes,))]
         columns.append(tf.ensure_shape(crowd, (max_boxes,)))
         if masks:
-            # An object that is cut for want of a slot is background.
-            instance_map = tf.cast(example["instance_map"][..., 0], tf.int32)
-            columns.append(tf.where(instance_map <= max_boxes, instance_map, 0))
+            columns.append(example["number"] if own else fitting(tf.cast(example["instance_map"][..., 0], tf.int32)))
         return tuple(columns)
 
+    def fitting(instance_map):
+        """Without objects that are cut for want of a slot, which are background."""
+        return tf.where(instance_map <= max_boxes, instance_map, 0)
+
+    def drawn(number):
+        """The map of own data, whose row has a number only: images of several sides cannot be batched."""
+        instance_map = tf.numpy_function(builder.metadata["map_of"], [number], tf.int32, stateful=False)
+        return fitting(tf.ensure_shape(instance_map, (None, None)))
+
     def split(names, which):
-        dataset = builder.as_dataset(split=names, decoders=decoders, shuffle_files=False)
+        if own:
+            dataset = builder.rows(names)
+        else:
+            dataset = builder.as_dataset(split=names, decoders=decoders, shuffle_files=False)
         dataset = dataset.take(limit(which, options)).map(standard, tf.data.AUTOTUNE)
         return dataset.cache() if same_size else dataset
 
     def sample_of(image, sides, boxes, classes, crowd, *instance_map):
         """A sample of `shape`, and what is not in it."""
-        image = image if same_size else feature.decode_example(image)
+        if own:
+            image, instance_map = builder.decode("image", image), [drawn(x) for x in instance_map]
+        else:
+            image = image if same_size else feature.decode_example(image)
         image = tf.image.grayscale_to_rgb(image) if image.shape[-1] == 1 else image
         if not same_size or tuple(image.shape[:2]) != tuple(shape):
             image, boxes = letterbox(image, shape), letterbox_boxes(boxes, (sides[0], sides[1]), shape)
@@ -101,11 +120,12 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
 
     names, test_names = _splits(builder)
     train, test = split(names, "train"), split(test_names, "test")
+    validation = split("validation", "test") if own and "validation" in builder.counts else None
     slots = max_boxes * (4 if mosaic else 1)
 
     def epoch(number):
         order = fold_in(options.seed, number)
-        block = () if same_size else (SHUFFLED_FILES,)
+        block = () if same_size or own else (SHUFFLED_FILES,)
         streams = [shuffled(train, fold_in(options.seed, number, i), *block) for i in range(4 if mosaic else 1)]
         share = tf.where(number < options.epochs - PLAIN_EPOCHS, mosaic, 0.0)
 
@@ -143,6 +163,7 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
         labels=labels,
         input_shape=(*shape, 3),
         input_range="uint8 pixels in [0, 255]",
+        validation=None if validation is None else validation.map(as_served).batch(TEST_BATCH).prefetch(1),
         **origin(builder),
     )
 
@@ -155,7 +176,7 @@ def pair(sample):
 
 def _letterboxed_map(instance_map, shape):
     """By nearest neighbors, since numbers have no mean."""
-    height, width = instance_map.shape
+    height, width = tf.unstack(tf.shape(instance_map))
     top, left, *sides = letterbox_frame(height, width, shape)
     scaled = tf.image.resize(instance_map[..., None], tf.stack(sides), "nearest")
     return tf.ensure_shape(tf.image.pad_to_bounding_box(scaled, top, left, *shape)[..., 0], shape)
@@ -163,6 +184,8 @@ def _letterboxed_map(instance_map, shape):
 
 def _splits(builder):
     """The splits to train on, joined, and the one of the test. COCO's test split has no objects."""
+    if isinstance(builder, OwnData):
+        return "train", "test"
     present = set(builder.info.splits) or set(builder.as_dataset(shuffle_files=False))
     if builder.name == "coco" or "test" not in present:
         return "train", "validation"

@@ -72,8 +72,12 @@ def pixels(options, shape, low=0.75, high=1.33) -> Data:
     Raises:
         DataError: if the data set is not available.
     """
-    source = _folder(options) if options.dataset in FOLDERS else _of_tfds(options)
+    if options.data is not None:
+        source = _own(options)
+    else:
+        source = _folder(options) if options.dataset in FOLDERS else _of_tfds(options)
     train, test = (source.splits[split].take(limit(split, options)) for split in ("train", "test"))
+    validation = source.splits.get("validation")
     if source.same_size:
         train, test = train.cache(), test.cache()
 
@@ -97,6 +101,7 @@ def pixels(options, shape, low=0.75, high=1.33) -> Data:
     return Data(
         train=epoch,
         test=test.map(as_served, tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
+        validation=None if validation is None else validation.map(as_served).batch(TEST_BATCH).prefetch(1),
         num_train=int(train.cardinality()),
         num_test=int(test.cardinality()),
         calibration=calibration,
@@ -111,8 +116,8 @@ class _Source(NamedTuple):
     """Where images come from.
 
     Attributes:
-        splits: dict by "train" and "test" of a `tf.data.Dataset` of rows: tuples whose shapes are all the same, so that
-            files of images of unequal sides are not read yet.
+        splits: dict by "train", "test" and perhaps "validation" of a `tf.data.Dataset` of rows: tuples whose shapes are
+            all the same, so that files of images of unequal sides are not read yet.
         decode: function from a row to an image, uint8 `(height, width, channels)`, and int32 labels `(height, width)`.
         same_size: bool. Whether rows hold the images.
         channels: int.
@@ -147,6 +152,18 @@ def _of_tfds(options):
 
     splits = {split: rows(split) for split in ("train", "test")}
     return _Source(splits, decode, same_size, image.shape[-1], layout.labels, layout.turned, origin(builder))
+
+
+def _own(options):
+    """Own images and masks: paths, until they are used."""
+    builder = open_dataset(options)
+
+    def decode(image, mask):
+        mask = tf.numpy_function(builder.metadata["read_mask"], [mask], tf.int32, stateful=False)
+        return builder.decode("image", image), tf.ensure_shape(mask, (None, None))
+
+    splits = {split: builder.rows(split).map(lambda row: (row["image"], row["mask"])) for split in builder.counts}
+    return _Source(splits, decode, False, 3, builder.labels, False, origin(builder))
 
 
 def _folder(options):

@@ -213,6 +213,11 @@ def series_tasks(cell, aim):
     }
 
 
+def own_tasks(cell):
+    """The task of own series with one cell."""
+    return {"series": Task(epochs=40, batch_size=16, variants=(cell,))}
+
+
 FUNCTIONS = dict(
     load_data=load_data,
     build_model=build_model,

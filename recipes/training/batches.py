@@ -2,10 +2,12 @@
 
 import contextlib
 import contextvars
+import pathlib
 
 import tensorflow as tf
 
-from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN
+from keras_dl.recipes.data.own import OwnData
+from keras_dl.recipes.training.recipe import SMOKE_TEST, SMOKE_TRAIN, OptionError
 
 # So many examples are shuffled at a time. TFDS writes its examples in a random order, so that mixing within a block is
 # enough for larger data.
@@ -16,11 +18,13 @@ _opened = contextvars.ContextVar("opened", default=None)  # the data sets that w
 
 
 def open_dataset(options):
-    """The prepared TFDS builder of the options' dataset.
+    """The prepared TFDS builder of the options' dataset, or own data, which has the same interface.
 
     Raises:
         DataError: if the data set is not available.
     """
+    if options.data is not None:
+        return _open_own(options)
     from keras_dl.recipes.datasets import prepare
 
     builder = prepare(options.dataset, data_dir=options.data_dir)
@@ -29,18 +33,49 @@ def open_dataset(options):
     return builder
 
 
+def _open_own(options):
+    """The `keras_dl.recipes.data.OwnData` of the options.
+
+    Raises:
+        OptionError: if it is missing, or is not what the run began with.
+        FileError: if a file is wrong.
+    """
+    from keras_dl.recipes.data import open_data
+
+    if not pathlib.Path(options.data).exists():
+        raise OptionError(f"The data of the run, {options.data}, is missing. Give its new place by --data PATH.")
+    data = open_data(options.data, options.dataset, options.seed, options.target)
+    data.check_unchanged(options.fingerprint)
+    if (opened := _opened.get()) is not None:
+        opened.append(data)
+    return data
+
+
 @contextlib.contextmanager
 def naming_damaged_data():
     """Turns TensorFlow's errors about damaged records of the data sets opened in the block into a `DataError`.
 
     Raises:
+        FileError: of own data; it names the file.
         DataError: it names the file. TensorFlow's errors give only a place in it.
     """
     token = _opened.set([])
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.FailedPreconditionError, tf.errors.NotFoundError) as error:
+    except (
+        tf.errors.DataLossError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.InvalidArgumentError,
+        tf.errors.NotFoundError,
+    ) as error:
         for builder in _opened.get():
+            if isinstance(builder, OwnData):
+                problem = builder.problem and builder.problem()
+                if problem:
+                    raise problem from error
+                continue
+            if isinstance(error, tf.errors.InvalidArgumentError):
+                continue
             damaged = _damaged_file(builder)
             if damaged:
                 from keras_dl.recipes.datasets import DataError
@@ -69,6 +104,8 @@ def _damaged_file(builder):
 
 def origin(builder) -> dict:
     """Name, version and license of a data set, as arguments of `Data`."""
+    if isinstance(builder, OwnData):
+        return builder.origin
     license = builder.info.redistribution_info.license or f"see {builder.info.homepage}"
     return dict(dataset=builder.info.full_name.rsplit("/", 1)[0], version=str(builder.version), licence=license)
 

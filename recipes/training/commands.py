@@ -14,7 +14,7 @@ import sys
 
 from keras_dl.files import FileError, read_arrays
 from keras_dl.loading import load_model
-from keras_dl.recipes.training import folder, recipe, runner
+from keras_dl.recipes.training import folder, own_options, recipe, runner
 from keras_dl.recipes.training.batches import naming_damaged_data
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
@@ -36,6 +36,7 @@ def recipes():
                 "summary": chosen.summary,
                 "dataset": dataset,
                 "datasets": list(chosen.tasks),
+                "own_data": list(chosen.own),
                 "metric": task.metric,
                 "aim": task.aim,
                 "higher_is_better": task.higher_is_better,
@@ -82,7 +83,12 @@ def prepare(name, data_dir=None):
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
-    With `resume`, an option that is None is taken from the run.
+    With `resume`, an option that is None or missing is taken from the run.
+
+    Raises:
+        OptionError: if an option does not fit, the recipe takes no own data of such a form, or the data of the run that
+            is resumed has changed.
+        FileError: if a file of own data is wrong. The message begins with its name.
     """
     chosen = recipe.find(name)
     path = pathlib.Path(output or pathlib.Path("runs") / name)
@@ -90,25 +96,42 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
         begun = dataclasses.asdict(folder.read_run(path).options)
         if begun["recipe"] != name:
             raise OptionError(f"{path} holds a run of {begun['recipe']}, not of {name}.")
-        if begun["dataset"] not in chosen.tasks:
+        if begun["data"] is None and begun["dataset"] not in chosen.tasks:
             raise OptionError(
                 f"{path / 'run.json'} names the data set {begun['dataset']!r}, which {name} does not have."
             )
-        given = {key: begun.get(key) if value is None else value for key, value in given.items()}
+        if begun["data"] is None and given.get("data") is not None:
+            raise OptionError(
+                f"--data: the run in {path} is of the data set {begun['dataset']}. Choose another --output."
+            )
+        if begun["data"] is not None:
+            begun["dataset"] = None  # it is found again, by its form
+        del begun["recipe"]
+        given = begun | {key: value for key, value in given.items() if value is not None}
+    if given.get("data") is not None:
+        given = own_options.options_of(chosen, given)
     defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": ()}
     given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
     options = chosen.options(**given)
     return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
 
 
+def check_data(path, form=None, target=None, seed=0):
+    """What own data holds: the document of `keras_dl.recipes.data.understand`."""
+    from keras_dl.recipes.data import understand
+
+    return understand(path, form, target, seed)
+
+
 @naming_damaged_data()
-def evaluate(path, data_dir=None, trust=False):
+def evaluate(path, data_dir=None, trust=False, data=None):
     """Measures a recipe's metric on a run's model or on an exported file.
 
     Args:
         path: the folder of a run, its model.keras, or a file that `keras-dl export` made from a run.
         data_dir: folder of TFDS.
         trust: bool. As `keras_dl.export.load` takes it, of an exported file.
+        data: path of the own data of the run, if it is not where it was. Its files must be the same.
 
     Returns:
         dict of `path, recipe, dataset, dataset_version, metric, value, test_examples`.
@@ -122,7 +145,7 @@ def evaluate(path, data_dir=None, trust=False):
 
     path = pathlib.Path(path)
     if _run_of(path):
-        options = _options_of(path, data_dir)
+        options = _options_of(path, data_dir, data)
         if not _has_data(options):
             raise OptionError(f"{_foreign(path, options)} Measure model.keras on your own data with Keras.")
         model, labels = _model_of(path), None
@@ -138,6 +161,7 @@ def evaluate(path, data_dir=None, trust=False):
         _compare_with_report(path)
         given = {name: metadata[name] for name in names} | {"variants": metadata.get("variants", ())}
         given["image_size"] = metadata.get("image_size")
+        given |= own_options.options_of_file(path, metadata, data)
         options = recipe.find(metadata["recipe"]).options(**given, data_dir=data_dir)
         labels = metadata.get("labels")
         outputs = [x for signature in contents["signatures"].values() for x in signature["outputs"].values()]
@@ -181,6 +205,7 @@ def export(
     modules=(),
     input_shapes=(),
     trust=False,
+    data=None,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
@@ -190,6 +215,7 @@ def export(
     `signatures` names those that the file holds; empty or None for all.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
     each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
+    `data` is the path of the own data of the run, if it is not where it was.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
@@ -216,7 +242,9 @@ def export(
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers)
     options["input_shapes"] = dict(map(_input_shape, input_shapes)) or None
-    settings = _options_of(path, data_dir) if run else None
+    settings = _options_of(path, data_dir, data) if run else None
+    if data is not None and not run:
+        raise OptionError(f"--data is for the run of a recipe; {path} is none.")
     if not run:
         _import(modules)
     model = _model_of(path) if run else _load_model(path, trust)
@@ -225,10 +253,10 @@ def export(
     if run and _has_data(settings):
         if calibration:
             raise OptionError("--calibration is for a Keras file; a run is calibrated with its own training data.")
-        chosen, task, data = _parts(settings)
-        options["calibration"] = _calibration(chosen, model, data, calibration_samples, signatures)
-        options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, data))
-        options["metadata"] = _metadata(chosen, model, settings, data)
+        chosen, task, examples = _parts(settings)
+        options["calibration"] = _calibration(chosen, model, examples, calibration_samples, signatures)
+        options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, examples))
+        options["metadata"] = _metadata(chosen, model, settings, examples)
     else:
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
         if calibration:
@@ -316,9 +344,13 @@ def _run_of(path):
     return run if (run / "run.json").exists() else None
 
 
-def _options_of(path, data_dir):
-    """The `Options` of a run."""
-    return dataclasses.replace(folder.read_run(_run_of(path)).options, data_dir=data_dir)
+def _options_of(path, data_dir, data=None):
+    """The `Options` of a run, with its own data at the path `data` if that is given."""
+    options = folder.read_run(_run_of(path)).options
+    if data is not None and options.data is None:
+        raise OptionError(f"--data: the run in {_run_of(path)} is of the data set {options.dataset}, not of own data.")
+    data = options.data if data is None else str(pathlib.Path(data).expanduser().absolute())
+    return dataclasses.replace(options, data_dir=data_dir, data=data)
 
 
 def _model_of(path):
@@ -368,7 +400,7 @@ def _load_model(path, trust=False):
 def _parts(options):
     """`(recipe, task, data)`, with the data of the variant that was saved."""
     chosen = recipe.find(options.recipe)
-    return chosen, chosen.tasks[options.dataset], chosen.load_data(options, chosen.variants(options)[0])
+    return chosen, chosen.task(options), chosen.load_data(options, chosen.variants(options)[0])
 
 
 def _metadata(chosen, model, options, data):
@@ -377,7 +409,7 @@ def _metadata(chosen, model, options, data):
         "keras_dl": __version__,
         "recipe": chosen.name,
         "model": type(model).__name__,
-        "dataset": options.dataset,
+        "dataset": options.dataset if options.data is None else data.dataset,
         "dataset_version": data.version,
         "license": data.licence,
         "labels": list(data.labels),
@@ -387,6 +419,11 @@ def _metadata(chosen, model, options, data):
         "variants": list(options.variants),
         "image_size": options.image_size,
     }
+    if options.data is not None:  # not its path, which is nobody's business where the file goes
+        own = {"form": options.dataset, "target": options.target, "fingerprint": options.fingerprint}
+        metadata["own_data"] = own
+    if data.columns:
+        metadata["columns"] = data.columns
     return metadata | ({"vocabularies": data.vocabularies} if data.vocabularies else {})
 
 

@@ -30,6 +30,7 @@ from keras_dl.recipes.training.report import read_json, versions, write_json
 
 # Options that may differ when a run is continued: the folder of the data does not change the result.
 NOT_KEPT = ("data_dir",)
+MAY_DIFFER = (*NOT_KEPT, "data")  # own data may have moved; its fingerprint stays
 
 _RECORD = {"options": dict, "versions": dict, "jit": (dict, type(None)), "resumed": int, "replaces": (str, type(None))}
 _JIT = ("jit", "jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s")
@@ -113,6 +114,8 @@ def open_run(path, options, resume=False, overwrite=False):
             folder = _begin(path, options)
         elif resume:
             folder = _continue(path)
+            if options.data != folder.options.data:  # own data that has moved
+                folder.update(options=folder.record["options"] | {"data": options.data})
         else:
             _move_aside(path)
             path.mkdir(exist_ok=True)
@@ -151,7 +154,7 @@ def check(path, options, resume=False, overwrite=False):
             raise OptionError(f"{previous} is in the way: move it, or choose another --output.")
     elif resume:
         begun = read_run(path).options
-        for name in (field.name for field in dataclasses.fields(Options) if field.name not in NOT_KEPT):
+        for name in (field.name for field in dataclasses.fields(Options) if field.name not in MAY_DIFFER):
             kept, given = getattr(begun, name), getattr(options, name)
             if given != kept:
                 raise OptionError(

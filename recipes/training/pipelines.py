@@ -1,5 +1,7 @@
 """Pipelines from TensorFlow Datasets to `Data`: images with one label, and tables by folds of a cross-validation."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -9,6 +11,8 @@ from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, limit, open_d
 from keras_dl.recipes.training.recipe import Data
 
 IMAGENET_SHAPE = (224, 224, 3)
+OWN_SIDE = 64  # of own images, by default: small networks from scratch take minutes on two cores
+MOST_BYTES = 1 << 29  # of decoded own images in memory
 
 
 def augmented_images(options, **digits):
@@ -16,8 +20,13 @@ def augmented_images(options, **digits):
 
     Args:
         options: `Options`.
-        digits: keyword arguments of `keras_dl.recipes.training.augment.affine`, for any other data set.
+        digits: keyword arguments of `keras_dl.recipes.training.augment.affine`, for any other data set. `pixels` are
+            those of an image of 28 pixels. Own images are not mirrored, since signs and letters would become others.
     """
+    if options.data is not None:
+        return images(
+            options, lambda i, seed: affine(i, seed, **digits | {"pixels": digits["pixels"] / 28 * i.shape[0]})
+        )
     if options.dataset == "imagenet2012":
         shape = sized(options, IMAGENET_SHAPE)
         return images(options, lambda i, seed: random_resized_crop(i, seed, shape), IMAGENET_SHAPE)
@@ -35,7 +44,8 @@ def images(options, augment=None, image_shape=None):
         image_shape: `(height, width, channels)` of the model's input. None for the shape of the data set, which must
             then be the same for all images. `--image-size` sets its sides. Images of one size are scaled to it. Test
             images of several sizes are scaled to cover it with a margin of 1/7 (256 pixels for 224), and cropped in
-            the middle.
+            the middle. Own images are scaled first, without a margin as `keras-dl predict` does, and then augmented;
+            by default to `OWN_SIDE`, unless all have one size that is not larger.
 
     Returns:
         `Data`. Test images are uint8; training images are uint8, or float32 with augmentation.
@@ -46,21 +56,28 @@ def images(options, augment=None, image_shape=None):
     tfds = require("tensorflow_datasets", extra="recipes")
     builder = open_dataset(options)
     feature = builder.info.features["image"]
-    same_size = None not in feature.shape
-    image_shape = sized(options, image_shape or feature.shape)
-    margin = 0 if same_size else 1 / 7
+    own = options.data is not None
+    image_shape = sized(options, own_shape(feature.shape) if own else image_shape or feature.shape)
+    same_size = None not in feature.shape and not (own and _is_large(builder))
+    margin = 0 if same_size or own else 1 / 7
     # Images of several sizes cannot be batched for shuffling: they stay encoded until they are used.
     decoders = None if same_size else {"image": tfds.decode.SkipDecoding()}
     decode = (lambda image: image) if same_size else feature.decode_example
+    if own and not same_size:  # photographs are large: only their paths are shuffled
+        decode = functools.partial(builder.decode, "image")
 
     def split(name):
-        dataset = builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
+        if own and not same_size:
+            dataset = builder.rows(name)
+        else:
+            dataset = builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
         dataset = dataset.map(lambda example: (example["image"], example["label"]), tf.data.AUTOTUNE)
         dataset = dataset.take(limit(name, options))
         return dataset.cache() if same_size else dataset
 
     train = split("train")
     test = split("test" if "test" in _splits(builder) else "validation")
+    validation = split("validation") if own and "validation" in builder.counts else None
 
     def epoch(number):
         order = fold_in(options.seed, number)
@@ -68,6 +85,8 @@ def images(options, augment=None, image_shape=None):
         def prepare(index, example):
             image, label = example
             image = decode(image)
+            if own:
+                image = resize_and_crop(image, image_shape, margin)
             if augment is None:
                 return resize_and_crop(image, image_shape, margin), label
             return _scaled(augment(image, tf.random.fold_in(order, index)), image_shape, margin), label
@@ -91,8 +110,30 @@ def images(options, augment=None, image_shape=None):
         labels=tuple(builder.info.features["label"].names),
         input_shape=image_shape,
         input_range="uint8 pixels in [0, 255]",
+        validation=None if validation is None else validation.map(as_served).batch(TEST_BATCH).prefetch(1),
         **origin(builder),
     )
+
+
+def own_shape(shape):
+    """The default shape for own images: theirs, if it is one and not larger than `OWN_SIDE`.
+
+    Args:
+        shape: `(height, width, channels)`, None for sides that differ.
+
+    Example:
+
+    >>> own_shape((28, 28, 1)), own_shape((None, None, 3)), own_shape((480, 640, 3))
+    ((28, 28, 1), (64, 64, 3), (64, 64, 3))
+    """
+    height, width, channels = shape
+    small = None not in (height, width) and max(height, width) <= OWN_SIDE
+    return tuple(shape) if small else (OWN_SIDE, OWN_SIDE, channels)
+
+
+def _is_large(builder):
+    """Whether the decoded images of own data fill too much memory."""
+    return sum(builder.counts.values()) * int(np.prod(builder.info.features["image"].shape)) > MOST_BYTES
 
 
 def folds(options, fold, num_folds=5):
@@ -124,6 +165,30 @@ def folds(options, fold, num_folds=5):
     parts = splitter(num_folds, shuffle=True, random_state=options.seed).split(x, y)
     train_rows, test_rows = list(parts)[fold]
     arrays = dict(x_train=x[train_rows], y_train=y[train_rows], x_test=x[test_rows], y_test=y[test_rows])
+    return _of_arrays(options, arrays, labels, **origin(builder))
+
+
+def table(options):
+    """`Data` of an own table, whose split it has or is made by seed: with `arrays` as of `folds`, and `columns`.
+
+    Raises:
+        FileError: if a value is missing or wrong.
+    """
+    builder, arrays = open_dataset(options), {}
+    for split in ("train", "test"):
+        rows, most = builder.splits[split], limit(split, options, most=None)
+        answer = "label" if "label" in rows else "target"
+        arrays |= {f"x_{split}": rows["features"][:most], f"y_{split}": rows[answer][:most]}
+    validation = builder.splits.get("validation")
+    if validation is not None:
+        validation = (validation["features"], validation["label" if "label" in validation else "target"])
+        validation = tf.data.Dataset.from_tensor_slices(validation).batch(TEST_BATCH)
+    columns = builder.metadata["columns"]
+    return _of_arrays(options, arrays, builder.labels, columns=columns, validation=validation, **origin(builder))
+
+
+def _of_arrays(options, arrays, labels, **others):
+    """`Data` of a table in memory."""
     train = tf.data.Dataset.from_tensor_slices((arrays["x_train"], arrays["y_train"]))
 
     def epoch(number):
@@ -137,14 +202,14 @@ def folds(options, fold, num_folds=5):
     return Data(
         train=epoch,
         test=tf.data.Dataset.from_tensor_slices((arrays["x_test"], arrays["y_test"])).batch(TEST_BATCH),
-        num_train=len(train_rows),
-        num_test=len(test_rows),
+        num_train=len(arrays["x_train"]),
+        num_test=len(arrays["x_test"]),
         calibration=calibration,
         labels=labels,
-        input_shape=x.shape[1:],
+        input_shape=arrays["x_train"].shape[1:],
         input_range="float32 columns, raw",
         arrays=arrays,
-        **origin(builder),
+        **others,
     )
 
 

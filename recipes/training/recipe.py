@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import math
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 MOST_EPOCHS = 1_000_000
 MOST_PIXELS = 4096
+
+SIZED_FORMS = ("images", "boxes", "masks")  # forms of own data with images, which take --image-size
 
 # `--smoke` trains for seconds: one variant, without a baseline, on few examples, for few epochs.
 SMOKE_TRAIN = 256
@@ -55,6 +58,9 @@ class Options:
         image_size: int in [1, 4096] or None. Height and width of the images that the model takes. None for the recipe's
             own.
         data_dir: str or None. The folder of TFDS. None for the default of TFDS.
+        data: str or None. The path of own data; `dataset` is then its form, one of the recipe's `own`.
+        target: str or None. The column to predict, of a table.
+        fingerprint: str or None. That of the own data: a run goes on only with the same.
     """
 
     recipe: str
@@ -70,6 +76,9 @@ class Options:
     learning_rate: float | None = None
     image_size: int | None = None
     data_dir: str | None = None
+    data: str | None = None
+    target: str | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "variants", tuple(self.variants))  # JSON has a list
@@ -86,6 +95,9 @@ class Options:
                 raise OptionError(f"--{name} {getattr(self, name)} must be one of {', '.join(choices)}.")
         for name in ("recipe", "dataset"):
             self._checked(name, str)
+        for name in ("data", "target", "fingerprint"):
+            if getattr(self, name) is not None:
+                self._checked(name, str)
         self._checked("smoke", bool)
         if self.baseline is not None:
             self._checked("baseline", bool)
@@ -106,15 +118,18 @@ class Options:
         return default if self.learning_rate is None else self.learning_rate
 
     def command(self, jit):
-        """The command that repeats the run: all options that decide the result, and no path.
+        """The command that repeats the run: all options that decide the result, and no path but that of own data.
 
         Args:
             jit: bool. Whether the run used XLA. It stands for `"auto"`, which might choose differently the next time.
         """
         words = ["keras-dl", "train", self.recipe]
-        values = {name: getattr(self, name) for name in ("dataset", "epochs", "batch_size", "seed", "jit", "precision")}
+        source = "dataset" if self.data is None else "data"
+        values = {name: getattr(self, name) for name in (source, "epochs", "batch_size", "seed", "jit", "precision")}
         for name, value in (values | {"jit": "on" if jit else "off"}).items():
-            words += [flag(name), str(value)]
+            words += [flag(name), shlex.quote(str(value))]
+        if self.target is not None:
+            words += ["--target", shlex.quote(self.target)]
         for variant in self.variants:
             words += ["--variant", variant]
         if self.baseline is not None:
@@ -154,6 +169,8 @@ class Data:
             vocabularies.json, and in the metadata of each exported file.
         validation: `tf.data.Dataset` like `test`, of examples that are in neither split. The `val_*` entries of the
             history are measured on it, for `Recipe.stopping`. None for the test split, which then decides nothing.
+        columns: list of dicts, of a table with names: what each column of the file is, and which numbers it becomes
+            (`keras_dl.recipes.data.table`). It goes into the run and into exported files. Empty for other data.
     """
 
     train: Callable
@@ -170,6 +187,7 @@ class Data:
     arrays: dict = dataclasses.field(default_factory=dict)
     vocabularies: dict = dataclasses.field(default_factory=dict)
     validation: Any = None
+    columns: list = dataclasses.field(default_factory=list)
 
     def steps(self, options) -> int:
         """The training steps of all epochs together."""
@@ -299,6 +317,8 @@ class Recipe:
         model: str. Public name of the class that it trains.
         summary: str. One line for `keras-dl list`.
         tasks: dict of `Task` by dataset. The first dataset is the default.
+        own: dict of `Task` by the form of own data (`keras_dl.recipes.data.FORMS`), for `--data`. Empty if the recipe
+            takes none.
         load_data: `load_data(options, variant) -> Data`.
         build_model: `build_model(data, options, variant) -> keras.Model`, built and compiled. Random numbers of
             the training come from layers or from a `keras.random.SeedGenerator` that the model holds, so that their
@@ -336,6 +356,7 @@ class Recipe:
     snapshot: Callable | None = None
     figures: Callable | None = None
     begin: Callable | None = None
+    own: dict[str, Task] = dataclasses.field(default_factory=dict)
 
     @property
     def reproduced(self) -> tuple[str, ...]:
@@ -349,10 +370,13 @@ class Recipe:
         Raises:
             OptionError: if a value is out of its range, or the recipe has no such dataset or variant.
         """
+        own = others.get("data") is not None
+        tasks = self.own if own else self.tasks
         dataset = dataset or next(iter(self.tasks))
-        if dataset not in self.tasks:
-            raise OptionError(f"--dataset {dataset} must be one of {', '.join(self.tasks)} for {self.name}.")
-        task = self.tasks[dataset]
+        if dataset not in tasks:
+            what = "The form of --data" if own else "--dataset"
+            raise OptionError(f"{what} {dataset} must be one of {', '.join(tasks)} for {self.name}.")
+        task = tasks[dataset]
         epochs = task.epochs if epochs is None else epochs
         default = min(task.batch_size, SMOKE_TRAIN) if smoke else task.batch_size
         options = Options(
@@ -372,12 +396,16 @@ class Recipe:
         Raises:
             OptionError: if the recipe has no such dataset or variant, or they exclude each other.
         """
-        if options.dataset not in self.tasks:
+        if options.data is None and options.dataset not in self.tasks:
             raise OptionError(
                 f"--dataset {options.dataset} must be one of {', '.join(self.tasks)} for {self.name}. For other data, "
                 "add a Task to the recipe, or train its model with `fit`: see Training in the documentation."
             )
-        task, chosen = self.tasks[options.dataset], options.variants
+        if options.data is not None and options.dataset not in self.own:
+            raise OptionError(f"{self.name} takes no own data of the form {options.dataset!r}.")
+        if options.target is not None and options.data is None:
+            raise OptionError(f"--target {options.target} is for an own table: give it by --data PATH.")
+        task, chosen = self.task(options), options.variants
         for name in chosen:
             if name not in task.variants:
                 raise OptionError(f"--variant {name} must be one of {', '.join(task.variants)} on {options.dataset}.")
@@ -389,12 +417,19 @@ class Recipe:
             raise OptionError(f"--no-baseline excludes --variant {', '.join(chosen)}, which only serves as a baseline.")
         if options.learning_rate is not None and not self.takes_learning_rate:
             raise OptionError(f"--learning-rate: the schedule of {self.name} has none to set.")
-        if options.image_size is not None and not self.takes_image_size:
+        if options.image_size is not None and not self._sized(options):
             raise OptionError(f"--image-size: {self.name} has none to set.")
+
+    def _sized(self, options):
+        return options.dataset in SIZED_FORMS if options.data is not None else self.takes_image_size
+
+    def task(self, options) -> Task:
+        """The `Task` of these options."""
+        return (self.tasks if options.data is None else self.own)[options.dataset]
 
     def variants(self, options) -> tuple[str, ...]:
         """The variants that a run with these options trains. The first one is saved as model.keras."""
-        task = self.tasks[options.dataset]
+        task = self.task(options)
         names = options.variants or task.variants
         if options.smoke and not options.variants:
             names = (*names[:1], *(task.baselines if options.baseline else ()))
@@ -404,7 +439,7 @@ class Recipe:
         """Whether a run with these options measures the baseline."""
         if options.baseline is not None or options.smoke:
             return bool(options.baseline)
-        baselines = self.tasks[options.dataset].baselines
+        baselines = self.task(options).baselines
         return not baselines or bool(set(baselines) & set(self.variants(options)))
 
 
@@ -417,6 +452,11 @@ def find(name):
     if name not in NAMES:
         raise OptionError(f"There is no recipe {name!r}. Choose one of: {', '.join(NAMES)}.")
     return importlib.import_module(f"keras_dl.recipes.{name}").RECIPE
+
+
+def takers(form) -> tuple[str, ...]:
+    """The names of the recipes that take own data of a form."""
+    return tuple(name for name in NAMES if form in find(name).own)
 
 
 def run_as_script(name):

@@ -4,8 +4,12 @@ Keys, all at the top level:
 
     recipe            str    name of the recipe
     model             str    public class of the model
-    dataset           str    name in TensorFlow Datasets
-    dataset_version   str
+    dataset           str    name in TensorFlow Datasets, or of the folder or file of own data
+    dataset_version   str    of own data its fingerprint
+    data              str    path of own data, null without; this and the next two are missing before version 0.2
+    form              str    of own data, null without
+    target            str    column that is predicted, given with --target, null without
+    columns           list   of dicts, the columns of a table with names; empty for other data
     license           str    of the data
     labels            list   of str, names of the classes; empty without classes, missing before version 0.2
     metric            str    name of the metric, measured on the test split
@@ -79,6 +83,10 @@ def build(recipe, outcome, baseline, jit, resumed):
         "model": type(outcome.model).__name__,
         "dataset": data.dataset,
         "dataset_version": data.version,
+        "data": options.data,
+        "form": None if options.data is None else options.dataset,
+        "target": options.target,
+        "columns": data.columns,
         "license": data.licence,
         "labels": list(data.labels),
         "metric": task.metric,

@@ -91,7 +91,7 @@ def _settings(options):
 
 
 def _run(recipe, options, folder, tensorboard):
-    task = recipe.tasks[options.dataset]
+    task = recipe.task(options)
     variants = recipe.variants(options)
     trained, models = {}, {}
     for variant in sorted(variants, key=(task.order or variants).index):

@@ -1,0 +1,100 @@
+"""The forms of own data, and how the form of a path is found."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keras_dl.recipes.data import boxes, images, masks, points, series, table, texts
+from keras_dl.recipes.data.own import OwnData
+from keras_dl.recipes.training.recipe import OptionError
+
+
+class Form(NamedTuple):
+    """One form.
+
+    Attributes:
+        name: str.
+        title: str. What it is, in words.
+        layout: str. Where its files are.
+        accepts: `accepts(path) -> bool`: whether a path looks like it.
+        read: `read(path, seed, target) -> OwnData`.
+    """
+
+    name: str
+    title: str
+    layout: str
+    accepts: Callable
+    read: Callable
+
+
+JSON = "PATH/annotations.json and PATH/images/*.jpg"
+MASKS = "PATH/images/*.jpg and PATH/masks/*.png"
+MARKED = ("boxes", "masks")  # forms of folders of images that are not named by classes
+TABLES = ("table", "values")  # forms with columns to choose the target from
+FORMS = {
+    form.name: form
+    for form in (
+        Form("boxes", "images with boxes in COCO's JSON", JSON, boxes.accepts, boxes.read),
+        Form("instances", "images with masks in COCO's JSON", JSON, boxes.accepts, boxes.read_instances),
+        Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
+        Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
+        Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
+        Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
+        Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
+        Form("text", "a text in each line", "PATH.txt", texts.accepts_text, texts.read_text),
+        Form("pairs", "pairs of texts with a tab between", "PATH.tsv", texts.accepts_pairs, texts.read_pairs),
+        # The same reader, which finds out what the target is: it is never the form that a path looks like.
+        Form("values", "a table with values to predict", "PATH.csv", lambda path: False, table.read),
+    )
+}
+
+
+def find_form(path, wanted=None, who="keras-dl data check") -> Form:
+    """The form that a path has.
+
+    Args:
+        path: `pathlib.Path`.
+        wanted: sequence of names of forms; the first that fits is taken. None for all.
+        who: str. Who wants them, for errors.
+
+    Raises:
+        OptionError: if there is nothing at the path, or it has another form.
+    """
+    if not path.exists():
+        raise OptionError(f"--data {path} does not exist.")
+    fitting = [form for form in FORMS.values() if form.accepts(path)]
+    if any(form.name in MARKED for form in fitting):
+        fitting = [form for form in fitting if form.name != "images"]
+    names = list(FORMS) if wanted is None else list(wanted)
+    for name in names:
+        if FORMS[name] in fitting:
+            return FORMS[name]
+    takes = "; ".join(f"{FORMS[name].title} ({FORMS[name].layout})" for name in names)
+    holds = f" It looks like {' or '.join(form.title for form in fitting)}." if fitting else ""
+    raise OptionError(f"--data {path} does not have a form that {who} takes: {takes}.{holds} See docs/own_data.md.")
+
+
+def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl data check") -> OwnData:
+    """Reads own data.
+
+    Args:
+        path: str or path.
+        form: str, one of `FORMS`; None to find it.
+        seed: int. Of the split, where the data has none.
+        target: str. The column to predict, for tables.
+        wanted, who: as `find_form` takes them.
+
+    Raises:
+        OptionError: if there is no such form, or the path has another.
+        FileError: if a file is wrong. The message begins with its name.
+    """
+    path = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))  # also without `..` in it
+    if form is not None and form not in FORMS:
+        raise OptionError(f"--form {form} must be one of {', '.join(FORMS)}.")
+    if form is not None and not path.exists():
+        raise OptionError(f"--data {path} does not exist.")
+    chosen = find_form(path, wanted, who) if form is None else FORMS[form]
+    if target is not None and chosen.name not in TABLES:
+        raise OptionError(f"--target {target} is for tables; {path} holds {chosen.title}.")
+    return chosen.read(path, seed, target)

@@ -1,0 +1,176 @@
+"""Images in folders by class: the layout of `tfds.ImageFolder`, or without `train` and `test` above.
+
+PATH/daisy/1.jpg, PATH/rose/2.jpg                          a split is made by seed
+PATH/train/daisy/1.jpg, PATH/test/daisy/2.jpg              the split is given; `val` is a third part, or the test
+"""
+
+import collections
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dl.extras import require
+from keras_dl.files import FileError
+from keras_dl.recipes.data.own import OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHERS = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2")
+FORMATS = ("JPEG", "MPO", "PNG")  # as Pillow calls them; cameras write MPO, which begins with a JPEG
+GRAY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
+CONVERT = "Convert it to PNG or JPEG."
+
+
+def accepts(path):
+    """Whether a folder holds folders of pictures."""
+    if not path.is_dir():
+        return False
+    above = list((split_folders(path) or {"": path}).values())
+    return any(_is_picture(file) for part in above for folder in subfolders(part) for file in folder.iterdir())
+
+
+def _is_picture(file):
+    return file.suffix.lower() in SUFFIXES + OTHERS and not file.name.startswith(".")
+
+
+def read(path, seed=0, target=None) -> OwnData:
+    """The images of a folder.
+
+    Raises:
+        FileError: if there are fewer than two classes, a class has no image, or a file is no image; the message has
+            its name.
+    """
+    given = split_folders(path)
+    parts = {split: _classes(folder) for split, folder in (given or {"train": path}).items()}
+    names = tuple(sorted(set().union(*parts.values())))
+    if len(names) < 2:
+        raise FileError(path, f"has the class {names[0]!r} alone. A classifier needs two folders of pictures.")
+    for split, classes in parts.items():
+        for name in classes.keys() - parts["train"].keys():
+            raise FileError(given[split] / name, "is a class that the training split does not have.")
+    parts = with_test(parts)
+    rows = {split: _rows(classes, names) for split, classes in parts.items()}
+    headers = {file: header(file) for part in rows.values() for file, _ in part}
+    how = "as the folders have it"
+    if "test" not in rows:
+        labels = np.array([label for _, label in rows["train"]])
+        train, test = divided(labels, seed, names, path)
+        rows = {"train": [rows["train"][i] for i in train], "test": [rows["train"][i] for i in test]} | {
+            split: part for split, part in rows.items() if split != "train"
+        }
+        how = by_seed(seed)
+    else:
+        rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
+    features = require("tensorflow_datasets", extra="recipes").features
+    sizes = collections.Counter(size for size, _ in headers.values())
+    channels = 1 if all(mode in GRAY for _, mode in headers.values()) else 3
+    height, width = next(iter(sizes)) if len(sizes) == 1 else (None, None)
+    splits = {
+        split: {
+            "image": np.array([str(file) for file, _ in part]),
+            "label": np.array([label for _, label in part], "int64"),
+        }
+        for split, part in rows.items()
+    }
+    ignored = [x for classes in parts.values() for files in classes.values() for x in files[1]]
+    files = sorted(headers)
+    return OwnData(
+        path=path,
+        form="images",
+        features={
+            "image": features.Image(shape=(height, width, channels)),
+            "label": features.ClassLabel(names=names),
+        },
+        splits=splits,
+        files=files,
+        how=how,
+        labels=names,
+        facts=size_facts(sizes, channels),
+        notes=ignored_note(ignored),
+        problem=lambda: first_broken(files, channels),
+    )
+
+
+def _classes(folder):
+    """dict by class of `(pictures, other files)`."""
+    found = {}
+    for one in subfolders(folder):
+        files = sorted(x for x in one.iterdir() if not x.name.startswith("."))
+        pictures = [x for x in files if x.is_file() and _is_picture(x)]
+        if not pictures:
+            inner = next(iter(subfolders(one)), None)
+            why = (
+                f" It has the folder {inner.name}: give --data {one}, if its folders are the classes." if inner else ""
+            )
+            raise FileError(one, f"is the folder of a class, and holds no picture ({', '.join(SUFFIXES)}).{why}")
+        found[one.name] = (pictures, [x for x in files if x.is_file() and not _is_picture(x)])
+    if not found:
+        raise FileError(folder, "has no folder for each class. Put the pictures of a class into a folder of its name.")
+    return found
+
+
+def _rows(classes, names):
+    return [(file, names.index(name)) for name in sorted(classes) for file in classes[name][0]]
+
+
+def header(file):
+    """`((height, width), mode)` of a picture, from the start of its file.
+
+    Raises:
+        FileError: if it is not a PNG or JPEG.
+    """
+    image = require("PIL.Image", extra="recipes")
+    file = pathlib.Path(file)
+    if file.suffix.lower() not in SUFFIXES:
+        raise FileError(file, f"is of a kind that is not read. {CONVERT}")
+    try:
+        with image.open(file) as opened:
+            kind, (width, height), mode = opened.format, opened.size, opened.mode
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
+        raise FileError(file, f"is no picture: {_first_line(error, file)}. Delete it, or save it again.") from error
+    if kind not in FORMATS:
+        raise FileError(file, f"holds {kind}, in spite of its name. {CONVERT}")
+    return (height, width), mode
+
+
+def _first_line(error, file):
+    if not file.stat().st_size:
+        return "it is empty"
+    return str(error).splitlines()[0].split(" '")[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def first_broken(files, channels=3):
+    """What is wrong with the first file that does not decode as training decodes it: a `FileError`, or None."""
+    for file in files:
+        try:
+            tf.io.decode_image(tf.io.read_file(str(file)), channels=channels, expand_animations=False)
+        except tf.errors.InvalidArgumentError:
+            return FileError(file, "is damaged: it begins as a picture, and does not end as one. Save it again.")
+        except tf.errors.NotFoundError:
+            return FileError(file, "is missing.")
+    return None
+
+
+def size_facts(sizes, channels):
+    """What is said of the sizes of images.
+
+    Args:
+        sizes: `Counter` of (height, width).
+        channels: int.
+    """
+    heights, widths = zip(*sizes, strict=True)
+    if len(sizes) == 1:
+        size = f"{heights[0]} x {widths[0]} pixels, all of them"
+    else:
+        size = f"{min(heights)} to {max(heights)} pixels high, {min(widths)} to {max(widths)} wide"
+    return {"sizes": size, "channels": "1, gray" if channels == 1 else "3, red, green and blue"}
+
+
+def ignored_note(files):
+    """A note about files that are no pictures: list of at most one str."""
+    if not files:
+        return []
+    shown = ", ".join(sorted(x.name for x in files)[:3]) + (", ..." if len(files) > 3 else "")
+    return [f"left out {len(files)} {'file that is' if len(files) == 1 else 'files that are'} no picture: {shown}"]

@@ -1,0 +1,110 @@
+"""Own data drawn for tests: what users have in their folders, small."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+SHAPES = ("bar", "ring")
+
+
+def picture(shape, seed, sides=(20, 20), mode="RGB"):
+    """A bright bar or ring on a dark ground."""
+    random = np.random.default_rng(seed)
+    height, width = sides
+    y, x = np.mgrid[:height, :width]
+    radius = np.hypot((y + 0.5) / height - 0.5, (x + 0.5) / width - 0.5)
+    inside = np.abs(x - width / 2) < width / 6 if shape == "bar" else (radius > 0.25) & (radius < 0.42)
+    image = random.integers(0, 60, (height, width, 3)) + inside[..., None] * random.integers(120, 180, 3)
+    return Image.fromarray(image.astype("uint8")).convert(mode)
+
+
+def write_coco(folder, count=10, sides=lambda i: (40 + i, 60 - i), start=0, name="annotations.json", images="images"):
+    """Images of one bright rectangle each, or of none for every fifth, and COCO's JSON. Returns the document."""
+    (folder / images).mkdir(parents=True, exist_ok=True)
+    document = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "tall"}, {"id": 3, "name": "wide"}]}
+    document["categories"].append({"id": 9, "name": "unused"})
+    for i in range(start, start + count):
+        random, (height, width) = np.random.default_rng(i), sides(i)
+        image = random.integers(0, 60, (height, width, 3)).astype("uint8")
+        document["images"].append({"id": i, "file_name": f"{i:03d}.png", "height": height, "width": width})
+        if i % 5 < 4:
+            h, w = (20, 8) if i % 2 else (8, 20)
+            y, x = int(random.integers(0, height - h)), int(random.integers(0, width - w))
+            image[y : y + h, x : x + w] = random.integers(150, 255, 3)
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            entry = {"id": i, "image_id": i, "category_id": 7 if i % 2 else 3, "bbox": [x, y, w, h], "iscrowd": 0}
+            document["annotations"].append(entry | {"segmentation": [polygon], "area": h * w})
+        Image.fromarray(image).save(folder / images / f"{i:03d}.png")
+    (folder / name).write_text(json.dumps(document))
+    return document
+
+
+def write_masks(folder, count=10, values=(0, 1), sides=lambda i: (40 + i, 48)):
+    """Images of a bright rectangle, and masks of it."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for i in range(count):
+        random, (height, width) = np.random.default_rng(i), sides(i)
+        y, x = random.integers(0, height - 16), random.integers(0, width - 16)
+        inside = np.zeros((height, width), bool)
+        inside[y : y + 16, x : x + 16] = True
+        image = np.where(inside[..., None], random.integers(150, 255, 3), random.integers(0, 60, (height, width, 3)))
+        Image.fromarray(image.astype("uint8")).save(folder / "images" / f"{i}.png")
+        mask = np.where(inside, values[1 + i % (len(values) - 1)], values[0])
+        Image.fromarray(mask.astype("uint8")).save(folder / "masks" / f"{i}.png")
+    return folder
+
+
+def series(kind, seed, channels=2):
+    """A slow or a fast wave, 12 to 15 steps: `(steps, channels)`."""
+    random = np.random.default_rng(seed)
+    steps = np.arange(12 + seed % 4)
+    wave = np.sin(steps * (0.5 if kind == "slow" else 1.5) + random.uniform(0, 6))
+    return np.stack([wave * (i + 1) for i in range(channels)], -1) + random.normal(0, 0.05, (len(steps), channels))
+
+
+def write_series(folder, count=10):
+    """A CSV file for each series, in folders by class."""
+    for kind in ("fast", "slow"):
+        (folder / kind).mkdir(parents=True)
+        for i in range(count):
+            rows = [",".join(f"{x:.4f}" for x in row) for row in series(kind, i)]
+            (folder / kind / f"{i}.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    return folder
+
+
+def write_clouds(folder, count=5):
+    """Balls as arrays, and boxes as meshes of the format OFF."""
+    for kind in ("ball", "box"):
+        (folder / kind).mkdir(parents=True)
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    faces = ["0 1 3 2", "4 6 7 5", "0 4 5 1", "2 3 7 6", "0 2 6 4", "1 5 7 3"]
+    for i in range(count):
+        random = np.random.default_rng(i)
+        points = random.normal(size=(300, 3))
+        np.save(folder / f"ball/{i}.npy", 5 + points / np.linalg.norm(points, axis=1, keepdims=True))
+        lines = ["OFF", "8 6 0", *(" ".join(map(str, x)) for x in corners * random.uniform(1, 3, 3))]
+        (folder / f"box/{i}.off").write_text("\n".join([*lines, *(f"4 {face}" for face in faces)]) + "\n")
+    return folder
+
+
+def table(rows=60, seed=0):
+    """Lines of a table: two numbers and a category that decide a class, and a value that follows from them."""
+    random = np.random.default_rng(seed)
+    lines = ["height,width,soil,kind,weight"]
+    for _ in range(rows):
+        height, width, soil = random.uniform(1, 9), random.uniform(100, 300), random.choice(["clay", "sand"])
+        kind = "tall" if height > 5 else "broad" if soil == "clay" else "short"
+        lines.append(f"{height:.2f},{width:.1f},{soil},{kind},{height * width / 100 + (soil == 'clay'):.3f}")
+    return lines
+
+
+def write_pictures(folder, count=10, names=SHAPES, sides=(20, 20), mode="RGB", suffix="png"):
+    """A folder for each class with pictures of it."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            of = sides(i) if callable(sides) else sides
+            picture(SHAPES[names.index(name) % 2], i, of, mode).save(folder / name / f"{i:02d}.{suffix}")
+    return folder

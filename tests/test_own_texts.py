@@ -1,0 +1,98 @@
+"""Own texts: lines for a language model, pairs for a translator, their pipelines, and what is refused."""
+
+import numpy as np
+import pytest
+
+from keras_dl.files import FileError
+from keras_dl.recipes import transformer
+from keras_dl.recipes.data import open_data, understand
+from keras_dl.recipes.prediction import predict
+from keras_dl.recipes.tasks import characters
+from keras_dl.recipes.training import commands, recipe
+from keras_dl.text import Symbols
+
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+WORDS = dict(zip(NUMBERS, ("eins", "zwei", "drei", "vier", "fünf", "sechs"), strict=True))
+
+
+def write_pairs(file, count=60):
+    random = np.random.default_rng(0)
+    lines = []
+    for _ in range(count):
+        words = random.choice(NUMBERS, random.integers(1, 5))
+        lines.append(f"{' '.join(words)}\t{' '.join(WORDS[word] for word in words)}")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def options(name, form, file, **others):
+    return recipe.find(name).options(form, data=str(file), batch_size=4, **others)
+
+
+def test_lines_of_a_text(tmp_path):
+    file = tmp_path / "verses.txt"
+    long = " ".join(["word"] * 100)
+    file.write_text("\n\n".join([*("word " + "ä" * i for i in range(1, 19)), long]) + "\n", encoding="utf-8")
+    data = open_data(file)
+    assert (data.form, data.counts) == ("text", {"train": 16, "test": 4})
+    texts = sorted(text for columns in data.splits.values() for text in columns["text"])
+    assert [len(text) for text in texts if text.startswith("word word")] == [244, 254]
+    assert understand(file)["recipes"] == ["lstm"]
+    found = characters.load_data(options("lstm", "text", file), "lstm")
+    assert (found.num_train, found.num_test, found.input_shape) == (16, 4, (256,))
+    symbols = Symbols.from_json(found.vocabularies["characters"])
+    assert set(symbols.decode(found.arrays["test"])) == set(data.splits["test"]["text"])
+    inputs, targets = next(found.train(0).as_numpy_iterator())
+    np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+
+
+def test_pairs_of_texts(tmp_path):
+    file = write_pairs(tmp_path / "numbers.tsv")
+    data = open_data(file, "pairs")
+    assert (data.form, data.counts) == ("pairs", {"train": 48, "test": 12})
+    for source, target in zip(data.splits["test"]["source"], data.splits["test"]["target"], strict=True):
+        assert " ".join(WORDS[word] for word in source.split()) == target
+    found = transformer.load_data(options("transformer", "pairs", file), "model")
+    assert (found.num_train, found.num_test, found.input_shape) == (48, 12, (64,))
+    words = transformer.vocabulary(found)
+    inputs, labels = next(found.test.as_numpy_iterator())
+    assert set(words.decode(inputs["source"])) == set(data.splits["test"]["source"])
+    assert set(words.decode(labels)) == set(data.splits["test"]["target"])
+
+
+def test_pairs_that_are_too_long_are_left_out_and_counted(tmp_path, capfd):
+    file = write_pairs(tmp_path / "numbers.tsv", 20)
+    file.write_text(file.read_text() + "one " * 99 + "\tviele\n")
+    data = transformer.load_data(options("transformer", "pairs", file), "model")
+    assert data.num_train + data.num_test == 20
+    assert "1 pairs have a text of more than 64 tokens, and are left out" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", b"one\teins\ntwo zwei\n", "has 0 tabs in line 2; it must be a text, a tab, a text"),
+        ("a.tsv", b"one\teins\tuno\n", "has 2 tabs in line 1"),
+        ("a.tsv", b"one\teins\n\n\tzwei\n", "has no text before the tab in line 3"),
+        ("a.tsv", b"one\teins\n", "has one example, and no test split"),
+        ("a.txt", b"one\ntw\xff\n", "is not in UTF-8: line 2 has other bytes"),
+        ("a.txt", b"\n \n", "has no text"),
+    ],
+)
+def test_wrong_texts_are_named_with_their_line(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FileError, match=message):
+        open_data(tmp_path / name, "pairs" if name.endswith("tsv") else None)
+
+
+@pytest.mark.slow  # two networks are traced, and a translator searches
+def test_from_texts_to_an_answer(tmp_path):
+    file, run = write_pairs(tmp_path / "numbers.tsv", 200), tmp_path / "pairs"
+    report = commands.train("transformer", data=file, output=run, jit="off", smoke=True, baseline=True)
+    assert (report["form"], report["dataset"]) == ("pairs", "numbers")
+    exported = commands.export(run, signatures=["translate"], verify=False)["path"]
+    (answer,) = predict(exported, ["one two"])
+    assert isinstance(answer["text"], str)
+    (tmp_path / "lines.txt").write_text("\n".join(f"line {i} of a text" for i in range(80)))
+    report = commands.train("lstm", data=tmp_path / "lines.txt", output=tmp_path / "text", jit="off", smoke=True)
+    assert report["metric"] == "bits per character"
