@@ -111,6 +111,7 @@ GIVEN = {
     "docs/export.md": _images_model,
     "docs/quantization.md": _images_model,
     "docs/sequences.md": _sequences,
+    "docs/several_machines.md": _nothing,
     "docs/training.md": _training,
 }
 

@@ -79,10 +79,11 @@ def prepare(name, data_dir=None):
 
 
 @naming_damaged_data()
-def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
+def train(name, output=None, resume=False, overwrite=False, tensorboard=False, distribute=None, wait=None, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
-    With `resume`, an option that is None is taken from the run.
+    A worker that is not the first returns only `{"worker": its number}`. With `resume`, an option that is None is taken
+    from the run.
     """
     chosen = recipe.find(name)
     path = pathlib.Path(output or pathlib.Path("runs") / name)
@@ -95,10 +96,11 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
                 f"{path / 'run.json'} names the data set {begun['dataset']!r}, which {name} does not have."
             )
         given = {key: begun.get(key) if value is None else value for key, value in given.items()}
-    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": ()}
+    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": (), "accumulate": 1}
     given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
     options = chosen.options(**given)
-    return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
+    document = runner.train(chosen, options, path, resume, overwrite, tensorboard, distribute, wait)
+    return document if "worker" in document else document | {"output": str(path)}
 
 
 @naming_damaged_data()

@@ -55,6 +55,7 @@ class Options:
         image_size: int in [1, 4096] or None. Height and width of the images that the model takes. None for the recipe's
             own.
         data_dir: str or None. The folder of TFDS. None for the default of TFDS.
+        accumulate: int, at least 1. The weights move after so many batches, by the mean of their gradients.
     """
 
     recipe: str
@@ -70,10 +71,11 @@ class Options:
     learning_rate: float | None = None
     image_size: int | None = None
     data_dir: str | None = None
+    accumulate: int = 1
 
     def __post_init__(self):
         object.__setattr__(self, "variants", tuple(self.variants))  # JSON has a list
-        for name, most in (("epochs", MOST_EPOCHS), ("batch_size", 2**31 - 1)):
+        for name, most in (("epochs", MOST_EPOCHS), ("batch_size", 2**31 - 1), ("accumulate", 2**31 - 1)):
             value = self._checked(name, int)
             if value < 1:
                 raise OptionError(f"{flag(name)} {value} must be at least 1.")
@@ -122,6 +124,8 @@ class Options:
         for name in ("learning_rate", "image_size"):
             if getattr(self, name) is not None:
                 words += [flag(name), str(getattr(self, name))]
+        if self.accumulate > 1:
+            words += ["--accumulate", str(self.accumulate)]
         return " ".join([*words, "--smoke"] if self.smoke else words)
 
 
@@ -399,6 +403,11 @@ class Recipe:
         if options.smoke and not options.variants:
             names = (*names[:1], *(task.baselines if options.baseline else ()))
         return tuple(name for name in names if options.baseline is not False or name not in task.baselines)
+
+    def order(self, options) -> list[str]:
+        """The variants of a run, in the order in which they are trained."""
+        variants = self.variants(options)
+        return sorted(variants, key=(self.tasks[options.dataset].order or variants).index)
 
     def has_baseline(self, options) -> bool:
         """Whether a run with these options measures the baseline."""
