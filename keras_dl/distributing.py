@@ -33,6 +33,8 @@ import tensorflow as tf
 from keras.src import backend
 from keras.src.backend.tensorflow import trainer
 from keras.src.optimizers import base_optimizer
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
 
 from keras_dl.replicas import in_replica
 
@@ -54,6 +56,19 @@ def needs_axis() -> bool:
 def is_multi_worker(strategy) -> bool:
     """Whether other processes take part."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()
+
+
+def wait_for_signs(workers: int, seconds: float) -> None:
+    """Sets how long TensorFlow waits for a sign of life of a worker, before it makes a MultiWorkerMirroredStrategy.
+
+    Its 10 s end trainings on machines that are busy with other work. There is no public setting.
+    """
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        heartbeat_timeout_in_ms=int(1000 * seconds),
+        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=workers)],
+    )
 
 
 def build(model, keras_build, iterator=None, data_batch=None):

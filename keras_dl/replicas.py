@@ -22,14 +22,19 @@ def replica_mean(x):
     """
     if not in_replica():
         return x
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(x))
+    return _reduced(tf.distribute.ReduceOp.MEAN, x)
 
 
 def replica_sum(x):
     """The sum of a tensor over the replicas, which all must ask for it."""
     if not in_replica():
         return x
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.convert_to_tensor(x))
+    return _reduced(tf.distribute.ReduceOp.SUM, x)
+
+
+def _reduced(how, x):
+    # An argument of a graph is on no device, and TensorFlow reduces to the device of what it is given.
+    return tf.distribute.get_replica_context().all_reduce(how, tf.identity(tf.convert_to_tensor(x)))
 
 
 def share_of_loss(loss):

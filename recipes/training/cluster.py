@@ -19,14 +19,16 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from keras_dl.distributing import wait_for_signs
 from keras_dl.recipes.training import rendezvous
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.recipes.training.rendezvous import ClusterError
 from keras_dl.recipes.training.report import versions
-from keras_dl.replicas import local_value
+from keras_dl.replicas import local_value, replica_sum
 
 DISTRIBUTIONS = ("mirrored", "multi_worker")
+SECONDS_OF_PATIENCE = 600.0  # of TensorFlow, for a sign of life of a worker: the meeting notices earlier
 SECONDS_FOR_A_CAUSE = 20.0  # after an error of TensorFlow, until the other processes know whose it was
 
 
@@ -40,6 +42,10 @@ class Alone:
 
     def shared(self, dataset):
         return dataset
+
+    def steps(self, dataset):
+        """The number of batches, for `validation_steps`. None lets Keras find it, which it does for one device."""
+        return None
 
     def agreed(self, document):
         """The chief's document."""
@@ -104,6 +110,10 @@ class Team(Alone):
 
         return self.strategy.distribute_datasets_from_function(of_worker)
 
+    def steps(self, dataset):
+        known = int(dataset.cardinality())
+        return known if known > 0 else None
+
     def agreed(self, document):
         if self.meeting is None:
             return document
@@ -165,7 +175,7 @@ class Team(Alone):
 
 @tf.function
 def _sum(x):
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x)
+    return replica_sum(x)
 
 
 def _summary(tensor):
@@ -189,10 +199,11 @@ def find_workers():
     """
     if os.environ.get("TF_CONFIG"):
         return _from_config(os.environ["TF_CONFIG"])
-    if "SLURM_PROCID" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=int(os.environ.get("KERAS_DL_PORT", "8888")), gpus_per_node=0, gpus_per_task=0, auto_set_gpu=False
-        )
+    if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):
+        # Slurm itself gives GPUs to tasks. The resolver wants one for each, and without this it asks for them.
+        gpus = dict(gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]), gpus_per_task=1, auto_set_gpu=False)
+        port = int(os.environ.get("KERAS_DL_PORT", "8888"))
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=port, **gpus)
         addresses = resolver.cluster_spec().as_dict()["worker"]
         return resolver.task_id, list(addresses)
     raise OptionError(
@@ -249,6 +260,7 @@ def gathered(name, options, seconds=None):
         os.environ["TF_CONFIG"] = json.dumps(
             {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         )
+        wait_for_signs(len(addresses), SECONDS_OF_PATIENCE)
         team = Team(name, tf.distribute.MultiWorkerMirroredStrategy(), meeting)
         if index == 0:
             say(f"{len(addresses)} workers train on {team.replicas} replicas")

@@ -187,6 +187,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team)
             model.fit(
                 team.shared(epochs(data, done.epochs, options.epochs)),
                 validation_data=team.shared(validation),
+                validation_steps=team.steps(validation),
                 initial_epoch=done.epochs,
                 epochs=options.epochs,
                 steps_per_epoch=steps,
