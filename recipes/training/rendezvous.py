@@ -6,7 +6,7 @@ process hears both, and tells the others: TensorFlow itself would let some of th
 
     before the training    each says what it has; all must have the same; SECONDS_TO_MEET
     during the training    a sign of life every SECONDS_BETWEEN_SIGNS; without one for SECONDS_OF_SILENCE, it is lost
-    after a loss           all hear of it at once; each ends itself at the latest after SECONDS_TO_END
+    after a loss           all hear of it at once; each ends at the latest SECONDS_TO_END + 5 later
 
 Standard library only.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import queue
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -71,6 +72,7 @@ class Meeting:
         self._done = set()
         # The main thread may wait in TensorFlow, which nothing interrupts.
         self._ending = ending or (lambda: os._exit(1))
+        self._has_alarm = ending is None and hasattr(signal, "setitimer")
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -184,6 +186,8 @@ class Meeting:
             for line in self.lines.values():
                 line.send({"lost": message})
         self._news.put(None)
+        if self._has_alarm:  # the system's: Python's threads stop before TensorFlow has ended, which can take minutes
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END + 5)
         timer = threading.Timer(SECONDS_TO_END, self._ending)
         timer.daemon = True  # it ends with the process
         timer.start()
