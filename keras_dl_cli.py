@@ -263,6 +263,18 @@ def data_check(path, **options):
     help="Seconds, to see that everything works: one variant on a small part of the data, without a baseline.",
 )
 @click.option("--tensorboard", is_flag=True, help="Write curves to tensorboard/ in the folder.")
+@click.option(
+    "--distribute",
+    type=click.Choice(["mirrored", "multi_worker"]),
+    help="mirrored: on all GPUs of this machine. multi_worker: on the processes that TF_CONFIG or Slurm names. The "
+    "batch size is that of all together. [default: one device]",
+)
+@click.option(
+    "--wait", type=click.FloatRange(1), metavar="SECONDS", help="How long to wait for other workers. [default: 300]"
+)
+@click.option(
+    "--accumulate", type=int, help="Move the weights after so many batches, by the mean gradient. [default: 1]"
+)
 @data_dir_option
 def train(**options):
     """Train the recipe NAME. Writes a folder with the model, a report, the history and a picture.
@@ -283,7 +295,30 @@ def train(**options):
 
     smoke, variants = options.pop("smoke") or None, options.pop("variants") or None
     document = commands.train(smoke=smoke, variants=variants, **options)
+    if "worker" in document:
+        return document, f"worker {document['worker']} is done; worker 0 writes the run"
     return document, f"{report.describe(document)}\nin {document['output']}"
+
+
+@cli.command("launch", context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="train NAME [OPTIONS]...")
+def launch(workers, arguments):
+    """Start a training in several processes on this machine, to try out what runs on several.
+
+    When one of them ends with an error, all are ended.
+
+    \b
+    Example:
+      keras-dl launch --workers 2 train mlp --smoke
+    """
+    launching = _module("launching")
+    try:
+        code = launching.launch(workers, list(arguments))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if code:
+        raise SystemExit(code)
 
 
 @command(cli, "demo")
@@ -553,7 +588,7 @@ def _judge(error):
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] == "keras_dl"}
     if "OptionError" in names:
         return USAGE, str(error)
-    if names & {"ExportError", "Interrupted", "NonFiniteError", "DataError"}:
+    if names & {"ExportError", "Interrupted", "NonFiniteError", "DataError", "ClusterError"}:
         return FAILED, str(error)
     if isinstance(error, ImportError | OSError | ValueError):
         return FAILED, str(error)

@@ -6,7 +6,9 @@ from keras_dl import sublayers
 from keras_dl.arguments import check_keywords, config_arguments, renamed_arguments
 from keras_dl.compat import inner_layers, last_compiled_loss, no_shared_objects
 from keras_dl.compiling import check_loss, check_optimizer
+from keras_dl.distributing import Distributed
 from keras_dl.inputs import checked_inputs
+from keras_dl.replicas import share_of_loss
 from keras_dl.signatures import Signature, default_signatures
 
 
@@ -80,7 +82,7 @@ class Layer(_Described, keras.layers.Layer):
     """A `keras.layers.Layer` whose constructor arguments are its config."""
 
 
-class _Published(_Described):
+class _Published(Distributed, _Described):
     """A model with published presets and with entry points for devices.
 
     Attributes:
@@ -114,6 +116,10 @@ class _Published(_Described):
     def _loss_to_check(self):
         # Keras goes on with the loss of an earlier `compile` if the last one had none. An own loss does not.
         return last_compiled_loss(self) if self.has_own_loss else self.loss
+
+    def _compute_loss(self, *args, **kwargs):
+        loss = super()._compute_loss(*args, **kwargs)
+        return share_of_loss(loss) if self.has_own_loss else loss  # Keras's steps take a share, and log the whole
 
     def make_test_function(self, force=False):
         check_loss(self, self._loss_to_check())

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_dl.arguments import Number, Rate, arguments
+from keras_dl.replicas import replica_mean
 from keras_dl.tokens import PADDING
 
 
@@ -111,7 +112,9 @@ class SmoothedCrossentropy(keras.losses.Loss):
             losses = losses + self.smoothing * (of_token - ops.mean(y_pred, axis=-1))
         scored = ops.cast(scored, losses.dtype)
         # Keras divides by the number of all tokens. The mean must be over the scored ones.
-        return losses * scored * ops.cast(ops.size(scored), losses.dtype) / ops.maximum(ops.sum(scored), 1.0)
+        return (
+            losses * scored * ops.cast(ops.size(scored), losses.dtype) / ops.maximum(replica_mean(ops.sum(scored)), 1.0)
+        )
 
     def get_config(self):
         return super().get_config() | {"smoothing": self.smoothing, "padding": self.padding}
@@ -167,7 +170,12 @@ class PixelCrossentropy(keras.losses.Loss):
         if self.class_weights is not None:
             weights = weights * ops.take(ops.array(self.class_weights, "float32"), labels)
         # Keras divides by the number of all pixels. The mean must be over the judged ones.
-        return losses * weights * ops.cast(ops.size(weights), "float32") / ops.maximum(ops.sum(weights), 1e-6)
+        return (
+            losses
+            * weights
+            * ops.cast(ops.size(weights), "float32")
+            / ops.maximum(replica_mean(ops.sum(weights)), 1e-6)
+        )
 
     def get_config(self):
         return super().get_config() | {"ignored_label": self.ignored_label, "class_weights": self.class_weights}

@@ -119,6 +119,7 @@ GIVEN = {
     "docs/own_data.md": _own_data,
     "docs/quantization.md": _images_model,
     "docs/sequences.md": _sequences,
+    "docs/several_machines.md": _nothing,
     "docs/training.md": _training,
 }
 

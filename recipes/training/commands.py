@@ -80,10 +80,11 @@ def prepare(name, data_dir=None):
 
 
 @naming_damaged_data()
-def train(name, output=None, resume=False, overwrite=False, tensorboard=False, **given):
+def train(name, output=None, resume=False, overwrite=False, tensorboard=False, distribute=None, wait=None, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
-    With `resume`, an option that is None or missing is taken from the run.
+    A worker that is not the first returns only `{"worker": its number}`. With `resume`, an option that is missing or None
+    is taken from the run.
 
     Raises:
         OptionError: if an option does not fit, the recipe takes no own data of such a form, or the data of the run that
@@ -110,10 +111,11 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, *
         given = begun | {key: value for key, value in given.items() if value is not None}
     if given.get("data") is not None:
         given = own_options.options_of(chosen, given)
-    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": ()}
+    defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": (), "accumulate": 1}
     given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
     options = chosen.options(**given)
-    return runner.train(chosen, options, path, resume, overwrite, tensorboard) | {"output": str(path)}
+    document = runner.train(chosen, options, path, resume, overwrite, tensorboard, distribute, wait)
+    return document if "worker" in document else document | {"output": str(path)}
 
 
 def check_data(path, form=None, target=None, seed=0):

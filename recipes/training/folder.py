@@ -219,6 +219,15 @@ def _continue(path):
     return folder
 
 
+def note_replicas(folder, replicas):
+    """Keeps the number of replicas that train the run, and says if it was another one before."""
+    before = folder.record.get("replicas", 1)
+    if folder.record["resumed"] and before != replicas:
+        say(f"{folder.path} was trained on {before} replicas so far, and goes on with {replicas}: bits differ.")
+    if before != replicas:
+        folder.update(replicas=replicas)
+
+
 def _previous(path):
     return path.with_name(f"{path.name}.previous")
 

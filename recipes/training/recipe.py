@@ -61,6 +61,7 @@ class Options:
         data: str or None. The path of own data; `dataset` is then its form, one of the recipe's `own`.
         target: str or None. The column to predict, of a table.
         fingerprint: str or None. That of the own data: a run goes on only with the same.
+        accumulate: int, at least 1. The weights move after so many batches, by the mean of their gradients.
     """
 
     recipe: str
@@ -79,10 +80,11 @@ class Options:
     data: str | None = None
     target: str | None = None
     fingerprint: str | None = None
+    accumulate: int = 1
 
     def __post_init__(self):
         object.__setattr__(self, "variants", tuple(self.variants))  # JSON has a list
-        for name, most in (("epochs", MOST_EPOCHS), ("batch_size", 2**31 - 1)):
+        for name, most in (("epochs", MOST_EPOCHS), ("batch_size", 2**31 - 1), ("accumulate", 2**31 - 1)):
             value = self._checked(name, int)
             if value < 1:
                 raise OptionError(f"{flag(name)} {value} must be at least 1.")
@@ -137,6 +139,8 @@ class Options:
         for name in ("learning_rate", "image_size"):
             if getattr(self, name) is not None:
                 words += [flag(name), str(getattr(self, name))]
+        if self.accumulate > 1:
+            words += ["--accumulate", str(self.accumulate)]
         return " ".join([*words, "--smoke"] if self.smoke else words)
 
 
@@ -434,6 +438,11 @@ class Recipe:
         if options.smoke and not options.variants:
             names = (*names[:1], *(task.baselines if options.baseline else ()))
         return tuple(name for name in names if options.baseline is not False or name not in task.baselines)
+
+    def order(self, options) -> list[str]:
+        """The variants of a run, in the order in which they are trained."""
+        variants = self.variants(options)
+        return sorted(variants, key=(self.task(options).order or variants).index)
 
     def has_baseline(self, options) -> bool:
         """Whether a run with these options measures the baseline."""

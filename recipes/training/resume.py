@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_dl.files import FileError, parse_json, read_arrays, reading, replacing
+from keras_dl.replicas import local_value
 
 _WHAT = "a whole checkpoint"
 _CURE = "Start the run again with --overwrite."
@@ -66,7 +67,7 @@ def save(path, model, checkpoint):
     Raises:
         FloatingPointError: if a weight is not finite. The previous file is kept.
     """
-    arrays = [np.asarray(v) for v in state_variables(model)]
+    arrays = [local_value(v) for v in state_variables(model)]
     if not all(np.isfinite(np.asarray(w)).all() for w in model.weights):
         raise FloatingPointError("weights are not finite")
     arrays = {f"variable_{i:05d}": array for i, array in enumerate(arrays)}
@@ -97,7 +98,7 @@ def restore(path, model):
             f"{path} holds another model: the recipe has changed since that run began. "
             "Start again with --overwrite, or choose another --output."
         )
-    kinds = [np.asarray(v).dtype for v in variables]
+    kinds = [local_value(v).dtype for v in variables]
     if kinds != [a.dtype for a in saved] or (kept and [a.shape for a in kept] != [w.shape for w in model.weights]):
         raise FileError(path, f"is not {_WHAT}: its arrays have other dtypes or shapes than the model. {_CURE}")
     snapshots = {int(name.split("_")[1]): array for name, array in arrays.items() if name.startswith("snapshot_")}

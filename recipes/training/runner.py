@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from keras_dl.export.runners import KerasRunner
 from keras_dl.files import replacing
+from keras_dl.recipes.training import cluster, jit, report, resume
 from keras_dl.recipes.training import folder as folders
-from keras_dl.recipes.training import jit, report, resume
 from keras_dl.recipes.training.progress import Progress, say
 from keras_dl.recipes.training.recipe import OptionError, Outcome, Trained
 from keras_dl.recipes.training.scalars import Scalars
@@ -41,7 +41,7 @@ class Interrupted(Exception):
     """The run was interrupted from the keyboard. It can be resumed."""
 
 
-def train(recipe, options, output, resume=False, overwrite=False, tensorboard=False):
+def train(recipe, options, output, resume=False, overwrite=False, tensorboard=False, distribute=None, wait=None):
     """Trains all variants of a recipe.
 
     Args:
@@ -51,31 +51,51 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
         resume: bool. Continues the run in `output`, or starts it if there is none.
         overwrite: bool. Replaces the run in `output`. It is kept until the new one is complete.
         tensorboard: bool. Writes curves to `output/tensorboard`.
+        distribute: one of `cluster.DISTRIBUTIONS`, or None for one device.
+        wait: float. Seconds to wait for other workers. None for the default.
 
     Returns:
-        dict: the report, with the keys that `keras_dl.recipes.training.report` lists.
+        dict: the report, with the keys that `keras_dl.recipes.training.report` lists. For a worker other than the
+        first, which writes nothing: `{"worker": its number}`.
 
     Raises:
         OptionError: if the options do not match the data or the folder.
         NonFiniteError: if a loss is not finite. The folder has the last good model and the place of the failure.
         Interrupted: on Ctrl-C.
+        ClusterError: if the workers do not find each other, or one of them ends.
     """
     recipe.check(options)
+    if distribute and options.jit == "on":
+        raise OptionError(f"--jit on: XLA cannot compile a step of --distribute {distribute}, which waits for others.")
+    with cluster.gathered(distribute, options, wait) as team:
+        if not team.is_chief:
+            with _settings(options):
+                _follow(recipe, options, team)
+            return {"worker": team.meeting.index}
+        return _lead(recipe, options, output, resume, overwrite, tensorboard, team)
+
+
+def _lead(recipe, options, output, resume, overwrite, tensorboard, team):
+    """What `train` says, on one device or on the first worker."""
     folders.clear(output)
     folders.check(output, options, resume, overwrite)
     first = recipe.load_data(options, recipe.variants(options)[0])
     if options.batch_size > first.num_train:
         raise OptionError(f"--batch-size {options.batch_size} is more than the {first.num_train} training examples.")
+    cluster.tell_of_batch(recipe, options, team)
     with folders.open_run(output, options, resume, overwrite) as folder, _settings(options):
         if folder.complete:
             say(f"{folder.path} is complete.")
+            team.agreed({"complete": True})
             return report.read(folder.path)
+        team.agreed({"complete": False})
+        folders.note_replicas(folder, team.replicas)
         for name in ("failure.json", "last_good.keras"):
             (folder / name).unlink(missing_ok=True)
         try:
-            return _run(recipe, options, folder, tensorboard)
+            return _run(recipe, options, folder, tensorboard, team)
         except KeyboardInterrupt as error:
-            how = f"keras-dl train {options.recipe} --output {folder.path} --resume"
+            how = f"keras-dl train {options.recipe} --output {folder.path}{team.flags} --resume"
             raise Interrupted(f"Interrupted. Continue with: {how}") from error
 
 
@@ -90,12 +110,20 @@ def _settings(options):
         keras.config.set_dtype_policy(policy)
 
 
-def _run(recipe, options, folder, tensorboard):
+def _follow(recipe, options, team):
+    """The trainings of `_run` on a worker that is not the first."""
+    if team.agreed(None)["complete"]:
+        return
+    for variant in recipe.order(options):
+        _train_variant(recipe, options, variant, None, False, {}, team)
+
+
+def _run(recipe, options, folder, tensorboard, team):
     task = recipe.task(options)
     variants = recipe.variants(options)
     trained, models = {}, {}
-    for variant in sorted(variants, key=(task.order or variants).index):
-        trained[variant], net = _train_variant(recipe, options, variant, folder, tensorboard, models)
+    for variant in recipe.order(options):
+        trained[variant], net = _train_variant(recipe, options, variant, folder, tensorboard, models, team)
         if variant == variants[0]:
             with replacing(folder / "model.keras") as temporary:
                 net.save(temporary)
@@ -110,42 +138,56 @@ def _run(recipe, options, folder, tensorboard):
         recipe.picture(outcome).savefig(temporary, dpi=150)
     baseline = recipe.baseline(outcome) if outcome.with_baseline else (None, None)
     document = report.build(recipe, outcome, baseline, folder.record["jit"], folder.record["resumed"])
+    if team.name:
+        document |= {"replicas": team.replicas, "command": document["command"] + team.flags}
     folder.finish(document)
     return document
 
 
-def _train_variant(recipe, options, variant, folder, tensorboard, earlier):
-    """Trains one variant from its last checkpoint: `(Trained, model)`. `earlier` has the models of others."""
+def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team):
+    """Trains one variant from its last checkpoint: `(Trained, model)`. `earlier` has the models of others.
+
+    On a worker that is not the first, the folder is None, and so is the first result.
+    """
     data = recipe.load_data(options, variant)
     steps = data.num_train // options.batch_size
     keras.utils.set_random_seed(options.seed)
-    model = _build(recipe, data, options, variant)
-    if recipe.begin:
-        recipe.begin(model, variant, earlier)
+    with team.scope():
+        model = _build(recipe, data, options, variant)
     title = options.recipe if len(recipe.variants(options)) == 1 else f"{options.recipe} {variant}"
-    compiled = False
-    if folder.record["jit"] is None:
-        folder.update(jit=_choose_jit(model, data, options))
-        compiled = folder.record["jit"]["jit_ms"] is not None  # timed, by the functions that the training uses
-    if model.jit_compile != folder.record["jit"]["jit"]:
-        model.jit_compile = folder.record["jit"]["jit"]
-        model.make_train_function(force=True)
-    path = folder.checkpoint(variant)
-    done = resume.restore(path, model) or resume.Checkpoint(0, [], 0.0)
-    if done.epochs:
-        say(f"{title}  continues after epoch {done.epochs}/{options.epochs}")
-    stopping = recipe.stopping and functools.partial(recipe.stopping, variant)
-    snapshot = recipe.snapshot and functools.partial(recipe.snapshot, options)
-    keeper = _Keeper(path, done, title, stopping, snapshot)
+    team.check_data(epochs(data, 0, 1), options.batch_size)
+    compiled, done = False, None
+    if folder:
+        if recipe.begin:
+            recipe.begin(model, variant, earlier)
+        if folder.record["jit"] is None:
+            folder.update(jit=_choose_jit(model, data, options, team))
+            compiled = folder.record["jit"]["jit_ms"] is not None  # timed, by the functions that the training uses
+        if model.jit_compile != folder.record["jit"]["jit"]:
+            model.jit_compile = folder.record["jit"]["jit"]
+            model.make_train_function(force=True)
+        done = resume.restore(folder.checkpoint(variant), model)
+        if done:
+            say(f"{title}  continues after epoch {done.epochs}/{options.epochs}")
+    done = done or resume.Checkpoint(0, [], 0.0)
+    done = done._replace(**team.agreed({"epochs": done.epochs, "history": done.history}))
+    team.spread(resume.state_variables(model))
+    single = functools.cache(lambda: _alone(recipe, data, options, variant))
+    keeper = _Keeper(folder and folder.checkpoint(variant), done, title)
+    keeper.stopping = recipe.stopping and functools.partial(recipe.stopping, variant)
+    if recipe.snapshot and folder:
+        keeper.snapshot = lambda epoch, model: recipe.snapshot(options, epoch, team.single(model, single))
     progress = Progress(title, options.epochs, steps, compiled)
-    callbacks = [keeper, progress]
+    callbacks = [keeper, progress] if folder else [keeper]
     if tensorboard:
         callbacks.append(Scalars(folder / "tensorboard" / variant))
     if done.epochs < options.epochs and not (done.epochs and keeper.verdict.stop):
+        validation = data.test if data.validation is None else data.validation
         try:
             model.fit(
-                epochs(data, done.epochs, options.epochs),
-                validation_data=data.test if data.validation is None else data.validation,
+                team.shared(epochs(data, done.epochs, options.epochs)),
+                validation_data=team.shared(validation),
+                validation_steps=team.steps(validation),
                 initial_epoch=done.epochs,
                 epochs=options.epochs,
                 steps_per_epoch=steps,
@@ -154,15 +196,19 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier):
                 verbose=0,
             )
         except NonFiniteError as error:
-            _keep_last_good(recipe, options, variant, folder, data, error)
+            if folder:
+                _keep_last_good(recipe, options, variant, folder, data, error)
             raise
         finally:
             progress.close()
     elif model.optimizer:  # as fit does after its last epoch: an optimizer that averages weights assigns the averages
         model.optimizer.finalize_variable_values(model.trainable_weights)
+    if not folder:
+        return None, model
     if keeper.verdict.keep < keeper.done.epochs:
         for variable, array in zip(model.weights, keeper.done.kept, strict=True):
             variable.assign(array)
+    model = team.single(model, single)
     value = float(recipe.evaluate(KerasRunner(model, EVALUATION_BATCH).serve, data))
     return Trained(value, keeper.done.history, keeper.done.seconds, data, keeper.done.snapshots), model
 
@@ -170,9 +216,31 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier):
 def _build(recipe, data, options, variant):
     """The model with the variables of its optimizer, which otherwise the first step would make."""
     model = recipe.build_model(data, options, variant)
+    if options.accumulate > 1:
+        _accumulate(model, options)
     if model.optimizer and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _alone(recipe, data, options, variant):
+    """The model on one device, without XLA, as the replicas of a strategy had it."""
+    keras.utils.set_random_seed(options.seed)
+    model = _build(recipe, data, options, variant)
+    model.jit_compile = False
+    return model
+
+
+def _accumulate(model, options):
+    """Lets the optimizer add up the gradients of several batches."""
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if optimizer is None or optimizer.built or inner.built or isinstance(inner, keras.optimizers.MultiOptimizer):
+        raise OptionError(
+            f"--accumulate {options.accumulate}: {options.recipe} has optimizers of its own making, whose gradients "
+            "cannot be accumulated."
+        )
+    inner.gradient_accumulation_steps = options.accumulate
 
 
 def epochs(data, first, last):
@@ -180,9 +248,11 @@ def epochs(data, first, last):
     return tf.data.Dataset.range(first, last, output_type=tf.int32).flat_map(data.train).prefetch(tf.data.AUTOTUNE)
 
 
-def _choose_jit(model, data, options):
+def _choose_jit(model, data, options, team):
     """dict as `jit.choose` returns it: timed for "auto", else by the options."""
     untimed = dict.fromkeys(("jit_ms", "graph_ms", "jit_compile_s", "graph_compile_s"))
+    if team.name:
+        return {"jit": False, **untimed}
     if options.jit == "on" and not jit.supported(model):
         raise OptionError(f"--jit on: XLA does not compile every layer of {options.recipe} on this device.")
     if options.jit != "auto":
@@ -204,7 +274,10 @@ def _choose_jit(model, data, options):
 
 
 class _Keeper(keras.callbacks.Callback):
-    """Stops at a loss that is not finite, or by the rule of the recipe, and writes a checkpoint after each epoch."""
+    """Stops at a loss that is not finite, or by the rule of the recipe, and writes a checkpoint after each epoch.
+
+    Without a path it writes nothing: another worker does.
+    """
 
     def __init__(self, path, done, title, stopping=None, snapshot=None):
         super().__init__()
@@ -245,8 +318,10 @@ class _Keeper(keras.callbacks.Callback):
             self.done = self.done._replace(snapshots={**self.done.snapshots, epoch + 1: shown})
         if self.stopping:
             self.model.stop_training = self.verdict.stop
-            if self.verdict.keep == epoch + 1:
+            if self.path and self.verdict.keep == epoch + 1:
                 self.done = self.done._replace(kept=[w.numpy() for w in self.model.weights])
+        if self.path is None:
+            return
         try:
             resume.save(self.path, self.model, self.done)
         except FloatingPointError as error:

@@ -15,6 +15,7 @@ from keras import ops
 from keras_dl.base import Model
 from keras_dl.models.upkeep import BatchRange, FirstBatch, Observation, check_finite, traced
 from keras_dl.objects import check_pixels
+from keras_dl.replicas import values_of_replicas
 from keras_dl.signatures import Signature
 
 TARGETS = ("boxes", "classes")
@@ -48,7 +49,8 @@ class TargetFaults(Observation):
 
     def check(self):
         """Raises ValueError if there is a fault."""
-        boxes, low, high = self.values.numpy()
+        boxes, low, high = values_of_replicas(self.values).T
+        boxes, low, high = boxes.sum(), low.min(), high.max()
         if boxes:
             raise ValueError(
                 f"targets['boxes'] hold {boxes:.0f} boxes that are not finite or not left, top, right, bottom, with "

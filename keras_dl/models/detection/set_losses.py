@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_dl.ops.assignment import linear_assignment
 from keras_dl.ops.boxes import box_giou, cxcywh_to_xyxy, pairwise, xyxy_to_cxcywh
+from keras_dl.replicas import replica_mean
 
 
 def match_queries(logits, boxes, targets, classes, weights):
@@ -71,7 +72,7 @@ def set_losses(outputs, targets, classes, matching, class_weights):
     """
     logits, boxes = (tf.cast(outputs[name], tf.float32) for name in ("logits", "boxes"))
     layers, queries, channels = logits.shape[1:]
-    number = tf.maximum(tf.reduce_sum(tf.cast(classes >= 0, tf.float32)), 1.0)
+    number = tf.maximum(replica_mean(tf.reduce_sum(tf.cast(classes >= 0, tf.float32))), 1.0)
     # Every layer is an image of its own.
     logits, boxes = tf.reshape(logits, (-1, queries, channels)), tf.reshape(boxes, (-1, queries, 4))
     targets, classes = tf.repeat(targets, layers, axis=0), tf.repeat(classes, layers, axis=0)

@@ -47,6 +47,7 @@ from keras_dl.arguments import (
 from keras_dl.models.detection.detector import Detector
 from keras_dl.models.detection.yolo_blocks import CHANNELS, STRIDES, Net
 from keras_dl.ops import align_tasks, box_ciou, clip_boxes, detections, grid_points, ltrb_to_xyxy, xyxy_to_ltrb
+from keras_dl.replicas import replica_mean
 from keras_dl.weights import Weights, load_torch
 
 # Depth, width and most maps. Trainable parameters for 80 classes: 3,157,184, 11,166,544, 25,902,624, 43,691,504 and
@@ -219,7 +220,7 @@ class YOLO(Detector):
         boxes = tf.gather(targets["boxes"], number, batch_dims=1)  # (batch, places, 4)
         classes = tf.gather(targets["classes"], number, batch_dims=1)  # (batch, places)
         weights = found.weights  # 0 where there is no object
-        total = tf.maximum(tf.reduce_sum(weights), 1.0)
+        total = tf.maximum(replica_mean(tf.reduce_sum(weights)), 1.0)
         scores = weights[..., None] * tf.one_hot(classes, self.num_classes)  # (batch, places, num_classes)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits(scores, logits) * np.asarray(self.class_weights, "float32")
         box = 1 - box_ciou(predicted, boxes)

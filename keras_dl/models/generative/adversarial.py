@@ -25,6 +25,7 @@ from keras import ops
 
 from keras_dl.base import Model
 from keras_dl.models.upkeep import SavedSeeds, update_average
+from keras_dl.replicas import share_of_loss
 
 OBJECTIVES = ("non_saturating", "saturating", "least_squares", "hinge")
 
@@ -224,7 +225,7 @@ class AdversarialModel(SavedSeeds, Model):
         variables = self.trained_by(side)
         with tf.GradientTape() as tape:
             value, figures = loss(*arguments)
-            scaled = optimizer.scale_loss(value)
+            scaled = optimizer.scale_loss(share_of_loss(value))
         gradients = tape.gradient(scaled, variables)
         # A penalty need not depend on every variable. Momentum moves all of them.
         optimizer.apply([ops.zeros_like(v) if g is None else g for g, v in zip(gradients, variables, strict=True)])

@@ -289,7 +289,7 @@ class CycleGAN(FirstBatch, AdversarialModel):
 
     def _check_first_batch(self):
         for name, metric in zip(("images of A", "images of B"), self.batch_ranges, strict=True):
-            lowest, highest, _ = metric.result().numpy()
+            lowest, highest, _ = metric.observed()
             check_finite(lowest, highest, name)
             check_pixels(self, lowest, highest, name)
 

@@ -40,6 +40,8 @@ class ImageHistory(Layer):
     arXiv:1612.07828, section 2.3; Zhu et al. 2017, arXiv:1703.10593, section 4, with the code of its authors.
     """
 
+    holds_examples = True  # on several replicas, a mean of their images would be of no use
+
     @arguments
     def __init__(self, size: AtLeast(0), image_shape: ImageShape, **kwargs):
         super().__init__(autocast=False, **kwargs)

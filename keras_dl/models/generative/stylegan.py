@@ -39,6 +39,7 @@ from keras_dl.models.generative.style_based import (
     widths,
 )
 from keras_dl.models.generative.style_layers import ConstantMap, StyledConv2D
+from keras_dl.replicas import replica_sum
 
 GAIN = math.sqrt(2)  # of kernels before a leaky rectifier
 
@@ -273,7 +274,7 @@ class StyleGAN(StyleBased):
     def train_step(self, data):
         logs = super().train_step(data)
         count = ops.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0]
-        self.images_seen.assign_add(ops.cast(count, "int64"))
+        self.images_seen.assign_add(replica_sum(ops.cast(count, "int64")))
         self.level.assign(self._level(ops.convert_to_tensor(self.images_seen)))
         return logs
 
