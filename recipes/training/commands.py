@@ -83,8 +83,8 @@ def prepare(name, data_dir=None):
 def train(name, output=None, resume=False, overwrite=False, tensorboard=False, distribute=None, wait=None, **given):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
-    A worker that is not the first returns only `{"worker": its number}`. With `resume`, an option that is missing or None
-    is taken from the run.
+    A worker that is not the first returns only `{"worker": its number}`. With `resume`, an option that is None or
+    missing is taken from the run.
 
     Raises:
         OptionError: if an option does not fit, the recipe takes no own data of such a form, or the data of the run that
