@@ -127,6 +127,13 @@ class Meeting:
             line.connection.close()
 
     def _watch(self):
+        try:
+            self._look()
+        except (KeyError, OSError, ValueError):  # of a connection that this process closed meanwhile
+            if not self._over.is_set():
+                raise
+
+    def _look(self):
         with selectors.DefaultSelector() as selector:
             for index, line in self.lines.items():
                 selector.register(line.connection, selectors.EVENT_READ, index)
