@@ -131,11 +131,14 @@ def test_every_page_is_linked():
 
 
 def commands(page):
-    """The lines of a page that call `keras-dl`."""
+    """The calls of `keras-dl` on a page, as words. What `launch` starts is a call of its own."""
     lines = re.findall(r"^ {4}(?:\w+=\S+ |\.venv/bin/)*keras-dl (.*)", page.read_text(), re.MULTILINE)
-    return [line.split("#")[0].split() for line in lines] + [
-        line.split() for line in re.findall(r"`(?:\w+=\S+ )*keras-dl ([^`]*)`", page.read_text())
-    ]
+    calls = [line.split("#")[0].split() for line in lines]
+    calls += [line.split() for line in re.findall(r"`(?:\w+=\S+ )*keras-dl ([^`]*)`", page.read_text())]
+    started = [call[call.index("train") :] for call in calls if call[0] == "launch" and "train" in call]
+    return [
+        call[: call.index("train")] if call[0] == "launch" and "train" in call else call for call in calls
+    ] + started
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
