@@ -135,10 +135,11 @@ def commands(page):
     lines = re.findall(r"^ {4}(?:\w+=\S+ |\.venv/bin/)*keras-dl (.*)", page.read_text(), re.MULTILINE)
     calls = [line.split("#")[0].split() for line in lines]
     calls += [line.split() for line in re.findall(r"`(?:\w+=\S+ )*keras-dl ([^`]*)`", page.read_text())]
-    started = [call[call.index("train") :] for call in calls if call[0] == "launch" and "train" in call]
-    return [
-        call[: call.index("train")] if call[0] == "launch" and "train" in call else call for call in calls
-    ] + started
+    result = []
+    for call in calls:
+        end = call.index("train") if call[0] == "launch" and "train" in call else len(call)
+        result += [part for part in (call[:end], call[end:]) if part]
+    return result
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
