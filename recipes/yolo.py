@@ -36,7 +36,7 @@ VISIBLE = 0.6  # of a digit that is cut: fragments of digits are no objects of t
 MOSAICS = {DIGITS: 0.25, TREES: 1.0, COCO: 1.0, VOC: 0.0, OWN: 1.0}  # the share of training images
 SMALL = dict(depth=0.33, width=0.25, bins=8, max_detections=100)
 MODELS = {
-    DIGITS: SMALL | dict(strides=(4, 8, 16)),
+    DIGITS: SMALL,
     TREES: SMALL | dict(bins=16),
     COCO: keras_dl.YOLO.presets["n"],
     OWN: SMALL | dict(bins=16),
