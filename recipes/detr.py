@@ -7,9 +7,8 @@ Data:      digit_scenes/96_empty: 2,000 scenes of 1 to 6 digits for training, of
 Command:   keras-dl train detr
 Aim:       0.8 mAP50
 Baseline:  a threshold, connected components, and a classifier of digits: 0.617 mAP50
-Reaches:   not measured with these settings. An earlier run, without epochs of the backbone alone, reached 0.101 mAP50,
-           0.044 mAP: boxes were found and classes were not. docs/recipes.md has more.
-Files:     of that run: float32 has the same mAP50
+Reaches:   0.827 mAP50, 0.506 mAP, after 100 epochs and 5,019 s of training on two busy cores
+Files:     float32 0.827, dynamic_int8 0.826 with 1.9 MB
 
 The paper starts from a backbone that was trained on ImageNet. Here the backbone, and then the backbone, the encoder and
 the heads, are trained on the scenes first, before the epochs that are counted: each place of the maps says which digit
