@@ -144,7 +144,7 @@ def load_torch(layers: dict, weights: Weights, flattened: dict | None = None, wi
             `.safetensors` file. Entries that end in `num_batches_tracked` are ignored.
         flattened: dict of the shapes `(height, width, channels)` of flattened maps, by the names of the dense layers
             that follow them.
-        without: tuple of str. Modules of the checkpoint that are not read, if it has them.
+        without: as of `load_entries`.
 
     Raises:
         ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and no layer is
@@ -162,7 +162,7 @@ def load_entries(entries: dict[str, Entry], weights: Weights, without: tuple[str
     Args:
         entries: dict of `Entry` by name.
         weights: mapping from name to array, or the path of a `.safetensors` file.
-        without: tuple of str. Modules of the checkpoint that are not read, if it has them.
+        without: tuple of str. Modules that keep their weights, and are not read if the checkpoint has them.
 
     Raises:
         ValueError: if entries are missing, unknown or of another shape, as of `load_torch`.
@@ -170,6 +170,7 @@ def load_entries(entries: dict[str, Entry], weights: Weights, without: tuple[str
     if not isinstance(weights, Mapping):
         weights = read_safetensors(weights)
     ignored = tuple(f"{module}." for module in without)
+    entries = {name: entry for name, entry in entries.items() if not name.startswith(ignored)}
     given = {name for name in weights if not name.endswith(_IGNORED_SUFFIX) and not name.startswith(ignored)}
     wrong = [f"missing: {name} {entry.shape}" for name, entry in entries.items() if name not in given]
     wrong += [f"unknown: {name} {np.shape(weights[name])}" for name in sorted(given - set(entries))]

@@ -38,7 +38,7 @@ def load_original(model, weights: Weights, head: bool = True) -> None:
             entries |= _of_layers(prefix, layers)
     entries |= torch_entries("transformer.decoder.norm", net.decoder_norm)
     entries |= _ends(net, "query_embed", "input_proj", "class_embed", "bbox_embed")
-    _load(entries, weights, () if head else ("class_embed",))
+    load_entries(entries, weights, () if head else ("class_embed",))
 
 
 def load_transformers(model, weights: Weights, head: bool = True) -> None:
@@ -69,12 +69,7 @@ def load_transformers(model, weights: Weights, head: bool = True) -> None:
         "class_labels_classifier",
         "bbox_predictor",
     )
-    _load(entries | _transformers_body(model, weights), weights, () if head else ("class_labels_classifier",))
-
-
-def _load(entries, weights, without):
-    kept = {name: entry for name, entry in entries.items() if not name.startswith(without or "-")}
-    load_entries(kept, weights, without)
+    load_entries(entries | _transformers_body(model, weights), weights, () if head else ("class_labels_classifier",))
 
 
 def _transformers_body(model, weights):

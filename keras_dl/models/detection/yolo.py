@@ -247,8 +247,7 @@ class YOLO(Detector):
                 model stays as it was.
         """
         without = () if head else tuple(f"{self._head}.cv3.{i}" for i in range(len(self.strides)))
-        modules = {name: x for name, x in self.torch_modules().items() if not name.startswith(without or "-")}
-        load_torch(modules, weights, without=(*without, f"{self._head}.dfl"))
+        load_torch(self.torch_modules(), weights, without=(*without, f"{self._head}.dfl"))
 
     def torch_modules(self) -> dict[str, keras.Layer]:
         """The layers by the names that their tensors have in files, as `keras_dl.weights.load_torch` takes them."""
