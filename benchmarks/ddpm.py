@@ -4,7 +4,7 @@ The figures are in docs/speed.md.
 """
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import torch_call
+from keras_dl.benchmarks.devices import torch_call, torch_descent
 from keras_dl.extras import require
 
 IMAGE, FILTERS, LEVELS, ATTENTION, BATCH, STEPS = (32, 32, 3), 64, (1, 2, 2, 2), (16,), 16, 50
@@ -103,20 +103,16 @@ def torch_step():
     net = unet().to(memory_format=torch.channels_last).train()
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9999))
     optimizer = torch.optim.Adam(net.parameters(), 2e-4)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(net))
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
     images = torch.rand(BATCH, IMAGE[-1], *IMAGE[:2]).contiguous(memory_format=torch.channels_last) * 2 - 1
 
-    def step():
-        optimizer.zero_grad()
+    def loss():
         t, noise = torch.randint(0, 1000, (BATCH,)), torch.randn_like(images)
         alpha, sigma = (x[t][:, None, None, None].sqrt() for x in (kept, 1 - kept))
-        loss = torch.nn.functional.mse_loss(net(alpha * images + sigma * noise, t).sample, noise)
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(net)
-        return loss.item()
+        return torch.nn.functional.mse_loss(net(alpha * images + sigma * noise, t).sample, noise)
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 def torch_denoise():

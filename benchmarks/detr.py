@@ -6,6 +6,7 @@ Measured by `keras-dl benchmark detr`. The figures were not measured on an idle 
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 SHAPE, CLASSES, BATCH, OBJECTS = (320, 320, 3), 91, 2, 8
@@ -76,6 +77,7 @@ def peer_trained():
     others = [p for name, p in net.named_parameters() if "backbone" not in name]
     groups = [{"params": others}, {"params": body, "lr": 1e-5}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, weight_decay=1e-4)
+    optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1))
     pixels = torch.from_numpy((images.transpose(0, 3, 1, 2) - 116.0) / 57.5).float()
     boxes = boxes / SHAPE[0]
     codes = np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
@@ -84,15 +86,7 @@ def peer_trained():
         for c, b in zip(classes, codes, strict=True)
     ]
 
-    def step():
-        optimizer.zero_grad()
-        loss = net(pixels, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_descent(optimizer, lambda: net(pixels, labels=labels).loss)
 
 
 def peer_served():

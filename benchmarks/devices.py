@@ -70,16 +70,25 @@ def torch_step(create, images, loss):
         optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
         inputs = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
 
-        def step():
-            optimizer.zero_grad()
-            value = loss(torch, model(inputs))
-            value.backward()
-            optimizer.step()
-            return value.item()
-
-        return step
+        return torch_descent(optimizer, lambda: loss(torch, model(inputs)))
 
     return set_up
+
+
+def torch_descent(optimizer, loss):
+    """A function that takes one step of an optimizer of torch, and returns the loss.
+
+    `loss()` is a scalar tensor. What else belongs to a step is a hook of the optimizer.
+    """
+
+    def step():
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    return step
 
 
 def torch_infer(create, shape, batch, result=lambda outputs: outputs.numpy()):

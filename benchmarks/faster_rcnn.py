@@ -6,7 +6,7 @@ Both have 91 classes of torchvision, frozen norms, and images of one shape, batc
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import torchvision_models
+from keras_dl.benchmarks.devices import torch_descent, torchvision_models
 from keras_dl.extras import require
 
 SHAPE, BATCH, OBJECTS = (320, 320, 3), 2, 8
@@ -92,14 +92,7 @@ def torch_step(name):
             for boxes, classes, instances in zip(*arrays.values(), strict=True)
         ]
 
-        def step():
-            optimizer.zero_grad()
-            loss = sum(model(images, targets).values())
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        return step
+        return torch_descent(optimizer, lambda: sum(model(images, targets).values()))
 
     return set_up
 

@@ -4,6 +4,7 @@ The figures are in docs/speed.md.
 """
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 IMAGE, FILTERS, BATCH = (32, 32, 3), 32, 16
@@ -134,23 +135,17 @@ def torch_step():
     torch = require("torch", extra="benchmarks")
     torch.manual_seed(0)
     model = net().to(memory_format=torch.channels_last).train()
-    average = [p.detach().clone() for p in model.parameters()]
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
     sigmas = torch.logspace(1.69897, -2, LEVELS)
     images = torch.rand(BATCH, IMAGE[-1], *IMAGE[:2]).contiguous(memory_format=torch.channels_last)
 
-    def step():
+    def loss():
         sigma, noise = sigmas[torch.randint(LEVELS, (BATCH,))].reshape(-1, 1, 1, 1), torch.randn_like(images)
-        loss = 0.5 * (sigma * model(images + sigma * noise, sigma) + noise).square().sum((1, 2, 3)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            for mean, parameter in zip(average, model.parameters(), strict=True):
-                mean.lerp_(parameter, 0.001)
-        return loss.item()
+        return 0.5 * (sigma * model(images + sigma * noise, sigma) + noise).square().sum((1, 2, 3)).mean()
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 def whole_chain():

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 RAYS, CHUNK = 128, 256
@@ -121,15 +122,11 @@ def torch_train():
     optimizer = torch.optim.Adam([*coarse.parameters(), *fine.parameters()], 5e-4)
     origins, directions, colors = map(torch.from_numpy, rays(RAYS))
 
-    def step():
-        optimizer.zero_grad()
+    def loss():
         images = render(coarse, fine, origins, directions, training=True)
-        loss = sum(((image - colors) ** 2).mean() for image in images)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return sum(((image - colors) ** 2).mean() for image in images)
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 def torch_render():

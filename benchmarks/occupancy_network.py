@@ -6,6 +6,7 @@ Not measured yet.
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 BATCH, POINTS, CLOUD = 4, 2048, 300
@@ -86,16 +87,12 @@ def torch_train():
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     cloud, points, occupied = map(torch.tensor, _arrays())
 
-    def step():
-        optimizer.zero_grad()
+    def loss():
         logits = model(cloud, points)
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none")
-        loss = entropy.sum(1).mean()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return entropy.sum(1).mean()
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 TASKS = [

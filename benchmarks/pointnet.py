@@ -6,7 +6,7 @@ The figures are in docs/speed.md.
 import itertools
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import exported, keras_infer, keras_train, torch_call
+from keras_dl.benchmarks.devices import exported, keras_infer, keras_train, torch_call, torch_descent
 from keras_dl.extras import require
 
 CLOUD, CLASSES, BATCH = (1024, 3), 40, 16
@@ -67,14 +67,7 @@ def torch_train():
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     points, labels = torch.randn(BATCH, *CLOUD).mT.contiguous(), torch.randint(0, CLASSES, (BATCH,))
 
-    def step():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(points), labels)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_descent(optimizer, lambda: torch.nn.functional.cross_entropy(model(points), labels))
 
 
 TASKS = [

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import exported, keras_infer, keras_train, torch_call
+from keras_dl.benchmarks.devices import exported, keras_infer, keras_train, torch_call, torch_descent
 from keras_dl.extras import require
 
 CLOUD, CLASSES, BATCH = (1024, 3), 40, 8
@@ -96,14 +96,7 @@ def torch_train():
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     points, labels = torch.randn(BATCH, *CLOUD), torch.randint(0, CLASSES, (BATCH,))
 
-    def step():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(points), labels)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_descent(optimizer, lambda: torch.nn.functional.cross_entropy(model(points), labels))
 
 
 def keras_call(function, *shape, jit):

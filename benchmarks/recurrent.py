@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 BATCH, STEPS, FEATURES, UNITS = 64, 200, 32, 128
@@ -43,14 +44,7 @@ def torch_step(name):
         optimizer = torch.optim.SGD([*layer.parameters(), *head.parameters()], 0.01, momentum=0.9)
         features, targets = map(torch.from_numpy, _batch())
 
-        def step():
-            optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(head(layer(features)[0][:, -1]), targets)
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        return step
+        return torch_descent(optimizer, lambda: torch.nn.functional.mse_loss(head(layer(features)[0][:, -1]), targets))
 
     return set_up
 

@@ -4,7 +4,7 @@ The figures are in docs/speed.md.
 """
 
 from keras_dl.benchmarks.contenders import Task
-from keras_dl.benchmarks.devices import torch_call
+from keras_dl.benchmarks.devices import torch_call, torch_descent
 from keras_dl.extras import require
 
 IMAGE, FILTERS, MULTIPLIERS, BLOCKS, BATCH = (32, 32, 3), 32, (1, 2, 2), 1, 16
@@ -69,17 +69,13 @@ def torch_step():
     optimizer = torch.optim.Adam(model.parameters(), 2e-4)
     images = torch.rand(BATCH, IMAGE[-1], *IMAGE[:2]).contiguous(memory_format=torch.channels_last)
 
-    def step():
-        optimizer.zero_grad()
+    def loss():
         sigma, noise = 0.01 * 5000 ** torch.rand(BATCH), torch.randn_like(images)
         x = images + sigma[:, None, None, None] * noise
         # It divides by sigma itself.
-        loss = (sigma[:, None, None, None] * model(x, sigma).sample + noise).square().mean()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return (sigma[:, None, None, None] * model(x, sigma).sample + noise).square().mean()
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 def their_net():

@@ -8,6 +8,7 @@ cell for `keras.layers.RNN` that carries the memory in its states. There is none
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 BATCH, LENGTH, VOCABULARY, EMBEDDING, UNITS = 64, 32, 1000, 128, 256
@@ -120,16 +121,12 @@ def torch_step():
     begun = nn.functional.pad(targets[:, :-1], (1, 0), value=1)
     lengths = (sources != 0).sum(1)
 
-    def step():
-        optimizer.zero_grad()
+    def loss():
         read = nn.utils.rnn.pack_padded_sequence(tables[0](sources), lengths, batch_first=True, enforce_sorted=False)
         hidden, _ = writer(tables[1](begun), reader(read)[1])
-        loss = nn.functional.cross_entropy(head(hidden).flatten(0, 1), targets.flatten(), ignore_index=0)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return nn.functional.cross_entropy(head(hidden).flatten(0, 1), targets.flatten(), ignore_index=0)
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 def _contenders(attention):

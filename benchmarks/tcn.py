@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 BATCH, LENGTH, WIDTH, BLOCKS, KERNEL = 32, 600, 24, 8, 8
@@ -55,14 +56,7 @@ def torchs():
     inputs, targets = map(torch.from_numpy, _batch())
     inputs = inputs.transpose(1, 2).contiguous()
 
-    def step():
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(head(body(inputs)[..., -1]), targets)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_descent(optimizer, lambda: nn.functional.mse_loss(head(body(inputs)[..., -1]), targets))
 
 
 def _batch():

@@ -19,6 +19,7 @@ import functools
 import numpy as np
 
 from keras_dl.benchmarks.contenders import Task
+from keras_dl.benchmarks.devices import torch_descent
 from keras_dl.extras import require
 
 LAYERS, WIDTH, MLP, HEADS, VOCABULARY = 3, 256, 1024, 4, 4000
@@ -98,20 +99,16 @@ def torch_train():
     places = torch.randn(LENGTH, WIDTH)
     causal = torch.nn.Transformer.generate_square_subsequent_mask(LENGTH)
 
-    def step():
-        optimizer.zero_grad()
+    def loss():
         source, target = (table(tokens) * WIDTH**0.5 + places for _ in range(2))
         padding = tokens == 0
         hidden = net(
             source, target, tgt_mask=causal, src_key_padding_mask=padding, memory_key_padding_mask=padding,
             tgt_is_causal=True,
         )  # fmt: skip
-        loss = torch.nn.functional.cross_entropy((hidden @ table.weight.T).flatten(0, 1), tokens.flatten())
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return torch.nn.functional.cross_entropy((hidden @ table.weight.T).flatten(0, 1), tokens.flatten())
 
-    return step
+    return torch_descent(optimizer, loss)
 
 
 def cached(length, rows):

@@ -32,7 +32,7 @@ from keras_dl.recipes.tasks import detection_pictures
 from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects, serving
 from keras_dl.recipes.tasks.detection_baseline import components_and_classifier
 from keras_dl.recipes.training import augment_objects as augment
-from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import FLOAT, INT8_RAW, Recipe, Task, run_as_script
 
 METRIC = "box AP at an IoU of 0.5"
 PAPERS = ("coco/2017", "voc/2007")
@@ -118,14 +118,13 @@ def figures(outcome):
     return {name: found[name] for name in ("box_AP", "box_AP75", "box_AR") if found[name] is not None}
 
 
-RAW = Export("int8", "cpu", ("raw",))
 RECIPE = Recipe(
     name="faster_rcnn",
     model="FasterRCNN",
     summary="proposes boxes, then classifies the features of each: digits in clutter, tree crowns",
     tasks={
-        "digit_scenes/96_empty": Task(epochs=20, batch_size=16, metric=METRIC, aim=0.92, exports=(FLOAT, RAW)),
-        "tree_crowns": Task(epochs=60, batch_size=4, metric=METRIC, exports=(FLOAT, RAW)),
+        "digit_scenes/96_empty": Task(epochs=20, batch_size=16, metric=METRIC, aim=0.92, exports=(FLOAT, INT8_RAW)),
+        "tree_crowns": Task(epochs=60, batch_size=4, metric=METRIC, exports=(FLOAT, INT8_RAW)),
         "coco/2017": Task(epochs=26, batch_size=16, metric=METRIC, exports=(FLOAT,)),
         "voc/2007": Task(epochs=50, batch_size=16, metric=METRIC, exports=(FLOAT,)),
     },

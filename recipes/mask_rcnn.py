@@ -31,7 +31,7 @@ from keras_dl.recipes.tasks import detection_pictures
 from keras_dl.recipes.tasks.detection import calibration, coco_figures, objects, serving
 from keras_dl.recipes.tasks.detection_baseline import padded
 from keras_dl.recipes.training import augment_objects as augment
-from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import FLOAT, INT8_RAW, Recipe, Task, run_as_script
 
 METRIC = "mask AP at an IoU of 0.5"
 SMALL = dict(
@@ -165,14 +165,13 @@ def otsu(gray):
     return middles[(below * above * apart**2).argmax()]
 
 
-RAW = Export("int8", "cpu", ("raw",))
 RECIPE = Recipe(
     name="mask_rcnn",
     model="MaskRCNN",
     summary="boxes and the mask of each object: nuclei under a microscope, digits in clutter",
     tasks={
-        "hela_nuclei": Task(epochs=16, batch_size=8, metric=METRIC, aim=0.90, exports=(FLOAT, RAW)),
-        "digit_scenes/96_empty": Task(epochs=24, batch_size=16, metric=METRIC, exports=(FLOAT, RAW)),
+        "hela_nuclei": Task(epochs=16, batch_size=8, metric=METRIC, aim=0.90, exports=(FLOAT, INT8_RAW)),
+        "digit_scenes/96_empty": Task(epochs=24, batch_size=16, metric=METRIC, exports=(FLOAT, INT8_RAW)),
     },
     own={OWN: Task(epochs=40, batch_size=8, metric=METRIC)},
     takes_image_size=True,

@@ -216,6 +216,7 @@ class Export(NamedTuple):
 
 FLOAT = Export("none", "cpu")
 INT8 = Export("int8", "cpu")
+INT8_RAW = Export("int8", "cpu", ("raw",))  # maps of a detector; the rest stays float
 INT16X8 = Export("int16x8", "cpu")
 DYNAMIC_INT8 = Export("dynamic_int8", "cpu")
 MICRO = Export("int8", "micro")
