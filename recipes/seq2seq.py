@@ -15,6 +15,7 @@ Each batch has sequences of similar lengths, as in section 3.4 of the first pape
 
 `--dataset wmt14_translate/fr-en`: the first paper's data; the tokens are words, the 30,000 most frequent of each
 language. Not measured.
+`--data PATH.tsv`: your own pairs of texts, whose tokens are words if the texts have several, and letters otherwise.
 """
 
 import keras
@@ -25,11 +26,13 @@ import keras_dl
 from keras_dl.recipes.tasks import translation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, limit, open_dataset, origin, read, shuffled
+from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import (
     DYNAMIC_INT8,
     FLOAT,
     Data,
     Export,
+    OptionError,
     Recipe,
     Task,
     run_as_script,
@@ -39,12 +42,15 @@ from keras_dl.text import END, PADDING, Symbols
 WORDS = 40_000  # for training; a word with several pronunciations gives several pairs
 LENGTH = 20  # letters or phonemes, including the end; longer words are not trained on, and are cut in the test
 SENTENCE, DICTIONARY = 50, 30_000  # for the paper's data: words of a sentence, and of each language
+OWN_LENGTH, OWN_DICTIONARY = 40, 4_000  # for own pairs: tokens of a text with its end, and of each side
+NAMES = {"cmudict": ("letter", "phonemes", "words")}  # of the tokens of both sides, and of the texts
+OTHERS = ("token", "tokens", "texts")
 STEPPED = 1000  # words that an int8 file is measured on
 
 
 def load_data(options, variant):
     builder = open_dataset(options)
-    parts = _pronunciations if options.dataset == "cmudict" else _translations
+    parts = {"cmudict": _pronunciations, "pairs": _own_pairs}.get(options.dataset, _translations)
     return Data(**parts(builder, options), **origin(builder), labels=())
 
 
@@ -61,19 +67,70 @@ def _pronunciations(builder, options):
     pairs = [(word, text) for word, spoken in words for text in spoken if max(len(word), len(text.split())) < LENGTH]
     spelled, spoken = zip(*pairs, strict=True)
     letters, phonemes = Symbols.of(spelled), Symbols.of(spoken, " ")
-    sources, targets = letters.encode(spelled, LENGTH), phonemes.encode(spoken, LENGTH)
+    return _in_memory(options, (letters, phonemes), (spelled, spoken), tested, answers, LENGTH)
+
+
+def _own_pairs(builder, options):
+    """Own pairs of texts. Each translation of a test text counts as right."""
+    pairs = {
+        split: [(row["source"].decode(), row["target"].decode()) for row in read(builder, split, options)]
+        for split in ("train", "test")
+    }
+    sides = [list(side) for side in zip(*pairs["train"], strict=True)]
+    vocabularies = [Symbols.of(texts, _separator(texts), OWN_DICTIONARY) for texts in sides]
+
+    def fits(pair):
+        return all(
+            vocabulary.encode([text]).shape[1] <= OWN_LENGTH
+            for vocabulary, text in zip(vocabularies, pair, strict=True)
+        )
+
+    kept = {split: [pair for pair in part if fits(pair)] for split, part in pairs.items()}
+    for split, part in kept.items():
+        if len(part) < len(pairs[split]):
+            say(
+                f"data: {len(pairs[split]) - len(part):,} {split} pairs have a text of more than {OWN_LENGTH} tokens, "
+                "and are left out"
+            )
+        if not part:
+            raise OptionError(f"{options.data}: no {split} pair has texts of at most {OWN_LENGTH} tokens.")
+    answers = {}
+    for source, target in kept["test"]:
+        answers.setdefault(source, []).append(target)
+    return _in_memory(
+        options, vocabularies, zip(*kept["train"], strict=True), list(answers), list(answers.values()), OWN_LENGTH
+    )
+
+
+def _separator(texts):
+    """ " " where most texts have several words, which are then the tokens; "" for letters."""
+    return " " if np.mean([" " in text for text in texts]) > 0.5 else ""
+
+
+def _in_memory(options, vocabularies, pairs, tested, answers, length):
+    """Entries of data whose texts are all in memory.
+
+    Args:
+        options: `Options`.
+        vocabularies: two `Symbols`.
+        pairs: two sequences of texts for training.
+        tested, answers: texts of the test, and for each a list of right ones.
+        length: int. Tokens of a text with its end; the longer ones of the test are cut.
+    """
+    first, last = vocabularies
+    sources, targets = (words.encode(list(texts), length) for words, texts in zip(vocabularies, pairs, strict=True))
 
     def epoch(number):
         key = fold_in(options.seed, number)
         return translation.batches_of_like_lengths(sources, targets, options.batch_size, key)
 
-    test = {"source": letters.encode(tested, LENGTH), "target": phonemes.encode([a[0] for a in answers], LENGTH)}
+    test = {"source": first.encode(tested, length), "target": last.encode([a[0] for a in answers], length)}
     return dict(
         train=epoch,
         test=tf.data.Dataset.from_tensor_slices(test).batch(TEST_BATCH),
-        num_train=len(pairs),
+        num_train=len(sources),
         num_test=len(tested),
-        **_shared(letters, phonemes, sources, targets, test["source"], [phonemes.encode(a) for a in answers]),
+        **_shared(first, last, sources, targets, test["source"], [last.encode(a) for a in answers]),
     )
 
 
@@ -169,7 +226,8 @@ def baseline(outcome):
     table = translation.letter_baseline(list(pairs))
     predicted = [tuple(t for symbol in row for t in table.get(symbol, ())) for row in written(arrays["tested"])]
     rate, wrong = translation.error_rates(predicted, arrays["answers"])
-    return f"each letter's most frequent phonemes ({wrong:.1%} of words wrong)", rate
+    token, tokens, texts = NAMES.get(outcome.options.dataset, OTHERS)
+    return f"each {token}'s most frequent {tokens} ({wrong:.1%} of {texts} wrong)", rate
 
 
 def picture(outcome):
@@ -196,16 +254,17 @@ def picture(outcome):
     _, wrong = translation.error_rates(written(predicted), arrays["answers"])
     rates = ", ".join(f"{name} {trained.value:.3f}" for name, trained in outcome.trained.items())
     right.set_axis_off()
-    pictures.style(right, f"{outcome.task.metric.capitalize()}: {rates}; {wrong:.1%} of words wrong")
-    lines = [("word", "written", "right, where that is wrong", pictures.FAINT)]
+    texts = NAMES.get(outcome.options.dataset, OTHERS)[-1]
+    pictures.style(right, f"{outcome.task.metric.capitalize()}: {rates}; {wrong:.1%} of {texts} wrong")
+    lines = [(texts[:-1], "written", "right, where that is wrong", pictures.FAINT)]
     for row in rows[3:17]:
         answers = arrays["answers"][row]
         correct = written(predicted[row : row + 1])[0] in answers
-        texts = source.decode(arrays["tested"][row : row + 1]) + target.decode(predicted[row : row + 1])
-        texts += [""] if correct else target.decode(answers[:1])
-        lines.append((*texts, pictures.INK if correct else pictures.COLORS[1]))
-    for i, (*texts, color) in enumerate(lines):
-        for x, text in zip((0.0, 0.22, 0.62), texts, strict=True):
+        shown = source.decode(arrays["tested"][row : row + 1]) + target.decode(predicted[row : row + 1])
+        shown += [""] if correct else target.decode(answers[:1])
+        lines.append((*shown, pictures.INK if correct else pictures.COLORS[1]))
+    for i, (*shown, color) in enumerate(lines):
+        for x, text in zip((0.0, 0.22, 0.62), shown, strict=True):
             right.text(x, 0.95 - i / 16, text, fontsize=8, color=color, transform=right.transAxes)
     return figure
 
@@ -230,6 +289,11 @@ RECIPE = Recipe(
     tasks={
         "cmudict": Task(epochs=8, batch_size=64, aim=0.12, **PAIR),
         "wmt14_translate/fr-en": Task(epochs=8, batch_size=128, **(PAIR | dict(metric="word error rate"))),
+    },
+    own={
+        "pairs": Task(
+            epochs=30, batch_size=32, metric="token error rate", variants=("attention",), higher_is_better=False
+        )
     },
     load_data=load_data,
     build_model=build_model,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_dl.files import FileError
-from keras_dl.recipes import transformer
+from keras_dl.recipes import seq2seq, transformer
 from keras_dl.recipes.data import open_data, understand
 from keras_dl.recipes.prediction import predict
 from keras_dl.recipes.tasks import characters
@@ -68,6 +68,33 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(tmp_path, capfd):
     assert "1 pairs have a text of more than 64 tokens, and are left out" in capfd.readouterr().err
 
 
+def test_pairs_for_a_recurrent_translator(tmp_path, capfd):
+    """The tokens of a side are its words where most texts have several, else its letters."""
+    file = write_pairs(tmp_path / "numbers.tsv", 20)
+    file.write_text(file.read_text() + "one " * 40 + "\tviele\n")
+    found = seq2seq.load_data(options("seq2seq", "pairs", file), "attention")
+    assert "1 test pairs have a text of more than 40 tokens" in capfd.readouterr().err
+    source, target = (Symbols.from_json(found.vocabularies[side]) for side in ("source", "target"))
+    assert (set(source.symbols), set(target.symbols)) == (set(NUMBERS), set(WORDS.values()))
+    assert (found.num_train, found.input_shape) == (17, (40,))
+    for text, answers in zip(source.decode(found.arrays["tested"]), found.arrays["answers"], strict=True):
+        assert target.decode(answers) == [" ".join(WORDS[word] for word in text.split())] * len(answers)
+    batch = next(found.train(0).as_numpy_iterator())
+    for text, translation in zip(source.decode(batch["source"]), target.decode(batch["target"]), strict=True):
+        assert translation == " ".join(WORDS[word] for word in text.split())
+    file.write_text("".join(f"{a}\t{' '.join(b)}\n" for a, b in WORDS.items()))
+    found = seq2seq.load_data(options("seq2seq", "pairs", file), "attention")
+    letters, sounds = (Symbols.from_json(found.vocabularies[side]) for side in ("source", "target"))
+    assert (letters.separator, sounds.separator) == ("", " ")
+
+
+def test_own_pairs_that_are_all_too_long_are_refused(tmp_path):
+    file = tmp_path / "long.tsv"
+    file.write_text("\n".join(["one " * 50 + "\teins"] * 5))
+    with pytest.raises(recipe.OptionError, match="no train pair has texts of at most 40 tokens"):
+        seq2seq.load_data(options("seq2seq", "pairs", file), "attention")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -93,6 +120,10 @@ def test_from_texts_to_an_answer(tmp_path):
     exported = commands.export(run, signatures=["translate"], verify=False)["path"]
     (answer,) = predict(exported, ["one two"])
     assert isinstance(answer["text"], str)
+    report = commands.train("seq2seq", data=file, output=tmp_path / "rnn", jit="off", smoke=True, baseline=True)
+    assert report["metric"] == "token error rate"
+    (answer,) = predict(commands.export(tmp_path / "rnn", verify=False)["path"], ["one two"])
+    assert set(answer["text"].split()) <= set(WORDS.values())
     (tmp_path / "lines.txt").write_text("\n".join(f"line {i} of a text" for i in range(80)))
     report = commands.train("lstm", data=tmp_path / "lines.txt", output=tmp_path / "text", jit="off", smoke=True)
     assert report["metric"] == "bits per character"
