@@ -12,6 +12,7 @@ Reaches:   29.0 dB, SSIM 0.961 and a median error of the depth of 0.039 where th
 `--dataset blender --data-dir FOLDER` and `--dataset llff --data-dir FOLDER` train the networks of the paper on one
 scene, which the user has, with the authors' settings: 1,024 and 4,096 rays, noise on the density and normalized device
 coordinates for LLFF, and for the synthetic scenes 500 steps that see the middle of the images. Not measured.
+`--data FOLDER` with `transforms.json`: your own scene, with the small networks of the default data.
 """
 
 import keras
@@ -24,7 +25,8 @@ from keras_dl.recipes.tasks import views
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import Export, Recipe, Task, run_as_script
 
-SCENE = "traced_scene"
+SCENE, OWN = "traced_scene", "scene"
+OWN_SIDE = 100  # pixels of the longer side of own images, which are shrunk to it
 SMALL = dict(
     near=2.4,
     far=5.6,
@@ -45,23 +47,31 @@ SMALL = dict(
 def load_data(options, variant):
     if options.dataset == SCENE:
         return views.traced_scene(options, SMALL["near"], SMALL["far"])
+    if options.dataset == OWN:
+        return views.own(options, OWN_SIDE)
     return views.published(options, crop_steps=500 if options.dataset == "blender" else 0)
+
+
+def settings(data):
+    """The arguments of the small networks."""
+    near, far = map(float, data.arrays["bounds"])
+    return SMALL | dict(near=near, far=far, white_background=bool(data.arrays.get("white", True)))
 
 
 def build_model(data, options, variant):
     steps = data.steps(options)
-    if options.dataset == SCENE:
-        model = keras_dl.NeRF(**SMALL, seed=options.seed)
+    if options.dataset in (SCENE, OWN):
+        model = keras_dl.NeRF(**settings(data), seed=options.seed)
         warmup = min(100, steps // 2)
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, steps - warmup, alpha=0.02, warmup_target=options.rate(3e-3), warmup_steps=warmup
         )
     else:
         near, far = map(float, data.arrays["bounds"])
-        settings = dict(near=near, far=far, seed=options.seed)
+        given = dict(near=near, far=far, seed=options.seed)
         if options.dataset == "llff":
-            settings |= dict(ndc=data.arrays["ndc"].tolist(), density_noise=1.0, white_background=False)
-        model = keras_dl.NeRF.from_preset("blender", **settings)
+            given |= dict(ndc=data.arrays["ndc"].tolist(), density_noise=1.0, white_background=False)
+        model = keras_dl.NeRF.from_preset("blender", **given)
         decay = 250_000 if options.dataset == "llff" else 500_000
         rate = keras.optimizers.schedules.ExponentialDecay(options.rate(5e-4), decay, 0.1)
     model.compile(keras.optimizers.Adam(rate), metrics=[PSNR()])
@@ -70,7 +80,7 @@ def build_model(data, options, variant):
 
 def evaluate(serve, data):
     """The mean PSNR of the test views in dB."""
-    return views.psnr(views.render_test_views(serve, data, SMALL), data)
+    return views.psnr(views.render_test_views(serve, data, settings(data)), data)
 
 
 def baseline(outcome):
@@ -81,7 +91,7 @@ def baseline(outcome):
 
 
 def calibrate(serve, data, samples):
-    return views.calibration(serve, data, samples, SMALL)
+    return views.calibration(serve, data, samples, settings(data))
 
 
 def picture(outcome):
@@ -166,6 +176,7 @@ RECIPE = Recipe(
         "blender": Task(epochs=8, batch_size=1024, metric="PSNR, dB", aim=31.01),
         "llff": Task(epochs=60, batch_size=4096, metric="PSNR, dB", aim=26.5),
     },
+    own={OWN: Task(epochs=5, batch_size=512, metric="PSNR, dB")},
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -197,8 +197,8 @@ def test_blender_folders_that_are_damaged(tmp_path):
         path.write_text(json.dumps(document | change))
         with pytest.raises(FileError, match=rf"transforms_train\.json is not a file of transforms: .*{message}"):
             view_folders.blender(tmp_path)
-    path.write_text(json.dumps({"frames": []}))
-    with pytest.raises(FileError, match="it has no 'camera_angle_x'"):
+    path.write_text(json.dumps({"frames": document["frames"]}))
+    with pytest.raises(FileError, match="it has no camera_angle_x, and no fl_x and w"):
         view_folders.blender(tmp_path)
 
 

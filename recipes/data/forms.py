@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_dl.recipes.data import boxes, images, masks, points, series, table, texts
+from keras_dl.recipes.data import boxes, images, masks, points, scenes, series, table, texts
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -38,6 +38,7 @@ FORMS = {
         Form("boxes", "images with boxes in COCO's JSON", JSON, boxes.accepts, boxes.read),
         Form("instances", "images with masks in COCO's JSON", JSON, boxes.accepts, boxes.read_instances),
         Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
+        Form("scene", "views of a scene with their cameras", "PATH/transforms.json", scenes.accepts, scenes.read),
         Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
         Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
@@ -64,7 +65,7 @@ def find_form(path, wanted=None, who="keras-dl data check") -> Form:
     if not path.exists():
         raise OptionError(f"--data {path} does not exist.")
     fitting = [form for form in FORMS.values() if form.accepts(path)]
-    if any(form.name in MARKED for form in fitting):
+    if any(form.name in MARKED or form.name == "scene" for form in fitting):
         fitting = [form for form in fitting if form.name != "images"]
     names = list(FORMS) if wanted is None else list(wanted)
     for name in names:

@@ -11,13 +11,14 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
-from keras_dl.recipes.data.images import image_shape
-from keras_dl.recipes.data.own import OwnData, by_seed, divided
+from keras_dl.recipes.data.images import first_broken, header
+from keras_dl.recipes.data.own import OwnData, by_seed, divided, with_test
 from keras_dl.recipes.datasets.view_folders import read_transforms
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 DISTANCE = 4.0  # of the cameras from the middle of the scene
 NEAR, FAR = 0.5, 1.5  # of the distance of the nearest and of the farthest camera
+TRANSPARENT = ("RGBA", "LA", "PA")  # Pillow's modes
 PARALLEL = 0.02  # the mean of axes does not tell a point below this least eigenvalue; cameras 16 degrees apart have it
 
 
@@ -39,18 +40,19 @@ def read(path, seed=0, target=None) -> OwnData:
             raise FileError(whole, "is there beside transforms_train.json. Give one of the two.")
     else:
         files = {split: path / f"transforms_{name}.json" for name, split in SPLITS.items()}
-        files = {split: file for split, file in files.items() if file.exists()}
+        files = with_test({split: file for split, file in files.items() if file.exists()})
     parts = {split: read_transforms(file) for split, file in files.items()}
     first = parts["train"]
     for split, part in parts.items():
         if not np.isclose(part.focal_of_width, first.focal_of_width):
             raise FileError(files[split], "has another focal length than the training views. One camera is needed.")
     given = "test" in parts
-    images = {split: [str(file) for file in part.files] for split, part in parts.items()}
-    shape = _common_shape(path, [name for names in images.values() for name in names])
+    images = {split: list(map(str, part.files)) for split, part in parts.items()}
+    files_of_images = sorted({file for part in parts.values() for file in part.files})
+    (height, width), transparent = _common_size(files_of_images)
     cameras, bounds = _placed(files["train"], {split: part.cameras for split, part in parts.items()}, first.bounds)
     if not given:
-        rows = dict(zip(("train", "test"), divided(len(first.cameras), seed, path=whole), strict=True))
+        rows = dict(zip(("train", "test"), divided(len(first.cameras), seed, path=files["train"]), strict=True))
         images |= {split: [images["train"][i] for i in order] for split, order in reversed(rows.items())}
         cameras |= {split: cameras["train"][order] for split, order in reversed(rows.items())}
     features = require("tensorflow_datasets", extra="recipes").features
@@ -62,28 +64,34 @@ def read(path, seed=0, target=None) -> OwnData:
             "camera": features.Tensor(shape=(3, 4), dtype=np.float32),
         },
         splits={split: {"image": images[split], "camera": list(cameras[split])} for split in images},
-        files=[*files.values(), *sorted({name for names in images.values() for name in names})],
+        files=[*files.values(), *files_of_images],
         how="as the files have it" if given else by_seed(seed),
         facts={
-            "images": f"{shape[1]} x {shape[0]} pixels",
-            "focal": f"{first.focal_of_width * shape[1]:.1f} pixels",
-            "depth": f"from {bounds[0]:.2f} to {bounds[1]:.2f}, where the cameras are {DISTANCE:g} away from the middle",
+            "images": f"{width} x {height} pixels{', on white where they are transparent' if transparent else ''}",
+            "focal": f"{first.focal_of_width * width:.1f} pixels",
+            "depth": f"{bounds[0]:.2f} to {bounds[1]:.2f}, where cameras are {DISTANCE:g} from the middle on average",
         },
-        metadata={"focal_of_width": first.focal_of_width, "bounds": bounds, "white": shape[2] in (2, 4)},
+        metadata={"focal_of_width": first.focal_of_width, "bounds": bounds, "white": transparent},
+        problem=lambda: first_broken(files_of_images),
     )
 
 
-def _common_shape(path, names):
-    """The shape of all images.
+def _common_size(files):
+    """`(height, width)` of all images, and whether they have transparency.
 
     Raises:
-        FileError: if one is missing, is no image, or has another shape. The message begins with its name.
+        FileError: if one is missing, is no image, or has another size. The message begins with its name.
     """
-    shapes = [image_shape(name) for name in names]
-    for name, shape in zip(names, shapes, strict=True):
-        if shape != shapes[0]:
-            raise FileError(name, f"has the shape {shape}, and {names[0]} has {shapes[0]}. They must agree.")
-    return shapes[0]
+    headers = {}
+    for file in files:
+        if not file.exists():
+            raise FileError(file, "is missing, and a frame of the transforms names it.")
+        headers[file] = header(file)
+    size, mode = headers[files[0]]
+    for file, (other, _) in headers.items():
+        if other != size:
+            raise FileError(file, f"has {other[1]} x {other[0]} pixels, and {files[0].name} has {size[1]} x {size[0]}.")
+    return size, mode in TRANSPARENT
 
 
 def _placed(file, cameras, bounds):

@@ -18,6 +18,7 @@ from keras_dl.ops.rays import convert_cameras
 from keras_dl.recipes.datasets.wheels import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+LENS = ("k1", "k2", "k3", "k4", "p1", "p2")  # coefficients of distortion
 
 
 class Views(NamedTuple):
@@ -45,13 +46,13 @@ class Views(NamedTuple):
         depth = None if self.depth is None else self.depth[rows]
         return self._replace(images=self.images[rows], cameras=self.cameras[rows], depth=depth)
 
-    def halved(self):
-        """The views with half the height and width: each pixel is the mean of four, its depth that of the first."""
-        height, width = (n // 2 for n in self.images.shape[1:3])
-        blocks = self.images[:, : 2 * height, : 2 * width].reshape(-1, height, 2, width, 2, 3)
+    def shrunk(self, factor: int):
+        """The views at 1 / `factor` of the size: each pixel is the mean of a square, its depth that of the first."""
+        height, width = (n // factor for n in self.images.shape[1:3])
+        blocks = self.images[:, : factor * height, : factor * width].reshape(-1, height, factor, width, factor, 3)
         images = np.rint(blocks.mean((2, 4))).astype("uint8")
-        depth = None if self.depth is None else self.depth[:, : 2 * height : 2, : 2 * width : 2]
-        return self._replace(images=images, focal=self.focal / 2, depth=depth)
+        depth = None if self.depth is None else self.depth[:, : factor * height : factor, : factor * width : factor]
+        return self._replace(images=images, focal=self.focal / factor, depth=depth)
 
 
 def blender(folder, half=False, test_skip=1) -> dict[str, Views]:
@@ -66,7 +67,8 @@ def blender(folder, half=False, test_skip=1) -> dict[str, Views]:
         test_skip: int. Only each so-manieth view of the splits `val` and `test`. The authors' config has 8.
 
     Returns:
-        dict of `Views` by "train", "val" and "test". The scene lies between the distances 2 and 6, as in these sets.
+        dict of `Views` by "train", "val" and "test". The scene lies between the distances `near` and `far` of the
+        file, by default 2 and 6, as in these sets.
 
     Raises:
         DataError: if there is no such file, an image is missing or cannot be read, or images differ in size.
@@ -85,24 +87,65 @@ def blender(folder, half=False, test_skip=1) -> dict[str, Views]:
     return found
 
 
-def _transforms(path, half, skip):
-    types = {"camera_angle_x": int | float, "frames": list}
-    document = read_json(path, "a file of transforms", "Its layout is that of NeRF's synthetic scenes.", types=types)
+class Transforms(NamedTuple):
+    """What a file of transforms says.
+
+    Attributes:
+        files: list of paths of images.
+        cameras: float32, `(n, 3, 4)`.
+        focal_of_width: float. The focal length over the width of an image.
+        bounds: `(near, far)`, if the file has these numbers; else None.
+    """
+
+    files: list
+    cameras: np.ndarray
+    focal_of_width: float
+    bounds: tuple[float, float] | None
+
+
+def read_transforms(path, skip=1) -> Transforms:
+    """Reads a file of transforms; each `skip`-th of its frames.
+
+    The angle is `camera_angle_x` in radians, or comes from `fl_x` and `w` in pixels, which other programs write.
+
+    Raises:
+        FileError: if it does not hold what it must, or its images are distorted by a lens. A ValueError.
+    """
+    layout = "Its layout is that of NeRF's synthetic scenes."
+    document = read_json(path, "a file of transforms", layout, types={"frames": list})
     frames = document["frames"][::skip]
     with reading(path, "a file of transforms"):
         if not frames:
             raise ValueError("it has no frames")
-        if not 0 < document["camera_angle_x"] < np.pi:
-            raise ValueError(f"its camera_angle_x is {document['camera_angle_x']}, which is not in (0, pi)")
+        if "camera_angle_x" in document:
+            angle = float(document["camera_angle_x"])
+        elif {"fl_x", "w"} <= set(document):
+            angle = 2 * np.arctan(0.5 * float(document["w"]) / float(document["fl_x"]))
+        else:
+            raise ValueError("it has no camera_angle_x, and no fl_x and w")
+        if not 0 < angle < np.pi:
+            raise ValueError(f"its camera_angle_x is {angle}, which is not in (0, pi)")
+        if bent := [name for name in LENS if document.get(name)]:
+            raise ValueError(f"its images are distorted ({bent[0]} = {document[bent[0]]}): straighten them before")
+        bounds = None
+        if {"near", "far"} & set(document):
+            bounds = float(document["near"]), float(document["far"])
+            if not 0 < bounds[0] < bounds[1]:
+                raise ValueError(f"its near and far are {bounds}; they must be positive, and near the smaller one")
         cameras = np.array([frame["transform_matrix"] for frame in frames], "float32")
         files = [path.parent / frame["file_path"] for frame in frames]
         if cameras.shape[1:] not in ((3, 4), (4, 4)) or not np.isfinite(cameras).all():
             raise ValueError(f"its matrices have the shape {cameras.shape[1:]}, or a number that is not finite")
     files = [file if file.suffix.lower() in SUFFIXES else file.with_name(f"{file.name}.png") for file in files]
-    images = read_images(files, named_by=path)
-    focal = 0.5 * images.shape[2] / np.tan(0.5 * document["camera_angle_x"])
-    views = Views(images, cameras[:, :3], float(focal), near=2.0, far=6.0)
-    return views.halved() if half else views
+    return Transforms(files, cameras[:, :3], float(0.5 / np.tan(0.5 * angle)), bounds)
+
+
+def _transforms(path, half, skip):
+    found = read_transforms(path, skip)
+    images = read_images(found.files, named_by=path)
+    near, far = found.bounds or (2.0, 6.0)
+    views = Views(images, found.cameras, found.focal_of_width * images.shape[2], near, far)
+    return views.shrunk(2) if half else views
 
 
 def llff(folder, factor=8, hold_out=8) -> dict[str, Views]:

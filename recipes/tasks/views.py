@@ -1,6 +1,7 @@
 """Images with known cameras as rays with colors, and images that are rendered from rays."""
 
 import functools
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -53,6 +54,21 @@ def published(options, crop_steps: int = 0) -> Data:
     return from_memory(options, splits, crop_steps, **origin_of)
 
 
+def own(options, longest: int) -> Data:
+    """`Data` of an own scene, with the longer side of the images at most `longest` pixels, or `--image-size`."""
+    builder = open_dataset(options)
+    near, far = builder.metadata["bounds"]
+    splits = {}
+    for split, columns in builder.splits.items():
+        images = view_folders.read_images(list(map(pathlib.Path, columns["image"])), named_by=builder.path)
+        focal = builder.metadata["focal_of_width"] * images.shape[2]
+        whole = Views(images, np.stack(columns["camera"]), focal, near, far)
+        splits[split] = whole.shrunk(-(-max(images.shape[1:3]) // (options.image_size or longest)))
+    data = from_memory(options, splits, **origin(builder))
+    data.arrays["white"] = np.array(builder.metadata["white"])
+    return data
+
+
 def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin_of) -> Data:
     """`Data` of views in memory: a batch holds rays of any training views, drawn with replacement.
 
@@ -65,7 +81,7 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
         origin_of: arguments of `Data`: `dataset`, `version` and `licence`.
     """
     if options.smoke:
-        splits = {split: views.take(slice(SMOKE_VIEWS)).halved().halved() for split, views in splits.items()}
+        splits = {split: views.take(slice(SMOKE_VIEWS)).shrunk(4) for split, views in splits.items()}
     train = splits["train"]
     count, height, width = train.images.shape[:3]
 
