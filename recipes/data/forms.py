@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_dl.recipes.data import boxes, images, masks, points, scenes, series, table, texts
+from keras_dl.recipes.data import boxes, images, masks, networks, points, scenes, series, table, texts
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -29,9 +29,11 @@ class Form(NamedTuple):
 
 
 JSON = "PATH/annotations.json and PATH/images/*.jpg"
+NETWORK = "PATH/nodes.csv and PATH/edges.csv"
 MASKS = "PATH/images/*.jpg and PATH/masks/*.png"
 MARKED = ("boxes", "masks")  # forms of folders of images that are not named by classes
-TABLES = ("table", "values")  # forms with columns to choose the target from
+TABLES = ("table", "values")
+TARGETED = (*TABLES, "graph")  # forms with columns to choose the target from
 FORMS = {
     form.name: form
     for form in (
@@ -40,6 +42,13 @@ FORMS = {
         Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
         Form("scene", "views of a scene with their cameras", "PATH/transforms.json", scenes.accepts, scenes.read),
         Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
+        Form(
+            "graph",
+            "a graph with classes of nodes",
+            "PATH/nodes.csv and PATH/edges.csv",
+            networks.accepts,
+            networks.read,
+        ),
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
         Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
         Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
@@ -96,6 +105,6 @@ def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl d
     if form is not None and not path.exists():
         raise OptionError(f"--data {path} does not exist.")
     chosen = find_form(path, wanted, who) if form is None else FORMS[form]
-    if target is not None and chosen.name not in TABLES:
-        raise OptionError(f"--target {target} is for tables; {path} holds {chosen.title}.")
+    if target is not None and chosen.name not in TARGETED:
+        raise OptionError(f"--target {target} is for tables and graphs; {path} holds {chosen.title}.")
     return chosen.read(path, seed, target)

@@ -85,14 +85,14 @@ def read(path, seed=0, target=None) -> OwnData:
         for name in train.names:
             if name not in table.names:
                 raise FileError(table.path, f"has no column {name!r}, which {train.path.name} has.")
-    labels = _labels(train.column(target))
+    labels = class_names(train.column(target))
     answers = {split: _answers(table, target, labels) for split, table in tables.items()}
     if len(tables) == 1:
         rows = divided(answers["train"] if labels else len(train.cells), seed, labels, path)
         parts = {split: ("train", order) for split, order in zip(("train", "test"), rows, strict=True)}
     else:
         parts = {split: (split, mixed(len(table.cells), seed)) for split, table in tables.items()}
-    columns = [_column(train, name, parts["train"][1]) for name in train.names if name != target]
+    columns = [column_of(train, name, parts["train"][1]) for name in train.names if name != target]
     if not columns:
         raise FileError(train.path, f"has no column but {target!r}, the one to predict.")
     splits, notes = {}, []
@@ -113,7 +113,7 @@ def read(path, seed=0, target=None) -> OwnData:
         files=list(files.values()),
         how=by_seed(seed) if len(tables) == 1 else "as the files have it",
         labels=labels,
-        facts={"columns": _described(columns), "target": f"{target}, {_kind(labels, answers['train'])}"},
+        facts={"columns": described(columns), "target": f"{target}, {_kind(labels, answers['train'])}"},
         notes=notes,
         metadata={"columns": columns},
     )
@@ -178,7 +178,7 @@ def number(cell):
     return value if np.isfinite(value) else None
 
 
-def _labels(cells):
+def class_names(cells):
     """Names of the classes of the column to predict; none for values."""
     different = set(cells)
     if any(number(cell) is None for cell in different):
@@ -199,7 +199,7 @@ def _answers(table, target, labels):
     return np.array([labels.index(cell) for cell in cells], "int64") if labels else np.array(cells, "float32")
 
 
-def _column(table, name, order):
+def column_of(table, name, order):
     """What a column is: dict of `name`, `kind` "number" or "category", and `values` of a category."""
     cells = table.column(name)
     numbers = [number(cell) is not None for cell in cells]
@@ -258,7 +258,8 @@ def names_of(columns):
     return [column["name"] for column in columns]
 
 
-def _described(columns):
+def described(columns):
+    """Columns in words."""
     numbers = [column["name"] for column in columns if column["kind"] == "number"]
     parts = [f"{len(numbers)} of numbers: {', '.join(numbers)}"] if numbers else []
     for column in columns:

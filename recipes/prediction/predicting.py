@@ -13,7 +13,19 @@ from keras_dl.recipes.prediction.source import open_source
 from keras_dl.recipes.training.recipe import OptionError
 
 # Signatures that answer a question about one input, the best first. Others are parts, or make something of noise.
-ASKED = ("detect", "segment", "classify", "translate", "predict", "sequence", "extract", "serve", "a_to_b")
+ASKED = (
+    "detect",
+    "segment",
+    "classify",
+    "translate",
+    "predict",
+    "sequence",
+    "extract",
+    "serve",
+    "a_to_b",
+    "classify_nodes",
+)
+NETWORK = {"nodes", "node_mask", "edges", "edge_mask"}
 TRANSLATING = {"encode", "decode_step"}
 BEST = 3  # classes that are named
 SHOWN_SCORE = 0.25  # of detections
@@ -33,16 +45,17 @@ def predict(
         source: the folder of a run, a `.keras` file, or a file that `keras_dl.export` made.
         inputs: paths of pictures; of `.csv` files, a row for each sample (below the names of its columns, for a model
             of an own table), or for a model of series a line for each step; of `.npy`, `.ply`, `.off`
-            and `.obj` files, for a model of clouds; texts, or paths of `.txt` files with a text
+            and `.obj` files, for a model of clouds; of folders with `nodes.csv` and `edges.csv`, for a model of an own
+            graph; texts, or paths of `.txt` files with a text
             in each line.
         signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
         output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn.
         trust: bool. Whether a file may hold Python, and ops that touch files.
 
     Returns:
-        A list with a dict for each input: `input`, and what is known of it. `classes`: dicts of `label` and
-        `probability`, the most probable first. `objects`: dicts of `label`, `score` and `box`, in pixels of the
-        picture. `shares` of the pixels by label. `text`. Else the outputs of the signature as lists.
+        A list with a dict for each input, or each node of a graph: `input`, and what is known of it. `classes`: dicts
+        of `label` and `probability`, the most probable first. `objects`: dicts of `label`, `score` and `box`, in pixels
+        of the picture. `shares` of the pixels by label. `text`. Else the outputs of the signature as lists.
 
     Raises:
         OptionError: if the source answers no question about such inputs.
@@ -59,6 +72,8 @@ def predict(
     ):
         return _translations(source, inputs)
     name = _signature(source, signature)
+    if set(source.inputs[name]) == NETWORK and source.columns:
+        return _nodes(source, name, inputs)
     (key, (shape, dtype)), *others = source.inputs[name].items()
     padded = set(source.inputs[name]) == {"features", "mask"}
     if padded:  # series of unequal lengths
@@ -112,6 +127,19 @@ def _read(inputs, name, key, shape, dtype, others, columns, padded):
         f"{name} takes {dtype} of the shape {shape}, which is no picture, row, series or text. Call it by "
         "keras_dl.export.load."
     )
+
+
+def _nodes(source, name, inputs):
+    """An answer for each node of each graph."""
+    shapes = source.inputs[name]
+    num_nodes, num_edges = (shapes[key][0][1] for key in ("nodes", "edges"))
+    answers, runner = [], source.runner([name])
+    for names, given in reading.network(inputs, source.columns, num_nodes, num_edges):
+        outputs = runner.serve(name, **given)
+        for i, node in enumerate(names):
+            one = {key: x[:, i] for key, x in outputs.items()}
+            answers.append({"input": node} | _meaning(one, source.labels, None, ()))
+    return answers
 
 
 def _translations(source, inputs):

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_dl import graphs
 from keras_dl.files import FileError
 from keras_dl.ops.letterbox import letterbox
-from keras_dl.recipes.data import points
+from keras_dl.recipes.data import networks, points
 from keras_dl.recipes.data import table as own_table
 from keras_dl.recipes.training.pipelines import resize_and_crop
 
@@ -95,6 +96,32 @@ def table(words, columns):
         rows = own_table.read_rows(path, own_table.names_of(columns))
         values, _ = own_table.encoded(rows, columns, strict=True)
         found += [Given(f"{path}:{line}", row[None]) for line, row in zip(rows.lines, values, strict=True)]
+    return found
+
+
+def network(words, columns, num_nodes, num_edges):
+    """Graphs of folders with `nodes.csv` and `edges.csv`: inputs of a model of nodes, and the names of their nodes.
+
+    Args:
+        words: list of paths.
+        columns: list of dicts, as of `keras_dl.recipes.prediction.source.Source`. Other columns are left out.
+        num_nodes, num_edges: int. What the model takes, edges in both directions.
+
+    Raises:
+        FileError: if a column or a value is missing or wrong, or a graph is too large.
+    """
+    found = []
+    for path in map(pathlib.Path, words):
+        if not networks.accepts(path):
+            raise FileError(path, f"is no folder with {networks.NODES} and {networks.EDGES}.")
+        nodes = own_table.read_rows(path / networks.NODES, own_table.names_of(columns))
+        names = networks.rows_by_name(nodes, nodes.names[0])
+        edges, _ = networks.read_edges(path / networks.EDGES, names)
+        graph = graphs.Graph(networks.scaled(nodes, columns, strict=True), edges)
+        if len(names) > num_nodes or len(edges) > num_edges:
+            sizes = f"{len(names)} nodes and {len(edges) // 2} edges; the model takes {num_nodes} and {num_edges // 2}"
+            raise FileError(path, f"has {sizes}.")
+        found.append((list(names), graphs.pad([graph], num_nodes, num_edges)))
     return found
 
 
