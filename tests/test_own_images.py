@@ -7,12 +7,12 @@ import numpy as np
 import own
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 import keras_dl_cli
 from keras_dl.files import FileError
-from keras_dl.recipes.data import as_text, from_folder, open_data, understand
-from keras_dl.recipes.prediction import predict
+from keras_dl.recipes.data import as_text, from_folder, headers, open_data, understand
+from keras_dl.recipes.prediction import predict, reading
 from keras_dl.recipes.training import commands, pipelines, recipe
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -48,6 +48,31 @@ def test_given_splits_are_kept(tmp_path):
     assert open_data(tmp_path).counts == {"train": 6, "test": 4}
     shutil.rmtree(tmp_path / "val")
     assert open_data(tmp_path).counts == {"train": 4, "test": 2}
+
+
+def test_photographs_are_turned_as_cameras_say(tmp_path):
+    """Each of EXIF's orientations, as Pillow applies them; also in `predict`."""
+    folder = own.write_pictures(tmp_path / "shapes", 2)
+    random = np.random.default_rng(0)
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[headers.ORIENTATION] = turn
+        blocks = np.kron(random.integers(0, 255, (3, 4, 3)), np.ones((8, 8, 1))).astype("uint8")
+        Image.fromarray(blocks).save(folder / "bar" / f"turned-{turn}.jpg", exif=exif, quality=95)
+    data = open_data(folder)
+    assert "turned 7 as their cameras say (EXIF)" in data.notes
+    assert understand(folder)["facts"]["sizes"] == "20 to 32 pixels high, 20 to 32 wide"
+    seen = {}
+    for split in data.splits:
+        for path, row in zip(data.splits[split]["image"], data.as_dataset(split), strict=True):
+            seen[path] = row["image"].numpy()
+    files = sorted(path for path in seen if "turned-" in path)
+    given = reading.pictures(files, (16, 16, 3), whole=True)
+    assert len(files) == 8
+    for path, one in zip(files, given, strict=True):
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        np.testing.assert_allclose(seen[path], expected, atol=2)  # two decoders of JPEG
+        np.testing.assert_array_equal(one.original, seen[path])
 
 
 def test_gray_images_have_one_channel_and_mixed_ones_three(tmp_path):

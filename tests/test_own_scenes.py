@@ -61,6 +61,13 @@ def test_a_scene_is_moved_to_the_middle_and_scaled(tmp_path):
     assert nearest[bright].max() < 1.2 * radius < 1.4 * radius < nearest[colors[:, 0] < 0.1].max()
 
 
+def test_images_that_would_be_too_small_are_refused(tmp_path):
+    write_scene(tmp_path, 5)
+    options = recipe.find("nerf").options("scene", data=str(tmp_path), batch_size=64, image_size=8)
+    with pytest.raises(recipe.OptionError, match="--image-size 8: images would have 6 x 8 pixels; each side needs 11"):
+        views.own(options, longest=16)
+
+
 def test_splits_bounds_and_sizes_of_a_scene(tmp_path):
     write_scene(tmp_path, 6, "transforms_train.json", mode="RGBA", near=2.0, far=12.0)
     write_scene(tmp_path, 3, "transforms_val.json")

@@ -18,7 +18,8 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.files import FileError, read_json
-from keras_dl.recipes.data.images import first_broken, header, size_facts
+from keras_dl.recipes.data.headers import header
+from keras_dl.recipes.data.images import first_broken, size_facts
 from keras_dl.recipes.data.own import SPLITS, OwnData, by_seed, divided, mixed, with_test
 
 LISTS = {"images": list, "annotations": list, "categories": list}
@@ -168,7 +169,7 @@ def _images(path, file, document, names, notes, masks):
         if not isinstance(entry, dict) or not {"id", "file_name"} <= set(entry):
             raise FileError(file, f"has an image without id or file_name: {str(entry)[:60]}.")
         image = _found(path, file, str(entry["file_name"]))
-        height, width = header(image)[0]
+        height, width = header(image).size
         stated = (entry.get("height", height), entry.get("width", width))
         if stated != (height, width):
             raise FileError(

@@ -5,20 +5,17 @@ PATH/train/daisy/1.jpg, PATH/test/daisy/2.jpg              the split is given; `
 """
 
 import collections
-import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
+from keras_dl.recipes.data.headers import PLAIN, SUFFIXES, header
 from keras_dl.recipes.data.own import OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 OTHERS = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2")
-FORMATS = ("JPEG", "MPO", "PNG")  # as Pillow calls them; cameras write MPO, which begins with a JPEG
 GRAY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
-CONVERT = "Convert it to PNG or JPEG."
 
 
 def accepts(path):
@@ -62,9 +59,10 @@ def read(path, seed=0, target=None) -> OwnData:
     else:
         rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
     features = require("tensorflow_datasets", extra="recipes").features
-    sizes = collections.Counter(size for size, _ in headers.values())
-    channels = 1 if all(mode in GRAY for _, mode in headers.values()) else 3
-    height, width = next(iter(sizes)) if len(sizes) == 1 else (None, None)
+    sizes = collections.Counter(one.seen for one in headers.values())
+    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
+    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
+    height, width = next(iter(sizes)) if len(sizes) == 1 and not turns else (None, None)
     splits = {
         split: {
             "image": np.array([str(file) for file, _ in part]),
@@ -86,7 +84,8 @@ def read(path, seed=0, target=None) -> OwnData:
         how=how,
         labels=names,
         facts=size_facts(sizes, channels),
-        notes=ignored_note(ignored),
+        notes=[*ignored_note(ignored), *[f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)],
+        metadata={"turns": turns},
         problem=lambda: first_broken(files, channels),
     )
 
@@ -111,34 +110,6 @@ def _classes(folder):
 
 def _rows(classes, names):
     return [(file, names.index(name)) for name in sorted(classes) for file in classes[name][0]]
-
-
-def header(file):
-    """`((height, width), mode)` of a picture, from the start of its file.
-
-    Raises:
-        FileError: if it is not a PNG or JPEG.
-    """
-    image = require("PIL.Image", extra="recipes")
-    file = pathlib.Path(file)
-    if file.suffix.lower() not in SUFFIXES:
-        raise FileError(file, f"is of a kind that is not read. {CONVERT}")
-    try:
-        with image.open(file) as opened:
-            kind, (width, height), mode = opened.format, opened.size, opened.mode
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        raise FileError(file, f"is no picture: {_first_line(error, file)}. Delete it, or save it again.") from error
-    if kind not in FORMATS:
-        raise FileError(file, f"holds {kind}, in spite of its name. {CONVERT}")
-    return (height, width), mode
-
-
-def _first_line(error, file):
-    if not file.stat().st_size:
-        return "it is empty"
-    return str(error).splitlines()[0].split(" '")[0].rstrip(".") if str(error) else type(error).__name__
 
 
 def first_broken(files, channels=3):

@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
-from keras_dl.recipes.data.images import SUFFIXES, first_broken, header, size_facts
+from keras_dl.recipes.data.headers import PLAIN, SUFFIXES, header
+from keras_dl.recipes.data.images import first_broken, size_facts
 from keras_dl.recipes.data.own import OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
 
 IMAGES, MASKS = ("images", "image", "imgs"), ("masks", "mask", "labels")
@@ -44,11 +45,12 @@ def read(path, seed=0, target=None) -> OwnData:
     everything = [pair for part in pairs.values() for pair in part]
     values, sizes, found = set(), collections.Counter(), {}
     for image, mask in everything:
-        size, found[mask] = header(image)[0], _values(mask, mask.stat().st_mtime_ns)
-        if found[mask][0] != size:
-            shape = " x ".join(map(str, found[mask][0]))
-            raise FileError(mask, f"has {shape} pixels, and its image {size[0]} x {size[1]}.")
-        sizes[size] += 1
+        first, found[mask] = header(image), _values(mask, mask.stat().st_mtime_ns)
+        if found[mask][0] != first.size:
+            shape, size = (" x ".join(map(str, x)) for x in (found[mask][0], first.size))
+            turned = " A camera turned the image (EXIF): save it as it is seen." if first.turn != PLAIN else ""
+            raise FileError(mask, f"has {shape} pixels, and its image {size}.{turned}")
+        sizes[first.size] += 1
         values |= set(found[mask][1])
     binary = values == {0, IGNORED}
     names = _names(path)

@@ -5,6 +5,7 @@ split, and leaves out files that it does not know without a word.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import types
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
+from keras_dl.recipes.data.headers import PLAIN, upright
 from keras_dl.recipes.training.recipe import OptionError
 
 TEST_SHARE = 0.2  # of the examples, where the data has no test split
@@ -89,8 +91,19 @@ class OwnData:
         return dataset.apply(tf.data.experimental.assert_cardinality(self.counts[split]))
 
     def decode(self, name, path):
-        """The image of a path, a scalar string tensor."""
-        return self.features[name].decode_example(tf.io.read_file(path))
+        """The image of a path, a scalar string tensor, as it is seen: turned, where the metadata has `turns`."""
+        image = self.features[name].decode_example(tf.io.read_file(path))
+        return image if self._turns is None else upright(image, self._turns.lookup(path))
+
+    @functools.cached_property
+    def _turns(self):
+        """A table of EXIF's orientations by path, where there are any."""
+        turns = self.metadata.get("turns")
+        if not turns:
+            return None
+        with tf.init_scope():  # `decode` is called while a pipeline is traced
+            pairs = tf.lookup.KeyValueTensorInitializer(list(turns), list(turns.values()), tf.string, tf.int32)
+            return tf.lookup.StaticHashTable(pairs, default_value=PLAIN)
 
     def as_dataset(self, split, decoders=None, shuffle_files=False):
         """As of a TFDS builder: rows with their images, or with encoded images for `decoders`."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
-from keras_dl.recipes.data.images import first_broken, header
+from keras_dl.recipes.data.headers import header
+from keras_dl.recipes.data.images import first_broken
 from keras_dl.recipes.data.own import OwnData, by_seed, divided, with_test
 from keras_dl.recipes.datasets.view_folders import read_transforms
 
@@ -87,11 +88,13 @@ def _common_size(files):
         if not file.exists():
             raise FileError(file, "is missing, and a frame of the transforms names it.")
         headers[file] = header(file)
-    size, mode = headers[files[0]]
-    for file, (other, _) in headers.items():
-        if other != size:
-            raise FileError(file, f"has {other[1]} x {other[0]} pixels, and {files[0].name} has {size[1]} x {size[0]}.")
-    return size, mode in TRANSPARENT
+    first = headers[files[0]]
+    height, width = first.size
+    for file, other in headers.items():
+        if other.size != first.size:
+            own = f"{other.size[1]} x {other.size[0]}"
+            raise FileError(file, f"has {own} pixels, and {files[0].name} has {width} x {height}.")
+    return first.size, first.mode in TRANSPARENT
 
 
 def _placed(file, cameras, bounds):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_dl import graphs
 from keras_dl.files import FileError
 from keras_dl.ops.letterbox import letterbox
-from keras_dl.recipes.data import networks, points
+from keras_dl.recipes.data import headers, networks, points
 from keras_dl.recipes.data import table as own_table
 from keras_dl.recipes.training.pipelines import resize_and_crop
 
@@ -55,6 +55,8 @@ def pictures(words, shape, whole):
             image = tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
         except tf.errors.InvalidArgumentError as error:
             raise FileError(path, f"is no picture. There are: {', '.join(PICTURES)}.") from error
+        if path.suffix.lower() in headers.SUFFIXES:
+            image = headers.upright(image, headers.header(path).turn).numpy()
         fitted = _with_channels(image, shape[-1])
         fitted = letterbox(fitted, shape[:2]) if whole else resize_and_crop(tf.constant(fitted), shape, margin=0)
         found.append(Given(str(path), np.asarray(tf.cast(tf.round(fitted), tf.uint8))[None], image))

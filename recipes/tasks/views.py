@@ -19,10 +19,11 @@ from keras_dl.recipes.datasets import view_folders
 from keras_dl.recipes.datasets.view_folders import Views
 from keras_dl.recipes.datasets.wheels import DataError
 from keras_dl.recipes.training.batches import fold_in, open_dataset, origin, read
-from keras_dl.recipes.training.recipe import Data
+from keras_dl.recipes.training.recipe import Data, OptionError
 
 TEST_BATCH = 512
 SMOKE_VIEWS = 3
+SMALLEST = 11  # pixels of a side: the window of SSIM
 MOST_BATCHES = 48  # of what the networks see, which takes 4 MB each
 
 
@@ -55,15 +56,23 @@ def published(options, crop_steps: int = 0) -> Data:
 
 
 def own(options, longest: int) -> Data:
-    """`Data` of an own scene, with the longer side of the images at most `longest` pixels, or `--image-size`."""
+    """`Data` of an own scene, with the longer side of the images at most `longest` pixels, or `--image-size`.
+
+    Raises:
+        OptionError: if the shorter side would be too small for SSIM.
+    """
     builder = open_dataset(options)
+    longest = options.image_size or longest
     near, far = builder.metadata["bounds"]
     splits = {}
     for split, columns in builder.splits.items():
         images = view_folders.read_images(list(map(pathlib.Path, columns["image"])), named_by=builder.path)
         focal = builder.metadata["focal_of_width"] * images.shape[2]
         whole = Views(images, np.stack(columns["camera"]), focal, near, far)
-        splits[split] = whole.shrunk(-(-max(images.shape[1:3]) // (options.image_size or longest)))
+        splits[split] = whole.shrunk(-(-max(images.shape[1:3]) // longest))
+        if min(splits[split].images.shape[1:3]) < SMALLEST:
+            size = " x ".join(map(str, splits[split].images.shape[1:3]))
+            raise OptionError(f"--image-size {longest}: images would have {size} pixels; each side needs {SMALLEST}.")
     data = from_memory(options, splits, **origin(builder))
     data.arrays["white"] = np.array(builder.metadata["white"])
     return data
@@ -81,7 +90,9 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
         origin_of: arguments of `Data`: `dataset`, `version` and `licence`.
     """
     if options.smoke:
-        splits = {split: views.take(slice(SMOKE_VIEWS)).shrunk(4) for split, views in splits.items()}
+        shorter = min(splits["train"].images.shape[1:3])
+        factor = max(1, min(4, shorter // SMALLEST))
+        splits = {split: views.take(slice(SMOKE_VIEWS)).shrunk(factor) for split, views in splits.items()}
     train = splits["train"]
     count, height, width = train.images.shape[:3]
 
