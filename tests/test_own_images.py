@@ -57,7 +57,7 @@ def test_photographs_are_turned_as_cameras_say(tmp_path):
     for turn in range(1, 9):
         exif = Image.Exif()
         exif[headers.ORIENTATION] = turn
-        blocks = np.kron(random.integers(0, 255, (3, 4, 3)), np.ones((8, 8, 1))).astype("uint8")
+        blocks = np.kron(random.integers(0, 255, (3, 4, 1)), np.ones((8, 8, 3))).astype("uint8")
         Image.fromarray(blocks).save(folder / "bar" / f"turned-{turn}.jpg", exif=exif, quality=95)
     data = open_data(folder)
     assert "turned 7 as their cameras say (EXIF)" in data.notes
