@@ -45,12 +45,12 @@ def wheel(tmp_path_factory):
 
 
 def test_wheel_claims_no_other_names(wheel):
-    """`export` and `recipes` go in as parts of keras_dl, and the command line's module bears its name.
+    """`export` and `recipes` go in as parts of keras_dl, and the command line's package bears its name.
 
     A wheel must not claim names such as `export` in site-packages.
     """
     names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {name for name in names if not name.endswith(".dist-info")} == {"keras_dl", "keras_dl_cli.py"}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"keras_dl", "keras_dl_cli"}
 
 
 def test_wheel_says_that_it_has_types(wheel):

@@ -1,6 +1,6 @@
 """The commands of `keras-dl`. Each returns a document that can be written as JSON, and reports progress on stderr.
 
-Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
+Options, help texts and exit codes are in `keras_dl_cli`, which needs no TensorFlow.
 """
 
 import contextlib
