@@ -12,16 +12,38 @@ from keras_dl_cli.output import outline, table
 
 
 @command(cli, "list")
-def list_recipes():
-    """List the recipes that can be trained."""
-    with light.without_keras():
-        (folder,) = importlib.util.find_spec("keras_dl.recipes").submodule_search_locations
-    document = json.loads(pathlib.Path(folder, "recipes.json").read_text(encoding="utf-8"))
+@click.option("--presets", is_flag=True, help="List the published models that `from_preset` builds, with their sizes.")
+def list_recipes(presets):
+    """List the recipes that can be trained, or the presets of every model."""
+    return _presets() if presets else _recipes()
+
+
+def _recipes():
+    document = _written("recipes.json")
     rows = [("NAME", "MODEL", "DATASET", "AIM", "SUMMARY")]
     for row in document["recipes"]:
         aim = "" if row["aim"] is None else f"{row['metric']} {'>=' if row['higher_is_better'] else '<='} {row['aim']}"
         rows.append((row["name"], row["model"], row["dataset"], aim, row["summary"]))
     return document, table(rows)
+
+
+def _presets():
+    """The presets that `docs/presets.py` has counted. The sizes are those of the weights alone."""
+    document = _written("presets.json")
+    rows = [("ARCHITECTURE", "MODEL", "PRESET", "PARAMETERS", "FLOAT32", "INT8")]
+    for row in document["presets"]:
+        count = row["parameters"]
+        sizes = ("", "") if count is None else (f"{4 * count / 1e6:,.1f} MB", f"{count / 1e6:,.1f} MB")
+        counted = f"by {', '.join(row['needs'])}" if count is None else f"{count:,}"
+        rows.append((row["architecture"], row["model"], row["preset"], counted, *sizes))
+    return document, table(rows)
+
+
+def _written(name):
+    """A list that stands among the recipes, since to make it takes minutes: dict."""
+    with light.without_keras():
+        (folder,) = importlib.util.find_spec("keras_dl.recipes").submodule_search_locations
+    return json.loads(pathlib.Path(folder, name).read_text(encoding="utf-8"))
 
 
 @cli.group("data")

@@ -16,6 +16,7 @@ import toy
 
 import keras_dl.export
 import keras_dl_cli
+from keras_dl.architectures import ARCHITECTURES
 from keras_dl.export.targets import target_names
 from keras_dl.recipes.training import folder, recipe, runner
 
@@ -126,6 +127,28 @@ def test_list_names_every_recipe(call):
     assert (rows["cnn"]["model"], rows["cnn"]["dataset"], rows["cnn"]["aim"]) == ("LeNet5", "mnist_5k", 0.98)
     code, out, _ = call("list")
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", *recipe.NAMES]
+
+
+def test_list_names_every_preset(call):
+    """With the counts of the table of architectures, and without TensorFlow's seconds for each call."""
+    code, out, _ = call("list", "--presets", "--json")
+    assert code == 0
+    found = {(row["model"], row["preset"]): row for row in json.loads(out)["presets"]}
+    classes = {name for architecture in ARCHITECTURES for name in architecture.classes}
+    presets = {name: getattr(getattr(keras_dl, name), "presets", {}) for name in classes}
+    assert set(found) == {(name, preset) for name, rows in presets.items() for preset in rows}
+    for architecture in ARCHITECTURES:
+        if architecture.preset and not (row := found[architecture.preset])["needs"]:
+            assert row["parameters"] == architecture.parameters, architecture.preset
+    lines = [line.split() for line in call("list", "--presets")[1].splitlines()]
+    assert ["cnn", "VGG", "vgg16", "138,357,544", "553.4", "MB", "138.4", "MB"] in lines
+    assert ["gnn", "NodeClassifier", "gcn_cora", "by", "num_features,", "num_classes"] in lines
+
+
+@pytest.mark.slow  # a minute: it traces every preset
+def test_the_sizes_of_presets_are_as_listed():
+    run = _process(str(ROOT / "docs" / "presets.py"), "--check")
+    assert run.returncode == 0, run.stderr
 
 
 def test_data_list_names_licenses(call):

@@ -58,9 +58,11 @@ def test_wheel_says_that_it_has_types(wheel):
     assert "keras_dl/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_wheel_has_the_list_of_recipes(wheel):
-    """`keras-dl list` reads it."""
-    assert "keras_dl/recipes/recipes.json" in zipfile.ZipFile(wheel).namelist()
+def test_wheel_has_the_lists_of_recipes_and_presets(wheel):
+    """`keras-dl list` reads them."""
+    assert {f"keras_dl/recipes/{name}.json" for name in ("recipes", "presets")} <= set(
+        zipfile.ZipFile(wheel).namelist()
+    )
 
 
 def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
