@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_dl import notices
 from keras_dl.compat import all_layers
-from keras_dl.export import graph, latency, onnx, quantize, saved_model
+from keras_dl.export import graph, latency, onnx, quantize, saved_model, standard_metadata
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
@@ -376,8 +376,11 @@ class Exporter:
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers, request.io)
-                document = with_integers(document, graph.parse(content).signatures)
-                file.write_bytes(into_litert(shortened(content), document))
+                parsed = graph.parse(content)
+                document = with_integers(document, parsed.signatures)
+                standard = standard_metadata.encoded(parsed, source.signatures, request.metadata or {}, self.model.name)
+                content = into_litert(shortened(content), document, [(standard_metadata.NAME, standard)])
+                file.write_bytes(standard_metadata.with_files(content, document))
             case "onnx":
                 (name,) = names
                 concrete = traced[name].concrete

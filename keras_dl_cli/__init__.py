@@ -10,9 +10,9 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("keras-dl needs click, which is not installed: pip install 'keras_dl[recipes]'") from None
 
-from keras_dl_cli.files import TARGETS
+from keras_dl_cli.files import LANGUAGES, TARGETS
 from keras_dl_cli.group import cli
 from keras_dl_cli.light import architectures, version
 from keras_dl_cli.running import main
 
-__all__ = ["TARGETS", "architectures", "cli", "main", "version"]
+__all__ = ["LANGUAGES", "TARGETS", "architectures", "cli", "main", "version"]

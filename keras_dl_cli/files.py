@@ -1,6 +1,7 @@
-"""The commands about runs and files: evaluate, predict, export and inspect."""
+"""The commands about runs and files: evaluate, predict, export, snippet and inspect."""
 
 import importlib
+import pathlib
 
 import click
 
@@ -18,6 +19,9 @@ TARGETS = (
     "edgetpu",
     "gpu",
 )
+
+# As `keras_dl.export.snippets` has them.
+LANGUAGES = ("python", "cpp", "kotlin", "javascript")
 
 
 @command(cli, "evaluate")
@@ -162,6 +166,44 @@ def export(no_verify, **options):
     document = commands.export(verify=not no_verify, **options)
     reports = document.get("files", [document])
     return document, "\n\n".join(str(Report(**report)) for report in reports)
+
+
+@command(cli, "snippet")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--language",
+    "languages",
+    type=OneOrMore(LANGUAGES),
+    required=True,
+    help="python for ai-edge-litert, cpp for tflite-micro, kotlin for LiteRT on Android, javascript for LiteRT.js. "
+    "Several, with commas between them, give several files.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a snippet that exists, and what you have changed in it.")
+def snippet(path, languages, overwrite):
+    """Write code that runs PATH, a LiteRT file, on a device: with its names, shapes, scales and labels.
+
+    It is written beside the file.
+
+    \b
+    Examples:
+      keras-dl snippet runs/cnn/exports/cnn-int8-cpu.tflite --language python
+      keras-dl snippet runs/cnn/exports/cnn-int8-micro.tflite --language cpp
+      keras-dl snippet runs/cnn/exports/cnn-none-cpu.tflite --language kotlin,javascript
+    """
+    with light.without_keras():
+        snippets = importlib.import_module("keras_dl.export.snippets")
+        files = importlib.import_module("keras_dl.files")
+        languages = (languages,) if isinstance(languages, str) else languages
+        texts = {language: snippets.snippet(path, language) for language in languages}
+        paths = {language: pathlib.Path(path).with_name(name) for language, (name, _) in texts.items()}
+        for written in paths.values():
+            if written.exists() and not overwrite:
+                raise click.UsageError(f"{written} exists. Replace it, and what you have changed in it: --overwrite.")
+        for language, written in paths.items():
+            with files.replacing(written) as temporary:
+                temporary.write_text(texts[language][1], encoding="utf-8")
+    document = {"files": [{"language": language, "path": str(written)} for language, written in paths.items()]}
+    return document, "\n".join(f"{language}: {written}" for language, written in paths.items())
 
 
 @command(cli, "inspect")
