@@ -35,7 +35,7 @@ namespace {{
 alignas(16) uint8_t arena[{macro}_ARENA_BYTES];
 {labels}
 // Sets the model up at the first call. A null pointer if that failed: the arena may be too small.
-tflite::MicroInterpreter* Model() {{
+tflite::MicroInterpreter* SetUp() {{
   static {camel}OpResolver resolver;
   static const bool registered = Register{camel}Ops(resolver) == kTfLiteOk;
   static tflite::MicroInterpreter interpreter(tflite::GetModel({name}), resolver, arena, sizeof(arena));
@@ -48,7 +48,7 @@ tflite::MicroInterpreter* Model() {{
 // Runs the signature {signature}. Returns whether it did.
 {arguments}
 bool {function}({parameters}) {{
-  tflite::MicroInterpreter* model = Model();
+  tflite::MicroInterpreter* model = SetUp();
   if (model == nullptr) return false;
 {inputs}
   if (model->Invoke() != kTfLiteOk) return false;

@@ -13,12 +13,12 @@ from keras_dl.files import FileError
 
 # Words of the four languages that no name may be, and the names that snippets use themselves.
 _RESERVED = """
-    abstract alignas arguments arrays async auto await bool boolean byte catch char class const constexpr context delete
-    dequantize do double enum eval explicit export extends extern false final float found fun function goto image import
-    in init inline int interface interpreter labels let load long main model mutable namespace native new np null
-    operator outputs package private protected public quantize register results return short signed sizeof static
-    std struct super switch sys template this throw true try typealias typeof typename union unsigned using val var
-    virtual void volatile wasm when with yield
+    abstract alignas arena arguments arrays async auto await bool boolean byte catch char class const constexpr context
+    delete dequantize do double enum eval explicit export extends extern false final float found fun function goto i
+    image import in init inline int interface interpreter it labels LABELS let load long main MODEL model mutable
+    namespace native new np null operator outputs package private protected public quantize register results return
+    short signed sizeof static std struct super switch sys template tensor this throw true try typealias typename typeof
+    union unsigned using val value values var virtual void volatile wasm when with yield
 """
 _NAMES = frozenset(_RESERVED.split()) | frozenset(keyword.kwlist)
 
