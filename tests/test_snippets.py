@@ -204,18 +204,21 @@ import {createRequire} from 'node:module';
 import path from 'node:path';
 import vm from 'node:vm';
 
+const root = process.cwd();
 const server = http.createServer((request, response) => {
   response.setHeader('Content-Type', request.url.endsWith('.wasm') ? 'application/wasm' : 'text/javascript');
-  fs.createReadStream(path.join(process.cwd(), request.url)).pipe(response);
+  fs.createReadStream(path.join(root, request.url)).pipe(response);
 });
 await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
 const base = `http://127.0.0.1:${server.address().port}`;
 globalThis.self = globalThis;
 globalThis.require = createRequire(import.meta.url);
-globalThis.__dirname = process.cwd();
-globalThis.__filename = path.join(__dirname, 'run.mjs');
-globalThis.importScripts = (url) => vm.runInThisContext(fs.readFileSync(path.join(__dirname, new URL(url).pathname)));
-const snippet = await import(path.join(__dirname, process.argv[2]));
+globalThis.__dirname = path.join(root, 'node_modules/@litertjs/core/wasm');  // where Node looks for WebAssembly
+globalThis.__filename = path.join(__dirname, 'run.js');
+globalThis.importScripts = (url) => {
+  vm.runInThisContext(fs.readFileSync(path.join(root, new URL(url).pathname), 'utf8'));
+};
+const snippet = await import(path.join(root, process.argv[2]));
 const model = await snippet.load(`${base}/${process.argv[3]}`, `${base}/node_modules/@litertjs/core/wasm/`);
 const pixels = Uint8Array.from(fs.readFileSync('pixels.bin'));
 const results = await snippet.classify(model, pixels);

@@ -141,7 +141,7 @@ def read(path):
         path=path,
         entries=entries,
         labels=labels if entries[0].classes else [],
-        takes=takes.partition(";")[0] if isinstance(takes, str) else "",
+        takes=takes.partition(";")[0].removeprefix("real values: ") if isinstance(takes, str) else "",
         pixels=_pixels(entries[0], document),
         stateful=bool(file.stateful),
     )
