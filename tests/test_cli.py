@@ -21,7 +21,16 @@ from keras_dl.export.targets import target_names
 from keras_dl.recipes.training import folder, recipe, runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = (["list"], ["data", "list"], ["data", "prepare"], ["train"], ["evaluate"], ["export"], ["inspect"])
+COMMANDS = (
+    ["list"],
+    ["data", "list"],
+    ["data", "prepare"],
+    ["train"],
+    ["evaluate"],
+    ["export"],
+    ["inspect"],
+    ["snippet"],
+)
 
 
 @pytest.fixture
@@ -273,6 +282,8 @@ def test_export_of_a_keras_file(call, tmp_path):
     np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
     arguments = ("export", tmp_path / "mine.keras", "--quantization", "int8", "--calibration")
     assert call(*arguments, tmp_path / "samples.npz")[0] == 0
+    assert call(*arguments, tmp_path / "samples.npz", "--io", "uint8")[0] == 0
+    assert (tmp_path / "mine-int8-cpu-uint8.tflite").exists()
     np.savez(tmp_path / "wrong.npz", x=np.zeros((20, 5), "float32"))
     code, _, err = call(*arguments, tmp_path / "wrong.npz", "--overwrite")
     assert code == 2
@@ -504,6 +515,14 @@ def test_proof_that_does_not_hold_is_exit_code_1(call, trained, tmp_path, monkey
         (("evaluate", "foreign.keras"), 2, "its recipe is unknown"),
         (("export", "foreign.keras", "--target", "toaster"), 2, "toaster"),
         (("export", "foreign.keras", "--calibration-samples", "0"), 2, "must be at least 1"),
+        (
+            ("export", "foreign.keras", "--io", "uint8"),
+            2,
+            "--io uint8 does not fit --quantization none. It is the dtype",
+        ),
+        (("export", "foreign.keras", "--io", "int16"), 2, "'int16' is not one of 'int8', 'uint8', 'float32'"),
+        (("snippet", "letter.txt", "--language", "python"), 1, "letter.txt is not a LiteRT file"),
+        (("snippet", "letter.txt", "--language", "rust"), 2, "'rust' is not one of 'python', 'cpp', 'kotlin'"),
         (("export", "corrupt.keras"), 1, "corrupt.keras is not a model that Keras can load"),
         (("inspect", "corrupt.tflite"), 1, "corrupt.tflite"),
         (("evaluate", "corrupt.tflite"), 1, "corrupt.tflite"),
