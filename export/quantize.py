@@ -251,10 +251,10 @@ def check(file, quantization, model, float_layers=(), io=None):
             f"{quantization!r} is not available: {count} of {elements.total()} weights are not quantized, in {where}: "
             "there is no such kernel. Choose float16."
         )
-    quantized = {"float32", "int8", "int16"} - {io or activation}
+    wrong = {"float32", "int8", "int16"} - {io or activation}
     for name, signature in file.signatures.items():
         for key, x in (signature.inputs | signature.outputs).items():
-            if activation != "float32" and x.dtype in quantized:
+            if activation != "float32" and x.dtype in wrong:
                 raise ExportError(f"{quantization!r} is not available: {key!r} of signature {name!r} stays {x.dtype}.")
     found = {"weights": dict(weights), "float_ops": float_ops, "float_layers": list(float_layers)}
     return found | ({} if io is None else {"io": io})

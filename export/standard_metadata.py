@@ -2,7 +2,7 @@
 
 The metadata is a flatbuffer of its own, with the identifier `M001`, in the buffer `TFLITE_METADATA` of the file. The
 files that it names are in a zip archive behind the file, which runtimes do not read. The numbers of the fields are
-those of `metadata_schema.fbs` of TFLite Support; the package that writes it does not install beside TensorFlow.
+those of `metadata_schema.fbs` of TFLite Support. (MediaPipe's wheel 1.2.3 has a writer that cannot be imported.)
 
 MediaPipe gives pixels to an input, and names to a result, only as this metadata says: without labels, `category_name`
 is None; without `mean` and `std`, an input of floats is refused.
