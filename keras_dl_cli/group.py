@@ -36,6 +36,7 @@ def cli():
       keras-dl export runs/cnn --quantization int8 --target ethos-u55-128
       keras-dl export runs/cnn --quantization none,float16,int8
       keras-dl inspect runs/cnn/exports/cnn-int8-ethos-u55-128.tflite
+      keras-dl snippet runs/cnn/exports/cnn-none-cpu.tflite --language python
     """
 
 

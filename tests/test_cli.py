@@ -82,6 +82,7 @@ def test_what_needs_no_model_does_not_import_tensorflow(tmp_path):
         ("--version",): 0,
         ("list", "--json"): 0,
         ("inspect", str(file), "--json"): 0,
+        ("snippet", str(file), "--language", "python"): 0,
         ("inspect", str(tmp_path / "broken.tflite")): 1,
         ("export", str(file), "--target", "toaster"): 2,
         ("train", "--dataset"): 2,

@@ -15,7 +15,7 @@ from keras_dl.files import FileError
 _RESERVED = """
     abstract alignas arena arguments arrays async auto await bool boolean byte catch char class const constexpr context
     delete dequantize do double enum eval explicit export extends extern false final float found fun function goto i
-    image import in init inline int interface interpreter it labels LABELS let load long main MODEL model mutable
+    image import in init inline int interface interpreter it label labels LABELS let load long main MODEL model mutable
     namespace native new np null operator outputs package private protected public quantize register results return
     short signed sizeof static std struct super switch sys template tensor this throw true try typealias typename typeof
     union unsigned using val value values var virtual void volatile wasm when with yield
