@@ -29,6 +29,7 @@ benchmark: .venv/installed
 
 table: .venv/installed
 	$(BIN)/python docs/table.py
+	$(BIN)/python docs/presets.py
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -96,17 +96,18 @@ def markdown_table(rows: list) -> str:
     return "\n".join("| " + " | ".join(cell or " " for cell in line) + " |" for line in lines)
 
 
-def write(texts: dict[str, str], check: bool) -> None:
+def write(texts: dict[str, str], check: bool, script: str = "docs/table.py") -> None:
     """Writes the texts that differ from their files; with `check`, only names them, and exits with an error.
 
     Args:
         texts: dict of texts by path from the root of the repository.
         check: bool.
+        script: str. What writes them.
     """
     files = {path: ROOT / path for path in texts}
     stale = [path for path, file in files.items() if not file.exists() or file.read_text() != texts[path]]
     if check and stale:
-        sys.exit(f"{', '.join(stale)}: not as docs/results has it. Run python docs/table.py")
+        sys.exit(f"{', '.join(stale)}: not up to date. Run python {script}")
     for path in stale:
         with replacing(files[path]) as temporary:
             temporary.write_text(texts[path])

@@ -6,6 +6,7 @@ from keras_dl.export.exporter import Exporter, export
 from keras_dl.export.inspection import inspect
 from keras_dl.export.report import Report
 from keras_dl.export.runners import KerasRunner, Runner, load
+from keras_dl.export.snippets import snippet
 from keras_dl.files import FileError
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "export",
     "inspect",
     "load",
+    "snippet",
 ]

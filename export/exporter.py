@@ -15,10 +15,11 @@ import numpy as np
 
 from keras_dl import notices
 from keras_dl.compat import all_layers
-from keras_dl.export import graph, latency, onnx, quantize, saved_model
+from keras_dl.export import graph, latency, onnx, quantize, saved_model, standard_metadata
 from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailure, SignatureError
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
+from keras_dl.export.io_types import IO, steps
 from keras_dl.export.metadata import check_labels, into_litert, into_saved_model, with_integers
 from keras_dl.export.names import shortened
 from keras_dl.export.report import Report
@@ -69,6 +70,7 @@ def export(
     signatures: str | Sequence[str] | None = None,
     float_layers: Sequence[str] = (),
     input_shapes: Mapping | None = None,
+    io: str | None = None,
 ) -> Report | dict[str, Report]:
     """Writes what a model serves to a file for a device, and proves that the file computes what the model does.
 
@@ -117,6 +119,9 @@ def export(
             are those that the model itself names, in its attribute `float_layers`.
         input_shapes: dict by input name of shapes, the batch included, for a model that does not know its sizes:
             `{"images": (1, 224, 224, 3)}`. A `keras.KerasTensor` in the place of a shape also gives the dtype.
+        io: str: the dtype of the inputs and outputs of an integer file that hold real numbers: `"int8"`, `"uint8"` or
+            `"float32"` for `"int8"`, `"int16"` or `"float32"` for `"int16x8"`. None is `"int8"` or `"int16"`. Of
+            several quantizations, it is for the integer files.
 
     Returns:
         `Report`; for several quantizations a dict of reports by quantization.
@@ -143,7 +148,8 @@ def export(
     requests = []
     for name, one in paths.items():
         layers = float_layers if name == "int8" or "int8" not in paths else ()
-        requests.append(Request(one, format, name, float_layers=layers, **shared))
+        dtype = io if name in IO or not set(IO) & set(paths) else None
+        requests.append(Request(one, format, name, float_layers=layers, io=dtype, **shared))
     for x in requests:
         quantize.check_float_layers(x.float_layers, x.quantization, model)
     with contextlib.closing(Exporter(model, calibration, batch_size, signatures, input_shapes)) as exporter:
@@ -204,6 +210,7 @@ class Exporter:
         metric: Metric | None = None,
         signatures: str | Sequence[str] | None = None,
         float_layers: Sequence[str] = (),
+        io: str | None = None,
     ) -> Report:
         """Writes one file: see `keras_dl.export.export`, with one quantization.
 
@@ -213,7 +220,7 @@ class Exporter:
         Returns:
             `Report`.
         """
-        request = Request(path, format, quantization, target, metadata, metric, verify, float_layers)
+        request = Request(path, format, quantization, target, metadata, metric, verify, float_layers, io)
         return self.make([request], signatures)[0]
 
     def make(self, requests: list[Request], signatures: str | Sequence[str] | None = None) -> list[Report]:
@@ -306,7 +313,7 @@ class Exporter:
             raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
         if format == "litert":
             content = graph.read(file)
-            contents["tensors"] |= quantize.check(content, quantization, self.model, request.float_layers)
+            contents["tensors"] |= quantize.check(content, quantization, self.model, request.float_layers, request.io)
             float_ops = contents["tensors"]["float_ops"]
             warnings += _litert_warnings(float_ops, content, self.model, request.float_layers)
 
@@ -315,7 +322,8 @@ class Exporter:
             LOG.info("Comparing %s with the model.", request.path.name)
             with _accepted_by_the_runtime(file, RuntimeFailure), _advised(self.model, request, reviewed, of_detections):
                 held_out = source.held_out if quantization in quantize.CALIBRATED else None
-                proof = prove(artifact, expected, samples, quantization, held_out, missing, of_detections)
+                found = None if request.io is None else steps(content)
+                proof = prove(artifact, expected, samples, quantization, held_out, missing, of_detections, found)
             warnings += doubts(proof)
         measured = None
         if request.metric:
@@ -362,12 +370,17 @@ class Exporter:
         own = {"version": __version__, "model": self.model.name}
         if of_detections := [name for name in names if source.signatures[name].detections]:
             own["detections"] = of_detections
+        if request.io is not None:
+            own["io"] = request.io
         document = {**(request.metadata or {}), "keras_dl": own}
         match request.format:
             case "litert":
-                content = quantize.to_litert(source, names, request.quantization, request.float_layers)
-                document = with_integers(document, graph.parse(content).signatures)
-                file.write_bytes(into_litert(shortened(content), document))
+                content = quantize.to_litert(source, names, request.quantization, request.float_layers, request.io)
+                parsed = graph.parse(content)
+                document = with_integers(document, parsed.signatures)
+                standard = standard_metadata.encoded(parsed, source.signatures, request.metadata or {}, self.model.name)
+                content = into_litert(shortened(content), document, [(standard_metadata.NAME, standard)])
+                file.write_bytes(standard_metadata.with_files(content, document))
             case "onnx":
                 (name,) = names
                 concrete = traced[name].concrete

@@ -85,12 +85,13 @@ def with_integers(metadata, signatures):
     return changed
 
 
-def into_litert(content, metadata):
+def into_litert(content, metadata, others=()):
     """A LiteRT flatbuffer with `metadata` in a metadata buffer named `keras_dl`.
 
     Args:
         content: bytes.
         metadata: dict.
+        others: pairs of the name (str) and the bytes of further metadata buffers.
 
     Returns:
         bytes. The data of tensors is aligned to 16 bytes. The schema asks for this (`force_align: 16`), and the kernels
@@ -98,12 +99,13 @@ def into_litert(content, metadata):
     """
     schema = require("ai_edge_litert.schema_py_generated", extra="export")
     model = flatbuffer.unpacked(content)
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(encode(metadata), np.uint8)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = NAME, len(model.buffers)
-    model.buffers.append(buffer)
-    model.metadata = [x for x in model.metadata or [] if x.name != NAME.encode()] + [entry]
+    for name, data in ((NAME, encode(metadata)), *others):
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(data, np.uint8)
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = name, len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata = [x for x in model.metadata or [] if x.name != name.encode()] + [entry]
     return flatbuffer.packed(model, len(content))
 
 

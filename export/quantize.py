@@ -6,8 +6,8 @@
 | float16          | float16         | float32                    | as the model's  | no          |
 | weight_only_int8 | int8            | float32                    | as the model's  | no          |
 | dynamic_int8     | int8            | int8, scaled at run time   | as the model's  | no          |
-| int16x8          | int8            | int16                      | int16           | yes         |
-| int8             | int8            | int8                       | int8            | yes         |
+| int16x8          | int8            | int16                      | int16, or `io`  | yes         |
+| int8             | int8            | int8                       | int8, or `io`   | yes         |
 
 Weights in int8 have one scale per channel.
 
@@ -30,7 +30,7 @@ import re
 import tensorflow as tf
 
 from keras_dl.compat import CALIBRATE_ONLY, MASKING, all_layers
-from keras_dl.export import constants, graph, litert, remaining_weights
+from keras_dl.export import constants, graph, io_types, litert, remaining_weights
 from keras_dl.export.errors import ExportError
 from keras_dl.export.saved_model import layer_names, layer_path, located
 from keras_dl.extras import require
@@ -58,7 +58,7 @@ _LOOPS = ("WHILE", "IF")
 _NO_INTEGER_KERNEL = re.compile(r"not yet supported for op: '(\w+)'")
 
 
-def to_litert(source, names, quantization, float_layers=()):
+def to_litert(source, names, quantization, float_layers=(), io=None):
     """Converts and quantizes.
 
     Args:
@@ -66,6 +66,7 @@ def to_litert(source, names, quantization, float_layers=()):
         names: list of str: the signatures that the file holds.
         quantization: str, one of `QUANTIZATIONS`.
         float_layers: names of layers that stay in float32, for `int8`.
+        io: str, the dtype of the inputs and outputs of an integer file. None for its own integers.
 
     Returns:
         bytes: the flatbuffer.
@@ -84,7 +85,8 @@ def to_litert(source, names, quantization, float_layers=()):
         return source.converter(*variant)(**optimize, target_spec={"supported_types": [tf.float16]})
     if quantization in CALIBRATED:
         representative = functools.partial(_representative, signatures, source.calibrating)
-        return _calibrate(source.model, source.converter(*variant), quantization, representative, float_layers)
+        content = _calibrate(source.model, source.converter(*variant), quantization, representative, float_layers)
+        return io_types.with_io(content, io)
     content = source.float_file(*variant)
     if quantization == "none":
         return content
@@ -190,7 +192,7 @@ def _quantize_weights(content, quantization):
     return bytes(result.quantized_model)
 
 
-def check(file, quantization, model, float_layers=()):
+def check(file, quantization, model, float_layers=(), io=None):
     """Checks by the tensors of a file that it is quantized as `quantization` says.
 
     Args:
@@ -198,11 +200,12 @@ def check(file, quantization, model, float_layers=()):
         quantization: str, one of `QUANTIZATIONS`.
         model: the exported `keras.Model`; errors name its layers.
         float_layers: names of the layers that stay in float32.
+        io: str, the dtype of the inputs and outputs of an integer file. None for its own integers.
 
     Returns:
         dict: `weights`, counts by dtype of the weights of convolutions, products, LSTMs and embeddings; `float_ops`,
         the ops of an integer file that compute in float32 because LiteRT has no integer kernel for them, each with its
-        layer; and `float_layers`, as given.
+        layer; `float_layers`, as given; and `io`, if given.
 
     Raises:
         ExportError: if the file is quantized in another way.
@@ -248,11 +251,13 @@ def check(file, quantization, model, float_layers=()):
             f"{quantization!r} is not available: {count} of {elements.total()} weights are not quantized, in {where}: "
             "there is no such kernel. Choose float16."
         )
+    wrong = {"float32", "int8", "int16"} - {io or activation}
     for name, signature in file.signatures.items():
         for key, x in (signature.inputs | signature.outputs).items():
-            if x.dtype == "float32" and activation != "float32":
-                raise ExportError(f"{quantization!r} is not available: {key!r} of signature {name!r} stays float32.")
-    return {"weights": dict(weights), "float_ops": float_ops, "float_layers": list(float_layers)}
+            if activation != "float32" and x.dtype in wrong:
+                raise ExportError(f"{quantization!r} is not available: {key!r} of signature {name!r} stays {x.dtype}.")
+    found = {"weights": dict(weights), "float_ops": float_ops, "float_layers": list(float_layers)}
+    return found | ({} if io is None else {"io": io})
 
 
 def _weights(op, dequantized=None):

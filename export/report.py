@@ -25,8 +25,8 @@ class Report:
             `"scale"` and `"zero_point"` where quantized, and `"model_name"` where the model has another name for it.
         tensors: dict. Of a LiteRT file, counts by dtype of `constants`, `activations` and, among the constants,
             `weights`; `float_ops`, the ops of an integer file that compute in float32, with their layers, because
-            LiteRT has no integer kernel for them; and `float_layers`, as given to `export` or named by
-            the model.
+            LiteRT has no integer kernel for them; `float_layers`, as given to `export` or named by the model; and
+            `io`, as given to `export`.
         proof: dict. `signatures`: by signature and output `max_abs_error, mean_abs_error, max_rel_error, cosine` (see
             `keras_dl.export.verify.errors`), and `r2, deviation, channels, lost_channels, channel_r2` with others (see
             `keras_dl.export.verify.variation`); `samples`, the number of batches by signature; `inputs`: `"held_out"`

@@ -8,6 +8,7 @@ import pathlib
 import keras
 
 from keras_dl.export import quantize
+from keras_dl.export.io_types import check_io
 from keras_dl.export.metadata import encode
 from keras_dl.export.targets import Target, get_target
 from keras_dl.extras import require
@@ -25,7 +26,8 @@ class Request:
     """The request for one file. Errors that do not depend on the model are raised here.
 
     Attributes:
-        path, format, quantization, target, metadata, metric, verify, float_layers: as `export` takes them for one file.
+        path, format, quantization, target, metadata, metric, verify, float_layers, io: as `export` takes them for one
+            file.
     """
 
     path: pathlib.Path
@@ -36,10 +38,12 @@ class Request:
     metric: tuple | None
     verify: bool
     float_layers: tuple
+    io: str | None = None
 
     def __post_init__(self):
         self.path = _checked_path(self.path, self.format)
         _check_quantization(self.format, self.quantization)
+        check_io(self.io, self.quantization)
         self.target = get_target(self.target)
         self.target.check(self.format, self.quantization)
         for module in _MODULES[self.format]:

@@ -52,12 +52,12 @@ class Runner:
         return [self.run(name, arrays) for arrays in batches]
 
     def quantized(self, name: str, arrays: Arrays) -> Arrays:
-        """The arrays as the inputs of signature `name` take them: integers where those are quantized."""
+        """The arrays as the inputs of signature `name` take them: integers where those are quantized, else cast."""
         inputs = self.signatures[name]["inputs"]
         return {
             key: quantize(x, inputs[key]["scale"], inputs[key]["zero_point"], inputs[key]["dtype"])
             if "scale" in inputs[key]
-            else x
+            else np.asarray(x).astype(inputs[key]["dtype"], copy=False)
             for key, x in arrays.items()
         }
 

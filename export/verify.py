@@ -189,7 +189,7 @@ def reference(keras_runner, samples):
     return expected
 
 
-def prove(artifact, expected, samples, quantization, held_out=None, drawn=(), of_detections=()):
+def prove(artifact, expected, samples, quantization, held_out=None, drawn=(), of_detections=(), steps=None):
     """Runs a file on samples and compares with Keras.
 
     Args:
@@ -201,6 +201,7 @@ def prove(artifact, expected, samples, quantization, held_out=None, drawn=(), of
             out of calibration. The file runs on these alone; for 0, on all samples. None for other files.
         drawn: the signatures whose samples are random.
         of_detections: the signatures whose outputs are detections.
+        steps: the result of `keras_dl.export.io_types.steps`, if outputs of floats may come from integers.
 
     Returns:
         dict: `signatures`, by signature and output the result of `errors`, and for outputs of floats also that of
@@ -235,7 +236,8 @@ def prove(artifact, expected, samples, quantization, held_out=None, drawn=(), of
                 f"Signature {name!r} has one sample, and no output varies with it. The proof of an {quantization} file "
                 f"needs different samples, at least {FEW_SAMPLES}."
             )
-        steps = {key: x.get("scale") for key, x in artifact.signatures[name]["outputs"].items()}
+        step = {key: x.get("scale") for key, x in artifact.signatures[name]["outputs"].items()}
+        step |= (steps or {}).get(name, {})
         paired = {}
         if name in of_detections:
             paired, figures = _compare_sets(name, actual, expected[name], quantization, name in drawn)
@@ -243,7 +245,7 @@ def prove(artifact, expected, samples, quantization, held_out=None, drawn=(), of
             tolerance["detections"] = detections.bounds(quantization)
         proof["signatures"][name] = paired | {
             key: _compare(
-                f"Output {key!r} of signature {name!r}", actual[key], values, tolerance, name in drawn, steps[key]
+                f"Output {key!r} of signature {name!r}", actual[key], values, tolerance, name in drawn, step[key]
             )
             for key, values in expected[name].items()
             if not (paired and key in detections.OUTPUTS)

@@ -15,7 +15,11 @@ import subprocess
 from parts import part_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = {"keras_dl": "keras_dl", **{name: f"keras_dl.{name}" for name in ("export", "recipes", "benchmarks")}}
+OUTERMOST = ("keras_dl", "keras_dl_cli")
+PACKAGES = {
+    **{name: name for name in OUTERMOST},
+    **{name: f"keras_dl.{name}" for name in ("export", "recipes", "benchmarks")},
+}
 
 # Changes to these ask for all tests.
 ALL = ("setup.cfg", "pyproject.toml", "constraints.txt", "tests/conftest.py")
@@ -167,7 +171,7 @@ def _written(node):
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
         node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) and node.id == "keras_dl" else None
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) and node.id in OUTERMOST else None
 
 
 _imports = functools.cache(Imports)

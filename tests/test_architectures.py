@@ -78,7 +78,7 @@ def test_a_list_beside_the_table_would_be_noticed():
         assert max(len(_listed(node)) for node in nodes) == MOST + 1
 
 
-FOLDERS = ("keras_dl", "export", "recipes", "benchmarks", "docs", "tests")
+FOLDERS = ("keras_dl", "keras_dl_cli", "export", "recipes", "benchmarks", "docs", "tests")
 MOST = 4  # the recipe of the TCN compares it with three others
 
 

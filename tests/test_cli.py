@@ -16,11 +16,21 @@ import toy
 
 import keras_dl.export
 import keras_dl_cli
+from keras_dl.architectures import ARCHITECTURES
 from keras_dl.export.targets import target_names
 from keras_dl.recipes.training import folder, recipe, runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = (["list"], ["data", "list"], ["data", "prepare"], ["train"], ["evaluate"], ["export"], ["inspect"])
+COMMANDS = (
+    ["list"],
+    ["data", "list"],
+    ["data", "prepare"],
+    ["train"],
+    ["evaluate"],
+    ["export"],
+    ["inspect"],
+    ["snippet"],
+)
 
 
 @pytest.fixture
@@ -72,6 +82,7 @@ def test_what_needs_no_model_does_not_import_tensorflow(tmp_path):
         ("--version",): 0,
         ("list", "--json"): 0,
         ("inspect", str(file), "--json"): 0,
+        ("snippet", str(file), "--language", "python"): 0,
         ("inspect", str(tmp_path / "broken.tflite")): 1,
         ("export", str(file), "--target", "toaster"): 2,
         ("train", "--dataset"): 2,
@@ -126,6 +137,28 @@ def test_list_names_every_recipe(call):
     assert (rows["cnn"]["model"], rows["cnn"]["dataset"], rows["cnn"]["aim"]) == ("LeNet5", "mnist_5k", 0.98)
     code, out, _ = call("list")
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", *recipe.NAMES]
+
+
+def test_list_names_every_preset(call):
+    """With the counts of the table of architectures, and without TensorFlow's seconds for each call."""
+    code, out, _ = call("list", "--presets", "--json")
+    assert code == 0
+    found = {(row["model"], row["preset"]): row for row in json.loads(out)["presets"]}
+    classes = {name for architecture in ARCHITECTURES for name in architecture.classes}
+    presets = {name: getattr(getattr(keras_dl, name), "presets", {}) for name in classes}
+    assert set(found) == {(name, preset) for name, rows in presets.items() for preset in rows}
+    for architecture in ARCHITECTURES:
+        if architecture.preset and not (row := found[architecture.preset])["needs"]:
+            assert row["parameters"] == architecture.parameters, architecture.preset
+    lines = [line.split() for line in call("list", "--presets")[1].splitlines()]
+    assert ["cnn", "VGG", "vgg16", "138,357,544", "553.4", "MB", "138.4", "MB"] in lines
+    assert ["gnn", "NodeClassifier", "gcn_cora", "by", "num_features,", "num_classes"] in lines
+
+
+@pytest.mark.slow  # a minute: it traces every preset
+def test_the_sizes_of_presets_are_as_listed():
+    run = _process(str(ROOT / "docs" / "presets.py"), "--check")
+    assert run.returncode == 0, run.stderr
 
 
 def test_data_list_names_licenses(call):
@@ -250,6 +283,8 @@ def test_export_of_a_keras_file(call, tmp_path):
     np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype("float32"))
     arguments = ("export", tmp_path / "mine.keras", "--quantization", "int8", "--calibration")
     assert call(*arguments, tmp_path / "samples.npz")[0] == 0
+    assert call(*arguments, tmp_path / "samples.npz", "--io", "uint8")[0] == 0
+    assert (tmp_path / "mine-int8-cpu-uint8.tflite").exists()
     np.savez(tmp_path / "wrong.npz", x=np.zeros((20, 5), "float32"))
     code, _, err = call(*arguments, tmp_path / "wrong.npz", "--overwrite")
     assert code == 2
@@ -481,6 +516,14 @@ def test_proof_that_does_not_hold_is_exit_code_1(call, trained, tmp_path, monkey
         (("evaluate", "foreign.keras"), 2, "its recipe is unknown"),
         (("export", "foreign.keras", "--target", "toaster"), 2, "toaster"),
         (("export", "foreign.keras", "--calibration-samples", "0"), 2, "must be at least 1"),
+        (
+            ("export", "foreign.keras", "--io", "uint8"),
+            2,
+            "--io uint8 does not fit --quantization none. It is the dtype",
+        ),
+        (("export", "foreign.keras", "--io", "int16"), 2, "'int16' is not one of 'int8', 'uint8', 'float32'"),
+        (("snippet", "letter.txt", "--language", "python"), 1, "letter.txt is not a LiteRT file"),
+        (("snippet", "letter.txt", "--language", "rust"), 2, "'rust' is not one of 'python', 'cpp', 'kotlin'"),
         (("export", "corrupt.keras"), 1, "corrupt.keras is not a model that Keras can load"),
         (("inspect", "corrupt.tflite"), 1, "corrupt.tflite"),
         (("evaluate", "corrupt.tflite"), 1, "corrupt.tflite"),

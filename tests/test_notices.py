@@ -8,8 +8,8 @@ import pytest
 
 START = """
 import importlib, os, sys
-import keras_dl_cli
-hidden = keras_dl_cli._module("notices").hidden
+from keras_dl_cli import light
+hidden = light.module("notices").hidden
 """
 
 

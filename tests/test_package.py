@@ -18,8 +18,9 @@ import keras_dl
 from keras_dl.architectures import ARCHITECTURES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUTERMOST = ("keras_dl", "keras_dl_cli")  # the other folders are installed as parts of keras_dl
 SOURCES = [
-    path for folder in ("keras_dl", "export", "recipes", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+    path for folder in (*OUTERMOST, "export", "recipes", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 
 # Each part may import itself and what stands to its left; the files of keras_dl itself belong to all.
@@ -118,7 +119,7 @@ SETUP.read(ROOT / "setup.cfg")
 def test_every_package_is_installed():
     listed = set(SETUP["options"]["packages"].split())
     folders = [path.parent.relative_to(ROOT).parts for path in SOURCES]
-    packages = {".".join(parts if parts[0] == "keras_dl" else ("keras_dl", *parts)) for parts in folders}
+    packages = {".".join(parts if parts[0] in OUTERMOST else ("keras_dl", *parts)) for parts in folders}
     assert packages == listed, "setup.cfg lists other packages than there are folders: mend [options] packages"
 
 
@@ -139,7 +140,13 @@ def test_all_can_be_installed_where_tflite_micro_has_no_wheel(system, machine, i
     assert marker.evaluate({"sys_platform": system, "platform_machine": machine}) is installed
 
 
-EXTRAS = {"keras_dl": (), "export": ("export", "edge"), "recipes": ("recipes",), "benchmarks": ("benchmarks", "edge")}
+EXTRAS = {
+    "keras_dl": (),
+    "keras_dl_cli": ("recipes",),
+    "export": ("export", "edge"),
+    "recipes": ("recipes",),
+    "benchmarks": ("benchmarks", "edge"),
+}
 
 
 def test_every_import_is_declared():
@@ -156,7 +163,7 @@ def test_every_import_is_declared():
                     imported.append((node.args[0].value, (extra,)))
         for name, extras in imported:
             module = name.split(".")[0]
-            if module in sys.stdlib_module_names or module in ("keras_dl", "keras_dl_cli"):
+            if module in sys.stdlib_module_names or module in OUTERMOST:
                 continue
             names = {other.lower().replace("_", "-") for other in providers.get(module, [module])}
             if not names & _declared(*extras):

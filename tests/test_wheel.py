@@ -45,12 +45,12 @@ def wheel(tmp_path_factory):
 
 
 def test_wheel_claims_no_other_names(wheel):
-    """`export` and `recipes` go in as parts of keras_dl, and the command line's module bears its name.
+    """`export` and `recipes` go in as parts of keras_dl, and the command line's package bears its name.
 
     A wheel must not claim names such as `export` in site-packages.
     """
     names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {name for name in names if not name.endswith(".dist-info")} == {"keras_dl", "keras_dl_cli.py"}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"keras_dl", "keras_dl_cli"}
 
 
 def test_wheel_says_that_it_has_types(wheel):
@@ -58,9 +58,11 @@ def test_wheel_says_that_it_has_types(wheel):
     assert "keras_dl/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_wheel_has_the_list_of_recipes(wheel):
-    """`keras-dl list` reads it."""
-    assert "keras_dl/recipes/recipes.json" in zipfile.ZipFile(wheel).namelist()
+def test_wheel_has_the_lists_of_recipes_and_presets(wheel):
+    """`keras-dl list` reads them."""
+    assert {f"keras_dl/recipes/{name}.json" for name in ("recipes", "presets")} <= set(
+        zipfile.ZipFile(wheel).namelist()
+    )
 
 
 def test_wheel_works_in_an_empty_folder(wheel, tmp_path):

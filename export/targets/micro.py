@@ -18,7 +18,7 @@ import tempfile
 
 import numpy as np
 
-from keras_dl.export import graph
+from keras_dl.export import graph, io_types
 from keras_dl.export.errors import ExportError
 from keras_dl.export.runners import quantize
 from keras_dl.export.targets import c_array
@@ -249,15 +249,17 @@ def _compare(model, served, expected, actual):
         quantized and integer outputs) or `max_abs_error` (float).
 
     Raises:
-        ExportError: if an output differs by more than `MAX_STEPS`, or relatively by more than `FLOAT_TOLERANCE`.
+        ExportError: if an output differs by more than `MAX_STEPS`, or relatively by more than `FLOAT_TOLERANCE`. Floats
+            that come from integers may differ by as many steps of these.
     """
-    differences = {}
+    differences, steps = {}, io_types.steps(model)[served]
     for name, tensor in model.signatures[served].outputs.items():
         a = np.stack([sample[name] for sample in expected])
         b = np.stack([sample[name] for sample in actual])
         error = np.abs(a.astype("float64") - b.astype("float64")).max(initial=0.0)
         if tensor.dtype.startswith("float"):
-            kind, value, limit = "max_abs_error", float(error), FLOAT_TOLERANCE * float(np.abs(a).max(initial=0.0))
+            allowed = MAX_STEPS * (steps[name] or 0.0), FLOAT_TOLERANCE * float(np.abs(a).max(initial=0.0))
+            kind, value, limit = "max_abs_error", float(error), max(allowed)
         else:
             kind, value, limit = "max_steps", int(error), MAX_STEPS
         if not error <= limit:

@@ -1,6 +1,6 @@
 """The commands of `keras-dl`. Each returns a document that can be written as JSON, and reports progress on stderr.
 
-Options, help texts and exit codes are in `keras_dl_cli.py`, which needs no TensorFlow.
+Options, help texts and exit codes are in `keras_dl_cli`, which needs no TensorFlow.
 """
 
 import contextlib
@@ -208,6 +208,7 @@ def export(
     input_shapes=(),
     trust=False,
     data=None,
+    io=None,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
@@ -217,7 +218,8 @@ def export(
     `signatures` names those that the file holds; empty or None for all.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
     each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
-    `data` is the path of the own data of the run, if it is not where it was.
+    `data` is the path of the own data of the run, if it is not where it was. `io` is the dtype of the inputs and
+    outputs of integer files, whose names then end with it.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
@@ -225,6 +227,7 @@ def export(
     """
     import keras_dl.export
     from keras_dl.export.errors import CalibrationMissing
+    from keras_dl.export.io_types import IO
 
     path = pathlib.Path(path)
     if calibration_samples < 1:
@@ -237,12 +240,13 @@ def export(
     several = not isinstance(quantization, str)
     paths = {}
     for one in quantization if several else (quantization,):
-        file = pathlib.Path(output or where / f"{name}-{one}-{target}{SUFFIXES[format]}")
+        ending = f"-{io}" if io and one in IO else ""
+        file = pathlib.Path(output or where / f"{name}-{one}-{target}{ending}{SUFFIXES[format]}")
         paths[one] = file.with_name(f"{file.stem}-{one}{file.suffix}") if output and several else file
         if paths[one].exists() and not overwrite:
             raise OptionError(f"{paths[one]} exists. Replace it with --overwrite, or choose another --output.")
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
-    options |= dict(signatures=signatures or None, float_layers=float_layers)
+    options |= dict(signatures=signatures or None, float_layers=float_layers, io=io)
     options["input_shapes"] = dict(map(_input_shape, input_shapes)) or None
     settings = _options_of(path, data_dir, data) if run else None
     if data is not None and not run:
@@ -295,7 +299,7 @@ def _shown(log):
 def _in_options(message):
     """The message of an error of the export, with options in the place of arguments."""
     options = {"signatures": "signature", "float_layers": "float-layer"}
-    names = "|".join(("format", "quantization", "target", *options))
+    names = "|".join(("format", "quantization", "target", "io", *options))
     shape = r"input_shapes=\{'(\w+)': \(([\d, ]+)\)\}"
     message = re.sub(shape, lambda x: f"--input-shape {x[1]}={x[2].replace(' ', '')}", message)
     return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
