@@ -222,8 +222,10 @@ def test_wrong_data_are_named_and_leave_no_nan():
         for wrong in (labels[:, :16], labels[..., None]):
             with pytest.raises(ValueError, match=r"labels have the shape .* and images \(2, 32, 32, 3\)"):
                 model.fit(images, wrong, verbose=0)
-        model.fit(images, labels, verbose=0)  # the fault of the data before is forgotten
+        model.fit(images, labels.astype("uint8"), verbose=0)  # the fault of the data before is forgotten
         assert all(np.isfinite(w).all() for w in model.get_weights())
+        model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
+        model.evaluate(images, np.eye(2, dtype="uint8")[np.minimum(labels, 1)], verbose=0)
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -51,8 +51,10 @@ class PixelClassifier(FirstBatch, FunctionalModel):
         if labels is None:
             raise ValueError(f"{type(self).__name__} is trained on (images, labels); there are no labels.")
         labels = tf.convert_to_tensor(labels)
-        if not labels.dtype.is_integer:  # such as one-hot labels, for a loss of the user
+        one_hot = labels.shape.rank == 4 and labels.shape[-1] == self.num_classes
+        if one_hot or not labels.dtype.is_integer:  # for a loss of the user
             return labels
+        labels = tf.cast(labels, tf.int32)
         if labels.shape.rank not in (None, 3) or not images.shape[1:3].is_compatible_with(labels.shape[1:3]):
             raise ValueError(
                 f"labels have the shape {labels.shape}, and images {images.shape}; labels must be (batch, height, "
