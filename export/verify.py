@@ -366,8 +366,9 @@ def _probabilities(values):
     low, high = values.min(initial=0.0), values.max(initial=0.0)
     if low >= 0.0:
         return high <= 1.0 + 1e-6
-    sums = np.exp(values.astype("float64")).sum(axis=-1)
-    return high <= 1e-6 and values.ndim > 2 and np.allclose(sums, 1.0, atol=1e-3)
+    if high > 1e-6 or values.ndim < 3:
+        return False
+    return np.allclose(np.exp(values.astype("float64")).sum(axis=-1), 1.0, atol=1e-3)
 
 
 def _finite(values):

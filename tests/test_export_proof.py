@@ -268,3 +268,9 @@ def test_probabilities_that_vary_by_less_than_a_step_are_named(monkeypatch):
     assert "this is the rounding of the output alone" in doubt
     with pytest.raises(ExportError, match="R2"):
         one_by_one(np.rint(expected * 64) / 64, expected)
+
+
+def test_large_numbers_below_and_above_zero_are_no_probabilities():
+    with np.errstate(over="raise"):
+        assert not verify._probabilities(np.float32([[[-1e4, 800.0]]]))
+        assert verify._probabilities(np.log(np.float32([[[0.25, 0.75]]])))

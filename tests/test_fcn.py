@@ -196,6 +196,63 @@ def test_it_learns_which_pixels_are_bright(kind, jit_compile):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def kinds_of(num_classes):
+    """A net of each kind, as small as can be."""
+    sizes = dict(num_blocks=(1,) * 5, filters=(4,) * 5, hidden_dim=4, batch_normalization=True)
+    yield FCN((32, 32, 3), num_classes, **sizes)
+    yield FCNResNet((32, 32, 3), num_classes, (1, 1, 1, 1), (4, 4, 4, 4))
+
+
+def test_wrong_data_are_named_and_leave_no_nan():
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+    labels = np.zeros((2, 32, 32), "int64")
+    labels[:, :8], labels[:, 8:16] = 1, 255
+
+    def with_label(number):
+        wrong = labels.copy()
+        wrong[1, -1, -1] = number
+        return wrong
+
+    for model in kinds_of(2):
+        model.compile("sgd", PixelCrossentropy(), run_eagerly=True)
+        for number in (2, -1, 254):
+            for run in (model.fit, model.evaluate):
+                with pytest.raises(ValueError, match=rf"labels hold {number}; they must be in \[0, 2\), or 255"):
+                    run(images, with_label(number), verbose=0)
+        for wrong in (labels[:, :16], labels[..., None]):
+            with pytest.raises(ValueError, match=r"labels have the shape .* and images \(2, 32, 32, 3\)"):
+                model.fit(images, wrong, verbose=0)
+        model.fit(images, labels.astype("uint8"), verbose=0)  # the fault of the data before is forgotten
+        assert all(np.isfinite(w).all() for w in model.get_weights())
+        model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
+        model.evaluate(images, np.eye(2, dtype="uint8")[np.minimum(labels, 1)], verbose=0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_class_scaled_pixels_and_sides_below_the_stride(index):
+    images, labels = np.full((2, 32, 32, 3), 9.0, "float32"), np.zeros((2, 32, 32), "int32")
+
+    def fit(images, labels):
+        model = list(kinds_of(1))[index]
+        model.compile("sgd", PixelCrossentropy(), run_eagerly=True)
+        assert model.fit(images, labels, verbose=0).history["loss"] == [0.0]
+        return model
+
+    model = fit(images, labels)
+    fit(images, labels + 255)  # nothing is judged
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    for sides in ((1, 1), (3, 40)):
+        outputs = model(np.zeros((1, *sides, 3), "float32"))
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+        assert logits.shape == (1, *sides, 1)
+        assert np.isfinite(logits).all()
+    with pytest.warns(UserWarning, match=r"raw pixels in \[0, 255\]"):
+        fit(images / 255, labels)
+    for wrong, message in ((images - 128, "from -119"), (images * np.nan, "finite")):
+        with pytest.raises(ValueError, match=message):
+            fit(wrong, labels)
+
+
 def test_wrong_arguments_are_refused():
     for call, message in (
         (lambda: FCN((32, 32, 3), stride=4), "stride=4"),

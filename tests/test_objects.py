@@ -222,6 +222,31 @@ def test_a_mosaic_keeps_what_is_seen():
     assert len(set(counts)) > 1
 
 
+def test_mixed_objects_are_found_again_under_their_boxes():
+    """Those of each image are as bright as its weight; the second image is the first one turned over."""
+    first = {name: x for name, x in drawn().items() if name != "instance_map"}
+    second = augment.place(first, tf.constant([1.0, -1.0]), tf.constant([0.0, 80.0]), (60, 80))
+    for seed in range(5):
+        mixed = augment.mixup(first, second, tf.constant([2, seed]))
+        image, boxes, classes = (mixed[name].numpy() for name in ("image", "boxes", "classes"))
+        assert classes.tolist() == [4, 7, -1, 4, 7, -1]
+        assert not boxes[classes < 0].any()
+        found = []
+        for own, other in ((0, 3), (1, 4)):  # slots of the same class
+            for slot, channel in ((own, own), (other, own)):
+                x1, y1, x2, y2 = boxes[slot].astype(int)
+                part = image[y1:y2, x1:x2, channel]
+                found.append(float(part.min()) / 250)
+                rest = image[..., channel].copy()
+                for i in (own, other):
+                    x1, y1, x2, y2 = boxes[i].astype(int)
+                    rest[y1:y2, x1:x2] = 0
+                assert not rest.any()
+        shares = found[::2], found[1::2]
+        np.testing.assert_allclose(np.sum(shares, axis=0), 1, atol=1e-5)
+        np.testing.assert_allclose(np.ptp(shares, axis=1), 0, atol=1e-5)
+
+
 def test_mixup_and_slots():
     first, second = drawn(), drawn(bright=100.0)
     mixed = augment.mixup(first, second, tf.constant([0, 1]))

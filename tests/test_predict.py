@@ -14,6 +14,7 @@ from keras_dl.export import export, load
 from keras_dl.files import FileError
 from keras_dl.ops import letterbox
 from keras_dl.recipes.prediction import as_text, predict, reading
+from keras_dl.recipes.prediction.drawing import draw, unletterboxed
 from keras_dl.recipes.training import recipe, runner
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.text import Subwords
@@ -158,3 +159,27 @@ def test_the_command(classifier, tmp_path, capfd):
     code, (out, err) = call(tmp_path / "missing.png")
     assert (code, out) == (1, "")
     assert "missing.png" in err
+
+
+def test_masks_lie_on_their_objects_in_the_original():
+    """A wide picture of 40 x 80 in a letterbox of 32 x 32: 16 x 32 pixels, 8 rows from the top."""
+    whole = np.zeros((1, 32, 32), bool)
+    whole[0, 12:20, 8:24] = True
+    boxes = np.float32([[8, 12, 24, 20]])
+    expected = np.zeros((1, 40, 80), bool)
+    expected[0, 10:30, 20:60] = True
+    for masks in (whole, np.ones((1, 28, 28), "float32")):
+        np.testing.assert_array_equal(unletterboxed(masks, boxes, (40, 80), (32, 32)), expected)
+
+
+def test_masks_are_drawn(tmp_path):
+    masks = np.zeros((1, 5, 32, 32), bool)
+    masks[0, 0, 12:20, 8:24] = True
+    outputs = {"masks": masks, "boxes": np.zeros((1, 5, 4), "float32")}
+    answer = {"objects": [{"label": "b", "score": 0.9, "box": [20, 10, 60, 30]}]}
+    image = np.full((40, 80, 3), 128, "uint8")
+    for name, given in (("with", outputs), ("without", {})):
+        draw(tmp_path / f"{name}.png", image, answer, given, ("a", "b"), (1, 32, 32, 3))
+    drawn = [np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), int) for name in ("with", "without")]
+    share = (np.abs(drawn[0] - drawn[1]).max(-1) > 30).mean()
+    assert 0.1 < share < 0.25  # a quarter of the picture, which has a margin

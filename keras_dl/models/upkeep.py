@@ -7,11 +7,18 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_dl import objects
 from keras_dl.replicas import values_of_replicas
 
 
 class Observation(keras.metrics.Metric):
-    """A metric that is not logged: a step leaves in it what Python then looks at."""
+    """A metric that is not logged: a step leaves in it what Python then looks at. It is not part of files."""
+
+    def save_own_variables(self, store):
+        pass
+
+    def load_own_variables(self, store):
+        pass
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -95,6 +102,14 @@ def check_finite(lowest, highest, name="data"):
     """Refuses data that are not all finite."""
     if not np.isfinite([lowest, highest]).all():
         raise ValueError(f"{name} has values from {lowest:g} to {highest:g}; all must be finite.")
+
+
+def check_raw_pixels(lowest, highest):
+    """Refuses images that are not pixels in [0, 255], and warns of those that seem to be scaled to [0, 1]."""
+    check_finite(lowest, highest, "images")
+    if lowest < 0 or highest > 255:
+        raise ValueError(f"images have values from {lowest:g} to {highest:g}; they must be in [0, 255].")
+    objects.check_pixels(np.float32([lowest, highest]))
 
 
 def check_pixels(model, lowest, highest, name="images"):

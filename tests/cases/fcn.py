@@ -32,6 +32,12 @@ def scored(model, inputs):
             layer.kernel.assign(rng.normal(size=layer.kernel.shape) * 0.3)
 
 
+def calm(model, inputs):
+    """Scores of a new net differ by as much as 8, where 4% of rounding changes a probability by 0.08."""
+    layer = model.get_layer("head")
+    layer.kernel.assign(0.3 * layer.kernel)
+
+
 CASES = [
     Case(
         name="fcn",
@@ -118,8 +124,8 @@ CASES = [
             (dict(filters=(4, 4)), "filters"),
             (dict(auxiliary_weight=-0.1), "auxiliary_weight"),
         ),
+        prepare=calm,
         skips=NO_MASK | DROPOUT_UNDER_XLA,
-        tolerances=dict(int8=0.15),  # measured 0.114
         slow_checks=covered_by("fcn", "the resize to the image, which only `make test-all` exports")
         | {"exports": "11 s; other cases export residual stages"},
     ),

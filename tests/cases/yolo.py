@@ -71,6 +71,12 @@ SLOW = {
     "frozen_layers_stay_frozen": "6 CPU seconds, of layers that ResNet's case has, too",
     "exports_to_onnx": "6 CPU seconds; test_detection_files.py has the ops of detections in such a file",
 }
+REFUSED_BY_BOTH = (
+    (dict(image_shape=(64, 100, 1)), "image_shape"),
+    (dict(num_classes=0), "num_classes"),
+    (dict(class_weights=(1.0, 2.0)), "class_weights"),
+    (dict(iou_threshold=1.5), "iou_threshold"),
+)
 COVERED = ("trains_equally_under_xla", "frozen_layers_stay_frozen", "exports_to_onnx")
 
 CASES = [
@@ -113,13 +119,10 @@ CASES = [
         served={"postprocess": maps},
         integer_signatures=("raw",),
         bad_arguments=(
-            (dict(image_shape=(64, 100, 1)), "image_shape"),
-            (dict(num_classes=0), "num_classes"),
+            *REFUSED_BY_BOTH,
             (dict(bins=1), "bins"),
             (dict(strides=(8, 32)), "strides"),
             (dict(activation="no"), "activation"),
-            (dict(class_weights=(1.0, 2.0)), "class_weights"),
-            (dict(iou_threshold=1.5), "iou_threshold"),
         ),
         skips=NO_MASK | UNLIKE_UNDER_XLA,
         slow_checks=SLOW,
@@ -132,7 +135,7 @@ CASES = [
             image_shape=(64, 128, 1),
             num_classes=CLASSES,
             boxes_per_cell=3,
-            width=0.02,
+            width=0.06,  # four filters at first: of one, int8 loses 0.26 in 24 layers
             hidden_dim=12,
             dropout_rate=0.0,
             slope=0.2,
@@ -149,13 +152,11 @@ CASES = [
         prepare=large,
         served={"postprocess": cells},
         integer_signatures=("raw",),
-        # Measured: 0.063 of a product of two outputs; 0.26 after 24 layers, of which the first has one filter.
-        tolerances={"dynamic_int8": 1e-1, "int8": 3e-1},
+        tolerances={"dynamic_int8": 1e-1},  # scores are a product of two outputs, of which each is off by 0.03
         bad_arguments=(
-            (dict(image_shape=(64, 100, 1)), "image_shape"),
+            *REFUSED_BY_BOTH,
             (dict(boxes_per_cell=0), "boxes_per_cell"),
             (dict(dropout_rate=1.0), "dropout_rate"),
-            (dict(class_weights=(1.0, 2.0)), "class_weights"),
         ),
         skips=NO_MASK,
         slow_checks=dict.fromkeys(COVERED, "convolutions and dense layers, as of the cases of cnn"),

@@ -21,7 +21,7 @@ def checked_class_weights(weights, num_classes: int) -> tuple[float, ...]:
     """One weight for each class.
 
     Args:
-        weights: sequence of `num_classes` numbers, or None for 1.
+        weights: sequence of `num_classes` numbers; a number for all; or None for 1.
         num_classes: int.
 
     Returns:
@@ -35,8 +35,8 @@ def checked_class_weights(weights, num_classes: int) -> tuple[float, ...]:
     >>> checked_class_weights(None, num_classes=3)
     (1.0, 1.0, 1.0)
     """
-    if weights is None:
-        return (1.0,) * num_classes
+    if weights is None or isinstance(weights, int | float):
+        return (1.0 if weights is None else float(weights),) * num_classes
     if len(weights) != num_classes:
         raise ValueError(f"class_weights={weights} has {len(weights)} weights for num_classes={num_classes}.")
     return weights

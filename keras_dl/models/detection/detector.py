@@ -8,12 +8,11 @@ float32, so that boxes and scores never share a scale.
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model
-from keras_dl.models.upkeep import BatchRange, FirstBatch, Observation, check_finite, traced
+from keras_dl.models.upkeep import BatchRange, FirstBatch, Observation, check_raw_pixels, traced
 from keras_dl.objects import check_pixels
 from keras_dl.replicas import values_of_replicas
 from keras_dl.signatures import Signature
@@ -48,9 +47,11 @@ class TargetFaults(Observation):
         return {**super().get_config(), "num_classes": self.num_classes}
 
     def check(self):
-        """Raises ValueError if there is a fault."""
+        """Raises ValueError if there is a fault, which is then forgotten: the next training starts anew."""
         boxes, low, high = values_of_replicas(self.values).T
         boxes, low, high = boxes.sum(), low.min(), high.max()
+        if boxes or low < -1 or high >= self.num_classes:
+            self.reset_state()
         if boxes:
             raise ValueError(
                 f"targets['boxes'] hold {boxes:.0f} boxes that are not finite or not left, top, right, bottom, with "
@@ -161,10 +162,7 @@ class Detector(FirstBatch, Model):
         return inputs
 
     def _check_batch(self, lowest, highest, rows):
-        check_finite(lowest, highest, "images")
-        if lowest < 0 or highest > 255:
-            raise ValueError(f"images have values from {lowest:g} to {highest:g}; they must be in [0, 255].")
-        check_pixels(np.float32([lowest, highest]))
+        check_raw_pixels(lowest, highest)
 
     def _check_each_batch(self):
         self.target_faults.check()

@@ -44,6 +44,7 @@ from keras_dl.arguments import (
     Sizes,
     arguments,
 )
+from keras_dl.models.detection.class_weights import checked_class_weights
 from keras_dl.models.detection.detector import Detector
 from keras_dl.models.detection.yolo_blocks import CHANNELS, STRIDES, Net
 from keras_dl.ops import align_tasks, box_ciou, clip_boxes, detections, grid_points, ltrb_to_xyxy, xyxy_to_ltrb
@@ -151,9 +152,8 @@ class YOLO(Detector):
         allowed = [tuple(CHANNELS)[first:end] for first in (0, 1) for end in range(first + 1, len(CHANNELS) + 1)]
         if strides not in allowed:
             raise ValueError(f"strides={strides} must be one of {', '.join(map(str, allowed))}.")
-        if isinstance(class_weights, tuple) and len(class_weights) != num_classes:
-            raise ValueError(f"class_weights={class_weights} must be one number, or {num_classes}.")
         super().__init__(dtype=dtype, **kwargs)
+        self._class_weights = checked_class_weights(class_weights, num_classes)
         images = keras.Input(image_shape, name="images")
         net = Net(activation, depth, width, max_channels, strides)
         self.net = keras.Model(images, net.head(net.neck(net.backbone(images)), num_classes, bins), name="net")
@@ -222,7 +222,7 @@ class YOLO(Detector):
         weights = found.weights  # 0 where there is no object
         total = tf.maximum(replica_mean(tf.reduce_sum(weights)), 1.0)
         scores = weights[..., None] * tf.one_hot(classes, self.num_classes)  # (batch, places, num_classes)
-        entropy = tf.nn.sigmoid_cross_entropy_with_logits(scores, logits) * np.asarray(self.class_weights, "float32")
+        entropy = tf.nn.sigmoid_cross_entropy_with_logits(scores, logits) * np.float32(self._class_weights)
         box = 1 - box_ciou(predicted, boxes)
         dfl = distribution_focal_loss(distances, xyxy_to_ltrb(boxes, self.points) / self.steps)
         return {

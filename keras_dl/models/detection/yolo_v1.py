@@ -36,6 +36,7 @@ from keras import layers
 
 from keras_dl.arguments import ImageShape, NumberIn, Positive, PositivePerChannel, Rate, Size, arguments
 from keras_dl.layers.pixels import PixelNormalization
+from keras_dl.models.detection.class_weights import checked_class_weights
 from keras_dl.models.detection.detector import Detector
 from keras_dl.ops import box_iou, clip_boxes, cxcywh_to_xyxy, detections, grid_points, xyxy_to_cxcywh
 
@@ -172,9 +173,8 @@ class YOLOv1(Detector):
     ):
         if any(side % STRIDE for side in image_shape[:2]):
             raise ValueError(f"image_shape={image_shape} must have sides that are multiples of {STRIDE}.")
-        if isinstance(class_weights, tuple) and len(class_weights) != num_classes:
-            raise ValueError(f"class_weights={class_weights} must be one number, or {num_classes}.")
         super().__init__(dtype=dtype, **kwargs)
+        self._class_weights = checked_class_weights(class_weights, num_classes)
         images = keras.Input(image_shape, name="images")
         maps = trunk(images, width, slope, len(CONVOLUTIONS))  # (batch, rows, columns, 1024 width)
         rows, columns = maps.shape[1:3]
@@ -282,7 +282,7 @@ class YOLOv1(Detector):
         target = responsible * iou  # 0 for all others
         weights = responsible + self.empty_weight * (1 - responsible)
         confidence = weights * tf.square(confidences - target)
-        factors = np.asarray(self.class_weights, "float32")
+        factors = np.float32(self._class_weights)
         category = held * factors * tf.square(classes - tf.one_hot(labels, self.num_classes))
         count = tf.cast(tf.shape(images)[0], tf.float32)
         return {

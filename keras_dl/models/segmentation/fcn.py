@@ -28,11 +28,12 @@ import numpy as np
 from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, OneOf, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer
+from keras_dl.base import Layer
 from keras_dl.checks import check_stages
 from keras_dl.initializers import Bilinear
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
+from keras_dl.models.segmentation.pixel_classifier import PixelClassifier
 from keras_dl.signatures import Signature
 from keras_dl.weights import Entry, Weights, load_entries, torch_entries
 
@@ -73,7 +74,7 @@ class CropLike(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class FCN(FunctionalModel):
+class FCN(PixelClassifier):
     """Fully convolutional network on VGG, by default FCN-8s on VGG-16.
 
     A call takes images of any size. Layers of interest by name: `conv_1_1` and so on, `pool_3`, `pool_4`, `fc6`, `fc7`,
@@ -101,7 +102,8 @@ class FCN(FunctionalModel):
         float, `(batch, height, width, num_classes)`: logits of each pixel.
 
     Raises:
-        ValueError: if an argument is not one of those above; the message names it and its value.
+        ValueError: if an argument is not one of those above; the message names it and its value. By `fit`, if labels
+            are out of range, or pixels are not raw.
 
     Example:
 
@@ -111,7 +113,6 @@ class FCN(FunctionalModel):
     """
 
     presets = PRESETS
-    returns_logits = True
 
     @arguments
     def __init__(
@@ -179,6 +180,7 @@ class FCN(FunctionalModel):
         logits = up(scores, stride, "up")
         logits = CropLike(CROPS[stride] if paper else 0, name="logits")([logits, images])
         super().__init__(inputs=images, outputs=logits, **kwargs)
+        self._hold()
 
     def take_weights(self, other: "FCN") -> None:
         """Takes the weights of an FCN of a coarser stride. The scores that it has not start at zero.

@@ -17,10 +17,11 @@ import keras
 from keras import layers, ops
 
 from keras_dl.arguments import ImageShape, NumberIn, PerChannel, PositivePerChannel, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer
+from keras_dl.base import Layer
 from keras_dl.checks import check_stages
 from keras_dl.layers.norm import BatchNormalization
 from keras_dl.layers.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNormalization
+from keras_dl.models.segmentation.pixel_classifier import PixelClassifier
 from keras_dl.models.vision.resnet import conv, resnet_stages, torch_stages
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights, load_torch
@@ -55,7 +56,7 @@ class ResizeLike(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class FCNResNet(FunctionalModel):
+class FCNResNet(PixelClassifier):
     """Fully convolutional network on a dilated ResNet, by default ResNet-50.
 
     A call takes images of any size. `compile` takes one loss, which both heads get.
@@ -77,7 +78,8 @@ class FCNResNet(FunctionalModel):
         dict of float32 `(batch, height, width, num_classes)`: `logits`, and `auxiliary` if there is such a head.
 
     Raises:
-        ValueError: if an argument is not one of those above; the message names it and its value.
+        ValueError: if an argument is not one of those above; the message names it and its value. By `fit`, if labels
+            are out of range, or pixels are not raw.
 
     Example:
 
@@ -87,7 +89,6 @@ class FCNResNet(FunctionalModel):
     """
 
     presets = PRESETS
-    returns_logits = True
 
     @arguments
     def __init__(
@@ -119,6 +120,7 @@ class FCNResNet(FunctionalModel):
             scores = layers.Conv2D(num_classes, 1, name=name)(maps)  # (batch, height / 8, width / 8, num_classes)
             outputs[key] = ResizeLike(name=key)([scores, images])
         super().__init__(inputs=images, outputs=outputs, **kwargs)
+        self._hold()
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred["logits"], sample_weight, training)
