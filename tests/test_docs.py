@@ -51,8 +51,8 @@ def _readme(monkeypatch):
     return dict(images=_integers(256, 8, 32, 32, 3), labels=_integers(10, 8))
 
 
-def _training(monkeypatch):
-    """With published weights in torch's names and layout, made of zeros."""
+def _resnet18(monkeypatch):
+    """Published weights in torch's names and layout, made of zeros."""
     modules = {}
     with monkeypatch.context() as patch, keras.StatelessScope(initialize_variables=False):
         patch.setattr(resnet, "load_torch", lambda found, weights, without: modules.update(found))
@@ -60,6 +60,11 @@ def _training(monkeypatch):
         entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
     arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}
     write_safetensors(pathlib.Path("resnet18.safetensors"), arrays)
+
+
+def _training(monkeypatch):
+    """With published weights."""
+    _resnet18(monkeypatch)
     vit = state_dict(load_oracle("vit_transformers"), "published")
     pathlib.Path("folder").mkdir()
     write_safetensors(pathlib.Path("folder/model.safetensors"), vit)
@@ -108,6 +113,25 @@ def _own_data(monkeypatch):
     return {}
 
 
+def _fine_tuning(monkeypatch):
+    """With published weights and a folder of drawn pictures."""
+    _resnet18(monkeypatch)
+    return _own_data(monkeypatch)
+
+
+def _small_data(monkeypatch):
+    """A table with classes, and series."""
+    rng = np.random.default_rng(0)
+    rows, series = rng.normal(size=(32, 30)), rng.normal(size=(4, 10, 3)).astype("float32")
+    return dict(features=rows, labels=_integers(2, 32), series=series)
+
+
+def _device(monkeypatch):
+    """A small model, and real images for its calibration."""
+    given = _images_model(monkeypatch)
+    return dict(model=given["model"], digits=given["digits"][:, None].astype("float32"))
+
+
 def _nothing(monkeypatch):
     return {}
 
@@ -116,11 +140,19 @@ GIVEN = {
     "README.md": _readme,
     "docs/detection.md": _nothing,
     "docs/export.md": _images_model,
+    "docs/fine_tuning.md": _fine_tuning,
+    "docs/microcontroller.md": _device,
     "docs/own_data.md": _own_data,
+    "docs/precision.md": _readme,
     "docs/quantization.md": _images_model,
+    "docs/resuming.md": _small_data,
     "docs/sequences.md": _sequences,
     "docs/several_machines.md": _nothing,
+    "docs/start.md": _own_data,
+    "docs/streaming.md": _small_data,
+    "docs/text_to_text.md": _nothing,
     "docs/training.md": _training,
+    "docs/troubleshooting.md": _nothing,
 }
 
 
