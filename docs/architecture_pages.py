@@ -12,6 +12,7 @@ import re
 import pages
 import reports
 import table
+from docstrings import lists
 from reports import ROOT, markdown_table
 
 import keras_dl
@@ -64,7 +65,7 @@ of the first run on a page.
 def page(architecture) -> str:
     """The text of one page."""
     runs = reports.runs(architecture.recipe)
-    described = {names: _parts(module.__doc__) for module, names in _modules(architecture)}
+    described = {names: _parts(module.__doc__) for module, names in modules(architecture)}
     parts = [
         f"# {architecture.title}",
         f"{table.paper(architecture)}: *{architecture.paper}*.",
@@ -87,8 +88,8 @@ def page(architecture) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _modules(architecture):
-    """The modules of the classes, each with the names of its classes."""
+def modules(architecture) -> list[tuple]:
+    """The modules of an architecture's classes, each with the names of its classes."""
     names = {}
     for name in architecture.classes:
         names.setdefault(inspect.getmodule(getattr(keras_dl, name)), []).append(name)
@@ -105,7 +106,7 @@ def _parts(docstring):
         elif re.match(r"Deviations?\b", paragraph):
             part, paragraph = "deviations", _without_head(paragraph)
         parts[part].append(paragraph)
-    return {name: "\n\n".join(paragraphs) for name, paragraphs in parts.items()}
+    return {name: lists("\n\n".join(paragraphs)) for name, paragraphs in parts.items()}
 
 
 def _without_head(paragraph):

@@ -52,14 +52,19 @@ def _readme(monkeypatch):
 
 
 def _resnet18(monkeypatch):
-    """Published weights in torch's names and layout, made of zeros."""
+    """Weights in torch's names and layout, as published ones, but random."""
     modules = {}
     with monkeypatch.context() as patch, keras.StatelessScope(initialize_variables=False):
         patch.setattr(resnet, "load_torch", lambda found, weights, without: modules.update(found))
         keras_dl.ResNet.from_preset("resnet18").load_torchvision({})
         entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
-    arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}
-    write_safetensors(pathlib.Path("resnet18.safetensors"), arrays)
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: np.ones(entry.shape, "float32") if name.endswith("running_var") else rng.normal(0, 0.02, entry.shape)
+        for part in entries
+        for name, entry in part.items()
+    }
+    write_safetensors(pathlib.Path("resnet18.safetensors"), {name: x.astype("float32") for name, x in arrays.items()})
 
 
 def _training(monkeypatch):
@@ -129,7 +134,7 @@ def _small_data(monkeypatch):
 def _device(monkeypatch):
     """A small model, and real images for its calibration."""
     given = _images_model(monkeypatch)
-    return dict(model=given["model"], digits=given["digits"][:, None].astype("float32"))
+    return dict(model=given["model"], digits=given["digits"].astype("float32"))
 
 
 def _nothing(monkeypatch):

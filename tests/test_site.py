@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 import architecture_pages  # noqa: E402 - the folder holds scripts, not a package
+import docstrings  # noqa: E402
 import reference_pages  # noqa: E402
 import reports  # noqa: E402
 
@@ -59,7 +60,7 @@ def test_a_page_says_what_docstrings_recipe_and_reports_say(architecture):
     assert tuple(re.findall(r"^## .*", text, re.MULTILINE)) == HEADINGS
     parts = dict(zip(HEADINGS, re.split(r"^## .*", text, flags=re.MULTILINE)[1:], strict=True))
     assert len(code) == len(architecture.classes)
-    for module, names in architecture_pages._modules(architecture):
+    for module, names in architecture_pages.modules(architecture):
         first = module.__doc__.strip().splitlines()[0]
         assert first in parts["## Idea and equations"]
         assert all(f"### `keras_dl.{name}`" in parts["## Use"] for name in names)
@@ -93,6 +94,52 @@ def test_the_reference_has_each_module():
             assert name in entries or file.name in ("__init__.py", "__main__.py"), file
             assert importlib.util.find_spec(name), name
     assert reference_pages.module("docs/table.py") is None
+
+
+DOCSTRING = """One line.
+
+Lists:
+- one
+  more
+- two
+
+Call arguments:
+    x: float.
+
+Returns:
+    float, of the same shape.
+
+Example:
+
+>>> f(
+...     1)
+1
+"""
+PAGE = """One line.
+
+Lists:
+
+- one
+  more
+- two
+
+Other Args: Call arguments:
+    x: float.
+
+**Returns:** float, of the same shape.
+
+Example:
+
+```pycon
+>>> f(
+...     1)
+1
+```
+"""
+
+
+def test_docstrings_become_markdown():
+    assert docstrings.markdown(DOCSTRING) == PAGE
 
 
 def _small():
