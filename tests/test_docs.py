@@ -170,7 +170,13 @@ def test_every_page_with_code_is_run():
     assert {page for page in pages if _blocks(page)} == set(GIVEN)
 
 
-@pytest.mark.parametrize("page", GIVEN)
+# Trains a ResNet-18 twice and exports it. Its parts have cheaper tests of their own.
+SLOW = ("docs/fine_tuning.md",)
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in GIVEN]
+)
 def test_code_of_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = GIVEN[page](monkeypatch)
