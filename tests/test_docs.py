@@ -148,7 +148,7 @@ GIVEN = {
     "docs/fine_tuning.md": _fine_tuning,
     "docs/microcontroller.md": _device,
     "docs/own_data.md": _own_data,
-    "docs/precision.md": _readme,
+    "docs/precision.md": _small_data,
     "docs/quantization.md": _images_model,
     "docs/resuming.md": _small_data,
     "docs/sequences.md": _sequences,
@@ -170,8 +170,8 @@ def test_every_page_with_code_is_run():
     assert {page for page in pages if _blocks(page)} == set(GIVEN)
 
 
-# Trains a ResNet-18 twice and exports it. Its parts have cheaper tests of their own.
-SLOW = ("docs/fine_tuning.md",)
+# A ResNet-18 that is trained twice and exported, and a Transformer. Their parts have cheaper tests of their own.
+SLOW = ("docs/fine_tuning.md", "docs/text_to_text.md")
 
 
 @pytest.mark.parametrize(
