@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-changed lint reproduce benchmark table clean
+.PHONY: demo docs test test-all test-changed lint reproduce benchmark table clean
 
 demo: .venv/installed
 	$(BIN)/keras-dl demo
@@ -11,7 +11,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What `make test` leaves out for its time, too: whole trainings, and further cases of a class that another case covers.
-test-all: .venv/installed
+test-all: .venv/installed .venv/docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 # All tests, slow ones too, of what differs from a revision: `make test-changed BASE=v0.1.0`.
@@ -31,6 +31,10 @@ table: .venv/installed
 	$(BIN)/python docs/table.py
 	$(BIN)/python docs/presets.py
 
+# The documentation as a site, in build/site. A broken link fails.
+docs: .venv/installed .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --config-file docs/site/mkdocs.yml
+
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -38,6 +42,10 @@ lint: .venv/installed
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,test]'
+	touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

@@ -38,10 +38,7 @@ def _index(runs):
         rows.append(
             (
                 f"[{architecture.name} on {report['dataset']}]({run.folder.name}/README.md)",
-                f"`{report['model']}`",
-                f"{report['metric']} {figure(report['value'])}",
-                f"{figure(report['baseline_value'])} ({report['baseline']})",
-                reports.aim(report),
+                *outcome(run),
                 reports.size_and_metric(run.files.get("none-cpu")),
                 reports.size_and_metric(run.small_file),
                 f"{npu['target_report']['npu_op_share']:.0%} of ops" if npu else "",
@@ -61,6 +58,17 @@ exported model is the first one: fold 1, seed 0, or the network that the others 
 
 [Streaming](streaming/README.md) compares the latency of the signatures `step` and `sequence`.
 """
+
+
+def outcome(run) -> tuple[str, str, str, str]:
+    """What was trained, its metric, that of the baseline, and the aim: cells of a table."""
+    report = run.report
+    return (
+        f"`{report['model']}`",
+        f"{report['metric']} {figure(report['value'])}",
+        f"{figure(report['baseline_value'])} ({report['baseline']})",
+        reports.aim(report),
+    )
 
 
 def _streaming():
@@ -108,7 +116,7 @@ def _page(architecture, run):
         "between the outputs of the file and of the Keras model in the [proof](../../glossary.md#proof), without token "
         "ids. Cosine is the lowest cosine similarity of an output. The last column is the latency of one call in "
         "milliseconds, on one thread of the CPU that exported the file.",
-        markdown_table(_files(run)),
+        markdown_table(files(run)),
         *_targets(run),
         *_warnings(run),
         "## Reports",
@@ -175,7 +183,8 @@ def _trainings(run):
     return rows
 
 
-def _files(run):
+def files(run) -> list[tuple]:
+    """The exported files of a run: rows of a table, with the head."""
     metric = run.report["metric"]
     rows = [("Quantization", "Target", "Bytes", f"{metric}, Keras", f"{metric}, file", "Error", "Cosine", "ms")]
     for report in run.files.values():

@@ -31,25 +31,36 @@ def _row(architecture):
     described = (
         f"{architecture.title}<br>{', '.join(f'`{name}`' for name in architecture.classes)}",
         ROOMS[architecture.room],
-        _paper(architecture),
+        paper(architecture),
         f"`{architecture.preset[1]}`: {architecture.parameters:,}" if architecture.preset else "",
     )
     runs = reports.runs(architecture.recipe)
     if not runs:
-        return (*described, "not measured", *[""] * 4)
+        return (*described, *result(architecture), *[""] * 3)
     run = runs[0]
-    missed = ", aim missed" if run.report["aim_met"] is False else ""
     return (
         *described,
-        f"{run.report['metric']} {figure(run.report['value'])}{missed}",
-        f"{figure(run.report['baseline_value'])} ({run.report['baseline']})",
+        *result(architecture),
         reports.size_and_metric(run.files.get("none-cpu")),
         reports.size_and_metric(run.small_file),
         ", ".join(f"[{run.report['dataset']}]({run.page})" for run in runs),
     )
 
 
-def _paper(architecture):
+def result(architecture) -> tuple[str, str]:
+    """The metric of the first run, and that of its baseline."""
+    runs = reports.runs(architecture.recipe)
+    if not runs:
+        return "not measured", ""
+    report = runs[0].report
+    missed = ", aim missed" if report["aim_met"] is False else ""
+    return (
+        f"{report['metric']} {figure(report['value'])}{missed}",
+        f"{figure(report['baseline_value'])} ({report['baseline']})",
+    )
+
+
+def paper(architecture) -> str:
     """First authors and year, with a link where the paper is on arXiv."""
     authors = architecture.authors.split(", ")
     text = f"{' and '.join(authors) if len(authors) < 3 else f'{authors[0]} et al.'} {architecture.year}"

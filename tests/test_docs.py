@@ -51,15 +51,25 @@ def _readme(monkeypatch):
     return dict(images=_integers(256, 8, 32, 32, 3), labels=_integers(10, 8))
 
 
-def _training(monkeypatch):
-    """With published weights in torch's names and layout, made of zeros."""
+def _resnet18(monkeypatch):
+    """Weights in torch's names and layout, as published ones, but random."""
     modules = {}
     with monkeypatch.context() as patch, keras.StatelessScope(initialize_variables=False):
         patch.setattr(resnet, "load_torch", lambda found, weights, without: modules.update(found))
         keras_dl.ResNet.from_preset("resnet18").load_torchvision({})
         entries = [weights.torch_entries(prefix, layer) for prefix, layer in modules.items()]
-    arrays = {name: np.zeros(entry.shape, "float32") for part in entries for name, entry in part.items()}
-    write_safetensors(pathlib.Path("resnet18.safetensors"), arrays)
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: np.ones(entry.shape, "float32") if name.endswith("running_var") else rng.normal(0, 0.02, entry.shape)
+        for part in entries
+        for name, entry in part.items()
+    }
+    write_safetensors(pathlib.Path("resnet18.safetensors"), {name: x.astype("float32") for name, x in arrays.items()})
+
+
+def _training(monkeypatch):
+    """With published weights."""
+    _resnet18(monkeypatch)
     vit = state_dict(load_oracle("vit_transformers"), "published")
     pathlib.Path("folder").mkdir()
     write_safetensors(pathlib.Path("folder/model.safetensors"), vit)
@@ -108,6 +118,25 @@ def _own_data(monkeypatch):
     return {}
 
 
+def _fine_tuning(monkeypatch):
+    """With published weights and a folder of drawn pictures."""
+    _resnet18(monkeypatch)
+    return _own_data(monkeypatch)
+
+
+def _small_data(monkeypatch):
+    """A table with classes, and series."""
+    rng = np.random.default_rng(0)
+    rows, series = rng.normal(size=(32, 30)), rng.normal(size=(4, 10, 3)).astype("float32")
+    return dict(features=rows, labels=_integers(2, 32), series=series)
+
+
+def _device(monkeypatch):
+    """A small model, and real images for its calibration."""
+    given = _images_model(monkeypatch)
+    return dict(model=given["model"], digits=given["digits"].astype("float32"))
+
+
 def _nothing(monkeypatch):
     return {}
 
@@ -116,11 +145,19 @@ GIVEN = {
     "README.md": _readme,
     "docs/detection.md": _nothing,
     "docs/export.md": _images_model,
+    "docs/fine_tuning.md": _fine_tuning,
+    "docs/microcontroller.md": _device,
     "docs/own_data.md": _own_data,
+    "docs/precision.md": _small_data,
     "docs/quantization.md": _images_model,
+    "docs/resuming.md": _small_data,
     "docs/sequences.md": _sequences,
     "docs/several_machines.md": _nothing,
+    "docs/start.md": _own_data,
+    "docs/streaming.md": _small_data,
+    "docs/text_to_text.md": _nothing,
     "docs/training.md": _training,
+    "docs/troubleshooting.md": _nothing,
 }
 
 
@@ -133,7 +170,13 @@ def test_every_page_with_code_is_run():
     assert {page for page in pages if _blocks(page)} == set(GIVEN)
 
 
-@pytest.mark.parametrize("page", GIVEN)
+# A ResNet-18 that is trained twice and exported, and a Transformer. Their parts have cheaper tests of their own.
+SLOW = ("docs/fine_tuning.md", "docs/text_to_text.md")
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in GIVEN]
+)
 def test_code_of_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = GIVEN[page](monkeypatch)

@@ -1,0 +1,212 @@
+"""The site has every page, and one for each architecture; what is made for it says what code and reports say."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dl
+from keras_dl.architectures import ARCHITECTURES
+from keras_dl.export import export
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+import architecture_pages  # noqa: E402 - the folder holds scripts, not a package
+import docstrings  # noqa: E402
+import reference_pages  # noqa: E402
+import reports  # noqa: E402
+
+CONFIG = DOCS / "site" / "mkdocs.yml"
+PAGES = architecture_pages.texts()
+
+
+def test_the_navigation_has_each_page():
+    nav = CONFIG.read_text().partition("\nnav:\n")[2].partition("\nnot_in_nav:")[0]
+    listed = re.findall(r"- (?:[^:\n]+: )?(\S+\.md)$", nav, re.MULTILINE)
+    assert sorted(listed) == sorted([*(path.name for path in DOCS.glob("*.md")), "results/README.md"])
+    assert {"architectures/", "reference/", "project/"} == set(re.findall(r": (\S+/)$", nav, re.MULTILINE))
+
+
+def test_each_architecture_has_a_page():
+    names = [architecture.name for architecture in ARCHITECTURES if architecture.classes]
+    assert list(PAGES) == [f"docs/architectures/{name}.md" for name in ("README", *names)]
+    _, *rooms = architecture_pages.navigation()
+    listed = [path for room in rooms for entries in room.values() for entry in entries for path in entry.values()]
+    assert sorted(listed) == sorted(f"architectures/{name}.md" for name in names)
+
+
+HEADINGS = (
+    "## Idea and equations",
+    "## Paper",
+    "## Use",
+    "## Train",
+    "## Results",
+    "## Files and devices",
+    "## Deviations from the paper",
+)
+
+
+@pytest.mark.parametrize("architecture", architecture_pages.BUILT, ids=lambda architecture: architecture.name)
+def test_a_page_says_what_docstrings_recipe_and_reports_say(architecture):
+    text = PAGES[architecture_pages.path(architecture)]
+    code = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert tuple(re.findall(r"^## .*", text, re.MULTILINE)) == HEADINGS
+    parts = dict(zip(HEADINGS, re.split(r"^## .*", text, flags=re.MULTILINE)[1:], strict=True))
+    assert len(code) == len(architecture.classes)
+    for module, names in architecture_pages.modules(architecture):
+        first = module.__doc__.strip().splitlines()[0]
+        assert first in parts["## Idea and equations"]
+        assert all(f"### `keras_dl.{name}`" in parts["## Use"] for name in names)
+        for deviation in re.findall(r"^- .*", module.__doc__.partition("\nDeviations")[2], re.MULTILINE):
+            assert deviation in parts["## Deviations from the paper"]
+    for fact in ("Paper", "Data", "Command", "Aim", "Baseline", "Reaches"):
+        assert len(re.findall(rf"^\| {fact} \| \S.* \|$", parts["## Train"], re.MULTILINE)) == 1
+    for run in reports.runs(architecture.recipe):
+        assert f"{run.report['metric']} {reports.figure(run.report['value'])}" in parts["## Results"]
+        assert run.report["baseline"] in parts["## Results"]
+        assert all(f"{file['bytes']:,}" in parts["## Files and devices"] for file in run.files.values())
+
+
+def test_links_of_made_pages_lead_to_files_and_made_pages():
+    for path, text in PAGES.items():
+        targets = re.findall(r"\]\((?!https://)([^)#]+)(?:#[^)]*)?\)", text)
+        assert targets
+        for target in targets:
+            linked = (ROOT / path).parent.joinpath(target).resolve()
+            assert linked.exists() or linked.relative_to(ROOT).as_posix() in PAGES, f"{path}: {target}"
+
+
+def test_the_reference_has_each_module():
+    """Of the folders that are imported as `keras_dl`."""
+    texts = reference_pages.texts()
+    entries = re.findall(r"^::: (\S+)$", "\n".join(texts.values()), re.MULTILINE)
+    assert len(set(entries)) == len(entries)
+    for folder in reference_pages.PLACES.values():
+        for file in (ROOT / folder).rglob("*.py"):
+            name = reference_pages.module(file.relative_to(ROOT).as_posix())
+            assert name in entries or file.name in ("__init__.py", "__main__.py"), file
+            assert importlib.util.find_spec(name), name
+    assert reference_pages.module("docs/table.py") is None
+
+
+DOCSTRING = """One line.
+
+Lists:
+- one
+  more
+- two
+
+Call arguments:
+    x: float.
+
+Returns:
+    float, of the same shape.
+
+Example:
+
+>>> f(
+...     1)
+1
+"""
+PAGE = """One line.
+
+Lists:
+
+- one
+  more
+- two
+
+Other Args: Call arguments:
+    x: float.
+
+**Returns:** float, of the same shape.
+
+Example:
+
+```pycon
+>>> f(
+...     1)
+1
+```
+"""
+
+
+def test_docstrings_become_markdown():
+    assert docstrings.markdown(DOCSTRING) == PAGE
+
+
+def _small():
+    return keras_dl.ResNet.from_preset("resnet20", num_blocks=(1, 1, 1))
+
+
+def _open_shapes():
+    images = keras.Input((None, None, 3), name="images")
+    return export(keras.Model(images, keras.layers.GlobalAveragePooling2D()(images)), "open.tflite")
+
+
+def _probabilities():
+    model = keras_dl.LeNet5((28, 28, 1), 10)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(np.zeros((2, 28, 28, 1)), np.zeros(2), verbose=0)
+
+
+def _pickle():
+    pathlib.Path("x.pth").write_bytes(b"PK\x03\x04" + bytes(100))
+    _small().load_torchvision("x.pth")
+
+
+# What raises each error that the page quotes in full; `...` stands for what is left out.
+RAISED = {
+    "has the dynamic shape (1, None, None, 3). A file for a device has static shapes": _open_shapes,
+    "images has the shape (2, 48, 48, 3); it must be (batch, 32, 32, 3).": lambda: _small()(np.zeros((2, 48, 48, 3))),
+    "To give gray images, repeat their channel": lambda: _small()(np.zeros((2, 32, 32, 1))),
+    "ResNet() got an unexpected keyword argument 'weights'.": lambda: keras_dl.ResNet(weights="imagenet"),
+    "loss='sparse_categorical_crossentropy' takes probabilities, and LeNet5 returns logits": _probabilities,
+    "data has missing or infinite values in columns [4], or no rows.": lambda: keras_dl.MLP(5, 2).adapt(
+        np.array([[1, 2, 3, 4, np.nan]])
+    ),
+    "quantization='int8' needs calibration data, and 'classify' has none.": lambda: export(
+        keras_dl.LeNet5((28, 28, 1), 10), "lenet.tflite", quantization="int8"
+    ),
+    "target='micro' needs quantization 'none' or 'int8' or 'int16x8'": lambda: export(
+        keras_dl.LeNet5((28, 28, 1), 10), "lenet.tflite", quantization="float16", target="micro"
+    ),
+    "x.pth is a zip file.": _pickle,
+    "images has values from 0 to 1, and the model takes raw pixels in [0, 255], which it scales itself.": None,
+}
+
+
+@pytest.mark.parametrize("message", RAISED)
+def test_troubleshooting_quotes_what_is_raised(message, tmp_path, monkeypatch):
+    assert message in (DOCS / "troubleshooting.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    if RAISED[message] is None:  # a warning
+        with pytest.warns(UserWarning, match=re.escape(message)):
+            _small()(np.linspace(0, 1, 32 * 32 * 3).reshape(1, 32, 32, 3))
+        return
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        RAISED[message]()
+
+
+@pytest.mark.slow  # a minute of CPU: MkDocs reads all modules
+@pytest.mark.skipif(not importlib.util.find_spec("mkdocstrings"), reason="the extra docs is not installed: make docs")
+def test_the_site_is_built_without_a_broken_link(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(CONFIG), "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    resnet = (tmp_path / "architectures" / "resnet" / "index.html").read_text()
+    assert 'href="../../reference/keras_dl.models.vision/#keras_dl.models.vision.resnet"' in resnet
+    reference = (tmp_path / "reference" / "keras_dl.models.vision" / "index.html").read_text()
+    assert 'id="keras_dl.models.vision.resnet.ResNet"' in reference
+    for path in tmp_path.rglob("*.html"):
+        html = re.sub(r"<pre.*?</pre>|<code.*?</code>", "", path.read_text(), flags=re.DOTALL)
+        for left in (">>> ", "&gt;&gt;&gt; ", "build/package", "<autoref", "Call arguments:</p>"):
+            assert left not in html, f"{path.relative_to(tmp_path)} has {left!r}"
