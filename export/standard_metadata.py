@@ -16,7 +16,7 @@ import zipfile
 import numpy as np
 
 from keras_dl.extras import require
-from keras_dl.files import reading
+from keras_dl.files import check_zip, reading
 
 NAME = "TFLITE_METADATA"
 LABELS = "labels.txt"
@@ -69,11 +69,12 @@ def labels_in(path):
     """The labels in the label file of a LiteRT file, also of another exporter: list of str; empty if it has none.
 
     Raises:
-        FileError: if the archive is damaged.
+        FileError: if the archive is damaged, or would unpack to far more than its size.
     """
     if not zipfile.is_zipfile(path):
         return []
     with reading(path, "a LiteRT file with labels", "Export it again."), zipfile.ZipFile(path) as zipped:
+        check_zip(zipped, path)
         names = [name for name in zipped.namelist() if name == LABELS]
         return zipped.read(names[0]).decode().splitlines() if names else []
 

@@ -111,6 +111,10 @@ def test_labels_are_read_back(file, tmp_path):
     (tmp_path / "damaged.tflite").write_bytes(damaged)
     with pytest.raises(FileError, match=r"damaged\.tflite"):
         standard_metadata.labels_in(tmp_path / "damaged.tflite")
+    with zipfile.ZipFile(tmp_path / "bomb.tflite", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("labels.txt", bytes(65 << 20))
+    with pytest.raises(FileError, match="would unpack"):
+        standard_metadata.labels_in(tmp_path / "bomb.tflite")
 
 
 def test_a_file_without_labels_has_no_archive(tmp_path):

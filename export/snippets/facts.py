@@ -197,5 +197,5 @@ def plain(text):
 
 
 def quoted(text):
-    """A string literal of JavaScript."""
+    """A literal of JavaScript, of a str or a list of them."""
     return json.dumps(text)
