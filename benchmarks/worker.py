@@ -2,8 +2,8 @@
 
 python benchmarks/worker.py resnet resnet50-train "keras_dl graph"
 
-A contender whose label begins with "torch" runs in a process without TensorFlow, as users of torch have it. In one
-process, the two libraries do not share threads and memory well, and torch has crashed beside TensorFlow.
+A contender of torch, by the first word of its label, runs in a process without TensorFlow, as users of torch have it.
+In one process, the two libraries do not share threads and memory well, and torch has crashed beside TensorFlow.
 """
 
 import importlib.util
@@ -15,9 +15,11 @@ import sys
 import time
 import types
 
+TORCHS = ("torch", "transformers", "diffusers")  # torchvision too
+
 
 def measure(benchmark, task_name, label):
-    if label.startswith("torch"):
+    if label.startswith(TORCHS):
         _spare_tensorflow()
     from keras_dl.benchmarks.contenders import tasks_of
 

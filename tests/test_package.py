@@ -223,18 +223,19 @@ def _python(code, **options):
 
 
 def test_import_is_light():
-    """`import keras_dl` adds less than 0.5 s to `import keras`, and loads nothing that an extra provides."""
+    """`import keras_dl` adds less than 15% to the CPU time of `import keras`, and loads nothing of an extra."""
     code = (
-        "import keras, sys, time; before = set(sys.modules); start = time.perf_counter();"  # Keras takes what it finds
-        "import keras_dl; seconds = time.perf_counter() - start;"
+        "import sys, time; start = time.process_time(); import keras; keras_seconds = time.process_time() - start;"
+        "before = set(sys.modules); start = time.process_time();"  # Keras takes what it finds
+        "import keras_dl; seconds = time.process_time() - start;"
         "import keras_dl.export, keras_dl.recipes.training.recipe;"
-        "print(seconds, *{name.split('.')[0] for name in set(sys.modules) - before})"
+        "print(seconds / keras_seconds, *{name.split('.')[0] for name in set(sys.modules) - before})"
     )
-    runs = [_python(code) for _ in range(2)]  # the faster of two: the machine may be busy
-    seconds = [float(run.stdout.split()[0]) for run in runs]
-    assert min(seconds) < 0.5
+    run = _python(code)
+    share, *loaded = run.stdout.split()
+    assert float(share) < 0.15
     optional = {"tensorflow_datasets", "matplotlib", "sklearn", "onnxruntime", "tf2onnx", "ai_edge_litert", "click"}
-    assert not optional & set(runs[0].stdout.split())
+    assert not optional & set(loaded)
 
 
 def test_other_backends_are_refused():
