@@ -1,6 +1,6 @@
 """RoIAlign, suppression and matching alone, against torchvision and scipy.
 
-Measured by `keras-dl benchmark detection_parts`. The figures were not measured on an idle machine yet.
+Measured by `keras-dl benchmark detection_parts`. docs/speed.md has the figures.
 
 torchvision's compiled half needs the very build of torch that it was made with.
 """

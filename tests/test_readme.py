@@ -58,7 +58,7 @@ def test_table_has_all_31():
 # Recipes whose run at full size is still to be made: the table says so. `python docs/reproduce.py NAME` makes it.
 NOT_MEASURED = ("cyclegan",)
 # Those that were trained at full size, whose files are still to be proven.
-WITHOUT_FILES = ("ncsn", "score_sde", "mask_rcnn")
+WITHOUT_FILES = ("ncsn", "score_sde")
 
 
 @pytest.mark.parametrize("name", NOT_MEASURED)
