@@ -62,12 +62,12 @@ def test_none_takes_its_name_if_one_does_not_pass(tmp_path, monkeypatch):
     export(model, tmp_path / "model.tflite", **options)
     old = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def spoiled(source, signatures, quantization, float_layers):
+    def spoiled(source, signatures, quantization, *others):
         weights = model.get_weights()
         model.set_weights([-w if quantization == "float16" else 2 * w for w in weights])
         try:
             source._converters.clear()  # which hold the weights that the model had
-            return convert(source, signatures, quantization, float_layers)
+            return convert(source, signatures, quantization, *others)
         finally:
             model.set_weights(weights)
 
