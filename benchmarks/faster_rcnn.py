@@ -1,7 +1,6 @@
 """Faster R-CNN and Mask R-CNN with ResNet-50 against torchvision's: one training step, and inference.
 
-Both have 91 classes of torchvision, frozen norms, and images of one shape, batch 2. docs/speed.md has the
-figures.
+Both have 91 classes of torchvision, frozen norms, and images of one shape, batch 2. docs/speed.md has the figures.
 """
 
 import numpy as np

@@ -20,7 +20,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 DISTANCE = 4.0  # of the cameras from the middle of the scene
 NEAR, FAR = 0.5, 1.5  # of the distance of the nearest and of the farthest camera
 TRANSPARENT = ("RGBA", "LA", "PA")  # Pillow's modes
-PARALLEL = 0.02  # the mean of axes does not tell a point below this least eigenvalue; cameras 16 degrees apart have it
+PARALLEL = 0.02  # the least eigenvalue of the equation of the middle; two cameras 16 degrees apart have it
 
 
 def accepts(path):

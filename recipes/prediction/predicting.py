@@ -44,10 +44,9 @@ def predict(
     Args:
         source: the folder of a run, a `.keras` file, or a file that `keras_dl.export` made.
         inputs: paths of pictures; of `.csv` files, a row for each sample (below the names of its columns, for a model
-            of an own table), or for a model of series a line for each step; of `.npy`, `.ply`, `.off`
-            and `.obj` files, for a model of clouds; of folders with `nodes.csv` and `edges.csv`, for a model of an own
-            graph; texts, or paths of `.txt` files with a text
-            in each line.
+            of an own table), or for a model of series a line for each step; of `.npy`, `.ply`, `.off` and `.obj` files,
+            for a model of clouds; of folders with `nodes.csv` and `edges.csv`, for a model of an own graph; texts, or
+            paths of `.txt` files with a text in each line.
         signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
         output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn.
         trust: bool. Whether a file may hold Python, and ops that touch files.
