@@ -14,7 +14,6 @@ from keras_dl.extras import require
 from keras_dl.files import FileError
 from keras_dl.recipes.data import table
 from keras_dl.recipes.data.own import SPLITS, OwnData, by_seed, divided
-from keras_dl.recipes.training.recipe import OptionError
 
 NODES, EDGES, SPLIT = "nodes.csv", "edges.csv", "split"
 
@@ -33,9 +32,7 @@ def read(path, seed=0, target=None) -> OwnData:
     """
     nodes = table.read_rows(path / NODES, needed=())
     first, *others = nodes.names
-    if target is None or target not in others:
-        given = "" if target is None else f"--target {target}: there is no such column. "
-        raise OptionError(f"{given}Name the column of {nodes.path} with the classes by --target: {', '.join(others)}.")
+    table.check_target(target, others, f"{nodes.path} with the classes")
     names = rows_by_name(nodes, first)
     known = np.array([cell.lower() not in table.MISSING for cell in nodes.column(target)])
     if not known.any():

@@ -78,9 +78,7 @@ def read(path, seed=0, target=None) -> OwnData:
     files = with_test(split_files(path)) if path.is_dir() else {"train": path}
     tables = {split: read_rows(file) for split, file in files.items()}
     train = tables["train"]
-    if target is None or target not in train.names:
-        given = "" if target is None else f"--target {target}: there is no such column. "
-        raise OptionError(f"{given}Name the column of {train.path} to predict by --target: {', '.join(train.names)}.")
+    check_target(target, train.names, f"{train.path} to predict")
     for table in tables.values():
         for name in train.names:
             if name not in table.names:
@@ -117,6 +115,22 @@ def read(path, seed=0, target=None) -> OwnData:
         notes=notes,
         metadata={"columns": columns},
     )
+
+
+def check_target(target, names, of):
+    """Refuses a column to predict that is not named, or not there.
+
+    Args:
+        target: str or None.
+        names: the columns.
+        of: str. Which column is asked for, in words.
+
+    Raises:
+        OptionError: if it is none of them.
+    """
+    if target not in names:
+        given = "" if target is None else f"--target {target}: there is no such column. "
+        raise OptionError(f"{given}Name the column of {of} by --target: {', '.join(names)}.")
 
 
 def read_rows(path, needed=None) -> Rows:
