@@ -127,8 +127,8 @@ def test_stochastic_depth_refuses_a_rate_of_one():
         StochasticDepth(1.0)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_a_branch_scaled_by_1e_6_survives_half_precision(policy):
+@pytest.mark.parametrize(("policy", "error"), [("mixed_float16", 0.005), ("mixed_bfloat16", 0.04)])
+def test_a_branch_scaled_by_1e_6_survives_half_precision(policy, error):
     """The block adds what it adds in float32: in half precision both the scale and the sum would be lost."""
     from keras_dl.models.vision.convnext import ConvNeXtBlock
 
@@ -143,7 +143,8 @@ def test_a_branch_scaled_by_1e_6_survives_half_precision(policy):
         assert out.dtype == "float32"
         added[dtype] = np.array(out, "float64") - maps
     assert 1e-5 < np.abs(added["float32"]).max() < 2e-4  # below the resolution of float16 next to 1
-    np.testing.assert_allclose(added[policy], added["float32"], atol=0.02 * np.abs(added["float32"]).max())
+    # The 49 products of a depthwise convolution may be summed in the half type itself: some 10 of its units.
+    np.testing.assert_allclose(added[policy], added["float32"], atol=error * np.abs(added["float32"]).max())
 
 
 def test_gradients_behind_a_scale_of_1e_6_survive_float16():
