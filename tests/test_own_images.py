@@ -256,10 +256,20 @@ def test_a_damaged_picture_is_named_by_the_check_and_in_training(tmp_path):
         assert error.value.path == str(damaged)
 
 
+def test_each_recipe_takes_own_data_or_says_why_not():
+    for name in recipe.NAMES:
+        found = recipe.find(name)
+        assert bool(found.own) != bool(found.without_own), name
+
+
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("gan", {}, "gan takes no own data. These recipes take it: .*; images in folders by class: .*cnn, .*resnet"),
+        (
+            "gan",
+            {},
+            "gan takes no own data. A classifier of digits judges .* These recipes take it: .*: .*cnn, .*resnet",
+        ),
         ("cnn", {"dataset": "mnist"}, "--dataset mnist and --data .* exclude each other"),
         ("cnn", {"target": "x"}, "--target x is for tables"),
         ("cnn", {"target": "x", "data": None}, "--target x is for an own table: give it by --data PATH"),
