@@ -98,8 +98,20 @@ def _sequences(monkeypatch):
     bert = {name.removeprefix(begin): x.astype("float32") for name, x in oracle.items() if name.startswith(begin)}
     pathlib.Path("folder").mkdir()
     write_safetensors(pathlib.Path("folder/model.safetensors"), bert)
+    _lstm()
     pathlib.Path("folder/config.json").write_text(json.dumps({"model_type": "bert", "num_attention_heads": 3}))
     return dict(token_ids=_integers(17, 2, 6, dtype="int32"))
+
+
+def _lstm():
+    """Weights in the names of torch's LSTM, and of a linear layer."""
+    arrays, width = {"fc.weight": (2, 16), "fc.bias": (2,)}, 3
+    for layer in (0, 1):
+        for way in ("", "_reverse"):
+            shapes = dict(weight_ih=(32, width), weight_hh=(32, 8), bias_ih=(32,), bias_hh=(32,))
+            arrays |= {f"lstm.{name}_l{layer}{way}": shape for name, shape in shapes.items()}
+        width = 16
+    write_safetensors(pathlib.Path("lstm.safetensors"), {name: np.ones(x, "float32") for name, x in arrays.items()})
 
 
 def _images_model(monkeypatch):
@@ -137,6 +149,13 @@ def _device(monkeypatch):
     return dict(model=given["model"], digits=given["digits"].astype("float32"))
 
 
+def _few_rows(monkeypatch):
+    """A batch for the device."""
+    return dict(
+        features=np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), labels=_integers(3, 8, dtype="int32")
+    )
+
+
 def _nothing(monkeypatch):
     return {}
 
@@ -144,6 +163,7 @@ def _nothing(monkeypatch):
 GIVEN = {
     "README.md": _readme,
     "docs/detection.md": _nothing,
+    "docs/devices.md": _few_rows,
     "docs/export.md": _images_model,
     "docs/fine_tuning.md": _fine_tuning,
     "docs/microcontroller.md": _device,

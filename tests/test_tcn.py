@@ -138,7 +138,7 @@ def test_stream_equals_the_whole_sequence(task):
     model = _tcn(pooling=None, task=task, serving_length=40)
     x = _normal(2, 40, 3)
     served, answer = model.serving_signatures(2), "values" if task == "regression" else "probabilities"
-    whole = served["sequence"].function(x)[answer]
+    whole = served["sequence"].function(features=x)[answer]
     assert model.receptive_field < 40
     states = {name: np.zeros(spec.shape, "float32") for name, spec in served["step"].inputs.items()}
     del states["features"]

@@ -17,6 +17,8 @@ the LSTM for padded sequences too. Bidirectional layers get the mask.
 The equations and references of the cells are in `keras_dl.layers`: `rnn`, `lstm` and `gru`.
 """
 
+from collections.abc import Mapping
+
 import keras
 from keras import KerasTensor, layers, ops
 
@@ -26,13 +28,17 @@ from keras_dl.checks import check_shapes
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import STATES
+from keras_dl.layers.recurrent_weights import torch_recurrent_entries
 from keras_dl.layers.rnn import SimpleRNN
 from keras_dl.layers.sequences import CleanSequence, Pool, adapt_to_steps
 from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
 from keras_dl.signatures import Signature, next_states
 from keras_dl.tracing import unrolled
+from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
 
 CELLS = {"rnn": SimpleRNN, "irnn": SimpleRNN.irnn, "lstm": LSTM, "gru": GRU}
+
+TORCH_NAMES = {"layers": "rnn", "head": "fc"}  # of modules, as `RecurrentNetwork.load_torch` takes them
 
 CellName = OneOf(*CELLS)
 Task = OneOf("classification", "regression")
@@ -184,6 +190,35 @@ class RecurrentNetwork(FunctionalModel):
         """
         adapt_to_steps(self, features, mask)
 
+    def load_torch(self, weights: Weights, names: Mapping[str, str] = TORCH_NAMES) -> None:
+        """Takes the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, and of the `Linear` behind it.
+
+        The model must have the same sizes and directions, and no other arguments of the layers than their defaults.
+        Statistics of `standardize` stay as they are: without `adapt`, features are taken as torch's module takes them.
+        Note that the last output of a bidirectional layer is here that of each direction at its own end.
+
+        Args:
+            weights: mapping from name to array, as `state_dict()` gives it, or the path of a `.safetensors` file.
+            names: the names of the two modules in torch, by `"layers"` and `"head"`. Without `"head"`, the head keeps
+                its weights, and the checkpoint's other entries are left out.
+
+        Raises:
+            ValueError: if names or shapes differ. The model then keeps its weights.
+        """
+        stack = [self.get_layer(name) for name in self._layer_names]
+        entries = torch_recurrent_entries(stack, f"{names['layers']}.")
+        weights = weights if isinstance(weights, Mapping) else read_safetensors(weights)
+        if "head" in names:
+            entries |= torch_entries(names["head"], self.get_layer("head"))
+        else:
+            weights = {name: array for name, array in weights.items() if name.startswith(f"{names['layers']}.")}
+        load_entries(entries, weights)
+
+    @property
+    def _layer_names(self):
+        kind = "bidirectional" if self.bidirectional else self.cell
+        return [f"{kind}_{i}" for i in range(len(self.hidden_dims))]
+
     def initial_states(self, batch_size: int = 1) -> dict:
         """The states before a sequence, for the signature `step`: dict of zeros, float32 `(batch_size, units)`."""
         return zero_states(self.cell, self.hidden_dims, batch_size)
@@ -214,7 +249,7 @@ class RecurrentNetwork(FunctionalModel):
         shapes = state_shapes(self.cell, self.hidden_dims, features.shape[0])
         check_shapes("states", states, shapes, "start with initial_states(batch_size)")
         hidden = self.get_layer("standardize")(features) if self.standardize else features
-        stack = [self.get_layer(f"{self.cell}_{i}") for i in range(len(self.hidden_dims))]
+        stack = [self.get_layer(name) for name in self._layer_names]
         hidden, after = step_through(stack, self.cell, hidden, states)
         return self.get_layer("head")(hidden), after
 
