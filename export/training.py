@@ -5,8 +5,8 @@
     restore(weights) -> restored                      puts them back
 
 The weights that learn are variables of the file, which a runtime keeps between calls. All others are constants. All ops
-are builtins: LiteRT has VAR_HANDLE, READ_VARIABLE and ASSIGN_VARIABLE, but no gradient of a convolution or of a pool.
-So those layers learn whose gradients are products and sums. Layers compute as in inference: nothing is dropped, and
+are builtins. LiteRT has VAR_HANDLE, READ_VARIABLE and ASSIGN_VARIABLE; gradients that it does not have are written with
+its other ops, those of convolutions and averages too. Layers compute as in inference: nothing is dropped, and
 normalization keeps its statistics.
 
 In LiteRT's guide to on-device training, `save` writes a checkpoint by an op that is no builtin. Here it returns the
@@ -45,10 +45,57 @@ _LEARNING = (keras.layers.Dense, keras.layers.BatchNormalization)  # their gradi
 _OWN = ("train", "save", "restore")
 
 
-@tf.RegisterGradient("KerasDlRelu")
-def _relu_gradient(op, gradient):
-    """LiteRT has no ReluGrad."""
+# Gradients of ops for which those of TensorFlow have no builtin in LiteRT, by op.
+_GRADIENTS = {"Relu": "KerasDlRelu", "Conv2D": "KerasDlConv2D", "AvgPool": "KerasDlAvgPool"}
+
+
+@tf.RegisterGradient(_GRADIENTS["Relu"])
+def _relu(op, gradient):
     return gradient * tf.cast(op.outputs[0] > 0, gradient.dtype)
+
+
+@tf.RegisterGradient(_GRADIENTS["Conv2D"])
+def _convolution(op, gradient):
+    """By the inputs, a transposed convolution. By the kernel, a convolution in which batch and channels change places.
+
+    A step from one output to the next is then one from a product to the next: strides and dilations change places, too.
+    """
+    (x, kernel), padding = op.inputs, op.get_attr("padding")
+    strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
+    options = dict(strides=strides, padding=padding, dilations=dilations)
+    by_inputs = tf.nn.conv2d_transpose(gradient, kernel, tf.shape(x), **options)
+    if x.shape[-1] != kernel.shape[2]:  # groups: the converter will say that it has no such gradient
+        sizes = tf.shape(kernel)
+        return by_inputs, tf.raw_ops.Conv2DBackpropFilter(
+            input=x, filter_sizes=sizes, out_backprop=gradient, **{**options, "padding": padding.decode()}
+        )
+    sides = kernel.shape[:2]
+    if padding == b"SAME":
+        pads = [(0, 0)]
+        for i in (1, 2):
+            reach = (gradient.shape[i] - 1) * strides[i] + (sides[i - 1] - 1) * dilations[i] + 1
+            total = max(reach - x.shape[i], 0)
+            pads.append((total // 2, total - total // 2))
+        x = tf.pad(x, [*pads, (0, 0)])
+    moved, filters = tf.transpose(x, (3, 1, 2, 0)), tf.transpose(gradient, (1, 2, 0, 3))
+    products = tf.nn.conv2d(moved, filters, dilations, "VALID", dilations=strides)  # (in, height and more, width, out)
+    return by_inputs, tf.transpose(products[:, : sides[0], : sides[1]], (1, 2, 0, 3))
+
+
+@tf.RegisterGradient(_GRADIENTS["AvgPool"])
+def _average(op, gradient):
+    """Of windows side by side: each place of a window has its share. Of others, TensorFlow's."""
+    window, strides, shape = op.get_attr("ksize"), op.get_attr("strides"), op.inputs[0].shape
+    rows, columns = window[1:3]
+    if window != strides or shape[1] % rows or shape[2] % columns:
+        return tf.raw_ops.AvgPoolGrad(
+            orig_input_shape=tf.shape(op.inputs[0]),
+            grad=gradient,
+            ksize=window,
+            strides=strides,
+            padding=op.get_attr("padding").decode(),
+        )
+    return tf.repeat(tf.repeat(gradient / (rows * columns), rows, 1), columns, 2)
 
 
 def export_training(
@@ -233,7 +280,7 @@ class _Step:
 
     def _train(self, learning_rate, **given):
         weights = [w.read_value() for w in self._held]
-        override = tf.compat.v1.get_default_graph().gradient_override_map({"Relu": "KerasDlRelu"})
+        override = tf.compat.v1.get_default_graph().gradient_override_map(_GRADIENTS)
         with self._reading(weights), override:
             answers = self._model(tf.cast(given[self._input], "float32"), training=False)
         loss = self._loss(answers, given[self._target])

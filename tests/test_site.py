@@ -290,10 +290,9 @@ def test_the_gallery_has_the_code_of_its_files():
         (row,) = re.findall(rf"^\| `{path.name}`.*", (DOCS / "gallery.md").read_text(), re.MULTILINE)
         assert f"| {report.bytes:,} |" in row
         assert f"| {report.metric['name']} {report.metric['artifact']:.3g} |" in row
-    states = graph.read(DOCS / "gallery" / "tcn.tflite").signatures["step"].inputs
+    inputs = graph.read(DOCS / "gallery" / "tcn.tflite").signatures["step"].inputs
     page = (DOCS / "gallery" / "page.js").read_text()
-    for name in states.keys() - {"features"}:
-        (size,) = re.findall(rf"{name}: (\d+ \* \d+)", page)
-        assert math.prod(map(int, size.split(" * "))) == math.prod(states[name].shape)
-    order = re.findall(r"\b(?:first|second)_\d", page)
-    assert order == [name for name in states if name != "features"]
+    states = dict(re.findall(r"\b((?:first|second)_\d): (\d+ \* \d+)", page))
+    assert ["features", *states] == sorted(inputs)  # the order in which the snippet takes them
+    for name, size in states.items():
+        assert math.prod(map(int, size.split(" * "))) == math.prod(inputs[name].shape)

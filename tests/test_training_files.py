@@ -180,9 +180,44 @@ def test_what_cannot_learn_is_refused(make, given, message, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_convolutions_do_not_learn(tmp_path):
-    with pytest.raises(ExportError, match=r"no builtin op for .*Conv2DBackpropFilter in layer 'c1'.*layers names them"):
-        export_training(keras_dl.LeNet5((28, 28, 1), 4), tmp_path / "file.tflite", layers=["c1"])
+def _convolutions():
+    """Strides, dilations, both kinds of padding, a group, and averages."""
+    x = keras.Input((9, 10, 2), name="images")
+    hidden = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="strided")(x)
+    hidden = keras.layers.Conv2D(4, (3, 2), dilation_rate=(2, 1), padding="same", name="dilated")(hidden)
+    hidden = keras.layers.Conv2D(3, 2, strides=2, name="valid")(hidden)
+    hidden = keras.layers.AveragePooling2D(2, name="average")(hidden)
+    model = keras.Model(x, keras.layers.Dense(3, name="head")(keras.layers.Flatten()(hidden)))
+    model.returns_logits = True
+    return model
+
+
+def test_convolutions_learn(tmp_path):
+    """The proof compares each gradient with that of Keras."""
+    report = export_training(_convolutions(), tmp_path / "file.tflite", BATCH, layers=["strided", "dilated", "valid"])
+    kernels = [name for name in report.proof["training"] if name.endswith("kernel")]
+    assert kernels == ["strided_kernel", "dilated_kernel", "valid_kernel"]
+    assert max(x["max_rel_error"] for x in report.proof["training"].values()) < 1e-5
+
+
+@pytest.mark.slow  # a larger file of what small convolutions show
+def test_all_of_a_lenet_learns(tmp_path):
+    model = keras_dl.LeNet5((28, 28, 1), 4)
+    layers = [layer.name for layer in model.layers if layer.trainable_variables]
+    report = export_training(model, tmp_path / "lenet.tflite", BATCH, layers=layers)
+    assert len(report.proof["training"]) == 1 + len(model.trainable_variables)
+    rows, labels = _clusters(model, 32)
+    losses = _learn(load(tmp_path / "lenet.tflite", trust=True), "images", rows, labels, 40, 0.02)
+    assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
+
+
+def test_gradients_that_litert_does_not_have_are_named(tmp_path):
+    x = keras.Input((8, 8, 2), name="images")
+    hidden = keras.layers.MaxPooling2D(2, name="largest")(keras.layers.Conv2D(4, 3, name="before")(x))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(hidden)))
+    model.returns_logits = True
+    with pytest.raises(ExportError, match=r"no builtin op for MaxPoolGrad in layer 'largest'.*layers names them"):
+        export_training(model, tmp_path / "file.tflite", layers=["before"])
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,8 @@ const WASM = new URL('litert/wasm/', import.meta.url).href;
 const MODELS = ['lenet', 'tcn', 'gan'];
 const POINTS = 500;
 const EDGE = 2.5; // of the square in which the points are shown
-// Inputs of `step` that hold the rows before: kernels of 8 steps, dilated by 1, 2 and 4, on 28 pixels or 24 channels.
+// The last inputs of `step`, which hold the rows before: kernels of 8 steps, dilated by 1, 2 and 4, on 28 pixels or 24
+// channels.
 const STATES = {
   first_0: 7 * 28, first_1: 14 * 24, first_2: 28 * 24, second_0: 7 * 24, second_1: 14 * 24, second_2: 28 * 24,
 };

@@ -34,32 +34,32 @@ export async function sequence(model, features) {
 }
 
 // Runs the signature step.
-//   second_1: float32 (1, 14, 24), float32, pixels over 255 or symbols over 9, in one array.
-//   first_1: float32 (1, 14, 24), float32, pixels over 255 or symbols over 9, in one array.
 //   features: float32 (1, 28), float32, pixels over 255 or symbols over 9, in one array.
-//   first_2: float32 (1, 28, 24), float32, pixels over 255 or symbols over 9, in one array.
 //   first_0: float32 (1, 7, 28), float32, pixels over 255 or symbols over 9, in one array.
+//   first_1: float32 (1, 14, 24), float32, pixels over 255 or symbols over 9, in one array.
+//   first_2: float32 (1, 28, 24), float32, pixels over 255 or symbols over 9, in one array.
 //   second_0: float32 (1, 7, 24), float32, pixels over 255 or symbols over 9, in one array.
+//   second_1: float32 (1, 14, 24), float32, pixels over 255 or symbols over 9, in one array.
 //   second_2: float32 (1, 28, 24), float32, pixels over 255 or symbols over 9, in one array.
-// Gives next_first_0, float32 (1, 7, 28); next_second_1, float32 (1, 14, 24); next_first_1, float32 (1, 14, 24); next_second_2, float32 (1, 28, 24); next_second_0, float32 (1, 7, 24); next_first_2, float32 (1, 28, 24); probabilities, float32 (1, 10).
-export async function step(model, second_1, first_1, features, first_2, first_0, second_0, second_2) {
+// Gives next_first_0, float32 (1, 7, 28); next_first_1, float32 (1, 14, 24); next_first_2, float32 (1, 28, 24); next_second_0, float32 (1, 7, 24); next_second_1, float32 (1, 14, 24); next_second_2, float32 (1, 28, 24); probabilities, float32 (1, 10).
+export async function step(model, features, first_0, first_1, first_2, second_0, second_1, second_2) {
   const arrays = {
-    "second_1": new Tensor(Float32Array.from(second_1), [1, 14, 24]),
-    "first_1": new Tensor(Float32Array.from(first_1), [1, 14, 24]),
     "features": new Tensor(Float32Array.from(features), [1, 28]),
-    "first_2": new Tensor(Float32Array.from(first_2), [1, 28, 24]),
     "first_0": new Tensor(Float32Array.from(first_0), [1, 7, 28]),
+    "first_1": new Tensor(Float32Array.from(first_1), [1, 14, 24]),
+    "first_2": new Tensor(Float32Array.from(first_2), [1, 28, 24]),
     "second_0": new Tensor(Float32Array.from(second_0), [1, 7, 24]),
+    "second_1": new Tensor(Float32Array.from(second_1), [1, 14, 24]),
     "second_2": new Tensor(Float32Array.from(second_2), [1, 28, 24]),
   };
   const outputs = await model.run("step", arrays);
   const results = {
     "next_first_0": (await outputs["next_first_0"].data()).slice(),
-    "next_second_1": (await outputs["next_second_1"].data()).slice(),
     "next_first_1": (await outputs["next_first_1"].data()).slice(),
-    "next_second_2": (await outputs["next_second_2"].data()).slice(),
-    "next_second_0": (await outputs["next_second_0"].data()).slice(),
     "next_first_2": (await outputs["next_first_2"].data()).slice(),
+    "next_second_0": (await outputs["next_second_0"].data()).slice(),
+    "next_second_1": (await outputs["next_second_1"].data()).slice(),
+    "next_second_2": (await outputs["next_second_2"].data()).slice(),
     "probabilities": (await outputs["probabilities"].data()).slice(),
   };
   for (const tensor of [...Object.values(arrays), ...Object.values(outputs)]) tensor.delete();
