@@ -19,6 +19,10 @@ const pad = element('pad').getContext('2d', {willReadFrequently: true});
 function clear() {
   pad.fillStyle = 'black';
   pad.fillRect(0, 0, pad.canvas.width, pad.canvas.height);
+  element('bars').replaceChildren();
+  element('answer').textContent = 'Nothing is drawn yet.';
+  const {width, height} = element('rows');
+  element('rows').getContext('2d').clearRect(0, 0, width, height);
 }
 
 // The ink of the pad, 0 to 1, as `{values, width, height}`.
