@@ -15,7 +15,7 @@ OWN_SIDE = 64  # of own images, by default: small networks from scratch take min
 MOST_BYTES = 1 << 29  # of decoded own images in memory
 
 
-def augmented_images(options, **digits):
+def augmented_images(options, own_side=OWN_SIDE, fits=None, **digits):
     """`images` with the usual augmentation of the data set: crops for ImageNet, flips and shifts for CIFAR-10.
 
     Args:
