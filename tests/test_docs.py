@@ -5,6 +5,8 @@ import importlib
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -202,3 +204,18 @@ def test_code_of_page(page, tmp_path, monkeypatch):
     names = GIVEN[page](monkeypatch)
     for code in _blocks(page):
         exec(compile(code, page, "exec"), names)
+
+
+@pytest.mark.slow  # it trains for all epochs of a recipe
+def test_the_commands_of_the_first_page_lead_from_pictures_to_an_answer(tmp_path):
+    """Word by word, with photographs of several sizes."""
+    page = (ROOT / "docs" / "start.md").read_text()
+    commands = [line.split() for line in re.findall(r"^    (keras-dl .*)", page, re.MULTILINE)]
+    assert [words[1] for words in commands] == ["train", "export", "predict"]
+    own.write_pictures(tmp_path / "photos", 30, sides=lambda i: (70 + i, 90 - i))
+    own.picture("ring", 99, (80, 100)).save(tmp_path / "new.jpg")
+    for _, *words in commands:
+        command = [sys.executable, "-m", "keras_dl", *words]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("new.jpg: ring ")
