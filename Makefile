@@ -32,7 +32,7 @@ table: .venv/installed
 	$(BIN)/python docs/presets.py
 
 # The documentation as a site, in build/site. A broken link fails.
-docs: .venv/installed .venv/docs
+docs: .venv/installed .venv/docs build/litert_js
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --config-file docs/site/mkdocs.yml
 
 lint: .venv/installed
@@ -47,6 +47,12 @@ lint: .venv/installed
 .venv/docs: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
+
+# LiteRT.js, for the gallery. Its packages have no scripts to run.
+build/litert_js:
+	npm install --no-audit --no-fund --ignore-scripts --prefix $@.new @litertjs/core@2.5.3 @litertjs/wasm-utils@2.5.3 \
+		&& mv $@.new $@ \
+		|| echo "npm did not install LiteRT.js: the models of the gallery will not run." >&2
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

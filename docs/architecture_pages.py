@@ -182,7 +182,7 @@ def _train(architecture):
         + (
             f" It takes [own data](../own_data.md) of the forms {', '.join(f'`{form}`' for form in recipe.own)}."
             if recipe.own
-            else " It takes no own data."
+            else f" It takes no own data. {recipe.without_own}"
         )
     )
 

@@ -7,6 +7,7 @@ from keras_dl.export.inspection import inspect
 from keras_dl.export.report import Report
 from keras_dl.export.runners import KerasRunner, Runner, load
 from keras_dl.export.snippets import snippet
+from keras_dl.export.training import export_training
 from keras_dl.files import FileError
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Runner",
     "beam_search",
     "export",
+    "export_training",
     "inspect",
     "load",
     "snippet",

@@ -237,7 +237,7 @@ class Exporter:
         names = list(source.signatures if signatures is None else select(source.signatures, signatures))
         for x in requests:
             self._check(x, names)
-        with _quiet(), heard(), contextlib.ExitStack() as files:
+        with quiet(), heard(), contextlib.ExitStack() as files:
             reports = [self._make(x, names, signatures is None and self._all, files) for x in requests]
             sets = {x.path: report.target_report.get("files", ()) for x, report in zip(requests, reports, strict=True)}
             files.callback(open_seals, sets)  # the first thing to happen when `files` is closed
@@ -349,7 +349,7 @@ class Exporter:
             metric=measured,
             latency_ms=milliseconds[names[0]],
             target_report={},
-            versions=_versions(format),
+            versions=versions(format),
             warnings=warnings,
         )
         for name, times in milliseconds.items():
@@ -399,7 +399,7 @@ class Exporter:
         return {"name": metric[0], "keras": self._measured[key], "artifact": _value(metric, artifact, "artifact")}
 
 
-def _quiet():
+def quiet():
     """A block in which notices of the converters are not shown, unless the log is at the level `DEBUG`."""
     return contextlib.nullcontext() if LOG.isEnabledFor(logging.DEBUG) else notices.hidden()
 
@@ -490,7 +490,8 @@ def _value(metric, runner, what):
     return float(value)
 
 
-def _versions(format):
+def versions(format):
+    """Of Python and of the packages that make and run the files of a format: dict."""
     names = ("keras", "numpy", "tensorflow", *_DISTRIBUTIONS[format])
-    versions = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), "keras_dl": __version__, **versions}
+    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), "keras_dl": __version__, **installed}

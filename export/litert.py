@@ -26,6 +26,7 @@ _UNRANGED = re.compile(r"should be recorded during calibration: Failed for tenso
 _CURES = {
     "Conv2DBackpropInput": "LiteRT transposes convolutions only without dilation, channels last: use dilation_rate=1 "
     "and data_format='channels_last', or UpSampling2D and Conv2D.",
+    "Conv2DBackpropFilter": "LiteRT has no gradient of grouped convolutions.",
     "DenseBincount": "Add up keras.ops.one_hot instead.",
     **dict.fromkeys(
         ("MaxPool3D", "AvgPool3D"),

@@ -36,6 +36,7 @@ class Report:
             `exceptions` of a float file, numbers by the reason why one has no partner; `agreement` of the sets, from 0
             to 1; `mean_iou` and `mean_score_error` of pairs; of a quantized file also `chance`, the agreement of sets
             of different images, and `kappa`, that beyond chance. Its `signatures` then hold the errors of pairs.
+            `training`, of a file that learns: by `"loss"` and weight the errors after a step.
         metric: dict `{"name", "keras", "artifact"}`, or None.
         latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
         target_report: dict. The report of the target.
@@ -110,6 +111,9 @@ class Report:
                 if "r2" in errors:
                     text += f", R2 {errors['r2']:.5f} (lowest of a channel {errors['channel_r2']:.5f})"
                 rows.append(("proof", f"{text}; {batches} {_KINDS[self.proof['inputs'][name]]} batches"))
+        for name, errors in self.proof.get("training", {}).items():
+            text = f"{errors['max_rel_error']:.2e} of the largest value"
+            rows.append(("training", f"{name} after a step: largest error {text}"))
         for name, found in self.proof.get("detections", {}).items():
             rows.append(("proof", _detections(name, found)))
         if self.metric:

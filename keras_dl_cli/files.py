@@ -109,13 +109,27 @@ class OneOrMore(click.Choice):
 @click.option(
     "--output",
     type=click.Path(),
-    help="[default: RUN/exports/NAME-QUANTIZATION-TARGET.tflite, with -IO if that is given]",
+    help="[default: RUN/exports/NAME-QUANTIZATION-TARGET.tflite, with -IO or -training if these are given]",
 )
 @click.option(
     "--io",
     type=click.Choice(["int8", "uint8", "float32"]),
     help="Dtype of the inputs and outputs of an integer file: uint8 or float32 for MediaPipe, float32 for LiteRT.js. "
     "[default: int8, or int16 for int16x8]",
+)
+@click.option(
+    "--training",
+    type=int,
+    metavar="BATCH",
+    help="A file that also learns on the device, by steps of BATCH examples: with the signatures train, save and "
+    "restore.",
+)
+@click.option(
+    "--training-layer",
+    "training_layers",
+    multiple=True,
+    metavar="NAME",
+    help="A layer that learns. May be repeated. [default: all, if all are dense; else the last one]",
 )
 @click.option("--no-verify", is_flag=True, help="Skip the proof that the file computes the same as the model.")
 @click.option("--calibration", type=click.Path(exists=True, dir_okay=False), help=".npz with one array per input.")
@@ -157,6 +171,7 @@ def export(no_verify, **options):
       keras-dl export runs/cnn --quantization int8 --target ethos-u55-128
       keras-dl export runs/cnn --quantization none,float16,int8
       keras-dl export runs/cnn --quantization int8 --io uint8
+      keras-dl export runs/cnn --training 8
       keras-dl export mine.keras --quantization int8 --calibration samples.npz
       keras-dl export runs/seq2seq --quantization int8 --signature encode --signature decode_step
     """

@@ -1,5 +1,7 @@
 """Runs the command line: its exit codes, and one line for each error."""
 
+import contextlib
+import importlib.abc
 import json
 import os
 import sys
@@ -24,7 +26,7 @@ def main(arguments=None):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     interrupts = light.module("interrupts")
     try:
-        with interrupts.terminating(), interrupts.heard():
+        with interrupts.terminating(), interrupts.heard(), _loading_is_said():
             cli.main(arguments, prog_name="keras-dl", standalone_mode=False)
         code = DONE
     except click.exceptions.NoArgsIsHelpError as error:
@@ -42,6 +44,28 @@ def main(arguments=None):
             traceback.print_exception(error)
         _complain(message, arguments)
     sys.exit(code)
+
+
+class _Loading(importlib.abc.MetaPathFinder):
+    """Finds no module, and says once that the slow ones are asked for."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name in ("keras", "tensorflow") and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            print("Loading TensorFlow.", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _loading_is_said():
+    """Inside the block, the import of Keras and TensorFlow, which takes 20 s on a slow disk, begins with a line."""
+    loading = _Loading()
+    if "keras" not in sys.modules:
+        sys.meta_path.insert(0, loading)
+    try:
+        yield
+    finally:
+        if loading in sys.meta_path:
+            sys.meta_path.remove(loading)
 
 
 def _judge(error):

@@ -131,6 +131,7 @@ RECIPE = Recipe(
             exports=(FLOAT, DYNAMIC_INT8),  # its loop cannot be calibrated
         ),
     },
+    without_own="It learns to reverse generated sequences, which shows where attention looks.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -204,6 +204,7 @@ RECIPE = Recipe(
             epochs=400, batch_size=100, metric="nats", variants=("vae", "iwae"), higher_is_better=False
         ),
     },
+    without_own="Its bounds and aim are those of black and white digits. Train keras_dl.VAE on your images with fit.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -216,6 +216,7 @@ RECIPE = Recipe(
             exports=(FLOAT, INT8),
         ),
     },
+    without_own="A classifier of digits judges it. Train keras_dl.CycleGAN on your two sets of images with fit.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

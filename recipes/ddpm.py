@@ -156,6 +156,7 @@ RECIPE = Recipe(
             for dataset in PAPER
         },
     },
+    without_own="A classifier of digits judges what it draws. Train keras_dl.DDPM on your images with fit.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

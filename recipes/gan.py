@@ -244,6 +244,7 @@ RECIPE = Recipe(
             exports=(FLOAT, INT8),
         ),
     },
+    without_own="A classifier of digits judges what it draws. Train keras_dl.GAN on your images with fit.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

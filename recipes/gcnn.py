@@ -25,10 +25,17 @@ from keras_dl.recipes.training.recipe import EDGETPU, ETHOS_U55, FLOAT, MICRO, R
 
 # The smallest width with at least the 24,620 trained weights of P4CNN: 25,772.
 Z2_FILTERS = 22
+P4CNN_SIDE = 22  # pixels, at least
 
 
 def load_data(options, variant):
-    return pipelines.images(options)
+    return pipelines.images(options, fits=_is_turnable)
+
+
+def _is_turnable(shape):
+    """Whether P4CNN takes own images as they are: squares of an even side."""
+    height, width, _ = shape
+    return height == width >= P4CNN_SIDE and height % 2 == 0
 
 
 def build_model(data, options, variant):

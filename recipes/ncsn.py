@@ -342,6 +342,7 @@ RECIPE = Recipe(
             for dataset in PRESETS
         },
     },
+    without_own="A classifier of digits judges what it draws. Train keras_dl.NCSN on your images with fit.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

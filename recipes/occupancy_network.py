@@ -203,6 +203,7 @@ RECIPE = Recipe(
         "analytic_solids": Task(epochs=20, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(epochs=600, batch_size=64, metric="IoU", aim=0.778, exports=EXPORTS),
     },
+    without_own="It must know of each point whether it is in the solid, which few meshes say.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

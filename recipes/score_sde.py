@@ -324,6 +324,7 @@ RECIPE = Recipe(
             exports=(FLOAT, Export("int8", "cpu", SCORE)),
         ),
     },
+    without_own="A classifier of digits judges what it draws. Train keras_dl.ScoreSDE on your images with fit.",
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -16,6 +16,8 @@ LSTM is not measured.
 `--dataset mnist_5k`: digits row by row. 98.7% (aim 97%), also in an int8 file; the LSTM with as many weights has 98.0%.
 117 s for both.
 
+`--data PATH` classifies your own series, which may have unequal lengths, as `rnn`, `lstm` and `gru` do. Not measured.
+
 How the settings were chosen is in docs/recipes.md.
 """
 
@@ -52,6 +54,8 @@ RATES = {"tcn": 4e-3, "lstm": 1e-2, "gru": 4e-3, "rnn": 1e-3}
 
 
 def load_data(options, variant):
+    if options.data is not None:
+        return series.load_data(options, variant)
     builder = open_dataset(options)
     kind = options.dataset.split("/")[0]
     train, test = (_columns(kind, read(builder, split, options)) for split in ("train", "test"))
@@ -116,9 +120,16 @@ def _blocks(data):
     return next(n for n in range(3, 12) if 2 * (KERNEL - 1) * (2**n - 1) >= data.input_shape[0])
 
 
+def _own(data):
+    """Whether it is a user's series, which are padded."""
+    return "train" in data.arrays
+
+
 def _ends(data):
     """The arguments for inputs and outputs."""
     return dict(
+        masked=_own(data),
+        standardize=_own(data),
         num_features=data.input_shape[1],
         num_outputs=len(data.labels) or 1,
         task="classification" if data.labels else "regression",
@@ -135,8 +146,11 @@ def build_model(data, options, variant):
     if variant == "tcn":
         model = _network(data)
     else:
-        sizes = dict(cell=variant, hidden_dims=(UNITS[_blocks(data)][variant],), standardize=False)
+        sizes = dict(cell=variant, hidden_dims=(UNITS[_blocks(data)][variant],))
         model = keras_dl.RecurrentNetwork(**_ends(data), **sizes)
+    if _own(data):
+        rows, _ = data.arrays["train"]
+        model.adapt(**rows)
     rate = keras.optimizers.schedules.CosineDecay(options.rate(RATES[variant]), data.steps(options))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if data.labels else "mse"
     optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0)
@@ -146,6 +160,8 @@ def build_model(data, options, variant):
 
 def evaluate(serve, data):
     """The mean squared error of sums; the share of right digits, or of right symbols where there is one to copy."""
+    if _own(data):
+        return series.evaluate(serve, data)
     predicted, expected = serve("sequence", features=data.arrays["x_test"]), data.arrays["y_test"]
     if not data.labels:
         return float(np.mean(np.square(predicted["values"] - expected)))
@@ -155,6 +171,8 @@ def evaluate(serve, data):
 
 def calibrate(serve, data, samples):
     """Sequences, and steps of the stream with their states, spread over the sequences."""
+    if _own(data):
+        return series.calibrate(serve, data, samples)
     sequences = data.arrays["x_train"][:samples]
     states = {name: np.asarray(x) for name, x in _network(data).initial_states(len(sequences)).items()}
     if not set(states) <= set(serve.__self__.signatures["step"]["inputs"]):  # a recurrent network
@@ -170,6 +188,8 @@ def calibrate(serve, data, samples):
 
 
 def baseline(outcome):
+    if _own(outcome.data):
+        return series.baseline(outcome)
     if "lstm" in outcome.trained:
         return "LSTM of as many weights", outcome.trained["lstm"].value
     expected = outcome.data.arrays["y_test"]
@@ -180,6 +200,8 @@ def baseline(outcome):
 
 def picture(outcome):
     """The test error of each network over the epochs, and predictions of the TCN against the truth."""
+    if _own(outcome.data):
+        return series.picture(outcome)
     figure = pictures.figure(12, 4.8)
     left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
     shown = f"Predictions of the {next(iter(outcome.trained)).upper()}"
@@ -230,6 +252,7 @@ RECIPE = Recipe(
         "copy_memory": Task(epochs=4, batch_size=32, metric="symbols recalled", aim=0.99, variants=("tcn",), **FILES),
         "mnist_5k": Task(epochs=40, batch_size=50, aim=0.97, variants=("tcn", "lstm"), baselines=("lstm",), **FILES),
     },
+    own=series.own_tasks("tcn"),
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -23,7 +23,12 @@ SMALL = dict(patch_size=4, hidden_dim=64, mlp_dim=128, num_layers=4, num_heads=4
 
 
 def load_data(options, variant):
-    return pipelines.augmented_images(options, pixels=1, degrees=10, zoom=0.1, shear=0.15)
+    changes = dict(pixels=1, degrees=10, zoom=0.1, shear=0.15)
+    return pipelines.augmented_images(options, fits=_is_of_patches, **changes)
+
+
+def _is_of_patches(shape):
+    return not any(side % SMALL["patch_size"] for side in shape[:2])
 
 
 def build_model(data, options, variant):

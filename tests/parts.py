@@ -10,6 +10,7 @@ _BELONGS_TO = {
     "test_characters": "lstm",
     "test_odeint": "neural_ode",
     "test_recurrent_lm": "lstm",
+    "test_recurrent_weights": "lstm",
 }
 
 

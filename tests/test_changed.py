@@ -69,7 +69,7 @@ def test_a_recipe_asks_for_its_tests():
 
 def test_tests_and_their_data_ask_for_themselves():
     assert battery(wanted("tests/cases/vit.py")) == {"vit"}
-    assert battery(wanted("tests/cases/rnn.py")) == {"rnn", "gru", "lstm"}, "the others import it"
+    assert battery(wanted("tests/cases/rnn.py")) == {"rnn", "gru", "lstm", "tcn"}, "the others import it"
     ask = wanted("tests/test_vit.py", "tests/oracles/convnext.npz")
     assert battery(ask) == set()
     assert [name for name in ARCHITECTURES if ask(f"tests/test_{name}.py")] == ["convnext", "vit"]

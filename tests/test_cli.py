@@ -103,6 +103,17 @@ def test_what_needs_no_model_does_not_import_tensorflow(tmp_path):
     assert "'toaster' is not one of 'cpu', 'micro', 'ethos-u55-32'" in run.stderr
 
 
+def test_the_first_line_comes_before_the_slow_imports(tmp_path):
+    """Here `keras` is a module that says when it is imported."""
+    (tmp_path / "keras.py").write_text(
+        "import sys\nprint('importing', file=sys.stderr)\nraise ImportError('no more')\n"
+    )
+    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import keras_dl_cli"
+    run = _process("-c", f"{start}; keras_dl_cli.main(['data', 'check', 'photos'])")
+    assert run.returncode == 1
+    assert run.stderr.splitlines() == ["Loading TensorFlow.", "importing", "keras-dl: no more"]
+
+
 def test_the_package_runs_as_a_module(tmp_path):
     run = _process("-m", "keras_dl", "train", "perceptron", cwd=tmp_path)
     assert run.returncode == 2

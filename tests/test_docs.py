@@ -5,6 +5,8 @@ import importlib
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -98,8 +100,20 @@ def _sequences(monkeypatch):
     bert = {name.removeprefix(begin): x.astype("float32") for name, x in oracle.items() if name.startswith(begin)}
     pathlib.Path("folder").mkdir()
     write_safetensors(pathlib.Path("folder/model.safetensors"), bert)
+    _lstm()
     pathlib.Path("folder/config.json").write_text(json.dumps({"model_type": "bert", "num_attention_heads": 3}))
     return dict(token_ids=_integers(17, 2, 6, dtype="int32"))
+
+
+def _lstm():
+    """Weights in the names of torch's LSTM, and of a linear layer."""
+    arrays, width = {"fc.weight": (2, 16), "fc.bias": (2,)}, 3
+    for layer in (0, 1):
+        for way in ("", "_reverse"):
+            shapes = dict(weight_ih=(32, width), weight_hh=(32, 8), bias_ih=(32,), bias_hh=(32,))
+            arrays |= {f"lstm.{name}_l{layer}{way}": shape for name, shape in shapes.items()}
+        width = 16
+    write_safetensors(pathlib.Path("lstm.safetensors"), {name: np.ones(x, "float32") for name, x in arrays.items()})
 
 
 def _images_model(monkeypatch):
@@ -137,6 +151,13 @@ def _device(monkeypatch):
     return dict(model=given["model"], digits=given["digits"].astype("float32"))
 
 
+def _few_rows(monkeypatch):
+    """A batch for the device."""
+    return dict(
+        features=np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), labels=_integers(3, 8, dtype="int32")
+    )
+
+
 def _nothing(monkeypatch):
     return {}
 
@@ -144,6 +165,7 @@ def _nothing(monkeypatch):
 GIVEN = {
     "README.md": _readme,
     "docs/detection.md": _nothing,
+    "docs/devices.md": _few_rows,
     "docs/export.md": _images_model,
     "docs/fine_tuning.md": _fine_tuning,
     "docs/microcontroller.md": _device,
@@ -182,3 +204,18 @@ def test_code_of_page(page, tmp_path, monkeypatch):
     names = GIVEN[page](monkeypatch)
     for code in _blocks(page):
         exec(compile(code, page, "exec"), names)
+
+
+@pytest.mark.slow  # it trains for all epochs of a recipe
+def test_the_commands_of_the_first_page_lead_from_pictures_to_an_answer(tmp_path):
+    """Word by word, with photographs of several sizes."""
+    page = (ROOT / "docs" / "start.md").read_text()
+    commands = [line.split() for line in re.findall(r"^    (keras-dl .*)", page, re.MULTILINE)]
+    assert [words[1] for words in commands] == ["train", "export", "predict"]
+    own.write_pictures(tmp_path / "photos", 30, sides=lambda i: (70 + i, 90 - i))
+    own.picture("ring", 99, (80, 100)).save(tmp_path / "new.jpg")
+    for _, *words in commands:
+        command = [sys.executable, "-m", "keras_dl", *words]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("new.jpg: ring ")

@@ -30,41 +30,15 @@ LAYERS = {
     "mpnn": lambda **options: MPNNConv(num_steps=2, edge_hidden_dim=8, **options),
 }
 
-# Of each weight of ours, the reference's name and what becomes of it.
-WEIGHTS = {
-    "gcn": {"kernel": ("lin.weight", np.transpose), "bias": ("bias", None)},
-    "sage_mean": {
-        "kernel": ("lin_r.weight", np.transpose),
-        "neighbor_kernel": ("lin_l.weight", np.transpose),
-        "bias": ("lin_l.bias", None),
-    },
-    "gat_concat": {
-        "kernel": ("lin.weight", np.transpose),
-        "source_kernel": ("att_src", np.squeeze),
-        "target_kernel": ("att_dst", np.squeeze),
-        "bias": ("bias", None),
-    },
-    "gin": {
-        "hidden_kernel": ("nn.0.weight", np.transpose),
-        "hidden_bias": ("nn.0.bias", None),
-        "kernel": ("nn.2.weight", np.transpose),
-        "bias": ("nn.2.bias", None),
-        "epsilon": ("eps", np.squeeze),
-    },
-    "mpnn": {
-        "expand/kernel": ("convolution.nn.0.weight", np.transpose),
-        "expand/bias": ("convolution.nn.0.bias", None),
-        "matrices/kernel": ("convolution.nn.2.weight", lambda w: _transposed_matrices(w).T),
-        "matrices/bias": ("convolution.nn.2.bias", lambda b: _transposed_matrices(b)),
-        "update/kernel": ("update.weight_ih", lambda w: _gru_order(w).T),
-        "update/recurrent_kernel": ("update.weight_hh", lambda w: _gru_order(w).T),
-    },
+# Of each weight of MPNNConv, the reference's name and what becomes of it.
+MPNN = {
+    "expand/kernel": ("convolution.nn.0.weight", np.transpose),
+    "expand/bias": ("convolution.nn.0.bias", None),
+    "matrices/kernel": ("convolution.nn.2.weight", lambda w: _transposed_matrices(w).T),
+    "matrices/bias": ("convolution.nn.2.bias", lambda b: _transposed_matrices(b)),
+    "update/kernel": ("update.weight_ih", lambda w: _gru_order(w).T),
+    "update/recurrent_kernel": ("update.weight_hh", lambda w: _gru_order(w).T),
 }
-WEIGHTS["sage_pool"] = WEIGHTS["sage_mean"] | {
-    "pool_kernel": ("lin.weight", np.transpose),
-    "pool_bias": ("lin.bias", None),
-}
-WEIGHTS["gat_mean"] = WEIGHTS["gat_concat"]
 
 
 def _transposed_matrices(rows):
@@ -87,15 +61,18 @@ def _layer(name, **options):
     """A layer with the reference's weights."""
     layer = LAYERS[name](**options)
     layer(*_inputs(name))
+    weights = {key.removeprefix(f"{name}/"): x for key, x in ORACLE.items() if key.startswith(f"{name}/")}
+    del weights["output"]
+    if name != "mpnn":
+        layer.load_torch(weights)
+        return layer
     for weight in layer.weights:
         key = weight.path.split("/", 1)[1]
-        if (name, key) == ("mpnn", "update/bias"):
-            biases = [_gru_order(ORACLE[f"mpnn/update.bias_{kind}"]) for kind in ("ih", "hh")]
-            weight.assign(np.stack(biases))
+        if key == "update/bias":
+            weight.assign(np.stack([_gru_order(weights[f"update.bias_{kind}"]) for kind in ("ih", "hh")]))
             continue
-        source, change = WEIGHTS[name][key]
-        value = ORACLE[f"{name}/{source}"]
-        weight.assign(change(value) if change else value)
+        source, change = MPNN[key]
+        weight.assign(change(weights[source]) if change else weights[source])
     return layer
 
 
@@ -103,6 +80,17 @@ def _layer(name, **options):
 def test_layer_equals_torch_geometric(name):
     found = _layer(name)(*_inputs(name))[0]
     np.testing.assert_allclose(found, ORACLE[f"{name}/output"], rtol=1e-5, atol=2e-6)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    layer = LAYERS["gcn"]()
+    with pytest.raises(ValueError, match="must be built before it takes weights"):
+        layer.load_torch({})
+    layer(NODES, EDGES)
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match=r"missing: bias \(6,\)"):
+        layer.load_torch({"lin.weight": ORACLE["gcn/lin.weight"]})
+    np.testing.assert_array_equal(before[0], layer.get_weights()[0])
 
 
 def test_set2set_equals_torch_geometric():

@@ -150,6 +150,22 @@ def test_from_series_to_an_answer(tmp_path):
         predict(run, [tmp_path / "long.csv"])
 
 
+@pytest.mark.slow  # trains, exports and proves a whole run; test_tcn.py has the masks of the model
+def test_a_tcn_learns_own_series(tmp_path):
+    folder, run = own.write_series(tmp_path / "waves", 40), tmp_path / "run"
+    report = commands.train("tcn", data=folder, output=run, epochs=12, jit="off")
+    assert (report["labels"], report["baseline"]) == (
+        ["fast", "slow"],
+        "logistic regression on means and deviations",
+    )
+    assert report["value"] > 0.9
+    file = commands.export(run, quantization="int8")["path"]
+    assert commands.evaluate(file)["value"] == pytest.approx(report["value"], abs=0.1)
+    for source in (run, file):
+        first, second = predict(source, [folder / "slow/0.csv", folder / "fast/3.csv"])
+        assert (first["classes"][0]["label"], second["classes"][0]["label"]) == ("slow", "fast")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

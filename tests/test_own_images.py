@@ -256,10 +256,45 @@ def test_a_damaged_picture_is_named_by_the_check_and_in_training(tmp_path):
         assert error.value.path == str(damaged)
 
 
+SIZED = [
+    ("cnn", (40, 40), (32, 32)),
+    ("cnn", (30, 20), (30, 20)),
+    ("vit", (30, 20), (64, 64)),
+    ("vit", (20, 28), (20, 28)),
+    ("gcnn", (24, 20), (64, 64)),
+    ("gcnn", (24, 24), (24, 24)),
+]
+LARGE = [
+    pytest.param(name, (70, 90), (32, 32) if name == "cnn" else (64, 64), marks=pytest.mark.slow)  # further recipes
+    for name in recipe.takers("images")
+]
+
+
+@pytest.mark.parametrize(("name", "sides", "expected"), [*SIZED, *LARGE])
+def test_own_images_get_a_size_that_the_model_takes(name, sides, expected, tmp_path):
+    found = recipe.find(name)
+    folder = own.write_pictures(tmp_path / "shapes", 3, sides=sides)
+    options = found.options("images", data=str(folder), batch_size=2)
+    variant = found.own["images"].variants[0]
+    data = found.load_data(options, variant)
+    assert data.input_shape == (*expected, 3)
+    assert found.build_model(data, options, variant).input_shape == (None, *expected, 3)
+
+
+def test_each_recipe_takes_own_data_or_says_why_not():
+    for name in recipe.NAMES:
+        found = recipe.find(name)
+        assert bool(found.own) != bool(found.without_own), name
+
+
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("gan", {}, "gan takes no own data. These recipes take it: .*; images in folders by class: .*cnn, .*resnet"),
+        (
+            "gan",
+            {},
+            "gan takes no own data. A classifier of digits judges .* These recipes take it: .*: .*cnn, .*resnet",
+        ),
         ("cnn", {"dataset": "mnist"}, "--dataset mnist and --data .* exclude each other"),
         ("cnn", {"target": "x"}, "--target x is for tables"),
         ("cnn", {"target": "x", "data": None}, "--target x is for an own table: give it by --data PATH"),

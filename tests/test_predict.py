@@ -10,7 +10,7 @@ from toy_detector import SIDE, Toy
 
 import keras_dl
 import keras_dl_cli
-from keras_dl.export import export, load
+from keras_dl.export import export, export_training, load
 from keras_dl.files import FileError
 from keras_dl.ops import letterbox
 from keras_dl.recipes.prediction import as_text, predict, reading
@@ -43,6 +43,24 @@ def test_a_picture_of_the_models_size_is_taken_as_it_is(classifier, tmp_path):
     assert [c["label"] for c in answer["classes"]] == [LABELS[i] for i in best]
     assert [c["probability"] for c in answer["classes"]] == pytest.approx(expected[best].tolist(), abs=1e-6)
     assert as_text([answer]).startswith(f"{tmp_path / 'digit.png'}: {LABELS[best[0]]} ")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "training"])
+def test_other_files_answer_as_the_model(kind, tmp_path):
+    """An ONNX file, and one that also learns."""
+    model, metadata = keras_dl.LeNet5((28, 28, 1)), {"labels": LABELS}
+    path = tmp_path / ("lenet.onnx" if kind == "onnx" else "lenet.tflite")
+    if kind == "onnx":
+        export(model, path, format="onnx", metadata=metadata)
+    else:
+        export_training(model, path, metadata=metadata)
+    image = pixels(28, 28)
+    Image.fromarray(image).save(tmp_path / "digit.png")
+    (answer,) = predict(path, [tmp_path / "digit.png"])
+    expected = keras.ops.softmax(model(image[None, :, :, None])).numpy()[0]
+    best = np.argsort(-expected)[:3]
+    assert [c["label"] for c in answer["classes"]] == [LABELS[i] for i in best]
+    assert [c["probability"] for c in answer["classes"]] == pytest.approx(expected[best].tolist(), abs=1e-5)
 
 
 def test_a_photograph_is_scaled_and_its_middle_is_taken(tmp_path):

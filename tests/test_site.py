@@ -1,25 +1,32 @@
 """The site has every page, and one for each architecture; what is made for it says what code and reports say."""
 
+import functools
+import http.server
 import importlib.util
+import math
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import threading
 
+import chromium
 import keras
 import numpy as np
 import pytest
 
 import keras_dl
 from keras_dl.architectures import ARCHITECTURES
-from keras_dl.export import export
+from keras_dl.export import Report, export, graph, snippet
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 import architecture_pages  # noqa: E402 - the folder holds scripts, not a package
 import docstrings  # noqa: E402
+import gallery_files  # noqa: E402
 import reference_pages  # noqa: E402
 import reports  # noqa: E402
 
@@ -195,18 +202,97 @@ def test_troubleshooting_quotes_what_is_raised(message, tmp_path, monkeypatch):
         RAISED[message]()
 
 
-@pytest.mark.slow  # a minute of CPU: MkDocs reads all modules
-@pytest.mark.skipif(not importlib.util.find_spec("mkdocstrings"), reason="the extra docs is not installed: make docs")
-def test_the_site_is_built_without_a_broken_link(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(CONFIG), "--site-dir", str(tmp_path)]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def _run(command, **options):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, with LiteRT.js where npm can bring it."""
+    if not importlib.util.find_spec("mkdocstrings"):
+        pytest.skip("the extra docs is not installed: make docs")
+    _run(["make", "build/litert_js"])
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(CONFIG), "--site-dir", str(folder)]
+    run = _run(command, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     assert run.returncode == 0, run.stderr
-    resnet = (tmp_path / "architectures" / "resnet" / "index.html").read_text()
+    return folder
+
+
+@pytest.mark.slow  # a minute of CPU: MkDocs reads all modules
+def test_the_site_is_built_without_a_broken_link(site):
+    resnet = (site / "architectures" / "resnet" / "index.html").read_text()
     assert 'href="../../reference/keras_dl.models.vision/#keras_dl.models.vision.resnet"' in resnet
-    reference = (tmp_path / "reference" / "keras_dl.models.vision" / "index.html").read_text()
+    reference = (site / "reference" / "keras_dl.models.vision" / "index.html").read_text()
     assert 'id="keras_dl.models.vision.resnet.ResNet"' in reference
-    for path in tmp_path.rglob("*.html"):
+    for path in site.rglob("*.html"):
         html = re.sub(r"<pre.*?</pre>|<code.*?</code>", "", path.read_text(), flags=re.DOTALL)
         for left in (">>> ", "&gt;&gt;&gt; ", "build/package", "<autoref", "Call arguments:</p>"):
-            assert left not in html, f"{path.relative_to(tmp_path)} has {left!r}"
+            assert left not in html, f"{path.relative_to(site)} has {left!r}"
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {".wasm": "application/wasm"}
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Of the site, on a server of this machine."""
+    handler = functools.partial(_Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+# Strokes on a pad of 100 x 100.
+ONE = [[(50, 15), (50, 85)]]
+SEVEN = [[(25, 20), (75, 20), (45, 85)]]
+
+
+@pytest.mark.slow  # it builds the site
+def test_the_gallery_reads_a_digit_that_is_drawn(site, address, tmp_path):
+    """In Chromium, with the mouse. The picture of the page is `gallery.png` in the folder of the test."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    if not (site / "gallery" / "litert").exists():
+        pytest.skip("LiteRT.js is not installed: npm could not bring it")
+    with chromium.Chromium(program, tmp_path / "profile", size=(1400, 1100)) as browser:
+        browser.call("Page.navigate", url=f"{address}/gallery/")
+        browser.wait_for("document.getElementById('state')?.textContent.startsWith('The models ')")
+        browser.wait_for("!document.getElementById('state').textContent.includes('are loading')")
+        assert browser.evaluate("document.getElementById('state').textContent") == "The models are loaded."
+        assert browser.evaluate("document.getElementById('count').textContent").startswith("500 points in ")
+        pad = browser.evaluate("document.getElementById('pad').getBoundingClientRect().toJSON()")
+        for strokes, digit in ((SEVEN, 7), (ONE, 1)):
+            browser.evaluate("document.getElementById('clear').click()")
+            for points in strokes:
+                places = [(pad["x"] + x * pad["width"] / 100, pad["y"] + y * pad["height"] / 100) for x, y in points]
+                browser.stroke(places)
+            answer = "document.getElementById('answer').textContent"
+            browser.wait_for(f"{answer}.startsWith('It is a {digit},')")
+            assert browser.evaluate(answer).endswith(f"The TCN says {digit}.")
+            assert browser.evaluate("document.querySelectorAll('#bars > div').length") == 10
+        browser.screenshot(tmp_path / "gallery.png")
+
+
+def test_the_gallery_has_the_code_of_its_files():
+    files = sorted((DOCS / "gallery").glob("*.tflite"))
+    assert [path.stem for path in files] == sorted(gallery_files.FILES)
+    for path in files:
+        name, text = snippet(path, "javascript")
+        assert path.with_name(name).read_text() == text, f"run docs/gallery_files.py: {name} is another"
+        report = Report.load(f"{path}.json")
+        (row,) = re.findall(rf"^\| `{path.name}`.*", (DOCS / "gallery.md").read_text(), re.MULTILINE)
+        assert f"| {report.bytes:,} |" in row
+        assert f"| {report.metric['name']} {report.metric['artifact']:.3g} |" in row
+    inputs = graph.read(DOCS / "gallery" / "tcn.tflite").signatures["step"].inputs
+    page = (DOCS / "gallery" / "page.js").read_text()
+    states = dict(re.findall(r"\b((?:first|second)_\d): (\d+ \* \d+)", page))
+    assert ["features", *states] == sorted(inputs)  # the order in which the snippet takes them
+    for name, size in states.items():
+        assert math.prod(map(int, size.split(" * "))) == math.prod(inputs[name].shape)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import runpy
 import shutil
 import subprocess
@@ -276,6 +277,15 @@ def test_names_are_those_of_no_language():
     found = facts._identifiers(names)
     assert list(found) == names
     assert list(found.values()) == ["class_", "a_b", "a_b_2", "i_", "model_3d", "val_", "images"]
+
+
+def test_arguments_are_in_the_order_of_their_names(tmp_path):
+    """Converters order them anew each time, and a call by place must not change its meaning."""
+    with contextlib.closing(Exporter(models.Autoencoder())) as exporter:
+        exporter.export(tmp_path / "file.tflite")
+    for language in ("python", "kotlin", "javascript"):
+        (text,) = re.findall(r"(?:def|fun|function) decode\((.*)\)", snippet(tmp_path / "file.tflite", language)[1])[:1]
+        assert text.index("codes") < text.index("gains"), language
 
 
 def test_what_has_no_snippet_is_one_error(files, tmp_path):

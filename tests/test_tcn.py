@@ -138,7 +138,7 @@ def test_stream_equals_the_whole_sequence(task):
     model = _tcn(pooling=None, task=task, serving_length=40)
     x = _normal(2, 40, 3)
     served, answer = model.serving_signatures(2), "values" if task == "regression" else "probabilities"
-    whole = served["sequence"].function(x)[answer]
+    whole = served["sequence"].function(features=x)[answer]
     assert model.receptive_field < 40
     states = {name: np.zeros(spec.shape, "float32") for name, spec in served["step"].inputs.items()}
     del states["features"]
@@ -309,3 +309,29 @@ def test_recipe_names_what_it_has_to_beat():
     assert RECIPE.baseline(outcome([[1.0]], lstm=lstm)) == ("LSTM of as many weights", 0.5)
     assert RECIPE.baseline(outcome([[1.5], [1.0]])) == ("always saying 1", 0.125)
     assert RECIPE.baseline(outcome([[0, 3]], labels="0123456789")) == ("any symbol", 1 / 8)
+
+
+@pytest.mark.parametrize("pooling", ["last", None])
+def test_a_padded_row_has_the_output_of_the_row_alone(pooling):
+    """With features that are standardized by the steps that exist."""
+    model = _tcn(masked=True, standardize=True, pooling=pooling)
+    features, lengths = 5 + 3 * _normal(4, 9, 3), np.array([9, 4, 1, 7])
+    rows = {"features": features, "mask": np.arange(9) < lengths[:, None]}
+    model.adapt(**rows)
+    steps = features[rows["mask"]]
+    mean, variance, _ = model.get_layer("standardize").get_weights()
+    np.testing.assert_allclose(mean, steps.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, steps.var(0), rtol=1e-5)
+    outputs = model(rows).numpy()
+    for row, length, found in zip(features, lengths, outputs, strict=True):
+        alone = model({"features": row[None, :length], "mask": np.ones((1, length), bool)}).numpy()[0]
+        np.testing.assert_allclose(found if pooling else found[:length], alone, atol=1e-5)
+        states = model.initial_states()
+        for step in row[:length]:
+            last, states = model.step(step[None], states)
+        np.testing.assert_allclose(last[0], alone if pooling else alone[-1], atol=1e-5)
+
+
+def test_masks_with_holes_are_refused():
+    with pytest.raises(ValueError, match="mask must be True up to the last step"):
+        _tcn(masked=True)({"features": _normal(1, 3, 3), "mask": np.array([[True, False, True]])})

@@ -15,6 +15,7 @@ from keras_dl import Transformer, TransformerEncoder, TransformerLM
 from keras_dl.averaging import CheckpointAverage, mean_weights
 from keras_dl.export import KerasRunner, beam_search, export, load
 from keras_dl.layers.embedding import sinusoids
+from keras_dl.layers.transformer import TransformerBlock, load_torch_stack
 from keras_dl.losses import SmoothedCrossentropy
 from keras_dl.schedules import InverseSquareRoot
 from keras_dl.weights import Entry, load_entries, torch_entries
@@ -90,6 +91,18 @@ def test_sinusoids_by_their_formula():
     assert sinusoids(3, 5).shape == (3, 5)
 
 
+def test_weights_of_other_blocks_are_refused():
+    blocks = [TransformerBlock(num_heads=3, mlp_dim=20)]
+    with pytest.raises(ValueError, match="must be built before it takes weights"):
+        load_torch_stack(blocks, {})
+    blocks[0].build((None, None, 12))
+    before = blocks[0].get_weights()
+    with pytest.raises(ValueError, match=r"missing: layers.0.norm1.weight \(12,\)"):
+        load_torch_stack(blocks, {"layers.0.linear1.bias": np.zeros(20)})
+    for old, new in zip(before, blocks[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 # References
 
 
@@ -100,28 +113,9 @@ def test_equals_torch(part):
     options = dict(norm_first=part == "pre", norm_epsilon=1e-5, attention_bias=True)
     model = Transformer(17, source_length=8, target_length=8, **PLAIN, **options)
     weights = {name.removeprefix("weights/"): x for name, x in want.items() if name.startswith("weights/")}
-    entries = {}
-    for side, blocks in (("encoder", model.encoder), ("decoder", model.decoder)):
-        for i, block in enumerate(blocks):
-            prefix = f"{side}.layers.{i}"
-            norms = [block.attention_norm, block.mlp_norm]
-            attentions = {"self_attn": block.attention}
-            if side == "decoder":
-                norms.insert(1, block.memory_norm)
-                attentions["multihead_attn"] = block.memory_attention
-            for name, attention in attentions.items():
-                own = {k.removeprefix(f"{prefix}.{name}."): v for k, v in weights.items() if f"{prefix}.{name}." in k}
-                attention.load_torch(own)
-                weights = {k: v for k, v in weights.items() if f"{prefix}.{name}." not in k}
-            for j, norm in enumerate(norms, 1):
-                entries |= torch_entries(f"{prefix}.norm{j}", norm)
-            entries |= torch_entries(f"{prefix}.linear1", block.expand) | torch_entries(
-                f"{prefix}.linear2", block.project
-            )
-    if part == "pre":
-        entries |= torch_entries("encoder.norm", model.encoder_norm) | torch_entries("decoder.norm", model.decoder_norm)
-    table = model.embedding.embeddings
-    load_entries(entries | {"table": Entry(table, tuple(table.shape), np.asarray)}, weights | {"table": want["table"]})
+    load_torch_stack(model.encoder, weights, model.encoder_norm if part == "pre" else None, "encoder.")
+    load_torch_stack(model.decoder, weights, model.decoder_norm if part == "pre" else None, "decoder.")
+    model.embedding.embeddings.assign(want["table"])
 
     with tf.GradientTape() as tape:
         logits = model({"source": want["source"], "target": want["target"]}, training=True)
@@ -129,7 +123,7 @@ def test_equals_torch(part):
     real = want["labels"] > 0
     np.testing.assert_allclose(np.asarray(logits)[real], want["logits"][real], rtol=1e-4, atol=2e-5)
     assert float(loss) == pytest.approx(float(want["loss"]), rel=1e-5)
-    gradient = tf.convert_to_tensor(tape.gradient(loss, table.value))
+    gradient = tf.convert_to_tensor(tape.gradient(loss, model.embedding.embeddings.value))
     np.testing.assert_allclose(gradient, want["table_gradient"], rtol=1e-3, atol=1e-5)
 
 

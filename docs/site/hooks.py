@@ -3,6 +3,7 @@
 Pages link as files of the repository do, so that they work there, too. Here a link to a module leads to the reference.
 """
 
+import logging
 import pathlib
 import posixpath
 import re
@@ -17,6 +18,17 @@ import architecture_pages  # noqa: E402 - the folder holds scripts, not a packag
 import reference_pages  # noqa: E402
 
 PACKAGE = ROOT / "build" / "package"
+LITERT_JS = ROOT / "build" / "litert_js" / "node_modules" / "@litertjs"  # `make docs` installs it
+# What the gallery needs of it, by its place in the site. Browsers without relaxed SIMD take the compatible build.
+RUNTIME = {
+    "core/dist/index.js": "core/index.js",
+    "wasm-utils/dist/index.js": "wasm-utils/index.js",
+    **{
+        path: path.removeprefix("core/")
+        for build in ("internal", "compat_internal")
+        for path in (f"core/wasm/litert_wasm_{build}.js", f"core/wasm/litert_wasm_{build}.wasm")
+    },
+}
 # The files above docs/ that are pages, each with its path in the site.
 ABOVE = {
     "README.md": "project/README.md",
@@ -60,6 +72,11 @@ def on_files(files, config):
     for name, path in ABOVE.items():
         text = (ROOT / name).read_text()
         files.append(File.generated(config, path, content=text if name.endswith(".md") else _plain(name, text)))
+    if LITERT_JS.exists():
+        for source, path in RUNTIME.items():
+            files.append(File.generated(config, f"gallery/litert/{path}", abs_src_path=str(LITERT_JS / source)))
+    else:
+        logging.getLogger("mkdocs").info("%s is missing: the gallery shows that its models do not run.", LITERT_JS)
     return files
 
 

@@ -159,7 +159,7 @@ def _entry(path, file, name, own, labels):
             index = next(i for i, other in enumerate(places) if other is x)
             scale, zero = (x.scales[0], x.zero_points[0]) if x.scales else (None, None)
             values.append(Value(key, names[key], index, x.dtype, x.shape, scale, zero))
-        sides.append(sorted(values, key=lambda value: value.index))
+        sides.append(sorted(values, key=lambda value: value.name))  # converters order them anew each time
     classes = [x for x in sides[1] if labels and len(x.shape) == 2 and x.shape[-1] == len(labels) and _is_real(x)]
     return Entry(name, own, signature.subgraph == 0, *sides, classes[0] if classes else None)
 

@@ -15,12 +15,12 @@ _HEAD = """\
 //     console.log(await {identifier}(model, {given}));
 //
 // Serve node_modules/@litertjs/core/wasm at the address `wasm`.{continues}
-import {{loadAndCompile, loadLiteRt, Tensor}} from '@litertjs/core';
+import {{getGlobalLiteRtPromise, loadAndCompile, loadLiteRt, Tensor}} from '@litertjs/core';
 {labels}
 const WASM = '/node_modules/@litertjs/core/wasm/';
 
 export async function load(model = new URL({file_literal}, import.meta.url).href, wasm = WASM) {{
-  await loadLiteRt(wasm);
+  await (getGlobalLiteRtPromise() ?? loadLiteRt(wasm)); // once for all files
   return loadAndCompile(model, {{accelerator: 'wasm'}});
 }}
 """

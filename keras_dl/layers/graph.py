@@ -22,11 +22,13 @@ inputs. All kernels start at Glorot's uniform distribution; GIN's code has torch
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_dl.arguments import Activation, Number, OneOf, Rate, Regularizer, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_sum, size
+from keras_dl.weights import Entry, Weights, load_entries
 
 
 class _GraphConvolution(Layer):
@@ -51,11 +53,43 @@ class _GraphConvolution(Layer):
     def _add_bias(self, size):
         self.bias = self.add_weight(shape=(size,), initializer="zeros", name="bias") if self.use_bias else None
 
+    def load_torch(self, weights: Weights) -> None:
+        """Takes the weights of the layer of this name in torch_geometric. It loads all entries or none.
+
+            torch_geometric                  here
+            GCNConv    lin.weight            kernel, transposed
+            SAGEConv   lin_r, lin_l, lin     kernel, neighbor_kernel and bias, pool_kernel and pool_bias
+            GATConv    lin, att_src, att_dst kernel, source_kernel, target_kernel
+            GINConv    nn.0, nn.2, eps       hidden_kernel and hidden_bias, kernel and bias, epsilon
+
+        Args:
+            weights: mapping from name to array, as `state_dict()` gives it, or the path of a `.safetensors` file.
+
+        Raises:
+            ValueError: if the layer is not built, or names or shapes differ. The layer then keeps its weights.
+        """
+        if not self.built:
+            raise ValueError(f"layer={self.name!r} must be built before it takes weights: call it once.")
+        load_entries(self._torch_entries(), weights)
+
     def _finish(self, hidden):
         return self.activation(hidden if self.bias is None else hidden + self.bias)
 
     def compute_output_shape(self, nodes_shape, edges_shape, edge_mask_shape=None):
         return (*nodes_shape[:-1], self.units)
+
+
+def _transposed(variable):
+    return Entry(variable, tuple(variable.shape)[::-1], np.transpose)
+
+
+def _same(variable):
+    return Entry(variable, tuple(variable.shape), np.asarray)
+
+
+def _biases(variables):
+    """The entries of those biases, by name, that the layer has."""
+    return {name: _same(x) for name, x in variables.items() if x is not None}
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -88,6 +122,9 @@ class GCNConv(_GraphConvolution):
     def build(self, nodes_shape, edges_shape, edge_mask_shape=None):
         self.kernel = self._add_kernel("kernel", nodes_shape[-1], self.units)
         self._add_bias(self.units)
+
+    def _torch_entries(self):
+        return {"lin.weight": _transposed(self.kernel)} | _biases({"bias": self.bias})
 
     def call(self, nodes, edges, edge_mask=None):
         source, target = edges[..., 0], edges[..., 1]
@@ -142,6 +179,12 @@ class SAGEConv(_GraphConvolution):
         if self.aggregation == "pool":
             self.pool_kernel = self._add_kernel("pool_kernel", features, features)
             self.pool_bias = self.add_weight(shape=(features,), initializer="zeros", name="pool_bias")
+
+    def _torch_entries(self):
+        entries = {"lin_r.weight": _transposed(self.kernel), "lin_l.weight": _transposed(self.neighbor_kernel)}
+        if self.aggregation == "pool":
+            entries |= {"lin.weight": _transposed(self.pool_kernel), "lin.bias": _same(self.pool_bias)}
+        return entries | _biases({"lin_l.bias": self.bias})
 
     def call(self, nodes, edges, edge_mask=None):
         source, target = edges[..., 0], edges[..., 1]
@@ -210,6 +253,11 @@ class GATConv(_GraphConvolution):
         self.target_kernel = self._add_kernel("target_kernel", self.num_heads, self.units)
         self._add_bias(width if self.concat else self.units)
 
+    def _torch_entries(self):
+        heads = {"att_src": self.source_kernel, "att_dst": self.target_kernel}
+        entries = {name: Entry(x, (1, *x.shape), lambda array: array[0]) for name, x in heads.items()}
+        return entries | {"lin.weight": _transposed(self.kernel)} | _biases({"bias": self.bias})
+
     def call(self, nodes, edges, edge_mask=None, training=False):
         num_nodes = size(nodes, 1)
         edges, edge_mask = with_self_loops(edges, edge_mask, num_nodes)
@@ -275,6 +323,11 @@ class GINConv(_GraphConvolution):
         self.kernel = self._add_kernel("kernel", hidden_dim, self.units)
         self._add_bias(self.units)
         self.epsilon = self.add_weight(shape=(), initializer="zeros", trainable=self.train_epsilon, name="epsilon")
+
+    def _torch_entries(self):
+        entries = {"nn.0.weight": _transposed(self.hidden_kernel), "nn.2.weight": _transposed(self.kernel)}
+        entries["eps"] = Entry(self.epsilon, (1,), np.squeeze)
+        return entries | _biases({"nn.0.bias": self.hidden_bias, "nn.2.bias": self.bias})
 
     def call(self, nodes, edges, edge_mask=None):
         source, target = edges[..., 0], edges[..., 1]

@@ -11,6 +11,8 @@ References: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762;
 Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745, for pre-norm.
 """
 
+from collections.abc import Mapping
+
 import keras
 from keras import layers, ops
 
@@ -22,6 +24,7 @@ from keras_dl.initializers import new_initializer
 from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.ops.activations import gelu
+from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, stacked, torch_entries
 
 # Functions of the hidden states and of whether it is training.
 ACTIVATIONS = {
@@ -121,6 +124,32 @@ class TransformerBlock(Layer):
                 layer.build(states_shape, states_shape)
             else:
                 layer.build((None, None, self.mlp_dim) if layer is self.project else states_shape)
+
+    def torch_entries(self, prefix: str = "") -> dict[str, Entry]:
+        """The entries of a `torch.nn.TransformerEncoderLayer`, or with `cross_attention` a `TransformerDecoderLayer`.
+
+        Args:
+            prefix: str. What stands before each name in the checkpoint, with its dot: `"layers.0."`.
+
+        Returns:
+            dict of `keras_dl.weights.Entry` by name in the checkpoint. The block must be built.
+        """
+        attentions, norms = {"self_attn": self.attention}, [self.attention_norm, self.mlp_norm]
+        if self.cross_attention:
+            attentions["multihead_attn"] = self.memory_attention
+            norms.insert(1, self.memory_norm)
+        entries = {}
+        for name, attention in attentions.items():
+            one = attention.torch_entries({"query": "q", "key": "k", "value": "v", "output": "out_proj"})
+            for kind in ("weight", "bias")[: 1 + self.attention_bias]:
+                parts = [one.pop(f"{part}.{kind}") for part in "qkv"]
+                entries[f"{prefix}{name}.in_proj_{kind}"] = stacked(parts)
+            entries |= {f"{prefix}{name}.{key}": entry for key, entry in one.items()}
+        for i, norm in enumerate(norms, 1):
+            entries |= torch_entries(f"{prefix}norm{i}", norm)
+        for name, dense in (("linear1", self.expand), ("linear2", self.project)):
+            entries |= torch_entries(f"{prefix}{name}", dense)
+        return entries
 
     def _dense(self, units, kernel_initializer, name):
         return layers.Dense(
@@ -226,6 +255,31 @@ class TransformerBlock(Layer):
         if self.norm_first:
             return states + self.dropout(sublayer(norm(states)), training=training)
         return norm(states + self.dropout(sublayer(states), training=training))
+
+
+def load_torch_stack(blocks, weights: Weights, norm=None, prefix: str = "") -> None:
+    """Takes the weights of a `torch.nn.TransformerEncoder` or `TransformerDecoder`. It loads all entries or none.
+
+    Their epsilon is 1e-5 and their activation relu, if they were made without others: give blocks the same.
+
+    Args:
+        blocks: list of built `TransformerBlock`, in order.
+        weights: mapping from name to array, as `state_dict()` gives it, or the path of a `.safetensors` file.
+        norm: the built normalization behind the last block, where torch's module has one.
+        prefix: str. What stands before each name, with its dot: `"encoder."`. Other entries are left out; with "",
+            there must be none.
+
+    Raises:
+        ValueError: if a block is not built, or names or shapes differ. The blocks then keep their weights.
+    """
+    for block in blocks:
+        if not block.built:
+            raise ValueError(f"block={block.name!r} must be built before it takes weights: call it once.")
+    weights = weights if isinstance(weights, Mapping) else read_safetensors(weights)
+    entries = {} if norm is None else torch_entries(f"{prefix}norm", norm)
+    for i, block in enumerate(blocks):
+        entries |= block.torch_entries(f"{prefix}layers.{i}.")
+    load_entries(entries, {name: array for name, array in weights.items() if name.startswith(prefix)})
 
 
 def step_through(blocks, states, keys, values, position, memory_keys=None, memory_values=None, memory_mask=None):

@@ -209,6 +209,8 @@ def export(
     trust=False,
     data=None,
     io=None,
+    training=None,
+    training_layers=(),
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
@@ -219,14 +221,15 @@ def export(
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
     each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
     `data` is the path of the own data of the run, if it is not where it was. `io` is the dtype of the inputs and
-    outputs of integer files, whose names then end with it.
+    outputs of integer files, whose names then end with it. `training` is None, or the number of examples of a step: the
+    file then learns, and its name ends with `training`; `training_layers` are as `layers` of
+    `keras_dl.export.export_training`.
 
     Raises:
         OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
         ExportError: if the proof fails.
     """
     import keras_dl.export
-    from keras_dl.export.errors import CalibrationMissing
     from keras_dl.export.io_types import IO
 
     path = pathlib.Path(path)
@@ -238,9 +241,28 @@ def export(
     name = folder.read_run(run).options.recipe if run else path.stem
     where = run / "exports" if run else path.parent
     several = not isinstance(quantization, str)
+    if training is None and training_layers:
+        raise OptionError("--training-layer is for a file that learns: give --training BATCH, too.")
+    if training is not None:
+        if training < 1:
+            raise OptionError(f"--training {training} must be at least 1.")
+        given = {
+            "format": format != "litert",
+            "quantization": quantization != "none",
+            "target": target != "cpu",
+            "no-verify": not verify,
+            "io": io is not None,
+        }
+        others = {"signature": signatures, "calibration": calibration, "float-layer": float_layers}
+        given |= {name: bool(value) for name, value in others.items()} | {"input-shape": bool(input_shapes)}
+        if wrong := [name for name, is_given in given.items() if is_given]:
+            raise OptionError(
+                f"--{wrong[0]} does not go with --training: a file that learns is a LiteRT file in float32, with all "
+                "signatures and a proof."
+            )
     paths = {}
     for one in quantization if several else (quantization,):
-        ending = f"-{io}" if io and one in IO else ""
+        ending = f"-{io}" if io and one in IO else "-training" if training is not None else ""
         file = pathlib.Path(output or where / f"{name}-{one}-{target}{ending}{SUFFIXES[format]}")
         paths[one] = file.with_name(f"{file.stem}-{one}{file.suffix}") if output and several else file
         if paths[one].exists() and not overwrite:
@@ -254,6 +276,14 @@ def export(
     if not run:
         _import(modules)
     model = _model_of(path) if run else _load_model(path, trust)
+    if training is not None:
+        metadata = {"keras_dl": __version__, "source": path.name}
+        if run and _has_data(settings):
+            chosen, _, examples = _parts(settings)
+            metadata = _metadata(chosen, model, settings, examples)
+        learning = dict(batch_size=training, layers=training_layers or None, metadata=metadata)
+        with _worded(quantization):
+            return keras_dl.export.export_training(model, paths[quantization], **learning).to_dict()
     if run and not _has_data(settings):
         say(f"{_foreign(path, settings)} The file is calibrated with --calibration, and no metric is measured.")
     if run and _has_data(settings):
@@ -267,10 +297,19 @@ def export(
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
         if calibration:
             options["calibration"] = _read_calibration(calibration, calibration_samples)
+    with _worded(quantization):
+        reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
+    return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+
+
+@contextlib.contextmanager
+def _worded(quantization):
+    """Inside the block, an export says how far it is, and its errors name options."""
+    from keras_dl.export.errors import CalibrationMissing
+
     try:
         with _shown(logging.getLogger("keras_dl.export")):
-            reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
-        return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+            yield
     except CalibrationMissing as error:
         raise OptionError(
             f"--quantization {quantization} needs real inputs: --calibration FILE.npz, with an array (samples, ...) "
@@ -301,6 +340,7 @@ def _in_options(message):
     options = {"signatures": "signature", "float_layers": "float-layer"}
     names = "|".join(("format", "quantization", "target", "io", *options))
     shape = r"input_shapes=\{'(\w+)': \(([\d, ]+)\)\}"
+    message = re.sub(r"\blayers=(?=\[)", "--training-layer ", message)
     message = re.sub(shape, lambda x: f"--input-shape {x[1]}={x[2].replace(' ', '')}", message)
     return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
 

@@ -14,7 +14,7 @@ def options_of(chosen, given):
     if given.get("dataset") is not None:
         raise OptionError(f"--dataset {given['dataset']} and --data {given['data']} exclude each other.")
     if not chosen.own:
-        raise OptionError(f"--data: {chosen.name} takes no own data. {_forms()}")
+        raise OptionError(f"--data: {chosen.name} takes no own data. {chosen.without_own} {_forms()}")
     data = open_data(given["data"], None, given.get("seed") or 0, given.get("target"), chosen.own, chosen.name)
     data.check_unchanged(given.get("fingerprint"))
     say(in_one_line(data))

@@ -120,7 +120,8 @@ def of_classifier(outcome, height, ratio):
     axis = error.subplots()
     curves(axis, outcome.trained, "val_accuracy", lambda accuracy: 100 * (1 - accuracy))
     style(axis, "Test error, %", "epoch")
-    axis.set_yscale("log")
+    if any(row["val_accuracy"] < 1 for trained in outcome.trained.values() for row in trained.history):
+        axis.set_yscale("log")
     if len(outcome.trained) > 1:
         axis.legend(frameon=False)
     return whole, space

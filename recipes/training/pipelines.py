@@ -15,18 +15,18 @@ OWN_SIDE = 64  # of own images, by default: small networks from scratch take min
 MOST_BYTES = 1 << 29  # of decoded own images in memory
 
 
-def augmented_images(options, **digits):
+def augmented_images(options, own_side=OWN_SIDE, fits=None, **digits):
     """`images` with the usual augmentation of the data set: crops for ImageNet, flips and shifts for CIFAR-10.
 
     Args:
         options: `Options`.
+        own_side, fits: as `own_shape` takes them, for own images.
         digits: keyword arguments of `keras_dl.recipes.training.augment.affine`, for any other data set. `pixels` are
             those of an image of 28 pixels. Own images are not mirrored, since signs and letters would become others.
     """
     if options.data is not None:
-        return images(
-            options, lambda i, seed: affine(i, seed, **digits | {"pixels": digits["pixels"] / 28 * i.shape[0]})
-        )
+        moved = functools.partial(_moved, digits)
+        return images(options, moved, own_side=own_side, fits=fits)
     if options.dataset == "imagenet2012":
         shape = sized(options, IMAGENET_SHAPE)
         return images(options, lambda i, seed: random_resized_crop(i, seed, shape), IMAGENET_SHAPE)
@@ -35,7 +35,12 @@ def augmented_images(options, **digits):
     return images(options, lambda i, seed: affine(i, seed, **digits))
 
 
-def images(options, augment=None, image_shape=None):
+def _moved(digits, image, seed):
+    """An own image, by `pixels` of an image of 28 pixels."""
+    return affine(image, seed, **digits | {"pixels": digits["pixels"] / 28 * image.shape[0]})
+
+
+def images(options, augment=None, image_shape=None, own_side=OWN_SIDE, fits=None):
     """`Data` of a TFDS set with features `image` and `label`, raw pixels throughout.
 
     Args:
@@ -45,7 +50,8 @@ def images(options, augment=None, image_shape=None):
             then be the same for all images. `--image-size` sets its sides. Images of one size are scaled to it. Test
             images of several sizes are scaled to cover it with a margin of 1/7 (256 pixels for 224), and cropped in
             the middle. Own images are scaled first, without a margin as `keras-dl predict` does, and then augmented;
-            by default to `OWN_SIDE`, unless all have one size that is not larger.
+            by default to `own_shape`.
+        own_side, fits: as `own_shape` takes them, for own images.
 
     Returns:
         `Data`. Test images are uint8; training images are uint8, or float32 with augmentation.
@@ -57,7 +63,7 @@ def images(options, augment=None, image_shape=None):
     builder = open_dataset(options)
     feature = builder.info.features["image"]
     own = options.data is not None
-    image_shape = sized(options, own_shape(feature.shape) if own else image_shape or feature.shape)
+    image_shape = sized(options, own_shape(feature.shape, own_side, fits) if own else image_shape or feature.shape)
     same_size = None not in feature.shape and not (own and _is_large(builder))
     margin = 0 if same_size or own else 1 / 7
     # Images of several sizes cannot be batched for shuffling: they stay encoded until they are used.
@@ -115,20 +121,24 @@ def images(options, augment=None, image_shape=None):
     )
 
 
-def own_shape(shape):
-    """The default shape for own images: theirs, if it is one and not larger than `OWN_SIDE`.
+def own_shape(shape, own_side=OWN_SIDE, fits=None):
+    """The default shape for own images: theirs, if all have one that is not larger than a side and fits the model.
 
     Args:
         shape: `(height, width, channels)`, None for sides that differ.
+        own_side: int. The side of other images, which become square.
+        fits: function from a shape to bool: whether the model takes it. None if it takes any.
 
     Example:
 
     >>> own_shape((28, 28, 1)), own_shape((None, None, 3)), own_shape((480, 640, 3))
     ((28, 28, 1), (64, 64, 3), (64, 64, 3))
+    >>> own_shape((40, 40, 3), own_side=32), own_shape((28, 20, 1), fits=lambda shape: shape[0] == shape[1])
+    ((32, 32, 3), (64, 64, 1))
     """
     height, width, channels = shape
-    small = None not in (height, width) and max(height, width) <= OWN_SIDE
-    return tuple(shape) if small else (OWN_SIDE, OWN_SIDE, channels)
+    small = None not in (height, width) and max(height, width) <= own_side
+    return tuple(shape) if small and (fits is None or fits(shape)) else (own_side, own_side, channels)
 
 
 def _is_large(builder):

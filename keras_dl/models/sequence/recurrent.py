@@ -17,23 +17,28 @@ the LSTM for padded sequences too. Bidirectional layers get the mask.
 The equations and references of the cells are in `keras_dl.layers`: `rnn`, `lstm` and `gru`.
 """
 
+from collections.abc import Mapping
+
 import keras
-import tensorflow as tf
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import OneOf, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel, Layer
+from keras_dl.base import FunctionalModel
 from keras_dl.checks import check_shapes
-from keras_dl.compat import is_eager
 from keras_dl.layers.gru import GRU
 from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import STATES
+from keras_dl.layers.recurrent_weights import torch_recurrent_entries
 from keras_dl.layers.rnn import SimpleRNN
+from keras_dl.layers.sequences import CleanSequence, Pool, adapt_to_steps
 from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
 from keras_dl.signatures import Signature, next_states
-from keras_dl.tracing import is_unrolled, unrolled
+from keras_dl.tracing import unrolled
+from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
 
 CELLS = {"rnn": SimpleRNN, "irnn": SimpleRNN.irnn, "lstm": LSTM, "gru": GRU}
+
+TORCH_NAMES = {"layers": "rnn", "head": "fc"}  # of modules, as `RecurrentNetwork.load_torch` takes them
 
 CellName = OneOf(*CELLS)
 Task = OneOf("classification", "regression")
@@ -76,73 +81,6 @@ def step_through(stack, cell: str, hidden, states: dict) -> tuple:
         hidden, new = layer.cell(ops.cast(hidden, layer.compute_dtype), before)  # (batch, units)
         after |= {name: ops.cast(state, "float32") for name, state in zip(names, new, strict=True)}
     return hidden, after
-
-
-@keras.saving.register_keras_serializable(package="keras_dl")
-class Pool(Layer):
-    """The output at the last step of each row, or their mean over its steps.
-
-    Args:
-        pooling: "last" or "mean".
-
-    Call arguments:
-        hidden: float, `(batch, time, width)`.
-        keep: float, `(batch, time)`, 1 up to the row's last step and 0 behind it; None where all rows are whole.
-
-    Returns:
-        float, `(batch, width)`. Zeros for a row without any step.
-
-    Raises:
-        ValueError: if `pooling` is neither of the two.
-    """
-
-    @arguments
-    def __init__(self, pooling: OneOf("last", "mean") = "last", **kwargs):
-        super().__init__(**kwargs)
-        self.supports_masking = True
-
-    def compute_mask(self, inputs, previous_mask=None):
-        """None, because no time axis is left."""
-
-    def call(self, hidden, keep=None):
-        if keep is None:
-            return hidden[:, -1] if self.pooling == "last" else ops.mean(hidden, axis=1)
-        weights = ops.cast(keep, hidden.dtype)  # (batch, time)
-        if self.pooling == "last":
-            weights = weights - ops.pad(weights[:, 1:], ((0, 0), (0, 1)))  # 1 at the last step, 0 elsewhere
-        else:
-            weights = weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1)
-        return ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), hidden), 1)  # (batch, width)
-
-    def compute_output_shape(self, hidden_shape, keep_shape=None):
-        return (hidden_shape[0], hidden_shape[2])
-
-
-@keras.saving.register_keras_serializable(package="keras_dl")
-class CleanSequence(Layer):
-    """Sets the values of padding to 0. Called eagerly, it checks that padding stands only at the end of each row.
-
-    On a device it multiplies by the mask, because NPUs do not select. So the values of padding must be finite there.
-
-    Call arguments:
-        sequence: float, `(batch, time, features)`.
-        keep: float, `(batch, time)`, 1 up to the row's last step and 0 behind it.
-
-    Returns:
-        float, `(batch, time, features)`.
-
-    Raises:
-        ValueError: eagerly, if the mask has holes.
-    """
-
-    def call(self, sequence, keep):
-        if is_eager(keep) and bool(tf.reduce_any(keep[:, :-1] < keep[:, 1:])):
-            raise ValueError("mask must be True up to the last step of each row and False behind it.")
-        keep = ops.expand_dims(keep, -1)  # (batch, time, 1)
-        return sequence * keep if is_unrolled() else ops.where(keep > 0, sequence, 0)
-
-    def compute_output_shape(self, sequence_shape, keep_shape):
-        return sequence_shape
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -250,16 +188,36 @@ class RecurrentNetwork(FunctionalModel):
             ValueError: if the model was made with `standardize=False`, features or mask have another shape, or a value
                 is not finite.
         """
-        if not self.standardize:
-            raise ValueError("standardize=False: this model takes its features as they are.")
-        given = {"features": features} | ({} if mask is None else {"mask": mask})
-        shapes = {"features": ("n", "time", self.num_features), "mask": ("n", "time")}
-        check_shapes("data", given, {name: shapes[name] for name in given}, f"num_features={self.num_features}")
-        steps = ops.convert_to_numpy(features)
-        if mask is not None:
-            steps = steps[ops.convert_to_numpy(mask).astype("bool")]  # (kept steps, num_features)
-        steps = steps.reshape(-1, self.num_features)
-        self.get_layer("standardize").adapt(steps[:, None])
+        adapt_to_steps(self, features, mask)
+
+    def load_torch(self, weights: Weights, names: Mapping[str, str] = TORCH_NAMES) -> None:
+        """Takes the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, and of the `Linear` behind it.
+
+        The model must have the same sizes and directions, and no other arguments of the layers than their defaults.
+        Statistics of `standardize` stay as they are: without `adapt`, features are taken as torch's module takes them.
+        Note that the last output of a bidirectional layer is here that of each direction at its own end.
+
+        Args:
+            weights: mapping from name to array, as `state_dict()` gives it, or the path of a `.safetensors` file.
+            names: the names of the two modules in torch, by `"layers"` and `"head"`. Without `"head"`, the head keeps
+                its weights, and the checkpoint's other entries are left out.
+
+        Raises:
+            ValueError: if names or shapes differ. The model then keeps its weights.
+        """
+        stack = [self.get_layer(name) for name in self._layer_names]
+        entries = torch_recurrent_entries(stack, f"{names['layers']}.")
+        weights = weights if isinstance(weights, Mapping) else read_safetensors(weights)
+        if "head" in names:
+            entries |= torch_entries(names["head"], self.get_layer("head"))
+        else:
+            weights = {name: array for name, array in weights.items() if name.startswith(f"{names['layers']}.")}
+        load_entries(entries, weights)
+
+    @property
+    def _layer_names(self):
+        kind = "bidirectional" if self.bidirectional else self.cell
+        return [f"{kind}_{i}" for i in range(len(self.hidden_dims))]
 
     def initial_states(self, batch_size: int = 1) -> dict:
         """The states before a sequence, for the signature `step`: dict of zeros, float32 `(batch_size, units)`."""
@@ -291,7 +249,7 @@ class RecurrentNetwork(FunctionalModel):
         shapes = state_shapes(self.cell, self.hidden_dims, features.shape[0])
         check_shapes("states", states, shapes, "start with initial_states(batch_size)")
         hidden = self.get_layer("standardize")(features) if self.standardize else features
-        stack = [self.get_layer(f"{self.cell}_{i}") for i in range(len(self.hidden_dims))]
+        stack = [self.get_layer(name) for name in self._layer_names]
         hidden, after = step_through(stack, self.cell, hidden, states)
         return self.get_layer("head")(hidden), after
 

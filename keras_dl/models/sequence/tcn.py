@@ -25,8 +25,11 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, OneOf, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_shapes
+from keras_dl.layers.sequences import CleanSequence, Pool, adapt_to_steps
+from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
 from keras_dl.ops.convolution import dilated_convolution
 from keras_dl.signatures import Signature, next_states
+from keras_dl.tracing import unrolled
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -198,16 +201,21 @@ class TCN(FunctionalModel):
         weight_normalization: bool.
         pooling: "last" for an output at the end of the sequence, None for one at every step.
         task: "regression" or "classification". A device gets values, or probabilities.
-        serving_length: int. Steps of the sequence that a device takes. Training takes any number.
+        masked: bool. Whether sequences are padded at the end and come with a mask.
+        standardize: bool. Whether the model standardizes its features; call `adapt` before `fit`.
+        serving_length: int. Steps, padding included, of the sequence that a device takes. Training takes any number.
 
     Call arguments:
-        features: float, `(batch, time, num_features)`, at least one step.
+        inputs: float `(batch, time, num_features)`, at least one step; with `masked`, a dict of `features`, that, and
+            `mask`: bool `(batch, time)`, True up to the row's last step and False behind it.
 
     Returns:
-        float, `(batch, num_outputs)`, or `(batch, time, num_outputs)` without pooling: values or logits.
+        float, `(batch, num_outputs)`, or `(batch, time, num_outputs)` without pooling: values or logits. Outputs at
+        padding have no meaning: give them the sample weight 0. A row without any step gets the head's output for zeros.
 
     Raises:
-        ValueError: if an argument is out of its range, or the input has no step.
+        ValueError: if an argument is out of its range, or the input has no step. Called eagerly, also if a mask has
+            holes.
 
     Example:
 
@@ -234,25 +242,51 @@ class TCN(FunctionalModel):
         weight_normalization: bool = True,
         pooling: OneOf("last", None) = "last",
         task: OneOf("regression", "classification") = "regression",
+        masked: bool = False,
+        standardize: bool = False,
         serving_length: Size = 32,
         dtype=None,
         **kwargs,
     ):
         features = keras.Input((None, num_features), name="features")  # (batch, time, num_features)
+        # Keras casts a bool mask. An NPU takes numbers, not bool.
+        mask = keras.Input((None,), dtype="float32", name="mask") if masked else None  # (batch, time)
         hidden = features
+        if standardize:
+            hidden = Standardization(dtype="float32", name="standardize")(hidden)
+        if masked:
+            hidden = CleanSequence(dtype="float32", name="clean")(hidden, mask)
         for i, filters in enumerate(hidden_dims):
             hidden = TemporalBlock(  # (batch, time, filters)
                 filters, kernel_size, dilation_base**i, dropout_rate, weight_normalization, name=f"block_{i}"
             )(hidden)
-        if pooling:
-            hidden = hidden[:, -1]  # (batch, filters)
+        if pooling:  # causal, so that padding changes no step before it
+            hidden = Pool(pooling, name="pool")(hidden, mask) if masked else hidden[:, -1]  # (batch, filters)
         outputs = layers.Dense(num_outputs, name="head")(hidden)  # (batch, [time,] num_outputs)
-        super().__init__(inputs=features, outputs=outputs, **kwargs)
+        super().__init__(inputs={"features": features, "mask": mask} if masked else features, outputs=outputs, **kwargs)
 
     @property
     def returns_logits(self) -> bool:
         """Whether a call returns logits: for classification."""
         return self.task == "classification"
+
+    def check_training(self) -> None:
+        super().check_training()
+        if self.standardize:
+            warn_if_not_adapted(self)
+
+    def adapt(self, features, mask=None) -> None:
+        """Measures the mean and variance of each feature, for standardization. Call it before `fit`.
+
+        Args:
+            features: array `(n, time, num_features)`.
+            mask: bool array `(n, time)`, or None. Steps that are False do not count.
+
+        Raises:
+            ValueError: if the model was made with `standardize=False`, features or mask have another shape, or a value
+                is not finite.
+        """
+        adapt_to_steps(self, features, mask)
 
     @property
     def blocks(self) -> list[TemporalBlock]:
@@ -297,7 +331,7 @@ class TCN(FunctionalModel):
         known = f"take (batch, num_features={self.num_features})"
         check_shapes("features", {"features": features}, {"features": (None, self.num_features)}, known)
         check_shapes("states", states, self._state_shapes(features.shape[0]), "start with initial_states(batch_size)")
-        hidden, after = features, {}
+        hidden, after = self.get_layer("standardize")(features) if self.standardize else features, {}
         for i, block in enumerate(self.blocks):
             hidden, memories = block.step(hidden, (states[f"first_{i}"], states[f"second_{i}"]))
             after |= {f"first_{i}": memories[0], f"second_{i}": memories[1]}
@@ -306,8 +340,8 @@ class TCN(FunctionalModel):
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device, with plain convolutions: dict of `Signature`.
 
-        - `sequence` takes the model's input at `serving_length` steps, and returns `{"values": ...}` or, for
-          classification, `{"probabilities": ...}`, float32 in the model's output shape.
+        - `sequence` takes the model's inputs at `serving_length` steps, the mask as float32, 1 and 0, and returns
+          `{"values": ...}` or, for classification, `{"probabilities": ...}`, float32 in the model's output shape.
         - `step` takes `features`, float32 `(batch_size, num_features)`, and the states of `initial_states`, zeros at
           first. It returns the same as `sequence` for the sequence so far, and the states after it:
           `next_first_0`, `next_second_0` and so on.
@@ -316,8 +350,9 @@ class TCN(FunctionalModel):
         def answers(outputs):
             return {"values": outputs} if self.task == "regression" else {"probabilities": ops.softmax(outputs)}
 
-        def sequence(features):
-            return answers(self(features, training=False))
+        def sequence(**inputs):
+            with unrolled():
+                return answers(self(inputs if self.masked else inputs["features"], training=False))
 
         def step(features, **states):
             outputs, states = self.step(features, states)
@@ -327,9 +362,10 @@ class TCN(FunctionalModel):
             return keras.KerasTensor(shape, "float32", name=name)
 
         states = {name: tensor(name, *shape) for name, shape in self._state_shapes(batch_size).items()}
+        inputs = {"features": tensor("features", batch_size, self.serving_length, self.num_features)}
+        if self.masked:
+            inputs["mask"] = tensor("mask", batch_size, self.serving_length)
         return {
-            "sequence": Signature(
-                sequence, {"features": tensor("features", batch_size, self.serving_length, self.num_features)}
-            ),
+            "sequence": Signature(sequence, inputs),
             "step": Signature(step, {"features": tensor("features", batch_size, self.num_features)} | states),
         }
