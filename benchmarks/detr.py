@@ -77,7 +77,11 @@ def peer_trained():
     others = [p for name, p in net.named_parameters() if "backbone" not in name]
     groups = [{"params": others}, {"params": body, "lr": 1e-5}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, weight_decay=1e-4)
-    optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1))
+
+    def clip(*_):  # torch takes a result for new arguments of the step
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+
+    optimizer.register_step_pre_hook(clip)
     pixels = torch.from_numpy((images.transpose(0, 3, 1, 2) - 116.0) / 57.5).float()
     boxes = boxes / SHAPE[0]
     codes = np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)

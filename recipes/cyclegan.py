@@ -6,7 +6,9 @@ Data:      mnist_optdigits: 4,000 digits of MNIST and 1,447 of optdigits, 32x32,
 Command:   keras-dl train cyclegan
 Aim:       85% of the digits kept, the worse of both ways
 Baseline:  the digits as they are, read by the classifier of the other set: 48.9%
-Reaches:   not measured
+Reaches:   66.8% (MNIST as optdigits) and 77.7% (optdigits as MNIST) after 8 epochs, 1,994 s on two very busy cores: not
+           the aim. Without a translation 48.9% and 72.0%. 54% of the ones become sevens: no pairs forbid it
+Files:     float32 66.8%, int16x8 66.7%, int8 67.2%, with all ops of both generators on an Ethos-U55 of 128 MACs
 
 A digit is kept if a classifier of the domain that it was translated into reads it as before:
 `keras_dl.recipes.tasks.digit_judge`, which reads 98.4% of the real digits of MNIST, and 99.4% of those of optdigits.
@@ -24,7 +26,6 @@ from keras_dl.export import KerasRunner
 from keras_dl.recipes.tasks import digit_judge, domains, generation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import (
-    EDGETPU,
     ETHOS_U55,
     FLOAT,
     INT8,
@@ -194,7 +195,8 @@ def losses(axis, history):
     axis.legend(frameon=False)
 
 
-FILES = (FLOAT, INT8, INT16X8, ETHOS_U55, EDGETPU)
+# The Edge TPU has no MIRROR_PAD: 4 of 218 ops would run there.
+FILES = (FLOAT, INT8, INT16X8, ETHOS_U55)
 RECIPE = Recipe(
     name="cyclegan",
     model="CycleGAN",

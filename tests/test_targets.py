@@ -14,6 +14,7 @@ import keras_dl
 from keras_dl.export import export, graph
 from keras_dl.export.errors import ExportError
 from keras_dl.export.targets import Context, edgetpu, get_target, gpu, preflight, target_names
+from keras_dl.export.targets.base import on_the_cpu
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +193,17 @@ def test_refused_op_is_named_with_its_reason(files, tmp_path, file, name, op_nam
     assert report["delegated_ops"] + len(report["not_delegated"]) == report["ops"]
     assert report["delegated_share"] == report["delegated_ops"] / report["ops"]
     assert report["summary"][0].startswith(f"{report['delegated_ops']} of {report['ops']} ops delegated.")
-    assert len(report["summary"]) == 1 + len(report["not_delegated"])
+    assert len(report["summary"]) == 1 + len({(x["op"], x["reason"]) for x in report["not_delegated"]})
+    assert any(op_name in line and reason in line for line in report["summary"][1:])
+
+
+def test_what_stays_on_the_cpu_for_one_reason_is_one_line():
+    refused = [("PAD", "a", "no such op"), ("MUL", "b", "it comes after"), ("PAD", "c", "no such op")]
+    lines = on_the_cpu([dict(zip(("op", "layer", "reason"), each, strict=True)) for each in refused])
+    assert lines == [
+        "PAD in 'a' and 1 more stay on the CPU: no such op",
+        "MUL in 'b' stays on the CPU: it comes after",
+    ]
 
 
 @pytest.mark.parametrize(("file", "name"), [("int8", "edgetpu"), ("int8", "gpu"), ("float32", "gpu")])

@@ -89,3 +89,23 @@ class Cpu(Target):
 
 def _either(names):
     return " or ".join(repr(name) for name in names)
+
+
+def on_the_cpu(refused) -> list[str]:
+    """A line for each kind of op and reason.
+
+    Args:
+        refused: list of dicts with `op`, `layer` and `reason`, in the order of execution.
+
+    Returns:
+        list of str, in the order of the first op of each kind.
+    """
+    layers = {}
+    for found in refused:
+        layers.setdefault((found["op"], found["reason"]), []).append(found["layer"])
+    return [
+        f"{op} in {first!r} stays on the CPU: {reason}"
+        if not others
+        else f"{op} in {first!r} and {len(others)} more stay on the CPU: {reason}"
+        for (op, reason), (first, *others) in layers.items()
+    ]

@@ -14,7 +14,7 @@ import tempfile
 
 from keras_dl.export import graph
 from keras_dl.export.errors import ExportError
-from keras_dl.export.targets.base import Context, Target
+from keras_dl.export.targets.base import Context, Target, on_the_cpu
 from keras_dl.processes import python
 
 NPU_OP = "ethos-u"  # the custom op into which Vela compiles each run of NPU ops
@@ -180,4 +180,4 @@ def _summary(report):
             f"Memory: {', '.join(f'{name} {report[key]:,} bytes' for name, key in memories.items() if report[key])}.",
             f"Estimated on the NPU: {cost} ({report['system_config']}, {report['memory_mode']}).",
         ]
-    return [*lines, *(f"{x['op']} in {x['layer']!r} stays on the CPU: {x['reason']}" for x in report["cpu_ops"])]
+    return [*lines, *on_the_cpu(report["cpu_ops"])]

@@ -5,6 +5,7 @@ delegated. It cannot say that the driver of a certain device will accept all oth
 """
 
 from keras_dl.export import graph
+from keras_dl.export.targets.base import on_the_cpu
 
 
 def check(path, refuse, seen=lambda ops: ops):
@@ -44,7 +45,7 @@ def report(verdicts, sources, note):
         "note": note,
         "summary": [
             f"{len(flat) - len(refused)} of {len(flat)} ops delegated. {note}",
-            *(f"{x['op']} in {x['layer']!r} stays on the CPU: {x['reason']}" for x in refused),
+            *on_the_cpu(refused),
         ],
         "files": [],
     }
