@@ -326,7 +326,7 @@ def test_masks_go_with_their_boxes(quantization, kind):
     masks = np.random.default_rng(0).uniform(size=(1, 1, 64, 10, 10))
     masks = (masks > 0.5 if kind == "bool" else masks).astype(kind)
     sides = [x | {"masks": masks.copy()} for x in (expected, expected)]
-    compared(*sides, quantization, background=False)
+    assert compared(*sides, quantization, background=False)["mean_mask_iou"] == 1
     sides[0]["masks"][0, 0, 1] = masks[0, 0, 1, ::-1]
     with pytest.raises(ExportError, match="masks"):
         compared(*sides, quantization, background=False)

@@ -40,10 +40,16 @@ def cells(rng, n):
 
 
 def warmed(model, inputs):
-    """Statistics of the data, without which maps of a new net hardly vary; and scores that are not all of 1e-5."""
+    """Statistics of the data, without which maps of a new net hardly vary; and scores that are not all of 1e-5.
+
+    Scales and offsets that leave relu linear but for one value in a hundred: else each of the 53 layers of a new net
+    enlarges what rounding does, as those of a trained one do not.
+    """
     norms = [layer for layer in model.net.layers if layer.name.endswith(".bn")]
     for layer in norms:
         layer.momentum = 0.0
+        layer.gamma.assign(np.full(layer.gamma.shape, 0.4))
+        layer.beta.assign(np.ones(layer.beta.shape))
     model(inputs, training=True)
     rng = np.random.default_rng(0)
     for layer in norms:
@@ -92,7 +98,7 @@ CASES = [
             max_channels=256,
             strides=tuple(LEVELS),
             bins=BINS,
-            activation="tanh",  # float16 changes scores of so small a net by 0.005; with relu, by 0.04
+            activation="relu",
             box_weight=5.0,
             class_weight=1.0,
             dfl_weight=1.0,
@@ -102,7 +108,7 @@ CASES = [
             overlap_power=4.0,
             smallest_side=8.0,
             score_threshold=0.3,
-            iou_threshold=0.5,
+            iou_threshold=0.57,  # boxes of neighboring places overlap by 0.67 and 0.47
             several=True,
             candidates=120,
             max_detections=60,  # no set is cut, which noise would cut elsewhere
@@ -112,10 +118,6 @@ CASES = [
         compile={},
         prepare=warmed,
         tolerances={"float16": 1e-2},  # 5.5e-3 measured, after 53 normalized layers
-        left_out={
-            "dynamic_int8": "53 layers of a few maps round the classes to R2 0.981, where 0.9867 is asked for",
-            "int8": "as dynamic_int8; docs/recipes.md has what int8 loses of the recipe's net",
-        },
         served={"postprocess": maps},
         integer_signatures=("raw",),
         bad_arguments=(
