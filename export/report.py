@@ -35,7 +35,8 @@ class Report:
             `images`; the numbers of detections `expected` from Keras and `found` in the file; `pairs` of them;
             `exceptions` of a float file, numbers by the reason why one has no partner; `agreement` of the sets, from 0
             to 1; `mean_iou`, `mean_score_error` and, with masks, `mean_mask_iou` of pairs; of a quantized file also
-            `chance`, the agreement of sets of different images, and `kappa`, that beyond chance. Its `signatures` then hold the errors of pairs.
+            `chance`, the agreement of sets of different images, and `kappa`, that beyond chance. Its `signatures`
+            then hold the errors of pairs.
         metric: dict `{"name", "keras", "artifact"}`, or None.
         latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
         target_report: dict. The report of the target.

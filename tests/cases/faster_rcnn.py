@@ -69,7 +69,7 @@ def objects(i):
 
 def inputs(rng, n):
     """Bright rectangles on noise; the channel says which class."""
-    images = rng.integers(0, 60, (n, *SHAPE))
+    images = rng.integers(0, 30, (n, *SHAPE))
     for i in range(n):
         for slot, x, y, w, h in objects(i):
             images[i, y : y + h, x : x + w, slot] += 150
@@ -107,7 +107,7 @@ def prepare(model, images):
             variable.assign(0.1 * random.normal(size=variable.shape))
     layers = {layer: model.net.get_layer(layer) for layer in ("rpn_conv", "rpn_objectness", "rpn_codes")}
     layers |= {layer: model.box_head.get_layer(layer) for layer in ("classes", "codes")}
-    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=2.0, codes=0.02)
+    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=0.3, codes=0.005)
     for name, layer in layers.items():
         kernel, bias = layer.get_weights()
         layer.set_weights([scales[name] * random.normal(size=kernel.shape), bias])
