@@ -65,7 +65,7 @@ def test_what_is_read(tmp_path):
 def test_the_pipeline_gives_boxes_and_masks_of_the_letterbox(tmp_path):
     own.write_coco(tmp_path)
     for name, masks in (("yolo", False), ("mask_rcnn", True)):
-        data = detection.objects(options(name, tmp_path), SHAPE, 0, masks=masks)
+        data = detection.objects(options(name, tmp_path, image_size=48), SHAPE, 0, masks=masks)
         assert (data.num_train, data.num_test, data.labels) == (8, 2, ("wide", "tall"))
         rows = open_data(tmp_path).splits["test"]
         ((images, targets),) = data.test.as_numpy_iterator()

@@ -114,8 +114,8 @@ CASES = [
         targets=objects,
         compile={},
         prepare=lively,
-        # 0.34 measured of scores of `detect`, slot by slot; 0.08 of `raw`. The proof compares sets.
-        tolerances={"dynamic_int8": 0.4, "int8": 0.15},  # 0.34 and 0.100 measured
+        # The largest of some hundred errors of `raw`: 0.091 and 0.098 measured, where R2 is 0.998 and 0.933.
+        tolerances={"dynamic_int8": 0.1, "int8": 0.15},
         integer_signatures=("raw",),
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(

@@ -107,7 +107,7 @@ def prepare(model, images):
             variable.assign(0.1 * random.normal(size=variable.shape))
     layers = {layer: model.net.get_layer(layer) for layer in ("rpn_conv", "rpn_objectness", "rpn_codes")}
     layers |= {layer: model.box_head.get_layer(layer) for layer in ("classes", "codes")}
-    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=0.3, codes=0.005)
+    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=0.6, codes=0.005)
     for name, layer in layers.items():
         kernel, bias = layer.get_weights()
         layer.set_weights([scales[name] * random.normal(size=kernel.shape), bias])
@@ -127,7 +127,7 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
-        tolerances=dict(int8=0.3),  # maps of the pyramid, 0.20 and 0.25 measured
+        tolerances=dict(int8=0.15),  # 0.107 measured, the largest of some thousand errors: R2 is 0.9956
         slow_checks={
             "exports_to_onnx": "10 CPU seconds; test_detection_files.py has RoIAlign and suppression in such a file"
         },

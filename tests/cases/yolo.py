@@ -111,7 +111,7 @@ CASES = [
             iou_threshold=0.57,  # boxes of neighboring places overlap by 0.67 and 0.47
             several=True,
             candidates=120,
-            max_detections=60,  # no set is cut, which noise would cut elsewhere
+            max_detections=150,  # no set is cut, which noise would cut elsewhere
         ),
         inputs=images(64, 96, 1),
         targets=objects(64, 96),
