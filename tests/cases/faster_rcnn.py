@@ -7,7 +7,7 @@ import keras_dl
 
 SHAPE = (24, 28, 3)  # padded to 24 x 32
 MAPS = {2: (6, 8), 3: (3, 4), 4: (2, 2)}  # sides by level
-CLASSES, CHANNELS, ANCHORS = 3, 6, 4
+CLASSES, CHANNELS, ANCHORS = 3, 6, 2
 PLACES = 15  # images that differ by more than noise
 ARGUMENTS = dict(
     image_shape=SHAPE,
@@ -17,16 +17,16 @@ ARGUMENTS = dict(
     block="basic",
     pyramid_filters=CHANNELS,
     head_dims=(12,),
-    anchor_sizes=((6, 8), (9, 12), (15, 20)),
+    anchor_sizes=((7,), (11,), (18,)),
     anchor_ratios=(0.7, 1.4),
     canonical_side=40.0,
     anchor_samples=24,
     box_samples=16,
-    candidates=(20, 200),
-    proposals=(14, 200),
-    score_threshold=0.2,
+    candidates=(20, 100),
+    proposals=(14, 100),
+    score_threshold=0.35,
     iou_threshold=0.8,
-    max_detections=60,
+    max_detections=101,
     class_weights=(1.0, 2.0, 0.5),
     frozen_norms=True,
     norm_epsilon=1e-3,
@@ -96,10 +96,11 @@ def outputs(rng, n):
 
 
 def prepare(model, images):
-    """Statistics that frozen norms could have been loaded with; scores well apart, and boxes that suppress few.
+    """Statistics that frozen norms could have been loaded with; and most proposals are detections of the first class.
 
-    Else a rounding that moves one box would let another one appear, and sets of files could not agree. For the same
-    reason, no two anchors of a place overlap by about 0.7, the threshold of proposals.
+    Few scores are near the threshold, and few boxes are suppressed. Else a rounding that moves one box would let another
+    one appear, and sets of files could not agree. For the same reason, no two anchors of a place overlap by about 0.7,
+    the threshold of proposals, and no set is cut.
     """
     random = np.random.default_rng(0)
     for variable in model.non_trainable_variables:
@@ -107,10 +108,11 @@ def prepare(model, images):
             variable.assign(0.1 * random.normal(size=variable.shape))
     layers = {layer: model.net.get_layer(layer) for layer in ("rpn_conv", "rpn_objectness", "rpn_codes")}
     layers |= {layer: model.box_head.get_layer(layer) for layer in ("classes", "codes")}
-    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=0.6, codes=0.005)
+    scales = dict(rpn_conv=0.2, rpn_objectness=1.0, rpn_codes=0.01, classes=0.3, codes=0.005)
     for name, layer in layers.items():
         kernel, bias = layer.get_weights()
         layer.set_weights([scales[name] * random.normal(size=kernel.shape), bias])
+    layers["classes"].bias.assign([1.5, 0.0, 0.0, -1.5])
 
 
 CASES = [
@@ -127,7 +129,6 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
-        tolerances=dict(int8=0.15),  # 0.107 measured, the largest of some thousand errors: R2 is 0.9956
         slow_checks={
             "exports_to_onnx": "10 CPU seconds; test_detection_files.py has RoIAlign and suppression in such a file"
         },
