@@ -273,7 +273,9 @@ def exports(case, shared):
     for quantization in ("none", "float16", "dynamic_int8", "int8"):
         path = shared.folder / f"{case.name}-{quantization}.tflite"
         names = case.integer_signatures if quantization == "int8" else None
-        if names == () or quantization in case.left_out:
+        if quantization in ("float16", "dynamic_int8"):
+            names = case.whole_signatures
+        if names == ():
             continue
         target = {"none": "gpu", "int8": "edgetpu"}.get(quantization, "cpu")
         report = exporter.export(path, quantization=quantization, target=target, signatures=names)

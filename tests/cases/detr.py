@@ -1,7 +1,7 @@
 """DETR: raw pixels of two colored squares to the boxes of queries."""
 
 import numpy as np
-from case import Case
+from case import WHOLE, Case
 
 import keras_dl
 
@@ -117,6 +117,7 @@ CASES = [
         # The largest of some hundred errors of `raw`: 0.091 and 0.098 measured, where R2 is 0.998 and 0.933.
         tolerances={"dynamic_int8": 0.1, "int8": 0.15},
         integer_signatures=("raw",),
+        whole_signatures=WHOLE,
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(
             (dict(num_queries=0), "num_queries"),

@@ -1,7 +1,7 @@
 """Mask R-CNN: the case of Faster R-CNN with masks."""
 
 import numpy as np
-from case import NO_MASK, Case, covered_by
+from case import NO_MASK, WHOLE, Case, covered_by
 
 import keras_dl
 from cases import faster_rcnn
@@ -33,6 +33,7 @@ CASES = [
         compile={},
         bad_arguments=((dict(mask_dims=()), "mask_dims"), (dict(mask_samples=0), "mask_samples")),
         served=dict(postprocess=faster_rcnn.outputs),
+        whole_signatures=WHOLE,
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,

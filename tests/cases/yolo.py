@@ -1,7 +1,7 @@
 """YOLO: the anchor-free generation, and the net of 2015."""
 
 import numpy as np
-from case import NO_MASK, Case, images
+from case import NO_MASK, WHOLE, Case, images
 
 import keras_dl
 
@@ -119,6 +119,7 @@ CASES = [
         prepare=warmed,
         served={"postprocess": maps},
         integer_signatures=("raw",),
+        whole_signatures=WHOLE,
         bad_arguments=(
             *REFUSED_BY_BOTH,
             (dict(bins=1), "bins"),
@@ -153,6 +154,7 @@ CASES = [
         prepare=large,
         served={"postprocess": cells},
         integer_signatures=("raw",),
+        whole_signatures=WHOLE,
         bad_arguments=(
             *REFUSED_BY_BOTH,
             (dict(boxes_per_cell=0), "boxes_per_cell"),
