@@ -37,7 +37,6 @@ CASES = [
         integer_signatures=("raw",),
         prepare=prepare,
         skips=NO_MASK,
-        tolerances=dict(int8=0.15),  # as of faster_rcnn
         slow_checks=covered_by("faster_rcnn", but="the mask head, which tests/test_mask_rcnn.py checks")
         | {"trains_equally_under_xla": "13 CPU seconds; test_roi_align.py compiles the targets of masks"},
     )
