@@ -41,7 +41,8 @@ AGREEMENT_BOUND = {"weight_only_int8": 0.9, "dynamic_int8": 0.9, "int16x8": 0.9,
 IOU_BOUND = {"weight_only_int8": 0.9, "dynamic_int8": 0.9, "int16x8": 0.9, "int8": 0.75}
 # Lowest agreement beyond that of sets of different images, as a share of what is left.
 KAPPA_BOUND = 0.6
-# Largest share of the pixels of boolean masks that may differ in a float file: those of a probability near 0.5.
+# Largest share of the pixels of masks that may differ in a float file by more than the tolerance: those at the edge of a
+# box that is rounded to whole pixels, and in boolean masks those of a probability near 0.5.
 MASK_PIXELS = 1e-3
 
 
@@ -227,9 +228,8 @@ def _check_masks(what, found, keras, iou, tolerance, bound):
     if tolerance is None:
         if iou < bound:
             raise ExportError(f"{what}: the masks of pairs have a mean IoU of {iou:.3f}; it must be at least {bound}.")
-    elif keras.dtype.kind == "f":
-        error = float(np.abs(found - keras).max() / max(np.abs(keras).max(), 1e-30))
-        if error > tolerance:
-            raise ExportError(f"{what}: the masks are off by {error:.2e} of the largest; {tolerance:.0e} is allowed.")
-    elif (share := float((found != keras).mean())) > MASK_PIXELS:
+        return
+    allowed = tolerance * np.abs(keras).max() if keras.dtype.kind == "f" else 0
+    share = float((np.abs(found - keras) > allowed if allowed else found != keras).mean())
+    if share > MASK_PIXELS:
         raise ExportError(f"{what}: {share:.2%} of the pixels of masks differ; {MASK_PIXELS:.1%} may.")

@@ -302,6 +302,8 @@ def exports(case, shared):
                     assert errors["agreement"] >= case.agreements[quantization], f"{quantization} {signature}.{output}"
                     continue
                 found = errors["max_rel_error"]
+                if output == "masks":  # a box that is rounded to whole pixels may move the edge of one
+                    found = 1 - report.proof["detections"][signature]["mean_mask_iou"]
                 assert found <= tolerance, f"{quantization} {signature}.{output}: {found:.1e} is over {tolerance:.0e}"
 
 
