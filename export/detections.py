@@ -41,8 +41,8 @@ AGREEMENT_BOUND = {"weight_only_int8": 0.9, "dynamic_int8": 0.9, "int16x8": 0.9,
 IOU_BOUND = {"weight_only_int8": 0.9, "dynamic_int8": 0.9, "int16x8": 0.9, "int8": 0.75}
 # Lowest agreement beyond that of sets of different images, as a share of what is left.
 KAPPA_BOUND = 0.6
-# Largest share of the pixels of masks that may differ in a float file by more than the tolerance: those at the edge of a
-# box that is rounded to whole pixels, and in boolean masks those of a probability near 0.5.
+# Largest share of the pixels of masks that may differ in a float file by more than the tolerance: those at the edge of
+# a box that is rounded to whole pixels, and in boolean masks those of a probability near 0.5.
 MASK_PIXELS = 1e-3
 
 
