@@ -130,7 +130,7 @@ CASES = [
         padded=other_padding,
         skips={"fit_lowers_the_loss_and_moves_every_weight": ZEROS},
         slow_checks={
-            "trains_equally_under_xla": "25 CPU seconds; compiles_under_xla compiles a step, and "
+            "trains_equally_under_xla": "19 CPU seconds; compiles_under_xla compiles a step, and "
             "test_detr.py::test_losses_under_xla compares the losses"
         },
     ),
