@@ -41,7 +41,8 @@ AGREEMENT_BOUND = {"weight_only_int8": 0.9, "dynamic_int8": 0.9, "int16x8": 0.9,
 IOU_BOUND = {"weight_only_int8": 0.9, "dynamic_int8": 0.9, "int16x8": 0.9, "int8": 0.75}
 # Lowest agreement beyond that of sets of different images, as a share of what is left.
 KAPPA_BOUND = 0.6
-# Largest share of the pixels of boolean masks that may differ in a float file: those of a probability near 0.5.
+# Largest share of the pixels of masks that may differ in a float file by more than the tolerance: those at the edge of
+# a box that is rounded to whole pixels, and in boolean masks those of a probability near 0.5.
 MASK_PIXELS = 1e-3
 
 
@@ -83,7 +84,11 @@ def compare(what, actual, expected, quantization, tolerance, random):
     figures |= _agreement(found, keras, partners)
     if tolerance is None and total + figures["found"]:
         _check_agreement(what, found, keras, figures, quantization, random)
-    return _pairs(what, found, keras, partners, tolerance, IOU_BOUND.get(quantization)), figures
+    pairs = _pairs(found, keras, partners)
+    if "masks" in pairs and pairs["masks"][1].size:
+        figures["mean_mask_iou"] = _mask_iou(*pairs["masks"])
+        _check_masks(what, *pairs["masks"], figures["mean_mask_iou"], tolerance, IOU_BOUND.get(quantization))
+    return pairs, figures
 
 
 def bounds(quantization):
@@ -199,8 +204,8 @@ def _check_agreement(what, found, keras, figures, quantization, random):
 # Both.
 
 
-def _pairs(what, found, keras, partners, tolerance, iou):
-    """The values of all pairs by output, of the file and of Keras; checks the masks."""
+def _pairs(found, keras, partners):
+    """The values of all pairs by output, of the file and of Keras."""
     result = {}
     for name in ("boxes", "scores") if keras[0].masks is None else ("boxes", "scores", "masks"):
         rows = [
@@ -208,22 +213,23 @@ def _pairs(what, found, keras, partners, tolerance, iou):
             for a, b, pairs in zip(found, keras, partners, strict=True)
         ]
         result[name] = [np.concatenate(side) for side in zip(*rows, strict=True)]
-    if "masks" in result and result["masks"][1].size:
-        _check_masks(what, *result["masks"], tolerance, iou)
     return result
 
 
-def _check_masks(what, found, keras, tolerance, iou):
+def _mask_iou(found, keras):
+    """The mean IoU of pairs of masks, 1 for two empty ones."""
+    a, b = (x >= 0.5 if x.dtype.kind == "f" else x > 0 for x in (found, keras))
+    axes = tuple(range(1, a.ndim))
+    union = (a | b).sum(axis=axes)
+    return float(np.where(union, (a & b).sum(axis=axes) / np.maximum(union, 1), 1.0).mean())
+
+
+def _check_masks(what, found, keras, iou, tolerance, bound):
     if tolerance is None:
-        a, b = (x >= 0.5 if x.dtype.kind == "f" else x > 0 for x in (found, keras))
-        axes = tuple(range(1, a.ndim))
-        union = (a | b).sum(axis=axes)
-        shared = float(np.where(union, (a & b).sum(axis=axes) / np.maximum(union, 1), 1.0).mean())
-        if shared < iou:
-            raise ExportError(f"{what}: the masks of pairs have a mean IoU of {shared:.3f}; it must be at least {iou}.")
-    elif keras.dtype.kind == "f":
-        error = float(np.abs(found - keras).max() / max(np.abs(keras).max(), 1e-30))
-        if error > tolerance:
-            raise ExportError(f"{what}: the masks are off by {error:.2e} of the largest; {tolerance:.0e} is allowed.")
-    elif (share := float((found != keras).mean())) > MASK_PIXELS:
+        if iou < bound:
+            raise ExportError(f"{what}: the masks of pairs have a mean IoU of {iou:.3f}; it must be at least {bound}.")
+        return
+    allowed = tolerance * np.abs(keras).max() if keras.dtype.kind == "f" else 0
+    share = float((np.abs(found - keras) > allowed if allowed else found != keras).mean())
+    if share > MASK_PIXELS:
         raise ExportError(f"{what}: {share:.2%} of the pixels of masks differ; {MASK_PIXELS:.1%} may.")

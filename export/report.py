@@ -34,8 +34,9 @@ class Report:
             not verified. `detections`, by signature that gives some, compares sets (see `keras_dl.export.detections`):
             `images`; the numbers of detections `expected` from Keras and `found` in the file; `pairs` of them;
             `exceptions` of a float file, numbers by the reason why one has no partner; `agreement` of the sets, from 0
-            to 1; `mean_iou` and `mean_score_error` of pairs; of a quantized file also `chance`, the agreement of sets
-            of different images, and `kappa`, that beyond chance. Its `signatures` then hold the errors of pairs.
+            to 1; `mean_iou`, `mean_score_error` and, with masks, `mean_mask_iou` of pairs; of a quantized file also
+            `chance`, the agreement of sets of different images, and `kappa`, that beyond chance. Its `signatures`
+            then hold the errors of pairs.
             `training`, of a file that learns: by `"loss"` and weight the errors after a step.
         metric: dict `{"name", "keras", "artifact"}`, or None.
         latency_ms: dict. Median milliseconds of the first signature by number of threads: `{"1": ..., "2": ...}`.
@@ -141,6 +142,8 @@ def _detections(name, found):
     if "chance" in found:
         text += f" (of different images {found['chance']:.4f})"
     text += f", mean IoU {found['mean_iou']:.4f}, mean error of a score {found['mean_score_error']:.2e}"
+    if "mean_mask_iou" in found:
+        text += f", mean IoU of masks {found['mean_mask_iou']:.4f}"
     if found.get("exceptions"):
         reasons = ", ".join(f"{n} {reason}" for reason, n in found["exceptions"].items())
         text += f"; without a partner for near ties: {reasons}"

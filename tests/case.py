@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-# How far an artifact may be from the Keras model, as the largest error over the largest magnitude of the output.
+# How far an artifact may be from the Keras model, as the largest error over the largest magnitude of the output. For
+# detections in a quantized file: the share by which two sets, the boxes of partners and their masks do not agree.
 # float32 and ONNX are held at 1e-4 by `keras_dl.export` itself. Measured values stand in each case where they differ.
 TOLERANCES = {"float16": 5e-3, "dynamic_int8": 5e-2, "int8": 1e-1}
 
@@ -29,11 +30,12 @@ class Case(NamedTuple):
         served: for signatures that do not take the model's inputs: by name, what makes a dict of `n` rows of theirs.
         integer_signatures: names of those that int8 files hold; None for all, () for no int8 file. A loop cannot be
             calibrated.
+        whole_signatures: names of those that hold all others as parts: float16 and dynamic_int8 files have these alone.
+            None for all.
         around: for a layer: makes the `keras.Model` that the battery trains and exports, from a new layer.
         prepare: called with the new model and the inputs before use, to adapt statistics, say.
         tolerances: overrides of TOLERANCES.
         agreements: by quantization, the share of tokens to be equal, where one that differs is no small error.
-        left_out: quantizations that are not exported, each with the reason.
         skips: checks that do not apply, each with the reason.
         slow_checks: checks that `make test-all` runs and `make test` does not, each with the reason.
         slow: bool. A further case of a class that another one covers: `make test-all` runs it, `make test` does not.
@@ -52,11 +54,11 @@ class Case(NamedTuple):
     padded: Callable | None = None
     served: Mapping[str, Callable] = {}
     integer_signatures: tuple[str, ...] | None = None
+    whole_signatures: tuple[str, ...] | None = None
     around: Callable | None = None
     prepare: Callable = lambda model, inputs: None
     tolerances: Mapping[str, float] = {}
     agreements: Mapping[str, float] = {}
-    left_out: Mapping[str, str] = {}
     skips: Mapping[str, str] = {}
     slow_checks: Mapping[str, str] = {}
     slow: bool = False
@@ -143,6 +145,8 @@ def normal(name, *shape):
 
 
 NO_MASK = {"masked_positions_change_nothing": "the model takes no mask"}
+
+WHOLE = ("detect",)  # of `raw` and `postprocess`
 
 ONE_LAYER = {"frozen_layers_stay_frozen": "one layer holds all weights: none is left to train beside a frozen one"}
 

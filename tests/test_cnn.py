@@ -59,7 +59,8 @@ def test_lenet_has_the_papers_layers():
     ],
 )
 def test_presets_have_the_published_sizes(cls, name, size):
-    assert num_trainable(cls.from_preset(name, dtype="bfloat16")) == size  # half the memory
+    with keras.StatelessScope(initialize_variables=False):  # shapes alone, no memory
+        assert num_trainable(cls.from_preset(name)) == size
 
 
 # Translation: moving the image moves the maps.

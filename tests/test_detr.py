@@ -59,9 +59,10 @@ def test_published_counts():
         ("detr_resnet50_dc5", 1, 41_302_368, 41_524_768, 26_560),
         ("detr_resnet101", 0, 60_464_672, 60_464_672, 52_672),
     ):
-        model = DETR.from_preset(preset, image_shape=(64, 64, 3), frozen_stages=stages)
-        assert sum(v.shape.num_elements() for v in model.trainable_variables) == trained
-        assert model.count_params() == count + 4 * norms
+        with keras.StatelessScope(initialize_variables=False):  # shapes alone, no memory
+            model = DETR.from_preset(preset, image_shape=(64, 64, 3), frozen_stages=stages)
+            assert sum(v.shape.num_elements() for v in model.trainable_variables) == trained
+            assert model.count_params() == count + 4 * norms
 
 
 def test_dc5_has_maps_of_twice_the_sides():
@@ -358,18 +359,16 @@ def test_detections_fall_by_score(net):
 def test_learns_one_scene_and_knows_it_from_another():
     """The class and the place of one square in each image: outputs depend on the image."""
     keras.utils.set_random_seed(0)
-    model = DETR(
-        **TINY
-        | dict(image_shape=(32, 32, 3), num_queries=3, num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0)
-    )
+    sizes = dict(image_shape=(32, 32, 3), num_blocks=(1, 1), num_queries=3, num_encoder_layers=0, num_decoder_layers=1)
+    model = DETR(**TINY | sizes, dropout_rate=0.0)
     images = np.full((4, 32, 32, 3), 60, "float32")
     corners = [(2, 4), (16, 4), (4, 16), (16, 18)]
     for image, (x, y) in zip(images, corners, strict=True):
         image[y : y + 12, x : x + 10] = [250, 200, 0]
     boxes = np.float32([[[x, y, x + 10, y + 12]] for x, y in corners])
-    model.compile(keras.optimizers.Adam(3e-3))
+    model.compile(keras.optimizers.Adam(1e-2))
     data = images, {"boxes": boxes, "classes": np.int32([[0], [1], [2], [3]])}
-    model.fit(*data, batch_size=4, epochs=120, verbose=0)
+    model.fit(*data, batch_size=4, epochs=80, verbose=0)
     found = model.detect(images)
     assert found.classes[:, 0].numpy().tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(found.boxes[:, 0], boxes[:, 0], atol=3)

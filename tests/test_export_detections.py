@@ -323,9 +323,11 @@ def test_as_many_pairs_as_possible():
 @pytest.mark.parametrize(("quantization", "kind"), [("none", "float32"), ("none", "bool"), ("int8", "float32")])
 def test_masks_go_with_their_boxes(quantization, kind):
     expected = one((A, 0.9, 0), (C, 0.8, 1))
-    masks = np.random.default_rng(0).uniform(size=(1, 1, 64, 10, 10))
+    masks = np.random.default_rng(0).uniform(size=(1, 1, 64, 30, 30))  # 1,800 pixels of two masks
     masks = (masks > 0.5 if kind == "bool" else masks).astype(kind)
     sides = [x | {"masks": masks.copy()} for x in (expected, expected)]
+    assert compared(*sides, quantization, background=False)["mean_mask_iou"] == 1
+    sides[0]["masks"][0, 0, 1, 0, 0] = 1 - masks[0, 0, 1, 0, 0]  # one of them may differ
     compared(*sides, quantization, background=False)
     sides[0]["masks"][0, 0, 1] = masks[0, 0, 1, ::-1]
     with pytest.raises(ExportError, match="masks"):

@@ -65,7 +65,7 @@ def test_what_is_read(tmp_path):
 def test_the_pipeline_gives_boxes_and_masks_of_the_letterbox(tmp_path):
     own.write_coco(tmp_path)
     for name, masks in (("yolo", False), ("mask_rcnn", True)):
-        data = detection.objects(options(name, tmp_path), SHAPE, 0, masks=masks)
+        data = detection.objects(options(name, tmp_path, image_size=48), SHAPE, 0, masks=masks)
         assert (data.num_train, data.num_test, data.labels) == (8, 2, ("wide", "tall"))
         rows = open_data(tmp_path).splits["test"]
         ((images, targets),) = data.test.as_numpy_iterator()
@@ -110,11 +110,12 @@ def test_splits_as_coco_and_as_roboflow_have_them(tmp_path):
 
 
 @pytest.mark.slow  # a detector is traced three times
-def test_from_annotations_to_an_answer(tmp_path):
+@pytest.mark.parametrize(("name", "form"), [("yolo", "boxes"), ("detr", "boxes"), ("mask_rcnn", "instances")])
+def test_from_annotations_to_an_answer(name, form, tmp_path):
     own.write_coco(tmp_path / "boxes", 40)
     run = tmp_path / "run"
-    report = commands.train("yolo", data=tmp_path / "boxes", output=run, image_size=64, jit="off", smoke=True)
-    assert (report["labels"], report["image_size"], report["dataset"]) == (["wide", "tall"], 64, "boxes")
+    report = commands.train(name, data=tmp_path / "boxes", output=run, image_size=64, jit="off", smoke=True)
+    assert (report["labels"], report["image_size"], report["dataset"]) == (["wide", "tall"], 64, form)
     file = commands.export(run)["path"]
     assert commands.evaluate(file)["value"] == pytest.approx(report["value"], abs=0.05)
     (answer,) = predict(file, [tmp_path / "boxes/images/000.png"])

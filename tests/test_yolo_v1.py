@@ -102,11 +102,10 @@ def test_published_sizes():
     assert keras_dl.YOLOv1.presets == {"redmon2015_voc": dict(image_shape=(448, 448, 3), num_classes=20)}
 
 
-@pytest.mark.slow  # the net takes a gigabyte
 def test_the_published_net():
-    model = keras_dl.YOLOv1.from_preset("redmon2015_voc")
-    assert model.count_params() - len(model.metrics_variables) == pytest.approx(271_703_550, abs=20)
-    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 271_703_550
+    with keras.StatelessScope(initialize_variables=False):  # shapes alone: the net takes a gigabyte
+        model = keras_dl.YOLOv1.from_preset("redmon2015_voc")
+        assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 271_703_550
     assert model.grid == (7, 7)
 
 

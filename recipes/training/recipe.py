@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 MOST_EPOCHS = 1_000_000
 MOST_PIXELS = 4096
 
-SIZED_FORMS = ("images", "boxes", "masks", "scene")  # forms of own data with images, which take --image-size
+SIZED_FORMS = ("images", "boxes", "masks", "instances", "scene")  # of own data: these take --image-size
 
 # `--smoke` trains for seconds: one variant, without a baseline, on few examples, for few epochs.
 SMOKE_TRAIN = 256

@@ -91,6 +91,7 @@ CASES = [
         slow_checks={
             "compiles_under_xla": "half a minute of compiling; the architecture's test compiles a training step",
             "exports_to_onnx": "20 s for two graphs of the U-Net",
+            "frozen_layers_stay_frozen": "6 CPU seconds; score_sde has the same layers",
         },
     ),
 ]

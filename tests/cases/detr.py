@@ -1,7 +1,7 @@
 """DETR: raw pixels of two colored squares to the boxes of queries."""
 
 import numpy as np
-from case import Case
+from case import WHOLE, Case
 
 import keras_dl
 
@@ -114,9 +114,10 @@ CASES = [
         targets=objects,
         compile={},
         prepare=lively,
-        # 0.34 measured of scores of `detect`, slot by slot; 0.08 of `raw`. The proof compares sets.
-        tolerances={"dynamic_int8": 0.4, "int8": 0.15},  # 0.34 and 0.100 measured
+        # The largest of some hundred errors of `raw`: 0.091 and 0.098 measured, where R2 is 0.998 and 0.933.
+        tolerances={"dynamic_int8": 0.1, "int8": 0.15},
         integer_signatures=("raw",),
+        whole_signatures=WHOLE,
         served={"detect": images_alone(False), "raw": images_alone(False), "postprocess": raw_outputs},
         bad_arguments=(
             (dict(num_queries=0), "num_queries"),
@@ -128,5 +129,9 @@ CASES = [
         ),
         padded=other_padding,
         skips={"fit_lowers_the_loss_and_moves_every_weight": ZEROS},
+        slow_checks={
+            "trains_equally_under_xla": "19 CPU seconds; compiles_under_xla compiles a step, and "
+            "test_detr.py::test_losses_under_xla compares the losses"
+        },
     ),
 ]

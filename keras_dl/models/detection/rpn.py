@@ -73,8 +73,10 @@ def propose(objectness, codes, anchors, image_shape, *, candidates, count, iou_t
         k = min(candidates, len(level_anchors))
         logits = tf.where(tf.math.is_nan(logits), NO_SCORE, logits)
         best, places = tf.math.top_k(tf.stop_gradient(logits), k)
-        level_codes = tf.gather(tf.stop_gradient(level_codes), places, batch_dims=1)
-        boxes.append(decode_boxes(level_codes, tf.gather(tf.constant(level_anchors), places)))  # (batch, k, 4)
+        # In one table with the codes: one of constants alone is a weight for a file of int8 weights, which rounds it.
+        rows = tf.concat([tf.stop_gradient(level_codes), level_anchors + tf.zeros_like(level_codes)], -1)
+        rows = tf.gather(rows, places, batch_dims=1)  # (batch, k, 8)
+        boxes.append(decode_boxes(rows[..., :4], rows[..., 4:]))  # (batch, k, 4)
         scores.append(best)
         levels += [level] * k
     boxes, scores = clip_boxes(tf.concat(boxes, 1), *image_shape), tf.concat(scores, 1)
