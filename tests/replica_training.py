@@ -4,21 +4,59 @@ STRATEGY is "mirrored", on two logical CPUs, or "multi_worker", by TF_CONFIG. Fo
 after the training, and after each epoch, `TASK-WORKER.npz`. The first process trains the same on one device, too.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
 import toy_detector
 from adversarial import TINY, pixels
+from keras.src.backend.tensorflow import random
 
 import keras_dl
+from keras_dl import distributing
 from keras_dl.distributing import distributed
+from keras_dl.recipes.training.resume import state_variables
+from keras_dl.replicas import in_replica, local_value
 
 BATCH, EPOCHS = 8, 2
+
+
+@contextlib.contextmanager
+def draws_of_the_whole_batch():
+    """Lets a replica draw the random numbers of all rows, and use those of its own: what one device draws, too."""
+
+    def own(x):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group if in_replica() else 0
+        rows = tf.shape(x)[0] // (tf.distribute.get_strategy().num_replicas_in_sync if in_replica() else 1)
+        return x[replica * rows : (replica + 1) * rows]
+
+    def whole(shape):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync if in_replica() else 1
+        return (replicas * shape[0], *(shape[i] for i in range(1, len(shape))))
+
+    def of_whole(draw):
+        return lambda shape, *args, **kwargs: (
+            own(draw(whole(shape), *args, **kwargs)) if in_replica() else draw(shape, *args, **kwargs)
+        )
+
+    def dropout(inputs, rate, noise_shape=None, seed=None):
+        assert noise_shape is None
+        kept = keras_dropout(tf.ones(whole(inputs.shape), inputs.dtype), rate, seed=seed)
+        return inputs * own(kept)
+
+    keras_dropout = random.dropout
+    with contextlib.ExitStack() as held:
+        held.enter_context(mock.patch.object(distributing, "_SEED_STRIDE", 0))
+        held.enter_context(mock.patch.object(random, "dropout", dropout))
+        for name in ("normal", "uniform", "randint"):
+            held.enter_context(mock.patch.object(random, name, of_whole(getattr(random, name))))
+        yield
 
 
 def points(n=80):
@@ -68,9 +106,28 @@ def detector():
     return model, (pixels(BATCH, (32, 32, 3)), {"boxes": boxes, "classes": classes})
 
 
+def half(precision="mixed_float16"):
+    """A row of the second share of a batch has an infinite gradient in float16: both replicas skip the step."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2, dtype="float32")]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+    keras.config.set_dtype_policy(policy)
+    x, y = points()
+    x[3 * BATCH + BATCH - 2] *= 1e4
+    return distributed(model) if tf.distribute.has_strategy() else model, (x, y)
+
+
+def bfloat():
+    return half("mixed_bfloat16")
+
+
 def adversarial():
-    model = keras_dl.GAN(**TINY)
-    model.compile(keras.optimizers.Adam(2e-3, beta_1=0.5))
+    """Two optimizers and an average."""
+    model = keras_dl.GAN(**TINY, averaging=0.5)
+    model.compile(*(keras.optimizers.SGD(0.05, momentum=0.5) for _ in range(2)))
     return model, (pixels(16),)
 
 
@@ -103,23 +160,34 @@ def diffusion():
 
     case = cases.ddpm.CASES[0]
     model = case.create()
-    model.compile(keras.optimizers.Adam(1e-3), **case.compile)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), **case.compile)
+    case.prepare(model, None)
     return model, case.data(16)
 
 
-TASKS = [perceptron, own_statistics, accumulating, averaging, dropping, detector, adversarial, language]
-TASKS += [sampled_feeding, without_targets, diffusion]
+def adversarial_half():
+    """Each of two optimizers has a loss scale."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    found = adversarial()
+    keras.config.set_dtype_policy(policy)
+    return found
+
+
+TASKS = [perceptron, own_statistics, accumulating, averaging, dropping, detector, adversarial, language, half, bfloat]
+TASKS += [sampled_feeding, without_targets, diffusion, adversarial_half]
+DRAWING = (adversarial, adversarial_half, sampled_feeding, diffusion)
 
 
 class EachEpoch(keras.callbacks.Callback):
-    """Keeps all variables as they are after each epoch."""
+    """Keeps all variables, those of optimizers too, as they are after each epoch."""
 
     def __init__(self):
         super().__init__()
         self.states = []
 
     def on_epoch_end(self, epoch, logs=None):
-        self.states.append([v.numpy() for v in self.model.variables])
+        self.states.append([local_value(v) for v in state_variables(self.model)])
 
 
 def train(task, path, scope):
@@ -130,7 +198,7 @@ def train(task, path, scope):
     options = dict(batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[epochs])
     history = model.fit(*data, validation_data=data if len(data) == 2 else None, **options).history
     arrays = {f"epoch{i}_{j}": x for i, state in enumerate(epochs.states) for j, x in enumerate(state)}
-    arrays |= {f"final_{j}": v.numpy() for j, v in enumerate(model.variables)}
+    arrays |= {f"final_{j}": local_value(v) for j, v in enumerate(state_variables(model))}
     if task is perceptron:
         rows = data[0][:9]  # the last batch has fewer rows than there are replicas
         arrays["predicted"] = model.predict(rows, batch_size=4, verbose=0)
@@ -148,9 +216,10 @@ def main(kind, folder, *names):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     for task in (task for task in TASKS if task.__name__ in names):
-        train(task, folder / f"{task.__name__}-{worker}.npz", strategy.scope())
-        if worker == 0:
-            train(task, folder / f"{task.__name__}-one.npz", tf.device("CPU:0"))
+        with draws_of_the_whole_batch() if task in DRAWING else contextlib.nullcontext():
+            train(task, folder / f"{task.__name__}-{worker}.npz", strategy.scope())
+            if worker == 0:
+                train(task, folder / f"{task.__name__}-one.npz", tf.device("CPU:0"))
 
 
 if __name__ == "__main__":
