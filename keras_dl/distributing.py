@@ -136,17 +136,14 @@ def add_up_first(optimizer) -> None:
     All replicas have the same gradients then, so that they make the same step, or all skip it for a loss scale.
 
     Args:
-        optimizer: `keras.optimizers.Optimizer`, perhaps a `LossScaleOptimizer`.
+        optimizer: `keras.optimizers.Optimizer`, perhaps a `LossScaleOptimizer` or a `MultiOptimizer`.
     """
-    inner = _inner(optimizer)
-    if "_backend_update_step" in vars(inner):
-        return
 
-    def first(keras_apply):
+    def first(owner, keras_apply):
         def apply(gradients, variables):
             if in_replica():
-                known = variables or optimizer._trainable_variables
-                pairs = inner._all_reduce_sum_gradients(list(zip(gradients, known, strict=True)))
+                known = variables or owner._trainable_variables
+                pairs = owner._all_reduce_sum_gradients(list(zip(gradients, known, strict=True)))
                 gradients = [gradient for gradient, _ in pairs]
             keras_apply(gradients, variables)
 
@@ -157,21 +154,25 @@ def add_up_first(optimizer) -> None:
         distributed, alone = getattr(owner, name), functools.partial(simple, owner)
         return lambda *args: alone(*args) if in_replica() else distributed(*args)
 
+    has_scale = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if has_scale and "_tf_apply" not in vars(optimizer):
+        simple = keras.optimizers.LossScaleOptimizer._common_apply
+        vars(optimizer)["_tf_apply"] = first(optimizer, either(optimizer, "_tf_apply", simple))  # past Keras's tracking
     names = ("_backend_update_step", "_backend_increment_gradient_accumulators", "_apply_weight_decay")
     names += ("_overwrite_model_variables_with_average_value",)
     base = base_optimizer.BaseOptimizer
-    # Past Keras, which tracks.
-    vars(inner).update({name: either(inner, name, getattr(base, name)) for name in names})
-    if optimizer is inner:
-        vars(inner)["_backend_apply_gradients"] = first(inner._backend_apply_gradients)
-    else:
-        scaled = either(optimizer, "_tf_apply", keras.optimizers.LossScaleOptimizer._common_apply)
-        vars(optimizer)["_tf_apply"] = first(scaled)
+    for part in parts(optimizer):
+        if "_backend_update_step" in vars(part):
+            continue
+        vars(part).update({name: either(part, name, getattr(base, name)) for name in names})
+        if not has_scale:
+            vars(part)["_backend_apply_gradients"] = first(part, part._backend_apply_gradients)
 
 
-def _inner(optimizer):
-    """An optimizer without the loss scale around it."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
+def parts(optimizer) -> list:
+    """The optimizers that move variables: those in a `LossScaleOptimizer` or a `MultiOptimizer`, or the optimizer."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(inner.optimizers) if isinstance(inner, keras.optimizers.MultiOptimizer) else [inner]
 
 
 def optimizers(model) -> list:
@@ -187,7 +188,7 @@ def check(model) -> None:
             of rows from batch to batch.
     """
     strategy, name = model.distribute_strategy, type(model).__name__
-    for optimizer in map(_inner, optimizers(model)):
+    for optimizer in (part for each in optimizers(model) for part in parts(each)):
         if optimizer._distribution_strategy is not strategy:
             raise ValueError(
                 f"optimizer {optimizer.name!r} was made outside of the strategy that {name} was made in, and would not "

@@ -90,6 +90,16 @@ def averaging():
     return model, data
 
 
+def by_layers():
+    """Two optimizers in one, each of which clips the norm of its gradient: of that of the whole batch."""
+    layers = [keras.Input((4,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(2, name="head")]
+    model = keras.Sequential(layers)
+    both = keras.optimizers.SGD(0.1, clipnorm=0.05), keras.optimizers.SGD(0.3, momentum=0.9, clipnorm=0.05)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(both[0], {".*head.*": both[1]})), loss)
+    return distributed(model) if tf.distribute.has_strategy() else model, points()
+
+
 def dropping():
     """Random layers: what they draw is in the weights."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
@@ -174,7 +184,19 @@ def adversarial_half():
     return found
 
 
-TASKS = [perceptron, own_statistics, accumulating, averaging, dropping, detector, adversarial, language, half, bfloat]
+TASKS = [
+    perceptron,
+    own_statistics,
+    accumulating,
+    averaging,
+    by_layers,
+    dropping,
+    detector,
+    adversarial,
+    language,
+    half,
+    bfloat,
+]
 TASKS += [sampled_feeding, without_targets, diffusion, adversarial_half]
 DRAWING = (adversarial, adversarial_half, sampled_feeding, diffusion)
 

@@ -18,7 +18,9 @@ SCRIPT = pathlib.Path(__file__).with_name("replica_training.py")
 SECONDS = 600  # of a busy machine
 # How far the variables may be from those of one device. Sums in another order differ by some bits of float32, or, of
 # gradients in half precision, by their last bits in each step.
-BITS = dict.fromkeys(("perceptron", "accumulating", "averaging", "detector", "language", "without_targets"), 1e-5)
+BITS = dict.fromkeys(
+    ("perceptron", "accumulating", "averaging", "detector", "language", "by_layers", "without_targets"), 1e-5
+)
 BITS |= dict.fromkeys(("adversarial", "sampled_feeding", "diffusion"), 1e-5)
 BITS |= {"half": 20 * 2.0**-11, "bfloat": 20 * 2.0**-8, "adversarial_half": 20 * 2.0**-11}
 
@@ -94,7 +96,16 @@ def test_two_workers_with_statistics_of_their_own(folder):
 
 @pytest.mark.slow  # two processes with seven more trainings; the short test has each kind of reduction
 def test_two_workers_with_steps_of_their_own(folder):
-    tasks = ("accumulating", "averaging", "dropping", "adversarial", "language", "sampled_feeding", "diffusion")
+    tasks = (
+        "accumulating",
+        "averaging",
+        "by_layers",
+        "dropping",
+        "adversarial",
+        "language",
+        "sampled_feeding",
+        "diffusion",
+    )
     run("multi_worker", folder, *tasks, workers=2)
     for task in tasks:
         check(folder, task, workers=2)

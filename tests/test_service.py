@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import keras
@@ -161,6 +162,35 @@ def test_weights_of_a_resumed_run(addresses, tmp_path):
     assert all(map(np.array_equal, whole, resumed))
     with pytest.raises(OptionError, match="is given 2 times, and toy on sines prepares whole batches"):
         runner.train(toy.RECIPE, options, tmp_path / "two", services=addresses)
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_killed_service(tmp_path):
+    """The training does not wait for a service that is gone."""
+    (port,) = ports_of_services(1)
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
+    script = (
+        "import sys, toy; from keras_dl.recipes.training import runner, service; service.SECONDS_OF_SILENCE = 5.0; "
+        "options = toy.RECIPE.options(epochs=100000, jit='off'); "
+        "runner.train(toy.RECIPE, options, sys.argv[1], services=sys.argv[2:])"
+    )
+    serve = python("-m", "keras_dl", "data", "serve", "--port", port, "--host", "127.0.0.1")
+    train = python("-c", script, tmp_path / "run", f"grpc://127.0.0.1:{port}")
+    with (
+        subprocess.Popen(serve, env=environment) as serving,
+        subprocess.Popen(train, env=environment, stderr=subprocess.PIPE, text=True) as training,
+    ):
+        try:
+            while not list((tmp_path / "run").glob("checkpoints/*")):
+                assert training.poll() is None
+                time.sleep(0.05)
+            serving.kill()
+            said = training.communicate(timeout=SECONDS)[1]
+        finally:
+            serving.kill()
+            training.kill()
+    assert training.returncode != 0
+    assert "has not been reached for 5 s. The training ends here. Continue with --resume." in said
 
 
 @pytest.mark.slow  # five processes that import everything, and two trainings

@@ -61,13 +61,14 @@ class Alone:
         """The model for what follows the training, on one device."""
         return model
 
-    def check_data(self, dataset, batch_size, known=None):
+    def check_data(self, dataset, batch_size, known, shards=False):
         """Refuses data that cannot be shared, or that is not the same on all workers.
 
         Args:
             dataset: `tf.data.Dataset` of whole batches.
             batch_size: int.
-            known: what JSON can hold, and all must have. None compares the first batch.
+            known: dict that JSON can hold: what is known of the data.
+            shards: bool. Whether a worker need not have what the first batch is made of.
         """
 
 
@@ -165,7 +166,7 @@ class Team(Alone):
             variable.assign(local_value(source))
         return plain
 
-    def check_data(self, dataset, batch_size, known=None):
+    def check_data(self, dataset, batch_size, known, shards=False):
         if batch_size % self.replicas:
             raise OptionError(f"--batch-size {batch_size} must be a multiple of the {self.replicas} replicas.")
         for spec in tf.nest.flatten(dataset.element_spec):
@@ -176,15 +177,18 @@ class Team(Alone):
                 )
         if self.meeting is None:
             return
-        own = [known] if known else [_summary(x) for x in tf.nest.flatten(next(iter(dataset.take(1))))]
-        alike = all(map(_alike, own, self.agreed(own)))
+        first = [] if shards else tf.nest.flatten(next(iter(dataset.take(1))))
+        own = [known, *map(_summary, first)]
+        theirs = self.agreed(own)
+        alike = len(own) == len(theirs) and all(map(_alike, own, theirs))
         # All must know, so that none waits for one that ended with the error.
         differ = self.strategy.run(_sum, args=(tf.constant(int(not alike), tf.int32),))
         differ = int(self.strategy.experimental_local_results(differ)[0])
         if differ:
             raise ClusterError(
-                f"{'The data set' if known else 'The first batch'} is not the same on all workers: {differ} replicas "
-                "have another one than worker 0. All need the same files of the data set: see --data-dir."
+                f"The data are not the same on all workers: {differ} replicas have others than worker 0. Here they are "
+                f"{known}, and the first batch is compared, too. All need the same files of the data set: see "
+                "--data-dir."
             )
 
 
@@ -270,6 +274,7 @@ def gathered(name, options, seconds=None):
     index, addresses = find_workers()
     have = {f"{package} version": version for package, version in versions().items()}
     have |= {"Python version": platform.python_version(), "options": options.command(False)}
+    have |= {"own data": options.fingerprint} if options.fingerprint else {}
     seconds = rendezvous.SECONDS_TO_MEET if seconds is None else seconds
     meeting = rendezvous.meet(index, addresses, have, seconds, say)
     try:

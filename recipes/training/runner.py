@@ -15,7 +15,7 @@ import time
 import keras
 import tensorflow as tf
 
-from keras_dl.distributing import optimizers
+from keras_dl.distributing import optimizers, parts
 from keras_dl.export.runners import KerasRunner
 from keras_dl.files import replacing
 from keras_dl.recipes.training import cluster, jit, report, resume, service
@@ -170,7 +170,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team,
         model = _build(recipe, data, options, variant)
     title = options.recipe if len(recipe.variants(options)) == 1 else f"{options.recipe} {variant}"
     known = {"data set": data.dataset, "version": data.version, "examples": data.num_train}
-    team.check_data(epochs(data, 0, 1), options.batch_size, known if options.shards else None)
+    team.check_data(epochs(data, 0, 1), options.batch_size, known, options.shards)
     compiled, done = False, None
     if folder:
         if recipe.begin:
@@ -266,12 +266,9 @@ def _scale_rate(model, recipe, options, data):
     """Lets the learning rates of all optimizers follow the batch by which the weights move."""
     ratio = options.batch_size * options.accumulate / recipe.task(options).batch_size
     rising = min(cluster.EPOCHS_TO_RISE, options.epochs) * (data.num_train // options.batch_size)
-    for optimizer in optimizers(model):
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        if isinstance(inner, keras.optimizers.MultiOptimizer):
-            raise OptionError(f"--scale-rate {options.scale_rate}: {options.recipe} has rates of its own by layers.")
-        rate = keras.saving.deserialize_keras_object(inner.get_config()["learning_rate"])
-        inner.learning_rate = ScaledForBatch(rate, ratio ** RATE_RULES[options.scale_rate], rising)
+    for part in (part for each in optimizers(model) for part in parts(each)):
+        rate = keras.saving.deserialize_keras_object(part.get_config()["learning_rate"])
+        part.learning_rate = ScaledForBatch(rate, ratio ** RATE_RULES[options.scale_rate], rising)
 
 
 def epochs(data, first, last, part=None):
