@@ -136,8 +136,16 @@ def bfloat():
 
 def adversarial():
     """Two optimizers and an average."""
-    model = keras_dl.GAN(**TINY, averaging=0.5)
+    sizes = dict(noise_dim=4, generator_dims=(16,), discriminator_dims=(8,), pieces=2, input_dropout_rate=0.2)
+    model = keras_dl.GAN((4, 4, 1), **sizes, dropout_rate=0.5, averaging=0.5, seed=3)
     model.compile(*(keras.optimizers.SGD(0.05, momentum=0.5) for _ in range(2)))
+    return model, (pixels(16, (4, 4, 1)),)
+
+
+def convolutional():
+    """The same with batch normalization, whose statistics are of shares."""
+    model = keras_dl.DCGAN(**TINY, averaging=0.5)
+    model.compile(keras.optimizers.Adam(2e-3, beta_1=0.5))
     return model, (pixels(16),)
 
 
@@ -197,7 +205,7 @@ TASKS = [
     half,
     bfloat,
 ]
-TASKS += [sampled_feeding, without_targets, diffusion, adversarial_half]
+TASKS += [language, half, bfloat, sampled_feeding, without_targets, diffusion, adversarial_half]
 DRAWING = (adversarial, adversarial_half, sampled_feeding, diffusion)
 
 

@@ -20,7 +20,7 @@ from keras_dl.recipes.training import cluster, recipe
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.recipes.training.rendezvous import ClusterError
 
-SECONDS = 600  # of a busy machine
+SECONDS = 1800  # of a busy machine
 
 
 def config(kind="worker", index=1, **jobs):

@@ -719,7 +719,7 @@ def test_accumulated_batches():
         data = toy.load_data(options, "wide")
         keras.utils.set_random_seed(0)
         model = runner._build(_changed(build_model=_constant), data, options, "wide")
-        model.fit(runner.epochs(data, 0, 1), verbose=0)
+        model.fit(runner.epochs(data, 0, 1), shuffle=False, steps_per_epoch=toy.TRAIN // options.batch_size, verbose=0)
         assert int(model.optimizer.iterations) == toy.TRAIN // 16
         found.append(model.get_weights())
     for whole, halves in zip(*found, strict=True):
