@@ -165,7 +165,10 @@ def add_up_first(optimizer) -> None:
         if "_backend_update_step" in vars(part):
             continue
         vars(part).update({name: either(part, name, getattr(base, name)) for name in names})
-        if not has_scale:
+        if has_scale:  # the step is inside of a condition, in which a counter of all replicas cannot wait for them
+            if isinstance(part._iterations.value, tf.distribute.DistributedValues):
+                part._iterations.value._aggregation = tf.VariableAggregation.NONE
+        else:
             vars(part)["_backend_apply_gradients"] = first(part, part._backend_apply_gradients)
 
 

@@ -117,16 +117,22 @@ def detector():
 
 
 def half(precision="mixed_float16"):
-    """A row of the second share of a batch has an infinite gradient in float16: both replicas skip the step."""
+    """Rows in the second share of a batch have infinite gradients in float16: both replicas skip the step.
+
+    With accumulated gradients and an average, which are then inside of the condition.
+    """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2, dtype="float32")]
     model = keras.Sequential(layers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+    optimizer = keras_dl.averaging.RampedSGD(0.1, momentum=0.9, ramp=5.0, gradient_accumulation_steps=2)
+    model.compile(optimizer, loss)
     keras.config.set_dtype_policy(policy)
     x, y = points()
-    x[3 * BATCH + BATCH - 2] *= 1e4
+    if precision == "mixed_float16":
+        x[3 * BATCH + 5 : 3 * BATCH + 7] = 6e4  # the same with both labels, one of which must be wrong
+        y[3 * BATCH + 5 : 3 * BATCH + 7] = 0, 1
     return distributed(model) if tf.distribute.has_strategy() else model, (x, y)
 
 
@@ -136,7 +142,8 @@ def bfloat():
 
 def adversarial():
     """Two optimizers and an average."""
-    sizes = dict(noise_dim=4, generator_dims=(16,), discriminator_dims=(8,), pieces=2, input_dropout_rate=0.2)
+    sizes = dict(noise_dim=4, generator_dims=(16,), discriminator_dims=(8,), pieces=2, generator_range=None)
+    sizes |= dict(discriminator_range=None, input_dropout_rate=0.2)
     model = keras_dl.GAN((4, 4, 1), **sizes, dropout_rate=0.5, averaging=0.5, seed=3)
     model.compile(*(keras.optimizers.SGD(0.05, momentum=0.5) for _ in range(2)))
     return model, (pixels(16, (4, 4, 1)),)

@@ -5,6 +5,8 @@ import importlib
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -182,3 +184,7 @@ def test_code_of_page(page, tmp_path, monkeypatch):
     names = GIVEN[page](monkeypatch)
     for code in _blocks(page):
         exec(compile(code, page, "exec"), names)
+
+
+def test_table_of_scaling():
+    subprocess.run([sys.executable, ROOT / "docs" / "scaling.py", "--check"], check=True)
