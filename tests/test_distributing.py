@@ -72,6 +72,8 @@ def check(folder, task, workers):
     if task != "detector":  # of which one loss is a sum over the batch
         histories = [json.loads(str(x["history"])) for x in (first, one)]
         for key in histories[1]:
+            if task == "diffusion" and key.startswith("val_"):  # with noise that is the same for each share
+                continue
             np.testing.assert_allclose(*(x[key] for x in histories), rtol=10 * BITS[task], err_msg=f"{task}: {key}")
 
 
