@@ -131,7 +131,7 @@ def half(precision="mixed_float16"):
     keras.config.set_dtype_policy(policy)
     x, y = points()
     if precision == "mixed_float16":
-        x[3 * BATCH + 5 : 3 * BATCH + 7] = 6e4  # the same with both labels, one of which must be wrong
+        x[3 * BATCH + 5 : 3 * BATCH + 7] = 1e4  # the same with both labels, one of which must be wrong
         y[3 * BATCH + 5 : 3 * BATCH + 7] = 0, 1
     return distributed(model) if tf.distribute.has_strategy() else model, (x, y)
 

@@ -22,7 +22,7 @@ BITS = dict.fromkeys(
     ("perceptron", "accumulating", "averaging", "detector", "language", "by_layers", "without_targets"), 1e-5
 )
 BITS |= dict.fromkeys(("adversarial", "sampled_feeding", "diffusion"), 1e-5)
-BITS |= {"half": 20 * 2.0**-11, "bfloat": 20 * 2.0**-8, "adversarial_half": 20 * 2.0**-11}
+BITS |= {"half": 2.0**-10, "bfloat": 2.0**-7, "adversarial_half": 2.0**-10}
 
 
 @pytest.fixture(scope="module")
