@@ -47,7 +47,7 @@ def draws_of_the_whole_batch():
 
     def dropout(inputs, rate, noise_shape=None, seed=None):
         assert noise_shape is None
-        kept = keras_dropout(tf.ones(whole(inputs.shape), inputs.dtype), rate, seed=seed)
+        kept = keras_dropout(tf.ones(whole(keras.ops.shape(inputs)), inputs.dtype), rate, seed=seed)
         return inputs * own(kept)
 
     keras_dropout = random.dropout
