@@ -140,7 +140,10 @@ def test_unequal_data():
 def test_one_batch_for_the_learning_rate(capsys):
     found = recipe.find("mlp")
     team = cluster.Team("mirrored", TwoOfTwo())
-    rules = ({"scale_rate": "linear"}, "it is 4 times that"), ({"scale_rate": "square-root"}, "it is 2 times that")
+    rules = (
+        ({"scale_rate": "linear"}, "it goes to 4 times that"),
+        ({"scale_rate": "square-root"}, "it goes to 2 times that"),
+    )
     for given, factor in (
         ({}, None),
         ({"batch_size": 128}, "by 4 then"),

@@ -71,7 +71,7 @@ def addresses():
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("part", [None, Part(1, 2)], ids=["whole", "second"])
 def test_same_batches_in_the_same_order(addresses, count, part):
-    found = service.through(addresses[:count], make, part, None)
+    found = service.through(addresses[:count], make, part)
     assert found.element_spec == make(part).element_spec
     expected = batches(make(part))
     assert len(expected) == 4
@@ -80,7 +80,7 @@ def test_same_batches_in_the_same_order(addresses, count, part):
 
 
 def test_no_service_is_needed():
-    assert batches(service.through((), make, None, None)) == batches(make(None))
+    assert batches(service.through((), make, None)) == batches(make(None))
 
 
 def test_a_second_worker_at_an_address(addresses):
@@ -89,7 +89,7 @@ def test_a_second_worker_at_an_address(addresses):
         options = dict(dispatcher_address=address.removeprefix("grpc://"), worker_address="127.0.0.1:%port%")
         second = tf.data.experimental.service.WorkerServer(tf.data.experimental.service.WorkerConfig(**options))
         with pytest.raises(tf.errors.InvalidArgumentError, match="sent another batch than was due"):
-            batches(service.through([address], make, None, None))
+            batches(service.through([address], make, None))
         del second
 
 
@@ -98,7 +98,7 @@ def test_functions_of_python(addresses):
         return make(part).map(lambda x, y: (tf.numpy_function(lambda x: x, [x], tf.int64), y))
 
     with pytest.raises(OptionError, match="read by a function of Python, which only this process has"):
-        service.through(addresses[:1], of_python, None, None)
+        service.through(addresses[:1], of_python, None)
 
 
 @pytest.mark.parametrize("address", ["localhost:5050", "grpc://:5050", "grpc://localhost", "http://localhost:5050", ""])

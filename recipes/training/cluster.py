@@ -310,7 +310,8 @@ def tell_of_batch(recipe, options, team):
         factor = (batch / own) ** RATE_RULES[options.scale_rate]
         say(
             f"the weights move by {batch} examples at a time, and the learning rate of the recipe is for {own}: with "
-            f"--scale-rate {options.scale_rate}, it is {factor:g} times that, from the {EPOCHS_TO_RISE}th epoch on."
+            f"--scale-rate {options.scale_rate}, it goes to {factor:g} times that in the first "
+            f"{min(EPOCHS_TO_RISE, options.epochs)} epochs."
         )
         return
     if (team.name or options.accumulate > 1) and batch != own and options.learning_rate is None and not options.smoke:

@@ -199,7 +199,7 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team,
     if done.epochs < options.epochs and not (done.epochs and keeper.verdict.stop):
         validation = data.test if data.validation is None else data.validation
         part = cluster.part_of(data, options, team)
-        batches = service.through(services, functools.partial(epochs, data, done.epochs, options.epochs), part, data)
+        batches = service.through(services, functools.partial(epochs, data, done.epochs, options.epochs), part)
         try:
             model.fit(
                 team.shared(batches, is_own=part is not None),

@@ -141,14 +141,13 @@ def _look(places, addresses, over, ending):
                 return
 
 
-def through(addresses, make, part, data):
+def through(addresses, make, part):
     """A dataset of batches, which the services prepare.
 
     Args:
         addresses: list of str. None of them: the batches are made here.
         make: function from a `Part`, or None for whole batches, to the `tf.data.Dataset` of batches.
         part: `Part` that this process trains on, or None for whole batches.
-        data: `Data`.
 
     Returns:
         `tf.data.Dataset`, with the elements of `make(part)` in their order.
