@@ -1,16 +1,21 @@
 """What one of several readers prepares of each batch: its rows of whole batches, or rows of its own files."""
 
 import contextlib
+import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_dl.processes import python
 from keras_dl.recipes.training import cluster, folder, pipelines, recipe
 from keras_dl.recipes.training.recipe import Data, OptionError, Options, Part
 
 ROWS, BATCH = 42, 8
+SECONDS = 1800  # of a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +155,17 @@ def test_rows_of_scenes(name, dataset):
         halves = [tf.nest.flatten(part[step]) for part in parts]
         for expected, *found in zip(tf.nest.flatten(batch), *halves, strict=True):
             np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+@pytest.mark.slow  # two processes that import everything, and a training
+def test_workers_with_shards(tmp_path):
+    """Each of two workers trains on its own part of the files."""
+    command = ("launch", "--workers", "2", "train", "cnn", "--smoke", "--batch-size", "32", "--shards")
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = python("-m", "keras_dl", *command, "--output", tmp_path / "run")
+    subprocess.run(command, check=True, env=environment, timeout=SECONDS)
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["replicas"] == 2
+    assert report["command"].endswith("--shards --smoke --distribute multi_worker")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["workers"], record["options"]["shards"]) == (2, True)
