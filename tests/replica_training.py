@@ -199,20 +199,9 @@ def adversarial_half():
     return found
 
 
-TASKS = [
-    perceptron,
-    own_statistics,
-    accumulating,
-    averaging,
-    by_layers,
-    dropping,
-    detector,
-    adversarial,
-    language,
-    half,
-    bfloat,
-]
-TASKS += [language, half, bfloat, sampled_feeding, without_targets, diffusion, adversarial_half]
+TASKS = (perceptron, own_statistics, accumulating, averaging, by_layers, dropping, detector, half, bfloat, language)
+TASKS += (adversarial, adversarial_half, convolutional, sampled_feeding, without_targets, diffusion)
+TASKS = {task.__name__: task for task in TASKS}
 DRAWING = (adversarial, adversarial_half, sampled_feeding, diffusion)
 
 
@@ -252,7 +241,7 @@ def main(kind, folder, *names):
     else:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    for task in (task for task in TASKS if task.__name__ in names):
+    for task in (TASKS[name] for name in names):
         with draws_of_the_whole_batch() if task in DRAWING else contextlib.nullcontext():
             train(task, folder / f"{task.__name__}-{worker}.npz", strategy.scope())
             if worker == 0:
