@@ -285,5 +285,5 @@ def test_other_data(tmp_path):
             held.callback(processes[-1].kill)
         for process in processes:
             assert "Worker 1 (127.0.0.1:" in (said := process.communicate(timeout=SECONDS)[1])
-            assert "differs: own data: " in said
+            assert "; own data: " in said  # their paths differ, too
             assert process.returncode == 1
