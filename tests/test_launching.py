@@ -266,7 +266,7 @@ def test_other_options(tmp_path):
 
 @pytest.mark.slow  # two processes that import everything
 def test_other_data(tmp_path):
-    """Two machines have other files at the same path."""
+    """Two machines have other files."""
     addresses = [f"127.0.0.1:{port}" for port in launching.free_ports(2)]
     with contextlib.ExitStack() as held:
         processes = []
