@@ -12,7 +12,9 @@ first two are mended, it does not:
   gives them one.
 
 - An optimizer clips and accumulates the gradients of a replica before they are added up, and updates variables by
-  `merge_call`, which fails inside of the condition of gradient accumulation. `add_up_first` adds them up before.
+  `merge_call`, which fails inside of the condition of gradient accumulation. A loss scale looks at the gradients of a
+  replica for infinities: a replica without one would wait forever for another that skips its step. `add_up_first` adds
+  them up before.
 
 Keras says nothing of the rest:
 
@@ -131,35 +133,54 @@ def spread(model, step):
 def add_up_first(optimizer) -> None:
     """Lets an optimizer take the gradients of the whole batch, and update each replica by itself.
 
-    All replicas have the same gradients then, so that they make the same step.
+    All replicas have the same gradients then, so that they make the same step, or all skip it for a loss scale.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, perhaps a `LossScaleOptimizer` or a `MultiOptimizer`.
     """
-    if "_backend_apply_gradients" in vars(optimizer):
-        return
-    keras_apply = optimizer._backend_apply_gradients
 
-    def apply(gradients, variables):
-        if in_replica():
-            gradients = [
-                g for g, _ in optimizer._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
-            ]
-        keras_apply(gradients, variables)
+    def first(owner, keras_apply):
+        def apply(gradients, variables):
+            if in_replica():
+                known = variables or owner._trainable_variables
+                pairs = owner._all_reduce_sum_gradients(list(zip(gradients, known, strict=True)))
+                gradients = [gradient for gradient, _ in pairs]
+            keras_apply(gradients, variables)
 
-    def either(name):
+        return apply
+
+    def either(owner, name, simple):
         """Keras's method for one device in the step of a replica, else its method for `tf.distribute`."""
-        distributed = getattr(optimizer, name)
-        alone = functools.partial(getattr(base_optimizer.BaseOptimizer, name), optimizer)
+        distributed, alone = getattr(owner, name), functools.partial(simple, owner)
         return lambda *args: alone(*args) if in_replica() else distributed(*args)
 
+    has_scale = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if has_scale and "_tf_apply" not in vars(optimizer):
+        simple = keras.optimizers.LossScaleOptimizer._common_apply
+        vars(optimizer)["_tf_apply"] = first(optimizer, either(optimizer, "_tf_apply", simple))  # past Keras's tracking
     names = ("_backend_update_step", "_backend_increment_gradient_accumulators", "_apply_weight_decay")
     names += ("_overwrite_model_variables_with_average_value",)
-    vars(optimizer).update({name: either(name) for name in names})  # past Keras, which tracks
-    vars(optimizer)["_backend_apply_gradients"] = apply
+    base = base_optimizer.BaseOptimizer
+    for part in parts(optimizer):
+        if "_backend_update_step" in vars(part):
+            continue
+        vars(part).update({name: either(part, name, getattr(base, name)) for name in names})
+        if has_scale:  # the step is inside of a condition, in which a counter of all replicas cannot wait for them
+            if isinstance(part._iterations.value, tf.distribute.DistributedValues):
+                part._iterations.value._aggregation = tf.VariableAggregation.NONE
+        else:
+            vars(part)["_backend_apply_gradients"] = first(part, part._backend_apply_gradients)
+
+
+def parts(optimizer) -> list:
+    """The optimizers that move variables: those in a `LossScaleOptimizer` or a `MultiOptimizer`, or the optimizer."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(inner.optimizers) if isinstance(inner, keras.optimizers.MultiOptimizer) else [inner]
 
 
 def optimizers(model) -> list:
-    """All optimizers of a model, without the loss scale around them."""
-    found = [x for x in vars(model).values() if isinstance(x, keras.optimizers.Optimizer)]
-    return [getattr(x, "inner_optimizer", x) for x in found]
+    """All optimizers of a model, with the loss scale around them."""
+    return [x for x in vars(model).values() if isinstance(x, keras.optimizers.Optimizer)]
 
 
 def check(model) -> None:
@@ -170,7 +191,7 @@ def check(model) -> None:
             of rows from batch to batch.
     """
     strategy, name = model.distribute_strategy, type(model).__name__
-    for optimizer in optimizers(model):
+    for optimizer in (part for each in optimizers(model) for part in parts(each)):
         if optimizer._distribution_strategy is not strategy:
             raise ValueError(
                 f"optimizer {optimizer.name!r} was made outside of the strategy that {name} was made in, and would not "

@@ -84,6 +84,49 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in names}
 
 
+@keras.saving.register_keras_serializable(package="keras_dl")
+class ScaledForBatch(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate for larger batches: that of another schedule, times a factor that rises from 1 at first.
+
+        rate(n) = schedule(n) * (1 + (factor - 1) * min(1, n / warmup_steps)),   n = 0, 1, ...
+
+    Args:
+        schedule: float, or `keras.optimizers.schedules.LearningRateSchedule`.
+        factor: float, positive. The authors take that of the batch size.
+        warmup_steps: int. The authors take those of five epochs.
+
+    Raises:
+        ValueError: if an argument is not positive. The message names it.
+
+    Reference: Goyal et al. 2017, arXiv:1706.02677, sections 2.1 and 2.2.
+
+    Example:
+
+    >>> rate = ScaledForBatch(0.1, factor=8.0, warmup_steps=10)
+    >>> [round(float(rate(step)), 3) for step in (0, 5, 10, 1000)]
+    [0.1, 0.45, 0.8, 0.8]
+    """
+
+    @arguments
+    def __init__(self, schedule, factor: Positive, warmup_steps: Size):
+        super().__init__()
+        if not callable(schedule) and not float(schedule) > 0:
+            raise ValueError(f"schedule={schedule} must be a positive learning rate, or a schedule.")
+
+    def __call__(self, step):
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        share = ops.minimum(ops.cast(step, "float32") / self.warmup_steps, 1.0)
+        return rate * (1.0 + (self.factor - 1.0) * share)
+
+    def get_config(self):
+        config = {"factor": self.factor, "warmup_steps": self.warmup_steps}
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule)} | config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"schedule": keras.saving.deserialize_keras_object(config["schedule"])})
+
+
 class NormalizationMomentum(keras.callbacks.Callback):
     """Raises the momentum of batch normalization in steps: at first the moving statistics follow fast, later slowly.
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import socket
 
 import click
 
@@ -104,6 +105,27 @@ def data_check(path, **options):
     return document, as_text(document)
 
 
+@command(data_group, "serve")
+@click.option(
+    "--port", type=click.IntRange(1, 65534), default=5050, show_default=True, help="The next one is used, too."
+)
+@click.option("--host", help="Name or address by which trainings reach this machine. [default: its name]")
+def data_serve(port, host):
+    """Prepare batches for trainings on other machines, which name this one by --data-service. Ctrl-C ends it.
+
+    The data set must be at the same path as on those machines.
+
+    \b
+    Examples:
+      keras-dl data serve --port 5050
+      keras-dl train resnet --data-service grpc://localhost:5050
+    """
+    from keras_dl.recipes.training import service
+
+    address = service.serve(port, host or socket.gethostname())
+    return {"address": address}, f"{address} has ended"
+
+
 @command(cli, "train")
 @click.argument("name")
 @click.option("--dataset", help="Data set of the recipe, by its name in TensorFlow Datasets. [default: its first]")
@@ -157,10 +179,31 @@ def data_check(path, **options):
     "batch size is that of all together. [default: one device]",
 )
 @click.option(
-    "--wait", type=click.FloatRange(1), metavar="SECONDS", help="How long to wait for other workers. [default: 300]"
+    "--wait",
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    help="How long to wait for other workers and for data services. [default: 300]",
 )
 @click.option(
     "--accumulate", type=int, help="Move the weights after so many batches, by the mean gradient. [default: 1]"
+)
+@click.option(
+    "--scale-rate",
+    type=click.Choice(["linear", "square-root"]),
+    help="Scale the recipe's learning rate with the batch that moves the weights, over five epochs: linear for SGD, "
+    "square-root for Adam. [default: the recipe's rate, and a warning]",
+)
+@click.option(
+    "--shards",
+    is_flag=True,
+    help="With multi_worker: each worker reads its own part of the files. The order of the rows is another one.",
+)
+@click.option(
+    "--data-service",
+    "services",
+    multiple=True,
+    metavar="grpc://HOST:PORT",
+    help="Let `keras-dl data serve` there prepare the batches. May be repeated: each prepares a part of the rows.",
 )
 @data_dir_option
 def train(**options):
@@ -180,8 +223,8 @@ def train(**options):
     """
     from keras_dl.recipes.training import commands, report
 
-    smoke, variants = options.pop("smoke") or None, options.pop("variants") or None
-    document = commands.train(smoke=smoke, variants=variants, **options)
+    options |= {name: options[name] or None for name in ("smoke", "variants", "shards")}  # None: as the run has it
+    document = commands.train(**options)
     if "worker" in document:
         return document, f"worker {document['worker']} is done; worker 0 writes the run"
     return document, f"{report.describe(document)}\nin {document['output']}"

@@ -93,7 +93,7 @@ def build_model(data, options, variant):
     schedule = dict(warmup_steps=warmup)
     if options.dataset in PAPERS:
         model = keras_dl.FasterRCNN(data.input_shape, len(data.labels), seed=options.seed)
-        rate = options.rate(0.02 * options.batch_size / 16)
+        rate = options.rate(0.02)  # for 16 images
         schedule |= dict(warmup_target=rate, decay_steps=steps - warmup)
         schedule = keras.optimizers.schedules.CosineDecay(0.0, **schedule)
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=1e-4)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keras_dl.benchmarks import paired, seq2seq, streaming
+from keras_dl.benchmarks import paired, seq2seq, streaming, workers
 from keras_dl.benchmarks.contenders import tasks_of
 
 
@@ -86,3 +86,21 @@ def test_streaming_times_what_gives_one_answer(monkeypatch):
 def test_reach_of_the_streamed_network():
     assert streaming.create("tcn", 2, 3, 15).receptive_field == 15
     assert streaming.create("tcn", 2, 3, 16).receptive_field == 43
+
+
+def test_ratios_of_workers():
+    times = {"one core": [40.0, 80.0, 44.0], "all cores": [20.0, 40.0, 20.0], "workers": [25.0, 50.0, 22.0]}
+    found = workers.summary(times)
+    assert found["milliseconds"] == {"one core": 44.0, "all cores": 20.0, "workers": 25.0}
+    assert found["workers / all cores"] == {"median": 1.25, "lowest": 1.1, "highest": 1.25}
+    assert found["one core / workers"] == {"median": 1.6, "lowest": 1.6, "highest": 2.0}
+    for given, message in ((dict(workers=1), "workers=1 must be in"), (dict(rounds=0), "rounds=0 must be at least 1")):
+        with pytest.raises(ValueError, match=message):
+            workers.measure(**given)
+
+
+@pytest.mark.slow  # four processes that import TensorFlow and train a ResNet
+def test_workers_take_the_same_steps():
+    found = workers.measure(rounds=1, steps=2)
+    assert set(found["milliseconds"]) == set(workers.WAYS)
+    assert all(milliseconds > 0 for milliseconds in found["milliseconds"].values())

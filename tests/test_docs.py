@@ -219,3 +219,7 @@ def test_the_commands_of_the_first_page_lead_from_pictures_to_an_answer(tmp_path
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("new.jpg: ring ")
+
+
+def test_table_of_scaling():
+    subprocess.run([sys.executable, ROOT / "docs" / "scaling.py", "--check"], check=True)

@@ -96,7 +96,7 @@ def test_papers_data_and_settings(name, key, tmp_path, monkeypatch):
     assert built == [(((64, 64, 3), 80 if name == "coco/2017" else 20), {"seed": 0})]  # all at its default
     assert isinstance(model.optimizer, keras.optimizers.SGD)
     warmup = min(1000, data.steps(options) // 2)
-    assert float(model.optimizer._learning_rate(warmup)) == pytest.approx(0.02 * 2 / 16)
+    assert float(model.optimizer._learning_rate(warmup)) == pytest.approx(0.02)
 
 
 def test_a_run_has_figures_and_a_picture(digits):

@@ -18,8 +18,9 @@ from keras_dl import launching
 from keras_dl.processes import python
 from keras_dl.recipes.training import cluster, recipe
 from keras_dl.recipes.training.recipe import OptionError
+from keras_dl.recipes.training.rendezvous import ClusterError
 
-SECONDS = 600  # of a busy machine
+SECONDS = 1800  # of a busy machine
 
 
 def config(kind="worker", index=1, **jobs):
@@ -85,16 +86,70 @@ def test_data_that_cannot_be_shared():
     team = cluster.Team("mirrored", TwoOfTwo())
     data = tf.data.Dataset.from_tensors((tf.zeros((8, 2)), tf.zeros(5)))
     with pytest.raises(OptionError, match=r"a part of the shape \(5,\), which is not 8 rows"):
-        team.check_data(data, 8)
+        team.check_data(data, 8, {})
     with pytest.raises(OptionError, match="--batch-size 6 must be a multiple of the 4 replicas"):
-        team.check_data(data, 6)
-    team.check_data(tf.data.Dataset.from_tensors({"x": tf.zeros((8, 2))}), 8)
+        team.check_data(data, 6, {})
+    team.check_data(tf.data.Dataset.from_tensors({"x": tf.zeros((8, 2))}), 8, {})
+
+
+class Second(TwoOfTwo):
+    """The strategy of a worker that is asked alone."""
+
+    def run(self, function, args):
+        return args[0]
+
+    def experimental_local_results(self, value):
+        return [value]
+
+
+class Heard:
+    """A meeting in which worker 0 has told what it has."""
+
+    index, addresses = 1, ["a:1", "b:2"]
+
+    def __init__(self, theirs):
+        self.theirs = theirs
+
+    def hear(self):
+        return self.theirs
+
+
+def test_unequal_data():
+    texts, known = tf.constant([[b"a"], [b"b"]] * 2), {"data set": "numbers", "version": "1.0.0", "examples": 8}
+    data = tf.data.Dataset.from_tensors((tf.range(4.0)[:, None], texts, tf.range(4)))
+
+    def check(theirs, shards=False):
+        cluster.Team("multi_worker", Second(), Heard(theirs)).check_data(data, 4, known, shards)
+
+    own = [known, *map(cluster._summary, next(iter(data)))]
+    check(json.loads(json.dumps(own)))
+    check([known, [1.5001, 1.5001], *own[2:]])  # floats, that another processor has rounded
+    check([known], shards=True)
+    for theirs in (
+        [known | {"version": "1.0.1"}, *own[1:]],
+        [known, [1.6, 1.5], *own[2:]],
+        [known, own[1], own[3], own[2]],
+        [known],
+    ):
+        with pytest.raises(ClusterError, match=r"1 replicas have others than worker 0\. Here they are .*numbers"):
+            check(theirs)
+    with pytest.raises(ClusterError, match="not the same on all workers"):
+        check([known | {"examples": 9}], shards=True)
 
 
 def test_one_batch_for_the_learning_rate(capsys):
     found = recipe.find("mlp")
     team = cluster.Team("mirrored", TwoOfTwo())
-    for given, factor in (({}, None), ({"batch_size": 128}, "by 4 then"), ({"accumulate": 2}, "by 2 then")):
+    rules = (
+        ({"scale_rate": "linear"}, "it goes to 4 times that"),
+        ({"scale_rate": "square-root"}, "it goes to 2 times that"),
+    )
+    for given, factor in (
+        ({}, None),
+        ({"batch_size": 128}, "by 4 then"),
+        ({"accumulate": 2}, "by 2 then"),
+        *(({"batch_size": 64, "accumulate": 2, **rule}, said) for rule, said in rules),
+    ):
         cluster.tell_of_batch(found, found.options(**given), team)
         said = capsys.readouterr().err
         assert (factor in said) if factor else (said == "")
@@ -207,3 +262,28 @@ def test_other_options(tmp_path):
             assert "differs: options: keras-dl train mlp" in process.communicate(timeout=SECONDS)[1]
             assert process.returncode == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_other_data(tmp_path):
+    """Two machines have other files."""
+    addresses = [f"127.0.0.1:{port}" for port in launching.free_ports(2)]
+    with contextlib.ExitStack() as held:
+        processes = []
+        for index in range(2):
+            place = tmp_path / str(index)
+            place.mkdir()
+            rows = [f"{i},{i * i + index},{'even' if i % 2 == 0 else 'odd'}" for i in range(40)]
+            (place / "numbers.csv").write_text("\n".join(["x,y,kind", *rows]))
+            environment = os.environ | {
+                "TF_CONFIG": config(index=index, worker=addresses),
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            }
+            words = ("train", "mlp", "--data", "numbers.csv", "--target", "kind", "--distribute", "multi_worker")
+            options = dict(stderr=subprocess.PIPE, text=True, env=environment, cwd=place)
+            processes.append(subprocess.Popen(python("-m", "keras_dl", *words), **options))
+            held.callback(processes[-1].kill)
+        for process in processes:
+            assert "Worker 1 (127.0.0.1:" in (said := process.communicate(timeout=SECONDS)[1])
+            assert "; own data: " in said  # their paths differ, too
+            assert process.returncode == 1

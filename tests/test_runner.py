@@ -701,3 +701,66 @@ def test_vocabularies_are_kept_with_the_run_and_go_into_its_files(tmp_path, monk
     _train(tmp_path / "plain", epochs=1)
     assert not (tmp_path / "plain/vocabularies.json").exists()
     assert "vocabularies" not in inspect(commands.export(tmp_path / "plain")["path"])["metadata"]
+
+
+def _linear(data, options, variant):
+    model = keras.Sequential([keras.Input(data.input_shape, name="waves"), keras.layers.Dense(2)])
+    rate = keras.optimizers.schedules.CosineDecay(options.rate(0.1), data.steps(options))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate), loss, run_eagerly=True)
+    return model
+
+
+def test_accumulated_batches():
+    """Two batches of 8 move the weights as one of 16 does, at the rate of the second of their steps."""
+    found = []
+    for given in ({"batch_size": 16}, {"batch_size": 8, "accumulate": 2}):
+        options = toy.RECIPE.options(epochs=1, jit="off", **given)
+        data = toy.load_data(options, "wide")
+        keras.utils.set_random_seed(0)
+        model = runner._build(_changed(build_model=_constant), data, options, "wide")
+        model.fit(runner.epochs(data, 0, 1), shuffle=False, steps_per_epoch=toy.TRAIN // options.batch_size, verbose=0)
+        assert int(model.optimizer.iterations) == toy.TRAIN // 16
+        found.append(model.get_weights())
+    for whole, halves in zip(*found, strict=True):
+        np.testing.assert_allclose(halves, whole, rtol=1e-5, atol=1e-6)
+
+    def built(*arguments):
+        model = _constant(*arguments)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    with pytest.raises(OptionError, match="--accumulate 2: toy has optimizers of its own making"):
+        runner._build(_changed(build_model=built), data, options, "wide")
+
+
+def _constant(*arguments):
+    model = _linear(*arguments)
+    model.compile(keras.optimizers.SGD(0.1), model.loss, run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 4.0), ("square-root", 2.0)])
+@pytest.mark.parametrize("build", [_linear, _constant], ids=["schedule", "constant"])
+def test_scaled_rate(rule, factor, build, tmp_path):
+    """The rate of the recipe at first, and that of a batch of 64 instead of 16 after five epochs of two steps."""
+    options = toy.RECIPE.options(epochs=6, batch_size=32, accumulate=2, scale_rate=rule)
+    data = toy.load_data(options, "wide")
+    own = build(data, options, "wide")
+    model = runner._build(_changed(build_model=build), data, options, "wide")
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        for step, share in ((0, 0.0), (5, 0.25), (20, 1.0), (23, 1.0)):
+            for x in (each, own):
+                x.optimizer._iterations.assign(step)
+            expected = float(own.optimizer.learning_rate) * (1 + (factor - 1) * share)
+            assert float(each.optimizer.learning_rate) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rates_that_cannot_be_scaled():
+    with pytest.raises(OptionError, match=r"--learning-rate 0\.1 and --scale-rate linear exclude each other"):
+        toy.RECIPE.options(learning_rate=0.1, scale_rate="linear")
+    with pytest.raises(OptionError, match="--scale-rate cubic must be one of linear, square-root"):
+        toy.RECIPE.options(scale_rate="cubic")
+    options = toy.RECIPE.options(scale_rate="linear")
+    assert options.command(False).endswith("--scale-rate linear")

@@ -17,7 +17,7 @@ from keras_dl.ops.letterbox import letterbox, letterbox_boxes, letterbox_frame, 
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training import augment_objects as augment
 from keras_dl.recipes.training.batches import fold_in, limit, open_dataset, origin, shuffled
-from keras_dl.recipes.training.recipe import Data
+from keras_dl.recipes.training.recipe import WHOLE, Data
 
 TEST_BATCH = 50
 PLAIN_EPOCHS = 10  # at the end, without mosaics
@@ -122,8 +122,9 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
     train, test = split(names, "train"), split(test_names, "test")
     validation = split("validation", "test") if own and "validation" in builder.counts else None
     slots = max_boxes * (4 if mosaic else 1)
+    num_train = _count(train)
 
-    def epoch(number):
+    def epoch(number, part=WHOLE):
         order = fold_in(options.seed, number)
         block = () if same_size or own else (SHUFFLED_FILES,)
         streams = [shuffled(train, fold_in(options.seed, number, i), *block) for i in range(4 if mosaic else 1)]
@@ -142,8 +143,9 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
             return pair(sample if change is None else change(sample, seeds[2]))
 
         dataset = tf.data.Dataset.zip(*streams) if len(streams) > 1 else streams[0].map(lambda *columns: (columns,))
-        dataset = dataset.enumerate().map(lambda index, samples: changed(index, *samples), tf.data.AUTOTUNE)
-        return dataset.batch(options.batch_size, drop_remainder=True)
+        dataset = part.of(dataset.enumerate(), options, num_train)
+        dataset = dataset.map(lambda index, samples: changed(index, *samples), tf.data.AUTOTUNE)
+        return dataset.batch(part.size(options), drop_remainder=True)
 
     def as_served(*columns):
         sample, rest = sample_of(*columns)
@@ -157,9 +159,10 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
     return Data(
         train=epoch,
         test=test.map(as_served, tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
-        num_train=_count(train),
+        num_train=num_train,
         num_test=_count(test),
         calibration=calibration,
+        divides="rows",
         labels=labels,
         input_shape=(*shape, 3),
         input_range="uint8 pixels in [0, 255]",

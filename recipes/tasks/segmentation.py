@@ -18,7 +18,7 @@ from keras_dl.metrics import MeanIoU
 from keras_dl.ops.letterbox import FILL, letterbox, letterbox_frame
 from keras_dl.recipes.datasets import DataError, mask_folders
 from keras_dl.recipes.training.batches import fold_in, limit, open_dataset, origin, shuffled
-from keras_dl.recipes.training.recipe import Data
+from keras_dl.recipes.training.recipe import WHOLE, Data
 
 TEST_BATCH = 50
 IGNORED = 255
@@ -81,14 +81,17 @@ def pixels(options, shape, low=0.75, high=1.33) -> Data:
     if source.same_size:
         train, test = train.cache(), test.cache()
 
-    def epoch(number):
+    num_train = int(train.cardinality())
+
+    def epoch(number, part=WHOLE):
         order = fold_in(options.seed, number)
         rows = shuffled(train, order, *() if source.same_size else (SHUFFLED_FILES,)).enumerate()
 
         def changed(index, row):
             return random_view(*source.decode(*row), tf.random.fold_in(order, index), shape, low, high, source.turned)
 
-        return rows.map(changed, tf.data.AUTOTUNE).batch(options.batch_size, drop_remainder=True)
+        dataset = part.of(rows, options, num_train).map(changed, tf.data.AUTOTUNE)
+        return dataset.batch(part.size(options), drop_remainder=True)
 
     def calibration(samples):
         block = len(train) if source.same_size else samples
@@ -102,9 +105,10 @@ def pixels(options, shape, low=0.75, high=1.33) -> Data:
         train=epoch,
         test=test.map(as_served, tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
         validation=None if validation is None else validation.map(as_served).batch(TEST_BATCH).prefetch(1),
-        num_train=int(train.cardinality()),
+        num_train=num_train,
         num_test=int(test.cardinality()),
         calibration=calibration,
+        divides="rows",
         labels=source.labels,
         input_shape=(*shape, source.channels),
         input_range="uint8 pixels in [0, 255]",

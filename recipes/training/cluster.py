@@ -5,7 +5,8 @@ this machine, "multi_worker" for several processes, each on its own machine or n
 the run. What the chief reads, a checkpoint for example, it tells the others, which need no disk in common with it.
 
 The batch size is that of all replicas together. Each replica gets its rows of each batch that one machine would make,
-in the order that seed and epoch give: replica i of n the rows from `i * size / n` on.
+in the order that seed and epoch give: replica i of n the rows from `i * size / n` on. Where the recipe can, a worker
+decodes and augments only its own rows; with `--shards`, it reads only its own part of the files.
 """
 
 import contextlib
@@ -22,12 +23,13 @@ import tensorflow as tf
 from keras_dl.distributing import wait_for_signs
 from keras_dl.recipes.training import rendezvous
 from keras_dl.recipes.training.progress import say
-from keras_dl.recipes.training.recipe import OptionError
+from keras_dl.recipes.training.recipe import RATE_RULES, OptionError, Part
 from keras_dl.recipes.training.rendezvous import ClusterError
 from keras_dl.recipes.training.report import versions
 from keras_dl.replicas import local_value, replica_sum
 
 DISTRIBUTIONS = ("mirrored", "multi_worker")
+EPOCHS_TO_RISE = 5  # of the learning rate to that for larger batches, by Goyal et al. 2017
 SECONDS_OF_PATIENCE = 600.0  # of TensorFlow, for a sign of life of a worker: the meeting notices earlier
 SECONDS_FOR_A_CAUSE = 20.0  # after an error of TensorFlow, until the other processes know whose it was
 
@@ -36,11 +38,12 @@ class Alone:
     """One process on one device."""
 
     name, replicas, is_chief, flags = None, 1, True, ""
+    index, workers = 0, 1
 
     def scope(self):
         return contextlib.nullcontext()
 
-    def shared(self, dataset):
+    def shared(self, dataset, is_own=False):
         return dataset
 
     def steps(self, dataset):
@@ -58,8 +61,15 @@ class Alone:
         """The model for what follows the training, on one device."""
         return model
 
-    def check_data(self, dataset, batch_size):
-        """Refuses data that cannot be shared, or that is not the same on all workers."""
+    def check_data(self, dataset, batch_size, known, shards=False):
+        """Refuses data that cannot be shared, or that is not the same on all workers.
+
+        Args:
+            dataset: `tf.data.Dataset` of whole batches.
+            batch_size: int.
+            known: dict that JSON can hold: what is known of the data.
+            shards: bool. Whether a worker need not have what the first batch is made of.
+        """
 
 
 class Team(Alone):
@@ -76,16 +86,22 @@ class Team(Alone):
         self.replicas = strategy.num_replicas_in_sync
         self.is_chief = meeting is None or meeting.index == 0
         self.flags = f" --distribute {name}"
+        if meeting is not None:
+            self.index, self.workers = meeting.index, len(meeting.addresses)
 
     def scope(self):
         return self.strategy.scope()
 
-    def shared(self, dataset):
-        """A dataset of whole batches, for `fit`: each replica gets its rows of each batch.
+    def shared(self, dataset, is_own=False):
+        """A dataset for `fit`, of which each replica gets its rows of each batch.
 
         A batch of fewer rows than there are replicas, such as the last one of a test, goes to each of them.
+
+        Args:
+            dataset: `tf.data.Dataset` of batches.
+            is_own: bool. Whether the batches have only the rows of the replicas of this process.
         """
-        replicas = self.replicas
+        replicas = self.replicas // self.workers if is_own else self.replicas
 
         def rows(batch, replica):
             def part(x):
@@ -99,7 +115,7 @@ class Team(Alone):
 
         def of_worker(context):
             local = context.num_replicas_in_sync // context.num_input_pipelines
-            first = context.input_pipeline_id * local
+            first = 0 if is_own else context.input_pipeline_id * local
 
             def shares(*batch):
                 batch = batch[0] if len(batch) == 1 else batch
@@ -150,7 +166,7 @@ class Team(Alone):
             variable.assign(local_value(source))
         return plain
 
-    def check_data(self, dataset, batch_size):
+    def check_data(self, dataset, batch_size, known, shards=False):
         if batch_size % self.replicas:
             raise OptionError(f"--batch-size {batch_size} must be a multiple of the {self.replicas} replicas.")
         for spec in tf.nest.flatten(dataset.element_spec):
@@ -161,15 +177,18 @@ class Team(Alone):
                 )
         if self.meeting is None:
             return
-        own = [_summary(x) for x in tf.nest.flatten(next(iter(dataset.take(1))))]
-        alike = all(map(_alike, own, self.agreed(own)))
+        first = [] if shards else tf.nest.flatten(next(iter(dataset.take(1))))
+        own = [known, *map(_summary, first)]
+        theirs = self.agreed(own)
+        alike = len(own) == len(theirs) and all(map(_alike, own, theirs))
         # All must know, so that none waits for one that ended with the error.
         differ = self.strategy.run(_sum, args=(tf.constant(int(not alike), tf.int32),))
         differ = int(self.strategy.experimental_local_results(differ)[0])
         if differ:
             raise ClusterError(
-                f"The first batch is not the same on all workers: {differ} replicas have another one than worker 0. "
-                "All need the same files of the data set: see --data-dir."
+                f"The data are not the same on all workers: {differ} replicas have others than worker 0. Here they are "
+                f"{known}, and the first batch is compared, too. All need the same files of the data set: see "
+                "--data-dir."
             )
 
 
@@ -188,7 +207,9 @@ def _summary(tensor):
 
 
 def _alike(own, other):
-    return own == other or (isinstance(own, list) and np.allclose(own, other, rtol=1e-3, atol=1e-6))
+    return own == other or (
+        isinstance(own, list) and isinstance(own[0], float) and np.allclose(own, other, rtol=1e-3, atol=1e-6)
+    )
 
 
 def find_workers():
@@ -253,6 +274,7 @@ def gathered(name, options, seconds=None):
     index, addresses = find_workers()
     have = {f"{package} version": version for package, version in versions().items()}
     have |= {"Python version": platform.python_version(), "options": options.command(False)}
+    have |= {"own data": options.fingerprint} if options.fingerprint else {}
     seconds = rendezvous.SECONDS_TO_MEET if seconds is None else seconds
     meeting = rendezvous.meet(index, addresses, have, seconds, say)
     try:
@@ -282,11 +304,55 @@ def gathered(name, options, seconds=None):
 
 
 def tell_of_batch(recipe, options, team):
-    """Says if the weights move by other batches than the recipe's learning rate was chosen for. It is not changed."""
+    """Says what the learning rate does if the weights move by other batches than it was chosen for."""
     own, batch = recipe.task(options).batch_size, options.batch_size * options.accumulate
+    if options.scale_rate is not None:
+        factor = (batch / own) ** RATE_RULES[options.scale_rate]
+        say(
+            f"the weights move by {batch} examples at a time, and the learning rate of the recipe is for {own}: with "
+            f"--scale-rate {options.scale_rate}, it goes to {factor:g} times that in the first "
+            f"{min(EPOCHS_TO_RISE, options.epochs)} epochs."
+        )
+        return
     if (team.name or options.accumulate > 1) and batch != own and options.learning_rate is None and not options.smoke:
         say(
             f"the weights move by {batch} examples at a time, and the learning rate is that of the recipe, for {own}. "
             f"Goyal et al. 2017, arXiv:1706.02677, multiply the rate of SGD by {batch / own:g} then, and raise it from "
-            "the recipe's in the first epochs: --learning-rate sets it."
+            f"the recipe's in the first {EPOCHS_TO_RISE} epochs: --scale-rate linear does so, --learning-rate sets it."
         )
+
+
+def check_reading(recipe, options, data, team, services=()):
+    """Refuses ways of reading that the data do not have, before the training.
+
+    Args:
+        recipe: `Recipe`.
+        options: `Options`.
+        data: `Data`.
+        team: `Alone` or `Team`.
+        services: list of str: the addresses of `--data-service`.
+    """
+    readers = team.workers * max(1, len(services))
+    if options.shards and team.workers == 1:
+        raise OptionError("--shards is for --distribute multi_worker: one process reads all files.")
+    if options.shards and data.divides != "files":
+        raise OptionError(f"--shards: {recipe.name} reads all files of {data.dataset}. Leave it out.")
+    if options.shards and services:
+        raise OptionError("--shards and --data-service exclude each other.")
+    if len(services) > 1 and not data.divides:
+        raise OptionError(
+            f"--data-service is given {len(services)} times, and {recipe.name} on {data.dataset} prepares whole "
+            "batches, which cannot be divided: give one address."
+        )
+    if (team.workers > 1 or services) and options.batch_size % readers:
+        raise OptionError(
+            f"--batch-size {options.batch_size} must be a multiple of {readers}, the number of workers"
+            + (f" times that of data services, {team.workers} x {len(services)}." if services else ".")
+        )
+
+
+def part_of(data, options, team):
+    """The `Part` of each batch that this process prepares; None for whole batches, of which it drops rows."""
+    if team.workers == 1 or not data.divides:
+        return None
+    return Part(team.index, team.workers, options.shards)

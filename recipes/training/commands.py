@@ -80,7 +80,17 @@ def prepare(name, data_dir=None):
 
 
 @naming_damaged_data()
-def train(name, output=None, resume=False, overwrite=False, tensorboard=False, distribute=None, wait=None, **given):
+def train(
+    name,
+    output=None,
+    resume=False,
+    overwrite=False,
+    tensorboard=False,
+    distribute=None,
+    wait=None,
+    services=(),
+    **given,
+):
     """Trains a recipe and returns its report (see `keras_dl.recipes.training.report`), with the folder as `output`.
 
     A worker that is not the first returns only `{"worker": its number}`. With `resume`, an option that is None or
@@ -112,9 +122,10 @@ def train(name, output=None, resume=False, overwrite=False, tensorboard=False, d
     if given.get("data") is not None:
         given = own_options.options_of(chosen, given)
     defaults = {"seed": 0, "jit": "auto", "precision": "float32", "smoke": False, "variants": (), "accumulate": 1}
+    defaults |= {"shards": False}
     given = {key: defaults.get(key) if value is None else value for key, value in given.items()}
     options = chosen.options(**given)
-    document = runner.train(chosen, options, path, resume, overwrite, tensorboard, distribute, wait)
+    document = runner.train(chosen, options, path, resume, overwrite, tensorboard, distribute, wait, services)
     return document if "worker" in document else document | {"output": str(path)}
 
 

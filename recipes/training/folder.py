@@ -219,8 +219,20 @@ def _continue(path):
     return folder
 
 
-def note_replicas(folder, replicas):
-    """Keeps the number of replicas that train the run, and says if it was another one before."""
+def note_replicas(folder, replicas, workers=1):
+    """Keeps the numbers of replicas and workers that train the run, and says if they were others before.
+
+    Raises:
+        OptionError: if each worker reads files of its own, and there were as many parts as other workers.
+    """
+    had = folder.record.get("workers", workers)
+    if folder.options.shards and had != workers:
+        raise OptionError(
+            f"{folder.path} was trained by {had} workers with --shards, and these are {workers}: each would read other "
+            "files than before. Start as many as before."
+        )
+    if folder.record.get("workers", 1) != workers:
+        folder.update(workers=workers)
     before = folder.record.get("replicas", 1)
     if folder.record["resumed"] and before != replicas:
         say(f"{folder.path} was trained on {before} replicas so far, and goes on with {replicas}: bits differ.")

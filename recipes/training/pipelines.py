@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_dl.extras import require
 from keras_dl.recipes.training.augment import affine, flip_and_crop, random_resized_crop
 from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, limit, open_dataset, origin, shuffled
-from keras_dl.recipes.training.recipe import Data
+from keras_dl.recipes.training.recipe import WHOLE, Data
 
 IMAGENET_SHAPE = (224, 224, 3)
 OWN_SIDE = 64  # of own images, by default: small networks from scratch take minutes on two cores
@@ -72,21 +72,25 @@ def images(options, augment=None, image_shape=None, own_side=OWN_SIDE, fits=None
     if own and not same_size:  # photographs are large: only their paths are shuffled
         decode = functools.partial(builder.decode, "image")
 
-    def split(name):
+    def split(name, part=None):
         if own and not same_size:
             dataset = builder.rows(name)
         else:
-            dataset = builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
+            rows = name if part is None else _shard(name, part, options)
+            dataset = builder.as_dataset(split=rows, decoders=decoders, shuffle_files=False)
         dataset = dataset.map(lambda example: (example["image"], example["label"]), tf.data.AUTOTUNE)
-        dataset = dataset.take(limit(name, options))
+        dataset = dataset if part else dataset.take(limit(name, options))
         return dataset.cache() if same_size else dataset
+
+    shard = functools.cache(functools.partial(split, "train"))
 
     train = split("train")
     test = split("test" if "test" in _splits(builder) else "validation")
     validation = split("validation") if own and "validation" in builder.counts else None
+    num_train = _count(train)
 
-    def epoch(number):
-        order = fold_in(options.seed, number)
+    def epoch(number, part=WHOLE):
+        order = fold_in(options.seed, number, *([part.index] if part.own_files else []))
 
         def prepare(index, example):
             image, label = example
@@ -97,8 +101,9 @@ def images(options, augment=None, image_shape=None, own_side=OWN_SIDE, fits=None
                 return resize_and_crop(image, image_shape, margin), label
             return _scaled(augment(image, tf.random.fold_in(order, index)), image_shape, margin), label
 
-        dataset = shuffled(train, order).enumerate().map(prepare, tf.data.AUTOTUNE)
-        return dataset.batch(options.batch_size, drop_remainder=True)
+        rows = shuffled(shard(part) if part.own_files else train, order).enumerate()
+        dataset = part.of(rows, options, num_train).map(prepare, tf.data.AUTOTUNE)
+        return dataset.batch(part.size(options), drop_remainder=True)
 
     def as_served(image, label):
         return resize_and_crop(decode(image), image_shape, margin), label
@@ -110,15 +115,23 @@ def images(options, augment=None, image_shape=None, own_side=OWN_SIDE, fits=None
     return Data(
         train=epoch,
         test=test.map(as_served, tf.data.AUTOTUNE).batch(TEST_BATCH).prefetch(1),
-        num_train=_count(train),
+        num_train=num_train,
         num_test=_count(test),
         calibration=calibration,
+        divides="rows" if own else "files",
         labels=tuple(builder.info.features["label"].names),
         input_shape=image_shape,
         input_range="uint8 pixels in [0, 255]",
         validation=None if validation is None else validation.map(as_served).batch(TEST_BATCH).prefetch(1),
         **origin(builder),
     )
+
+
+def _shard(split, part, options):
+    """The part of a split of TFDS that a reader reads: whole files where it can, rows of one where it must."""
+    tfds = require("tensorflow_datasets", extra="recipes")
+    most = limit(split, options)
+    return tfds.even_splits(split if most < 0 else f"{split}[:{most}]", part.count)[part.index]
 
 
 def own_shape(shape, own_side=OWN_SIDE, fits=None):

@@ -21,6 +21,7 @@ NAMES = tuple(architecture.recipe for architecture in ARCHITECTURES if architect
 
 JITS = ("auto", "on", "off")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+RATE_RULES = {"linear": 1.0, "square-root": 0.5}  # powers of the batch that the learning rate follows
 
 MOST_EPOCHS = 1_000_000
 MOST_PIXELS = 4096
@@ -62,6 +63,11 @@ class Options:
         target: str or None. The column to predict, of a table.
         fingerprint: str or None. That of the own data: a run goes on only with the same.
         accumulate: int, at least 1. The weights move after so many batches, by the mean of their gradients.
+        scale_rate: None, or the rule by which the recipe's learning rate follows the batch that moves the weights: one
+            of `RATE_RULES`. "linear" is that of Goyal et al. 2017, arXiv:1706.02677, for SGD; "square-root" that of
+            Malladi et al. 2022, arXiv:2205.10287, for Adam.
+        shards: bool. Each of several workers reads its own part of the training files. The rows of a batch then depend
+            on the number of workers, too.
     """
 
     recipe: str
@@ -81,6 +87,8 @@ class Options:
     target: str | None = None
     fingerprint: str | None = None
     accumulate: int = 1
+    scale_rate: str | None = None
+    shards: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "variants", tuple(self.variants))  # JSON has a list
@@ -100,7 +108,15 @@ class Options:
         for name in ("data", "target", "fingerprint"):
             if getattr(self, name) is not None:
                 self._checked(name, str)
-        self._checked("smoke", bool)
+        for name in ("smoke", "shards"):
+            self._checked(name, bool)
+        if self.scale_rate is not None and self.scale_rate not in RATE_RULES:
+            raise OptionError(f"--scale-rate {self.scale_rate} must be one of {', '.join(RATE_RULES)}.")
+        if self.scale_rate is not None and self.learning_rate is not None:
+            raise OptionError(
+                f"--learning-rate {self.learning_rate} and --scale-rate {self.scale_rate} exclude each other: the "
+                "first is the rate itself, the second changes the recipe's."
+            )
         if self.baseline is not None:
             self._checked("baseline", bool)
         if self.learning_rate is not None and not 0 < self._checked("learning_rate", float) < math.inf:
@@ -141,12 +157,55 @@ class Options:
                 words += [flag(name), str(getattr(self, name))]
         if self.accumulate > 1:
             words += ["--accumulate", str(self.accumulate)]
+        if self.scale_rate is not None:
+            words += ["--scale-rate", self.scale_rate]
+        if self.shards:
+            words.append("--shards")
         return " ".join([*words, "--smoke"] if self.smoke else words)
 
 
 def flag(name):
     """The option of the command line for a field of `Options`: `"batch_size"` becomes `--batch-size`."""
     return "--variant" if name == "variants" else f"--{name.replace('_', '-')}"
+
+
+class Part(NamedTuple):
+    """What one of several readers prepares of each batch, without the rows of the others.
+
+    Attributes:
+        index: int in [0, count). The reader.
+        count: int, of which the batch size is a multiple.
+        own_files: bool. False: its rows of the batch that one reader would make. True: rows of its own part of the
+            files, in an order of their own.
+    """
+
+    index: int = 0
+    count: int = 1
+    own_files: bool = False
+
+    def of(self, rows, options, num_train):
+        """The rows of this reader in the numbered rows of an epoch: a `tf.data.Dataset`.
+
+        Args:
+            rows: `tf.data.Dataset` of `(number, row)` before rows are prepared: of all rows, or of those of its own
+                files.
+            options: `Options`.
+            num_train: int. All examples.
+        """
+        size = self.size(options)
+        if self.own_files:
+            return rows.take(num_train // options.batch_size * size)
+        if self.count == 1:
+            return rows
+        rows = rows.take(num_train // options.batch_size * options.batch_size)
+        return rows.filter(lambda number, _: number % options.batch_size // size == self.index)
+
+    def size(self, options) -> int:
+        """The rows of this reader in a batch."""
+        return options.batch_size // self.count
+
+
+WHOLE = Part()  # the only reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +215,8 @@ class Data:
     Attributes:
         train: function from the number of an epoch (int32 scalar tensor) to the `tf.data.Dataset` of its batches
             `(inputs, targets)`. All batches have the same size. Order and augmentation depend only on the seed and the
-            epoch, so that a resumed run sees the same data: use stateless random ops.
+            epoch, so that a resumed run sees the same data: use stateless random ops. With `divides`, the keyword
+            `part`, a `Part`, gives the batches of one of several readers.
         test: `tf.data.Dataset` of batches `(inputs, targets)`, raw inputs, in a fixed order; the last may be smaller.
         num_train: int. Examples of the training split.
         num_test: int. Examples of the test split.
@@ -175,6 +235,8 @@ class Data:
             history are measured on it, for `Recipe.stopping`. None for the test split, which then decides nothing.
         columns: list of dicts, of a table with names: what each column of the file is, and which numbers it becomes
             (`keras_dl.recipes.data.table`). It goes into the run and into exported files. Empty for other data.
+        divides: "" if each reader must prepare whole batches, "rows" if it can prepare its own rows alone, or "files"
+            if it can also read its own part of the files.
     """
 
     train: Callable
@@ -192,6 +254,7 @@ class Data:
     vocabularies: dict = dataclasses.field(default_factory=dict)
     validation: Any = None
     columns: list = dataclasses.field(default_factory=list)
+    divides: str = ""
 
     def steps(self, options) -> int:
         """The training steps of all epochs together."""

@@ -15,14 +15,16 @@ import time
 import keras
 import tensorflow as tf
 
+from keras_dl.distributing import optimizers, parts
 from keras_dl.export.runners import KerasRunner
 from keras_dl.files import replacing
-from keras_dl.recipes.training import cluster, jit, report, resume
+from keras_dl.recipes.training import cluster, jit, report, resume, service
 from keras_dl.recipes.training import folder as folders
 from keras_dl.recipes.training.progress import Progress, say
-from keras_dl.recipes.training.recipe import OptionError, Outcome, Trained
+from keras_dl.recipes.training.recipe import RATE_RULES, OptionError, Outcome, Trained
 from keras_dl.recipes.training.scalars import Scalars
 from keras_dl.recipes.training.stopping import Verdict
+from keras_dl.schedules import ScaledForBatch
 
 EVALUATION_BATCH = 64  # the static batch in which the metric is measured on the Keras model
 
@@ -41,7 +43,17 @@ class Interrupted(Exception):
     """The run was interrupted from the keyboard. It can be resumed."""
 
 
-def train(recipe, options, output, resume=False, overwrite=False, tensorboard=False, distribute=None, wait=None):
+def train(
+    recipe,
+    options,
+    output,
+    resume=False,
+    overwrite=False,
+    tensorboard=False,
+    distribute=None,
+    wait=None,
+    services=(),
+):
     """Trains all variants of a recipe.
 
     Args:
@@ -52,7 +64,8 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
         overwrite: bool. Replaces the run in `output`. It is kept until the new one is complete.
         tensorboard: bool. Writes curves to `output/tensorboard`.
         distribute: one of `cluster.DISTRIBUTIONS`, or None for one device.
-        wait: float. Seconds to wait for other workers. None for the default.
+        wait: float. Seconds to wait for other workers, and for data services. None for the default.
+        services: addresses of data services that prepare the batches: see `keras_dl.recipes.training.service`.
 
     Returns:
         dict: the report, with the keys that `keras_dl.recipes.training.report` lists. For a worker other than the
@@ -62,26 +75,27 @@ def train(recipe, options, output, resume=False, overwrite=False, tensorboard=Fa
         OptionError: if the options do not match the data or the folder.
         NonFiniteError: if a loss is not finite. The folder has the last good model and the place of the failure.
         Interrupted: on Ctrl-C.
-        ClusterError: if the workers do not find each other, or one of them ends.
+        ClusterError: if the workers or the data services are not found, or one of them ends.
     """
     recipe.check(options)
     if distribute and options.jit == "on":
         raise OptionError(f"--jit on: XLA cannot compile a step of --distribute {distribute}, which waits for others.")
-    with cluster.gathered(distribute, options, wait) as team:
+    with cluster.gathered(distribute, options, wait) as team, service.reached(services, wait):
         if not team.is_chief:
             with _settings(options):
-                _follow(recipe, options, team)
+                _follow(recipe, options, team, services)
             return {"worker": team.meeting.index}
-        return _lead(recipe, options, output, resume, overwrite, tensorboard, team)
+        return _lead(recipe, options, output, resume, overwrite, tensorboard, team, services)
 
 
-def _lead(recipe, options, output, resume, overwrite, tensorboard, team):
+def _lead(recipe, options, output, resume, overwrite, tensorboard, team, services):
     """What `train` says, on one device or on the first worker."""
     folders.clear(output)
     folders.check(output, options, resume, overwrite)
     first = recipe.load_data(options, recipe.variants(options)[0])
     if options.batch_size > first.num_train:
         raise OptionError(f"--batch-size {options.batch_size} is more than the {first.num_train} training examples.")
+    cluster.check_reading(recipe, options, first, team, services)
     cluster.tell_of_batch(recipe, options, team)
     with folders.open_run(output, options, resume, overwrite) as folder, _settings(options):
         if folder.complete:
@@ -89,11 +103,11 @@ def _lead(recipe, options, output, resume, overwrite, tensorboard, team):
             team.agreed({"complete": True})
             return report.read(folder.path)
         team.agreed({"complete": False})
-        folders.note_replicas(folder, team.replicas)
+        folders.note_replicas(folder, team.replicas, team.workers)
         for name in ("failure.json", "last_good.keras"):
             (folder / name).unlink(missing_ok=True)
         try:
-            return _run(recipe, options, folder, tensorboard, team)
+            return _run(recipe, options, folder, tensorboard, team, services)
         except KeyboardInterrupt as error:
             how = f"keras-dl train {options.recipe} --output {folder.path}{team.flags} --resume"
             raise Interrupted(f"Interrupted. Continue with: {how}") from error
@@ -110,20 +124,20 @@ def _settings(options):
         keras.config.set_dtype_policy(policy)
 
 
-def _follow(recipe, options, team):
+def _follow(recipe, options, team, services):
     """The trainings of `_run` on a worker that is not the first."""
     if team.agreed(None)["complete"]:
         return
     for variant in recipe.order(options):
-        _train_variant(recipe, options, variant, None, False, {}, team)
+        _train_variant(recipe, options, variant, None, False, {}, team, services)
 
 
-def _run(recipe, options, folder, tensorboard, team):
+def _run(recipe, options, folder, tensorboard, team, services):
     task = recipe.task(options)
     variants = recipe.variants(options)
     trained, models = {}, {}
     for variant in recipe.order(options):
-        trained[variant], net = _train_variant(recipe, options, variant, folder, tensorboard, models, team)
+        trained[variant], net = _train_variant(recipe, options, variant, folder, tensorboard, models, team, services)
         if variant == variants[0]:
             with replacing(folder / "model.keras") as temporary:
                 net.save(temporary)
@@ -144,7 +158,7 @@ def _run(recipe, options, folder, tensorboard, team):
     return document
 
 
-def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team):
+def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team, services):
     """Trains one variant from its last checkpoint: `(Trained, model)`. `earlier` has the models of others.
 
     On a worker that is not the first, the folder is None, and so is the first result.
@@ -155,7 +169,8 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team)
     with team.scope():
         model = _build(recipe, data, options, variant)
     title = options.recipe if len(recipe.variants(options)) == 1 else f"{options.recipe} {variant}"
-    team.check_data(epochs(data, 0, 1), options.batch_size)
+    known = {"data set": data.dataset, "version": data.version, "examples": data.num_train}
+    team.check_data(epochs(data, 0, 1), options.batch_size, known, options.shards)
     compiled, done = False, None
     if folder:
         if recipe.begin:
@@ -183,9 +198,11 @@ def _train_variant(recipe, options, variant, folder, tensorboard, earlier, team)
         callbacks.append(Scalars(folder / "tensorboard" / variant))
     if done.epochs < options.epochs and not (done.epochs and keeper.verdict.stop):
         validation = data.test if data.validation is None else data.validation
+        part = cluster.part_of(data, options, team)
+        batches = service.through(services, functools.partial(epochs, data, done.epochs, options.epochs), part)
         try:
             model.fit(
-                team.shared(epochs(data, done.epochs, options.epochs)),
+                team.shared(batches, is_own=part is not None),
                 validation_data=team.shared(validation),
                 validation_steps=team.steps(validation),
                 initial_epoch=done.epochs,
@@ -218,6 +235,8 @@ def _build(recipe, data, options, variant):
     model = recipe.build_model(data, options, variant)
     if options.accumulate > 1:
         _accumulate(model, options)
+    if options.scale_rate is not None:
+        _scale_rate(model, recipe, options, data)
     if model.optimizer and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return model
@@ -243,9 +262,25 @@ def _accumulate(model, options):
     inner.gradient_accumulation_steps = options.accumulate
 
 
-def epochs(data, first, last):
-    """The training batches of the epochs `first` to `last - 1`, one after the other: a `tf.data.Dataset`."""
-    return tf.data.Dataset.range(first, last, output_type=tf.int32).flat_map(data.train).prefetch(tf.data.AUTOTUNE)
+def _scale_rate(model, recipe, options, data):
+    """Lets the learning rates of all optimizers follow the batch by which the weights move."""
+    ratio = options.batch_size * options.accumulate / recipe.task(options).batch_size
+    rising = min(cluster.EPOCHS_TO_RISE, options.epochs) * (data.num_train // options.batch_size)
+    for part in (part for each in optimizers(model) for part in parts(each)):
+        rate = keras.saving.deserialize_keras_object(part.get_config()["learning_rate"])
+        part.learning_rate = ScaledForBatch(rate, ratio ** RATE_RULES[options.scale_rate], rising)
+
+
+def epochs(data, first, last, part=None):
+    """The training batches of the epochs `first` to `last - 1`, one after the other: a `tf.data.Dataset`.
+
+    Args:
+        data: `Data`.
+        first, last: int.
+        part: `Part` of each batch. None for whole batches.
+    """
+    train = data.train if part is None else functools.partial(data.train, part=part)
+    return tf.data.Dataset.range(first, last, output_type=tf.int32).flat_map(train).prefetch(tf.data.AUTOTUNE)
 
 
 def _choose_jit(model, data, options, team):
