@@ -266,7 +266,7 @@ def picture(outcome):
     shown = test[random[:5]]
     filled = [model.inpaint(shown, known, seed=seed) for seed in range(4)]
     rows = np.stack([shown, np.where(known, shown, 0), *filled], 1).reshape(-1, *test.shape[1:])
-    diffusion.show_tiled(third, rows, 6, "Test images, what is known, and four completions")
+    diffusion.show_tiled(third, rows, 6, "Test images, the known part, completions")
     return figure
 
 
