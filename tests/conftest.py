@@ -112,6 +112,15 @@ def _memory():
     return _Memory()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """What several tests share is made before `_seeded`: it would hang on the tests before."""
+    if fixturedef.scope != "function":
+        import keras
+
+        keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seeded(_memory):
     import keras

@@ -61,7 +61,7 @@ def test_a_file_learns_and_keeps_what_it_learned(mlp):
     rows, labels = _clusters(model, 64, seed=2)
     first, second = load(path, trust=True), load(path, trust=True)
     before = _accuracy(first, "predict", "features", rows, labels)
-    losses = _learn(first, "features", rows, labels, 60, 0.1)
+    losses = _learn(first, "features", rows, labels, 120, 0.1)
     assert np.mean(losses[-8:]) < 0.2 * np.mean(losses[:8])
     after = _accuracy(first, "predict", "features", rows, labels)
     assert after > 0.95 > before
