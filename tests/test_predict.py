@@ -146,7 +146,7 @@ def test_a_text_is_translated(tmp_path):
 def test_what_cannot_be_answered_is_refused(classifier, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     for given, message in (
-        (tmp_path / "text.png", "is no picture. There are: .png"),
+        (tmp_path / "text.png", "is no picture, or is damaged. Read are: .png"),
         (tmp_path, "is a folder. Name the files in it"),
     ):
         with pytest.raises(FileError, match=message):
