@@ -8,7 +8,7 @@ import pytest
 
 import keras_dl
 import keras_dl_cli
-from keras_dl.export import ExportError, FileError, export_training, inspect, load
+from keras_dl.export import ExportError, FileError, export_training, inspect, load, training
 
 BATCH = 8
 
@@ -159,10 +159,24 @@ def _other():
     return keras.Model(x, keras.layers.Dense(2)(x), name="other")
 
 
+def _classifier(shape, name):
+    """Logits of 3 classes on the last axis."""
+    x = keras.Input(shape, name=name)
+    model = keras.Model(x, keras.layers.Dense(3, name="head")(x), name="classifier")
+    model.returns_logits = True
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
         (_mlp, {"batch_size": 0}, "batch_size=0 must be an int of at least 1"),
+        (_mlp, {"batch_size": True}, "batch_size=True must be an int of at least 1"),
+        (_mlp, {"path": 5}, "path must be a str or path, not int"),
+        (_mlp, {"layers": "head"}, "layers='head' must be a sequence of names, not one str"),
+        (_mlp, {"metadata": 5}, "metadata must be a dict, not int"),
+        (lambda: _classifier((4,), "labels"), {}, "model='classifier' has an input named 'labels'"),
+        (lambda: _classifier((4, 2), "x"), {}, r"returns \(8, 4, 3\)\. .* needs one output \(batch, classes\)"),
         (_mlp, {"path": "file.onnx"}, "path='file.onnx' must end with .tflite"),
         (_mlp, {"layers": ["tail"]}, r"layers=\['tail'\] must name layers .*: hidden_1, hidden_2, head"),
         (_mlp, {"metadata": {"labels": ["a", "b"]}}, "metadata has 2 labels, and the outputs have 3"),
@@ -174,10 +188,27 @@ def _other():
 )
 def test_what_cannot_learn_is_refused(make, given, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((TypeError, ValueError), match=message) as error:
         export_training(make(), **{"path": "file.tflite"} | given)
     assert not isinstance(error.value, FileError)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_stays_until_a_new_file_is_proven(tmp_path, monkeypatch):
+    (tmp_path / "folder.tflite").mkdir()
+    with pytest.raises(ValueError, match="is a folder; format='litert' writes a file"):
+        export_training(_mlp(), tmp_path / "folder.tflite")
+    (tmp_path / "mlp.tflite").write_text("old")
+    (tmp_path / "mlp.tflite.json").write_text("{}")
+
+    def interrupted(step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Step, "converted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_training(_mlp(), tmp_path / "mlp.tflite")
+    left = {path.name: path.is_dir() or path.read_text() for path in tmp_path.iterdir()}
+    assert left == {"folder.tflite": True, "mlp.tflite": "old", "mlp.tflite.json": "{}"}
 
 
 def _convolutions():
@@ -192,12 +223,13 @@ def _convolutions():
     return model
 
 
-def test_convolutions_learn(tmp_path):
-    """The proof compares each gradient with that of Keras."""
+def test_convolutions_learn(tmp_path, caplog):
+    """The proof compares each gradient with that of Keras. TensorFlow warns of nothing."""
     report = export_training(_convolutions(), tmp_path / "file.tflite", BATCH, layers=["strided", "dilated", "valid"])
     kernels = [name for name in report.proof["training"] if name.endswith("kernel")]
     assert kernels == ["strided_kernel", "dilated_kernel", "valid_kernel"]
     assert max(x["max_rel_error"] for x in report.proof["training"].values()) < 1e-5
+    assert "gradients" not in caplog.text
 
 
 @pytest.mark.slow  # a larger file of what small convolutions show
@@ -240,6 +272,7 @@ def test_the_command_exports_a_keras_file(tmp_path, capfd):
         (("--training", "4", "--quantization", "int8"), "--quantization does not go with --training"),
         (("--training", "4", "--training-layer", "tail", "--overwrite"), "--training-layer ['tail'] must name layers"),
         (("--training", "0"), "--training 0 must be at least 1"),
+        (("--training", "4", "--output", "file.onnx"), "--output file.onnx must end with .tflite"),
     ):
         code, _, err = call(*arguments)
         assert code != 0

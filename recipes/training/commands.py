@@ -348,7 +348,7 @@ def _shown(log):
 
 def _in_options(message):
     """The message of an error of the export, with options in the place of arguments."""
-    options = {"signatures": "signature", "float_layers": "float-layer"}
+    options = {"path": "output", "signatures": "signature", "float_layers": "float-layer"}
     names = "|".join(("format", "quantization", "target", "io", *options))
     shape = r"input_shapes=\{'(\w+)': \(([\d, ]+)\)\}"
     message = re.sub(r"\blayers=(?=\[)", "--training-layer ", message)
