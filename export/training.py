@@ -118,12 +118,13 @@ def export_training(
     - `restore` takes these, and returns `{"restored": int32 ()}`, their number.
 
     Args:
-        model: a classifier that returns logits (`returns_logits`), or a model with `task="regression"`, of one
-            signature with one input; or the path of a `.keras` file.
+        model: a classifier that returns logits `(batch, classes)` (`returns_logits`), or a model with
+            `task="regression"` that returns `(batch, outputs)`, of one signature with one input; or the path of a
+            `.keras` file.
         path: of the file, which ends with `.tflite`.
         batch_size: int, at least 1. Examples of a step.
-        layers: names of the layers that learn. None for all, if all that have weights are dense, such as those of an
-            MLP; else for the last one, which is the head.
+        layers: names of the layers that learn. None for all, if all that have weights are dense or batch
+            normalization, as those of an MLP; else for the last one, which is the head.
         metadata: dict, as `export` takes it.
 
     Returns:
@@ -241,7 +242,7 @@ class _Step:
         ((self._input, x),) = signature.inputs.items()
         outputs = model.compute_output_spec(KerasTensor((batch_size, *x.shape[1:]), "float32"))
         if len(getattr(outputs, "shape", ())) != 2:
-            what = getattr(outputs, "shape", outputs)
+            what = getattr(outputs, "shape", f"a {type(outputs).__name__}")
             raise ValueError(
                 f"model={model.name!r} returns {what}. A file that learns needs one output (batch, classes), or "
                 "(batch, values) of a regression."

@@ -9,6 +9,7 @@ import pytest
 import keras_dl
 import keras_dl_cli
 from keras_dl.export import ExportError, FileError, export_training, inspect, load, training
+from keras_dl.recipes.training import commands
 
 BATCH = 8
 
@@ -232,6 +233,16 @@ def test_convolutions_learn(tmp_path, caplog):
     assert "gradients" not in caplog.text
 
 
+@pytest.mark.slow  # one more kind of gradient: by rows
+def test_an_embedding_learns(tmp_path):
+    x = keras.Input((6,), dtype="int32", name="tokens")
+    hidden = keras.layers.Flatten()(keras.layers.Embedding(10, 4, name="table")(x))
+    model = keras.Model(x, keras.layers.Dense(3, name="head")(hidden))
+    model.returns_logits = True
+    report = export_training(model, tmp_path / "file.tflite", BATCH, layers=["table", "head"])
+    assert set(report.proof["training"]) == {"loss", "table_embeddings", "head_kernel", "head_bias"}
+
+
 @pytest.mark.slow  # a larger file of what small convolutions show
 def test_all_of_a_lenet_learns(tmp_path):
     model = keras_dl.LeNet5((28, 28, 1), 4)
@@ -253,6 +264,18 @@ def test_gradients_that_litert_does_not_have_are_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_errors_of_the_export_name_options():
+    """Words of errors that tests above and of quantization have, on the command line."""
+    for message, expected in (
+        ("Or let other layers learn: layers names them.", "Or let other layers learn: --training-layer names them."),
+        ("layers=['a', 'b'] must name", "--training-layer a --training-layer b must name"),
+        ("float_layers=['a', 'b'] computes", "--float-layer a --float-layer b computes"),
+        ("float_layers=[...] computes layers", "--float-layer NAME computes layers"),
+        ("float_layers=('a',) needs quantization='int8'", "--float-layer a needs --quantization int8"),
+    ):
+        assert commands._in_options(message) == expected
+
+
 def test_the_command_exports_a_keras_file(tmp_path, capfd):
     _mlp().save(tmp_path / "mlp.keras")
 
@@ -270,7 +293,7 @@ def test_the_command_exports_a_keras_file(tmp_path, capfd):
     for arguments, message in (
         (("--training-layer", "head"), "--training-layer is for a file that learns: give --training BATCH"),
         (("--training", "4", "--quantization", "int8"), "--quantization does not go with --training"),
-        (("--training", "4", "--training-layer", "tail", "--overwrite"), "--training-layer ['tail'] must name layers"),
+        (("--training", "4", "--training-layer", "tail", "--overwrite"), "--training-layer tail must name layers"),
         (("--training", "0"), "--training 0 must be at least 1"),
         (("--training", "4", "--output", "file.onnx"), "--output file.onnx must end with .tflite"),
     ):
