@@ -30,7 +30,7 @@ from keras_dl.export.errors import ExportError
 from keras_dl.export.exporter import quiet, versions
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import check_labels
+from keras_dl.export.metadata import LEARNING, check_labels
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, loaded
 from keras_dl.export.runners import load
@@ -43,7 +43,6 @@ from keras_dl.signatures import Signature
 from keras_dl.version import __version__
 
 _LEARNING = (keras.layers.Dense, keras.layers.BatchNormalization)  # their gradients are products and sums
-_OWN = ("train", "save", "restore")
 
 
 # Gradients of ops for which those of TensorFlow have no builtin in LiteRT, by op.
@@ -228,7 +227,7 @@ class _Step:
     """
 
     def __init__(self, model, served, batch_size, variables):
-        if len(served) > 1 or len(next(iter(served.values())).inputs) > 1 or set(served) & set(_OWN):
+        if len(served) > 1 or len(next(iter(served.values())).inputs) > 1 or set(served) & set(LEARNING):
             what = ", ".join(f"{name}({', '.join(x.inputs)})" for name, x in served.items())
             raise ValueError(f"model={model.name!r} serves {what}. A file that learns has one signature of one input.")
         self._classes = bool(getattr(model, "returns_logits", False))

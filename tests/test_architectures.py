@@ -24,6 +24,16 @@ def test_names_are_unique():
     assert len(NAMES) == len(ARCHITECTURES) >= 31
 
 
+@pytest.mark.parametrize("architecture", READY, ids=lambda architecture: architecture.name)
+def test_classes_that_return_logits_say_so(architecture):
+    """Else `compile` takes a loss of probabilities, and no file of the class can learn."""
+    for name in architecture.classes:
+        of = getattr(keras_dl, name)
+        returned = re.search(r"\n    Returns:\n(.*?)\n\n    \w", of.__doc__, re.DOTALL)
+        if returned and returned[1].lstrip().startswith("float") and "logits" in returned[1]:
+            assert of.returns_logits, name  # a property, or True
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.name)
 def test_rows_are_whole(architecture):
     assert architecture.name.isidentifier()

@@ -8,7 +8,7 @@ import pytest
 
 import keras_dl
 import keras_dl_cli
-from keras_dl.export import ExportError, FileError, export_training, inspect, load, training
+from keras_dl.export import ExportError, FileError, export_training, inspect, load, snippet, training
 from keras_dl.recipes.training import commands
 
 BATCH = 8
@@ -49,7 +49,8 @@ def _learn(runner, key, rows, labels, steps, rate):
 def mlp(tmp_path_factory):
     """An MLP, its file and the report."""
     path, model = tmp_path_factory.mktemp("training") / "mlp.tflite", _mlp()
-    return model, path, export_training(model, path, BATCH, metadata={"labels": ["ant", "bee", "cat"]})
+    metadata = {"labels": ["ant", "bee", "cat"], "input_range": "float32 columns"}
+    return model, path, export_training(model, path, BATCH, metadata=metadata)
 
 
 def test_a_file_learns_and_keeps_what_it_learned(mlp):
@@ -90,6 +91,28 @@ def test_steps_are_those_of_keras(mlp):
         for part in ("kernel", "bias"):
             expected = getattr(other.get_layer(layer), part).numpy()
             np.testing.assert_allclose(weights[f"{layer}_{part}"], expected, atol=1e-5)
+
+
+def test_snippets_learn_by_the_signatures_of_the_file(mlp):
+    """In Python they run. In each language, a signature may take nothing, and weights have no range of inputs."""
+    model, path, _ = mlp
+    text = {language: snippet(path, language)[1] for language in ("python", "kotlin", "javascript")}
+    module = {"__file__": str(path.with_name("snippet.py")), "__name__": "snippet"}
+    exec(compile(text["python"], "snippet.py", "exec"), module)
+    rows, labels = _clusters(model, BATCH, seed=4)
+    before = module["save"]()
+    first, second = (float(module["train"](rows, labels, 0.1)["loss"]) for _ in range(2))
+    assert second < first
+    module["restore"](**before)
+    assert float(module["train"](rows, labels, 0.1)["loss"]) == first
+    assert module["LABELS"][module["predict"](rows[:1])["probabilities"].argmax()] in ("ant", "bee", "cat")
+    assert "learning_rate: float32 ()." in text["python"]
+    assert "val arrays = mapOf<String, TensorBuffer>()\n" in text["kotlin"]
+    assert "async function save(model) {\n  const arrays = {\n  };" in text["javascript"]
+    for language, code in text.items():
+        ranges = [line for line in code.splitlines() if "float32 columns" in line]
+        assert len(ranges) == 2, language  # of features in predict and in train
+        assert all("features" in line for line in ranges), language
 
 
 def test_it_says_what_it_is(mlp):

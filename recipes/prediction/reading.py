@@ -178,6 +178,8 @@ def texts(words):
 
 
 def _content(path):
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
     if path.is_dir():
         raise FileError(path, "is a folder. Name the files in it.")
     return path.read_bytes()
