@@ -151,8 +151,10 @@ def test_what_cannot_be_answered_is_refused(classifier, tmp_path):
     ):
         with pytest.raises(FileError, match=message):
             predict(classifier, [given])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png does not exist\."):
         predict(classifier, [tmp_path / "missing.png"])
+    with pytest.raises(FileError, match=r"is a folder without run\.json: it is neither a run"):
+        predict(tmp_path, [tmp_path / "text.png"])
     with pytest.raises(OptionError, match="There is no input"):
         predict(classifier, [])
     with pytest.raises(OptionError, match=r"--signature ask is not in .*: classify"):
