@@ -20,8 +20,7 @@ from keras_dl.export.errors import CalibrationMissing, ExportError, RuntimeFailu
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
 from keras_dl.export.io_types import IO, steps
-from keras_dl.export.metadata import check_labels, into_litert, into_saved_model, with_integers
-from keras_dl.export.names import shortened
+from keras_dl.export.metadata import check_labels, into_saved_model
 from keras_dl.export.report import Report
 from keras_dl.export.request import Request, loaded, paths_of
 from keras_dl.export.runners import KerasRunner, load
@@ -373,15 +372,13 @@ class Exporter:
             own["detections"] = of_detections
         if request.io is not None:
             own["io"] = request.io
-        document = {**(request.metadata or {}), "keras_dl": own}
+        metadata = request.metadata or {}
+        document = {**metadata, "keras_dl": own}
         match request.format:
             case "litert":
                 content = quantize.to_litert(source, names, request.quantization, request.float_layers, request.io)
-                parsed = graph.parse(content)
-                document = with_integers(document, parsed.signatures)
-                standard = standard_metadata.encoded(parsed, source.signatures, request.metadata or {}, self.model.name)
-                content = into_litert(shortened(content), document, [(standard_metadata.NAME, standard)])
-                file.write_bytes(standard_metadata.with_files(content, document))
+                content = standard_metadata.with_metadata(content, source.signatures, metadata, own, self.model.name)
+                file.write_bytes(content)
             case "onnx":
                 (name,) = names
                 concrete = traced[name].concrete

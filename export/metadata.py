@@ -10,6 +10,7 @@ from keras_dl.extras import require
 from keras_dl.files import parse_json, read_json, reading
 
 NAME = "keras_dl"
+LEARNING = ("train", "save", "restore")  # signatures of a file that learns; the document of such a file has `training`
 _CURE = "Export the model again."
 
 

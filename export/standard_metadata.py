@@ -15,6 +15,9 @@ import zipfile
 
 import numpy as np
 
+from keras_dl.export import graph
+from keras_dl.export.metadata import into_litert, with_integers
+from keras_dl.export.names import shortened
 from keras_dl.extras import require
 from keras_dl.files import check_zip, reading
 
@@ -32,6 +35,20 @@ class _Table:
     """A table of a flatbuffer, by the numbers of its fields. Scalars are NumPy's, which have a size."""
 
     fields: dict
+
+
+def with_metadata(content, signatures, metadata, own, name):
+    """A converted file, as bytes, with short inner names, keras_dl's metadata, TFLite's, and its label file.
+
+    Args:
+        content: bytes.
+        signatures, metadata, name: as `encoded` takes them.
+        own: dict. What keras_dl itself says of the file.
+    """
+    parsed = graph.parse(content)
+    document = with_integers({**metadata, "keras_dl": own}, parsed.signatures)
+    others = [(NAME, encoded(parsed, signatures, metadata, name))]
+    return with_files(into_litert(shortened(content), document, others), document)
 
 
 def encoded(file, signatures, metadata, name):

@@ -13,8 +13,9 @@ In LiteRT's guide to on-device training, `save` writes a checkpoint by an op tha
 weights, and an application writes them wherever it keeps its files.
 """
 
+import contextlib
+import logging
 import os
-import pathlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -29,20 +30,19 @@ from keras_dl.export.errors import ExportError
 from keras_dl.export.exporter import quiet, versions
 from keras_dl.export.file_set import open_seals, report_path, sha256
 from keras_dl.export.inspection import inspect
-from keras_dl.export.metadata import check_labels, into_litert
-from keras_dl.export.names import shortened
+from keras_dl.export.metadata import LEARNING, check_labels
 from keras_dl.export.report import Report
-from keras_dl.export.request import loaded
+from keras_dl.export.request import Request, loaded
 from keras_dl.export.runners import load
 from keras_dl.export.signatures import computing_in_float32, named_as_scopes
 from keras_dl.export.source import LOG, Source
 from keras_dl.export.verify import RELATIVE_TOLERANCE, errors, prove
 from keras_dl.files import replacing
+from keras_dl.interrupts import heard
 from keras_dl.signatures import Signature
 from keras_dl.version import __version__
 
 _LEARNING = (keras.layers.Dense, keras.layers.BatchNormalization)  # their gradients are products and sums
-_OWN = ("train", "save", "restore")
 
 
 # Gradients of ops for which those of TensorFlow have no builtin in LiteRT, by op.
@@ -117,18 +117,20 @@ def export_training(
     - `restore` takes these, and returns `{"restored": int32 ()}`, their number.
 
     Args:
-        model: a classifier that returns logits (`returns_logits`), or a model with `task="regression"`, of one
-            signature with one input; or the path of a `.keras` file.
+        model: a classifier that returns logits `(batch, classes)` (`returns_logits`), or a model with
+            `task="regression"` that returns `(batch, outputs)`, of one signature with one input; or the path of a
+            `.keras` file.
         path: of the file, which ends with `.tflite`.
         batch_size: int, at least 1. Examples of a step.
-        layers: names of the layers that learn. None for all, if all that have weights are dense, such as those of an
-            MLP; else for the last one, which is the head.
+        layers: names of the layers that learn. None for all, if all that have weights are dense or batch
+            normalization, as those of an MLP; else for the last one, which is the head.
         metadata: dict, as `export` takes it.
 
     Returns:
         `Report`. Its `proof` has `training`: by `"loss"` and weight `keras_dl.export.verify.errors` after one step.
 
     Raises:
+        TypeError: if an argument has a wrong type.
         ValueError: if an argument has a wrong value, or the model cannot be trained in this way.
         ExportError: if LiteRT has no builtin op for a gradient, or the file differs from Keras. No file is written.
 
@@ -140,23 +142,23 @@ def export_training(
     >>> list(report.signatures), report.flex_ops
     (['predict', 'train', 'save', 'restore'], 0)
     """
-    model, path = loaded(model), pathlib.Path(path)
-    if path.suffix != ".tflite":
-        raise ValueError(f"path={str(path)!r} must end with .tflite.")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    model = loaded(model)
+    request = Request(path, "litert", "none", "cpu", metadata, metric=None, verify=True, float_layers=())
+    path, metadata = request.path, metadata or {}
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be an int of at least 1.")
     source = Source(model)
     try:
         step = _Step(model, source.signatures, batch_size, _variables(model, layers))
         check_labels(metadata, step.outputs)
-        with quiet(), replacing(report_path(path)) as report_file, replacing(path) as file:
+        # Closed in reverse order: the file gets its name first, and its report last.
+        with quiet(), heard(), replacing(report_path(path)) as report_file, replacing(path) as file:
             LOG.info("Writing %s.", path.name)
-            document = {**(metadata or {}), "keras_dl": {"version": __version__, "model": model.name}}
-            document["keras_dl"]["training"] = {"batch_size": batch_size, "weights": list(step.names)}
+            own = {"version": __version__, "model": model.name}
+            own["training"] = {"batch_size": batch_size, "weights": list(step.names)}
             content = step.converted()
-            standard = standard_metadata.encoded(graph.parse(content), step.signatures, metadata or {}, model.name)
-            content = into_litert(shortened(content), document, [(standard_metadata.NAME, standard)])
-            file.write_bytes(standard_metadata.with_files(content, document))
+            content = standard_metadata.with_metadata(content, step.signatures, metadata, own, model.name)
+            file.write_bytes(content)
             contents, artifact = inspect(file, trust=True), load(file, trust=True)
             if contents["flex_ops"] or contents["custom_ops"]:
                 raise ExportError(f"The file holds ops that are not builtins: {contents['ops']}.")
@@ -189,11 +191,14 @@ def _variables(model, names):
     """The variables that learn: list, in the order of their layers.
 
     Raises:
+        TypeError: if `names` is one str.
         ValueError: if there is no such layer, or it has nothing to learn.
     """
     able = [layer for layer in model.layers if layer.trainable_variables]
     if not able:
         raise ValueError("model has no layer with weights that may learn: set `trainable` of one.")
+    if isinstance(names, str):
+        raise TypeError(f"layers={names!r} must be a sequence of names, not one str.")
     if names is None:
         chosen = able if all(isinstance(layer, _LEARNING) for layer in able) else able[-1:]
     else:
@@ -222,7 +227,7 @@ class _Step:
     """
 
     def __init__(self, model, served, batch_size, variables):
-        if len(served) > 1 or len(next(iter(served.values())).inputs) > 1 or set(served) & set(_OWN):
+        if len(served) > 1 or len(next(iter(served.values())).inputs) > 1 or set(served) & set(LEARNING):
             what = ", ".join(f"{name}({', '.join(x.inputs)})" for name, x in served.items())
             raise ValueError(f"model={model.name!r} serves {what}. A file that learns has one signature of one input.")
         self._classes = bool(getattr(model, "returns_logits", False))
@@ -234,7 +239,14 @@ class _Step:
         self._model, self._variables = model, variables
         ((self.served, signature),) = served.items()
         ((self._input, x),) = signature.inputs.items()
-        outputs = model.compute_output_spec(KerasTensor((batch_size, *x.shape[1:]), "float32")).shape
+        outputs = model.compute_output_spec(KerasTensor((batch_size, *x.shape[1:]), "float32"))
+        if len(getattr(outputs, "shape", ())) != 2:
+            what = getattr(outputs, "shape", f"a {type(outputs).__name__}")
+            raise ValueError(
+                f"model={model.name!r} returns {what}. A file that learns needs one output (batch, classes), or "
+                "(batch, values) of a regression."
+            )
+        outputs = outputs.shape
         self.outputs = [((1, outputs[-1]), "float32")]
         self.names = tuple(_distinct(variable.path for variable in variables))
         self._held = [tf.Variable(variable.value, name=f"learned_{name}") for name, variable in self._pairs()]
@@ -243,6 +255,11 @@ class _Step:
         self._constants = [(v, v.numpy()) for v in model.variables if id(v) not in learning]
         targets = ("labels", (batch_size,), "int32") if self._classes else ("targets", outputs, "float32")
         self._target = targets[0]
+        if self._input in (self._target, "learning_rate"):
+            raise ValueError(
+                f"model={model.name!r} has an input named {self._input!r}, which is an argument of 'train' itself. "
+                "Give the input another name."
+            )
         weights = {name: KerasTensor(v.shape, "float32", name=name) for name, v in self._pairs()}
         given = {
             self._input: KerasTensor((batch_size, *x.shape[1:]), x.dtype, name=self._input),
@@ -304,7 +321,8 @@ class _Step:
             ExportError: if LiteRT has no builtin op for a gradient.
         """
         model = self._model
-        with computing_in_float32(model), named_as_scopes(model), tempfile.TemporaryDirectory() as folder:
+        scratch = tempfile.TemporaryDirectory()
+        with computing_in_float32(model), named_as_scopes(model), _without_gradients_of_gradients(), scratch as folder:
             traced = {name: saved_model.trace_signature(model, name, x) for name, x in self.signatures.items()}
             origins = {
                 name: {key: saved_model.origin(y) for key, y in x.concrete.structured_outputs.items()}
@@ -338,7 +356,8 @@ class _Step:
                 else keras.losses.mean_squared_error(targets, answers)
             )
             loss = tf.reduce_mean(loss)
-        gradients = [x.numpy() for x in tape.gradient(loss, [v.value for v in self._variables])]
+        gradients = tape.gradient(loss, [v.value for v in self._variables])
+        gradients = [tf.convert_to_tensor(x).numpy() for x in gradients]  # those of an Embedding are IndexedSlices
         weights = [v.numpy() for v in self._variables]
         steepest = max(np.abs(x).max() for x in gradients)
         if not np.isfinite(steepest) or steepest == 0:
@@ -361,6 +380,21 @@ class _Step:
             if not np.array_equal(weight, before[name]):
                 raise ExportError(f"The signature restore does not bring {name!r} back.")
         return proof
+
+
+@contextlib.contextmanager
+def _without_gradients_of_gradients():
+    """A block in which TensorFlow does not warn that it did not save the gradients above: they are in the graph."""
+    log = logging.getLogger("absl")
+
+    def wanted(record):
+        return "unsaved custom gradients" not in str(record.msg)
+
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)
 
 
 def _distinct(paths):

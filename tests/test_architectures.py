@@ -1,6 +1,7 @@
 """One table of architectures feeds every list of them, and its facts hold together."""
 
 import ast
+import inspect
 import pathlib
 import re
 import subprocess
@@ -22,6 +23,30 @@ NAMES = {architecture.name for architecture in ARCHITECTURES}
 
 def test_names_are_unique():
     assert len(NAMES) == len(ARCHITECTURES) >= 31
+
+
+@pytest.mark.parametrize("architecture", READY, ids=lambda architecture: architecture.name)
+def test_classes_that_return_logits_say_so(architecture):
+    """Else `compile` takes a loss of probabilities, and no file of the class can learn."""
+    for name in architecture.classes:
+        of = getattr(keras_dl, name)
+        returned = re.search(r"\nReturns:\n(.*?)\n\n\w", inspect.getdoc(of), re.DOTALL)
+        if returned and returned[1].lstrip().startswith("float") and "logits" in returned[1]:
+            assert of.returns_logits, name  # a property, or True
+
+
+def test_the_page_of_weights_names_each_class_that_loads_some():
+    rows = re.findall(r"^\| .*`load_.*", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    own = re.compile(r"load_(torch|torchvision|transformers|diffusers|bert|tensors|keras)")
+    loaders = [
+        (name, method)
+        for name in dir(keras_dl)
+        if inspect.isclass(getattr(keras_dl, name))
+        for method in filter(own.fullmatch, dir(getattr(keras_dl, name)))
+    ]
+    assert loaders
+    missing = [x for x in loaders if not any(f"`{x[0]}`" in row and f"`{x[1]}`" in row for row in rows)]
+    assert not missing
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.name)

@@ -129,6 +129,7 @@ def _images_model(monkeypatch):
 def _own_data(monkeypatch):
     """With a folder of drawn pictures."""
     own.write_pictures(pathlib.Path("photos"), 12)
+    own.picture("ring", 99, (80, 100)).save("new.jpg")
     return {}
 
 

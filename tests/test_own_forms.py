@@ -7,16 +7,33 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_dl.files import FileError
-from keras_dl.recipes.data import open_data, understand
+from keras_dl.recipes.data import FORMS, open_data, understand
 from keras_dl.recipes.data.points import read_cloud
 from keras_dl.recipes.prediction import predict
 from keras_dl.recipes.tasks import clouds, segmentation, series
 from keras_dl.recipes.training import commands, recipe
+from keras_dl.recipes.training.recipe import OptionError
 
 
 def options(name, folder, **others):
     (form,) = recipe.find(name).own
     return recipe.find(name).options(form, data=str(folder), batch_size=4, **others)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_that_the_path_does_not_have_is_refused(form, tmp_path):
+    (tmp_path / "notes.md").write_text("no data")
+    for path in (tmp_path, tmp_path / "notes.md"):
+        with pytest.raises(OptionError, match=f"{path.name} does not have the form {form}: .* \\(PATH"):
+            open_data(path, form)
+
+
+def test_what_has_no_form_is_told_what_it_lacks(tmp_path):
+    with pytest.raises(OptionError, match="It is an empty folder"):
+        open_data(tmp_path)
+    own.write_pictures(tmp_path / "photos", 2)
+    with pytest.raises(OptionError, match="It has pictures, but no folder for each class"):
+        open_data(next((tmp_path / "photos").iterdir()))
 
 
 # Masks

@@ -9,6 +9,7 @@ from keras_dl.recipes.data import open_data, understand
 from keras_dl.recipes.prediction import predict
 from keras_dl.recipes.tasks import characters
 from keras_dl.recipes.training import commands, recipe
+from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.text import Symbols
 
 NUMBERS = ("one", "two", "three", "four", "five", "six")
@@ -48,6 +49,8 @@ def test_lines_of_a_text(tmp_path):
 
 def test_pairs_of_texts(tmp_path):
     file = write_pairs(tmp_path / "numbers.tsv")
+    with pytest.raises(OptionError, match="If it holds pairs of texts, check it with --form pairs"):
+        open_data(file)
     data = open_data(file, "pairs")
     assert (data.form, data.counts) == ("pairs", {"train": 48, "test": 12})
     for source, target in zip(data.splits["test"]["source"], data.splits["test"]["target"], strict=True):

@@ -146,13 +146,15 @@ def test_a_text_is_translated(tmp_path):
 def test_what_cannot_be_answered_is_refused(classifier, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     for given, message in (
-        (tmp_path / "text.png", "is no picture. There are: .png"),
+        (tmp_path / "text.png", "is no picture, or is damaged. Read are: .png"),
         (tmp_path, "is a folder. Name the files in it"),
     ):
         with pytest.raises(FileError, match=message):
             predict(classifier, [given])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png does not exist\."):
         predict(classifier, [tmp_path / "missing.png"])
+    with pytest.raises(FileError, match=r"is a folder without run\.json: it is neither a run"):
+        predict(tmp_path, [tmp_path / "text.png"])
     with pytest.raises(OptionError, match="There is no input"):
         predict(classifier, [])
     with pytest.raises(OptionError, match=r"--signature ask is not in .*: classify"):

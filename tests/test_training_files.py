@@ -8,7 +8,8 @@ import pytest
 
 import keras_dl
 import keras_dl_cli
-from keras_dl.export import ExportError, FileError, export_training, inspect, load
+from keras_dl.export import ExportError, FileError, export_training, inspect, load, snippet, training
+from keras_dl.recipes.training import commands
 
 BATCH = 8
 
@@ -48,7 +49,8 @@ def _learn(runner, key, rows, labels, steps, rate):
 def mlp(tmp_path_factory):
     """An MLP, its file and the report."""
     path, model = tmp_path_factory.mktemp("training") / "mlp.tflite", _mlp()
-    return model, path, export_training(model, path, BATCH, metadata={"labels": ["ant", "bee", "cat"]})
+    metadata = {"labels": ["ant", "bee", "cat"], "input_range": "float32 columns"}
+    return model, path, export_training(model, path, BATCH, metadata=metadata)
 
 
 def test_a_file_learns_and_keeps_what_it_learned(mlp):
@@ -89,6 +91,28 @@ def test_steps_are_those_of_keras(mlp):
         for part in ("kernel", "bias"):
             expected = getattr(other.get_layer(layer), part).numpy()
             np.testing.assert_allclose(weights[f"{layer}_{part}"], expected, atol=1e-5)
+
+
+def test_snippets_learn_by_the_signatures_of_the_file(mlp):
+    """In Python they run. In each language, a signature may take nothing, and weights have no range of inputs."""
+    model, path, _ = mlp
+    text = {language: snippet(path, language)[1] for language in ("python", "kotlin", "javascript")}
+    module = {"__file__": str(path.with_name("snippet.py")), "__name__": "snippet"}
+    exec(compile(text["python"], "snippet.py", "exec"), module)
+    rows, labels = _clusters(model, BATCH, seed=4)
+    before = module["save"]()
+    first, second = (float(module["train"](rows, labels, 0.1)["loss"]) for _ in range(2))
+    assert second < first
+    module["restore"](**before)
+    assert float(module["train"](rows, labels, 0.1)["loss"]) == first
+    assert module["LABELS"][module["predict"](rows[:1])["probabilities"].argmax()] in ("ant", "bee", "cat")
+    assert "learning_rate: float32 ()." in text["python"]
+    assert "val arrays = mapOf<String, TensorBuffer>()\n" in text["kotlin"]
+    assert "async function save(model) {\n  const arrays = {\n  };" in text["javascript"]
+    for language, code in text.items():
+        ranges = [line for line in code.splitlines() if "float32 columns" in line]
+        assert len(ranges) == 2, language  # of features in predict and in train
+        assert all("features" in line for line in ranges), language
 
 
 def test_it_says_what_it_is(mlp):
@@ -159,10 +183,24 @@ def _other():
     return keras.Model(x, keras.layers.Dense(2)(x), name="other")
 
 
+def _classifier(shape, name):
+    """Logits of 3 classes on the last axis."""
+    x = keras.Input(shape, name=name)
+    model = keras.Model(x, keras.layers.Dense(3, name="head")(x), name="classifier")
+    model.returns_logits = True
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
         (_mlp, {"batch_size": 0}, "batch_size=0 must be an int of at least 1"),
+        (_mlp, {"batch_size": True}, "batch_size=True must be an int of at least 1"),
+        (_mlp, {"path": 5}, "path must be a str or path, not int"),
+        (_mlp, {"layers": "head"}, "layers='head' must be a sequence of names, not one str"),
+        (_mlp, {"metadata": 5}, "metadata must be a dict, not int"),
+        (lambda: _classifier((4,), "labels"), {}, "model='classifier' has an input named 'labels'"),
+        (lambda: _classifier((4, 2), "x"), {}, r"returns \(8, 4, 3\)\. .* needs one output \(batch, classes\)"),
         (_mlp, {"path": "file.onnx"}, "path='file.onnx' must end with .tflite"),
         (_mlp, {"layers": ["tail"]}, r"layers=\['tail'\] must name layers .*: hidden_1, hidden_2, head"),
         (_mlp, {"metadata": {"labels": ["a", "b"]}}, "metadata has 2 labels, and the outputs have 3"),
@@ -174,10 +212,27 @@ def _other():
 )
 def test_what_cannot_learn_is_refused(make, given, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((TypeError, ValueError), match=message) as error:
         export_training(make(), **{"path": "file.tflite"} | given)
     assert not isinstance(error.value, FileError)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_stays_until_a_new_file_is_proven(tmp_path, monkeypatch):
+    (tmp_path / "folder.tflite").mkdir()
+    with pytest.raises(ValueError, match="is a folder; format='litert' writes a file"):
+        export_training(_mlp(), tmp_path / "folder.tflite")
+    (tmp_path / "mlp.tflite").write_text("old")
+    (tmp_path / "mlp.tflite.json").write_text("{}")
+
+    def interrupted(step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Step, "converted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_training(_mlp(), tmp_path / "mlp.tflite")
+    left = {path.name: path.is_dir() or path.read_text() for path in tmp_path.iterdir()}
+    assert left == {"folder.tflite": True, "mlp.tflite": "old", "mlp.tflite.json": "{}"}
 
 
 def _convolutions():
@@ -192,12 +247,23 @@ def _convolutions():
     return model
 
 
-def test_convolutions_learn(tmp_path):
-    """The proof compares each gradient with that of Keras."""
+def test_convolutions_learn(tmp_path, caplog):
+    """The proof compares each gradient with that of Keras. TensorFlow warns of nothing."""
     report = export_training(_convolutions(), tmp_path / "file.tflite", BATCH, layers=["strided", "dilated", "valid"])
     kernels = [name for name in report.proof["training"] if name.endswith("kernel")]
     assert kernels == ["strided_kernel", "dilated_kernel", "valid_kernel"]
     assert max(x["max_rel_error"] for x in report.proof["training"].values()) < 1e-5
+    assert "gradients" not in caplog.text
+
+
+@pytest.mark.slow  # one more kind of gradient: by rows
+def test_an_embedding_learns(tmp_path):
+    x = keras.Input((6,), dtype="int32", name="tokens")
+    hidden = keras.layers.Flatten()(keras.layers.Embedding(10, 4, name="table")(x))
+    model = keras.Model(x, keras.layers.Dense(3, name="head")(hidden))
+    model.returns_logits = True
+    report = export_training(model, tmp_path / "file.tflite", BATCH, layers=["table", "head"])
+    assert set(report.proof["training"]) == {"loss", "table_embeddings", "head_kernel", "head_bias"}
 
 
 @pytest.mark.slow  # a larger file of what small convolutions show
@@ -221,6 +287,18 @@ def test_gradients_that_litert_does_not_have_are_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_errors_of_the_export_name_options():
+    """Words of errors that tests above and of quantization have, on the command line."""
+    for message, expected in (
+        ("Or let other layers learn: layers names them.", "Or let other layers learn: --training-layer names them."),
+        ("layers=['a', 'b'] must name", "--training-layer a --training-layer b must name"),
+        ("float_layers=['a', 'b'] computes", "--float-layer a --float-layer b computes"),
+        ("float_layers=[...] computes layers", "--float-layer NAME computes layers"),
+        ("float_layers=('a',) needs quantization='int8'", "--float-layer a needs --quantization int8"),
+    ):
+        assert commands._in_options(message) == expected
+
+
 def test_the_command_exports_a_keras_file(tmp_path, capfd):
     _mlp().save(tmp_path / "mlp.keras")
 
@@ -238,8 +316,9 @@ def test_the_command_exports_a_keras_file(tmp_path, capfd):
     for arguments, message in (
         (("--training-layer", "head"), "--training-layer is for a file that learns: give --training BATCH"),
         (("--training", "4", "--quantization", "int8"), "--quantization does not go with --training"),
-        (("--training", "4", "--training-layer", "tail", "--overwrite"), "--training-layer ['tail'] must name layers"),
+        (("--training", "4", "--training-layer", "tail", "--overwrite"), "--training-layer tail must name layers"),
         (("--training", "0"), "--training 0 must be at least 1"),
+        (("--training", "4", "--output", "file.onnx"), "--output file.onnx must end with .tflite"),
     ):
         code, _, err = call(*arguments)
         assert code != 0

@@ -35,12 +35,12 @@ export async function sequence(model, features) {
 
 // Runs the signature step.
 //   features: float32 (1, 28), float32, pixels over 255 or symbols over 9, in one array.
-//   first_0: float32 (1, 7, 28), float32, pixels over 255 or symbols over 9, in one array.
-//   first_1: float32 (1, 14, 24), float32, pixels over 255 or symbols over 9, in one array.
-//   first_2: float32 (1, 28, 24), float32, pixels over 255 or symbols over 9, in one array.
-//   second_0: float32 (1, 7, 24), float32, pixels over 255 or symbols over 9, in one array.
-//   second_1: float32 (1, 14, 24), float32, pixels over 255 or symbols over 9, in one array.
-//   second_2: float32 (1, 28, 24), float32, pixels over 255 or symbols over 9, in one array.
+//   first_0: float32 (1, 7, 28), in one array.
+//   first_1: float32 (1, 14, 24), in one array.
+//   first_2: float32 (1, 28, 24), in one array.
+//   second_0: float32 (1, 7, 24), in one array.
+//   second_1: float32 (1, 14, 24), in one array.
+//   second_2: float32 (1, 28, 24), in one array.
 // Gives next_first_0, float32 (1, 7, 28); next_first_1, float32 (1, 14, 24); next_first_2, float32 (1, 28, 24); next_second_0, float32 (1, 7, 24); next_second_1, float32 (1, 14, 24); next_second_2, float32 (1, 28, 24); probabilities, float32 (1, 10).
 export async function step(model, features, first_0, first_1, first_2, second_0, second_1, second_2) {
   const arrays = {

@@ -114,7 +114,7 @@ def write(facts):
         quantize=_QUANTIZE if any(x.scale is not None for x in entry.inputs) else "",
         dequantize=_DEQUANTIZE if any(x.scale is not None for x in entry.outputs) else "",
         signature=plain(entry.name),
-        arguments="\n".join(f"//   {x.identifier}: {x.described}{_takes(facts, x, entry)}." for x in values),
+        arguments="\n".join(f"//   {x.identifier}: {x.described}." for x in values),
         function=camel(entry.identifier),
         parameters=", ".join(
             [f"const {_outer(x)}* {x.identifier}" for x in entry.inputs]
@@ -127,10 +127,6 @@ def write(facts):
         given=", ".join(x.identifier for x in values),
         printed="\n".join(_printed(x) for x in entry.outputs) + (_best(entry.classes) if labelled else ""),
     )
-
-
-def _takes(facts, value, entry):
-    return f", {plain(facts.takes)}" if facts.takes and value in entry.inputs else ""
 
 
 def _outer(x):

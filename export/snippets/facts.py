@@ -34,6 +34,7 @@ class Value:
         dtype: str. That of the file: `"int8"`, `"float32"`, ...
         shape: tuple of int.
         scale, zero_point: of integers that stand for real values, else None.
+        takes: str. What the metadata says of the range of an input; may be empty.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Value:
     shape: tuple
     scale: float | None
     zero_point: int | None
+    takes: str = ""
 
     @property
     def size(self):
@@ -53,7 +55,8 @@ class Value:
     def described(self):
         """str. What it holds, for a comment."""
         shape = ", ".join(map(str, self.shape)) + "," * (len(self.shape) == 1)
-        return f"{'real values' if self.scale is not None else self.dtype} ({shape})"
+        takes = f", {plain(self.takes)}" if self.takes else ""
+        return f"{'real values' if self.scale is not None else self.dtype} ({shape}){takes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +84,8 @@ class Facts:
 
     Attributes:
         path: path of the file.
-        entries: list of `Entry`; one with `classes` is the first.
+        entries: list of `Entry`; one with `classes` is the first, and those that only learn are the last.
         labels: list of str.
-        takes: str. What the metadata says of the range of the inputs; may be empty.
         pixels: `(mean, std)` of the first entry's one input, if that takes pictures; else None.
         stateful: bool. Whether a call continues from the last one, unless variables are reset.
     """
@@ -91,7 +93,6 @@ class Facts:
     path: pathlib.Path
     entries: list[Entry]
     labels: list[str]
-    takes: str
     pixels: tuple | None
     stateful: bool
 
@@ -135,16 +136,30 @@ def read(path):
     labels = [str(label) for label in labels] if isinstance(labels, list) else []
     names = _identifiers(file.signatures)
     entries = [_entry(path, file, name, names[name], labels) for name in file.signatures]
-    entries.sort(key=lambda entry: entry.classes is None)
-    takes = document.get("input_range")
+    own = document.get(metadata.NAME)
+    learning = metadata.LEARNING if isinstance(own, dict) and "training" in own else ()
+    entries.sort(key=lambda entry: (entry.classes is None, entry.name in learning))
+    entries = _with_ranges(entries, document.get("input_range"))
     return Facts(
         path=path,
         entries=entries,
         labels=labels if entries[0].classes else [],
-        takes=takes.partition(";")[0].removeprefix("real values: ") if isinstance(takes, str) else "",
         pixels=_pixels(entries[0], document),
         stateful=bool(file.stateful),
     )
+
+
+def _with_ranges(entries, text):
+    """Entries with the range that the metadata says of the inputs of the first one. States and weights have none."""
+    if not isinstance(text, str):
+        return entries
+    takes, known = text.partition(";")[0].removeprefix("real values: "), {x.name for x in entries[0].inputs}
+    return [
+        dataclasses.replace(
+            entry, inputs=[dataclasses.replace(x, takes=takes) if x.name in known else x for x in entry.inputs]
+        )
+        for entry in entries
+    ]
 
 
 def _entry(path, file, name, own, labels):

@@ -40,12 +40,10 @@ function dequantize(integers, scale, zeroPoint) {
 """
 
 _ENTRY = """
-// Runs the signature {name}.
-{arguments}
+// Runs the signature {name}.{arguments}
 // Gives {results}.
-export async function {identifier}(model, {parameters}) {{
-  const arrays = {{
-{inputs}
+export async function {identifier}({parameters}) {{
+  const arrays = {{{inputs}
   }};
   const outputs = await model.run({key}, arrays);
   const results = {{
@@ -89,14 +87,13 @@ def write(facts):
 
 
 def _entry(entry, facts):
-    takes = f", {plain(facts.takes)}" if facts.takes else ""
     return _ENTRY.format(
         identifier=entry.identifier,
         name=plain(entry.name),
-        arguments="\n".join(f"//   {x.identifier}: {x.described}{takes}, in one array." for x in entry.inputs),
+        arguments="".join(f"\n//   {x.identifier}: {x.described}, in one array." for x in entry.inputs),
         results="; ".join(f"{plain(x.name)}, {x.described}" for x in entry.outputs),
-        parameters=", ".join(x.identifier for x in entry.inputs),
-        inputs="\n".join(f"    {quoted(x.name)}: new Tensor({_given(x)}, {list(x.shape)})," for x in entry.inputs),
+        parameters=", ".join(["model", *(x.identifier for x in entry.inputs)]),
+        inputs="".join(f"\n    {quoted(x.name)}: new Tensor({_given(x)}, {list(x.shape)})," for x in entry.inputs),
         outputs="\n".join(f"    {quoted(x.name)}: {_real(x)}," for x in entry.outputs),
         key=quoted(entry.name),
     )

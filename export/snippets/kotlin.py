@@ -23,6 +23,7 @@ _HEAD = """\
 import android.content.Context
 import com.google.ai.edge.litert.Accelerator
 import com.google.ai.edge.litert.CompiledModel
+import com.google.ai.edge.litert.TensorBuffer
 {round}
 class {camel}(context: Context) : AutoCloseable {{
     private val model =
@@ -36,15 +37,12 @@ _ENTRY = """
     class {camel}Results({fields})
 
     /**
-     * Runs the signature {name}.
-     *
-{arguments}
+     * Runs the signature {name}.{arguments}
      */
     fun {identifier}({parameters}): {camel}Results {{
-        val arrays = mapOf({inputs})
+        val arrays = mapOf<String, TensorBuffer>({inputs})
         val found = mapOf({buffers})
-        try {{
-{written}
+        try {{{written}
             model.run(arrays, found, {key})
             return {camel}Results({outputs})
         }} finally {{
@@ -102,19 +100,18 @@ def write(facts):
 
 
 def _entry(entry, facts):
-    takes = f", {plain(facts.takes)}" if facts.takes else ""
     return _ENTRY.format(
         name=plain(entry.name),
         camel=camel(entry.identifier),
         identifier=entry.identifier,
         results="; ".join(f"{x.identifier}, {x.described}" for x in entry.outputs),
         fields=", ".join(f"val {x.identifier}: {_outer(x)}" for x in entry.outputs),
-        arguments="\n".join(f"     * @param {x.identifier} {x.described}{takes}" for x in entry.inputs),
+        arguments="".join(f"\n     * @param {x.identifier} {x.described}" for x in entry.inputs),
         parameters=", ".join(f"{x.identifier}: {_outer(x)}" for x in entry.inputs),
         inputs=_buffers(entry, entry.inputs, "Input"),
         buffers=_buffers(entry, entry.outputs, "Output"),
-        written="\n".join(
-            f"            arrays.getValue({_quoted(x.name)}).write{_ARRAYS[x.dtype][1]}({_given(x)})"
+        written="".join(
+            f"\n            arrays.getValue({_quoted(x.name)}).write{_ARRAYS[x.dtype][1]}({_given(x)})"
             for x in entry.inputs
         ),
         key=_quoted(entry.name),

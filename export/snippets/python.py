@@ -49,15 +49,10 @@ _ENTRY = '''
 def {identifier}({parameters}):
     """Runs the signature {name}.
 
-    Args:
-{arguments}
-
-    Returns:
+{arguments}    Returns:
         dict of arrays: {results}.
     """
-    arrays = {{
-{inputs}
-    }}
+    arrays = {inputs}
     found = interpreter.get_signature_runner({key})(**arrays){reset}
     return {{
 {outputs}
@@ -103,16 +98,16 @@ def write(facts):
 
 
 def _entry(entry, facts):
-    takes = f", {plain(facts.takes)}" if facts.takes else ""
-    inputs = [f"        {x.name!a}: {_given(x)}," for x in entry.inputs]
+    inputs = "".join(f"        {x.name!a}: {_given(x)},\n" for x in entry.inputs)
+    arguments = "".join(f"        {x.identifier}: {x.described}.\n" for x in entry.inputs)
     outputs = [f"        {x.name!a}: {_real(x)}," for x in entry.outputs]
     return _ENTRY.format(
         identifier=entry.identifier,
         parameters=", ".join(x.identifier for x in entry.inputs),
         name=plain(entry.name),
-        arguments="\n".join(f"        {x.identifier}: {x.described}{takes}." for x in entry.inputs),
+        arguments=f"    Args:\n{arguments}\n" if arguments else "",
         results="; ".join(f"{plain(x.name)}, {x.described}" for x in entry.outputs),
-        inputs="\n".join(inputs),
+        inputs=f"{{\n{inputs}    }}" if inputs else "{}",
         outputs="\n".join(outputs),
         key=ascii(entry.name),
         reset="\n    interpreter.reset_all_variables()  # without it, the next call continues" * facts.stateful,

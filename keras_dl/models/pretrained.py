@@ -45,7 +45,7 @@ def from_pretrained(source: str | os.PathLike, *, revision: str | None = None, *
             of that many classes, `num_classes=None` none: it then returns features.
 
     Returns:
-        `ResNet`, `ViT`, `ConvNeXt`, `TransformerEncoder` (BERT), `TransformerLM` (GPT-2) or `DDPM` (diffusers'
+        `ResNet`, `ViT`, `ConvNeXt`, `DETR`, `TransformerEncoder` (BERT), `TransformerLM` (GPT-2) or `DDPM` (diffusers'
         `UNet2DModel`), not compiled. Pixels are raw in [0, 255]: `preprocessor_config.json` sets mean and std.
 
     Raises:

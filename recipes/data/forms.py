@@ -42,13 +42,7 @@ FORMS = {
         Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
         Form("scene", "views of a scene with their cameras", "PATH/transforms.json", scenes.accepts, scenes.read),
         Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
-        Form(
-            "graph",
-            "a graph with classes of nodes",
-            "PATH/nodes.csv and PATH/edges.csv",
-            networks.accepts,
-            networks.read,
-        ),
+        Form("graph", "a graph with classes of nodes", NETWORK, networks.accepts, networks.read),
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
         Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
         Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
@@ -81,8 +75,19 @@ def find_form(path, wanted=None, who="keras-dl data check") -> Form:
         if FORMS[name] in fitting:
             return FORMS[name]
     takes = "; ".join(f"{FORMS[name].title} ({FORMS[name].layout})" for name in names)
-    holds = f" It looks like {' or '.join(form.title for form in fitting)}." if fitting else ""
+    holds = f" It looks like {' or '.join(form.title for form in fitting)}." if fitting else _without_form(path)
     raise OptionError(f"--data {path} does not have a form that {who} takes: {takes}.{holds} See docs/own_data.md.")
+
+
+def _without_form(path):
+    """What a path of no form is, if it is something that users often have."""
+    if path.is_file():
+        return ""
+    if not any(path.iterdir()):
+        return " It is an empty folder."
+    if any(images.is_picture(file) for file in path.iterdir()):
+        return " It has pictures, but no folder for each class. Put the pictures of a class into a folder of its name."
+    return ""
 
 
 def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl data check") -> OwnData:
@@ -105,6 +110,8 @@ def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl d
     if form is not None and not path.exists():
         raise OptionError(f"--data {path} does not exist.")
     chosen = find_form(path, wanted, who) if form is None else FORMS[form]
+    if form is not None and not FORMS[TABLES[0] if form in TABLES else form].accepts(path):
+        raise OptionError(f"{path} does not have the form {form}: {chosen.title} ({chosen.layout}).")
     if target is not None and chosen.name not in TARGETED:
         raise OptionError(f"--target {target} is for tables and graphs; {path} holds {chosen.title}.")
     return chosen.read(path, seed, target)

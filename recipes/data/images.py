@@ -23,10 +23,11 @@ def accepts(path):
     if not path.is_dir():
         return False
     above = list((split_folders(path) or {"": path}).values())
-    return any(_is_picture(file) for part in above for folder in subfolders(part) for file in folder.iterdir())
+    return any(is_picture(file) for part in above for folder in subfolders(part) for file in folder.iterdir())
 
 
-def _is_picture(file):
+def is_picture(file):
+    """Whether a file has the ending of a picture, also of a kind that is not read."""
     return file.suffix.lower() in SUFFIXES + OTHERS and not file.name.startswith(".")
 
 
@@ -95,14 +96,14 @@ def _classes(folder):
     found = {}
     for one in subfolders(folder):
         files = sorted(x for x in one.iterdir() if not x.name.startswith("."))
-        pictures = [x for x in files if x.is_file() and _is_picture(x)]
+        pictures = [x for x in files if x.is_file() and is_picture(x)]
         if not pictures:
             inner = next(iter(subfolders(one)), None)
             why = (
                 f" It has the folder {inner.name}: give --data {one}, if its folders are the classes." if inner else ""
             )
             raise FileError(one, f"is the folder of a class, and holds no picture ({', '.join(SUFFIXES)}).{why}")
-        found[one.name] = (pictures, [x for x in files if x.is_file() and not _is_picture(x)])
+        found[one.name] = (pictures, [x for x in files if x.is_file() and not is_picture(x)])
     if not found:
         raise FileError(folder, "has no folder for each class. Put the pictures of a class into a folder of its name.")
     return found

@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
     def error(self, row, name, problem):
         """A `FileError` about one cell."""
-        return FileError(self.path, f"has {problem} in line {self.lines[row]}, column {name!r}")
+        return FileError(self.path, f"has {problem} in line {self.lines[row]}, column {name!r}.")
 
 
 def accepts(path):
@@ -78,7 +78,9 @@ def read(path, seed=0, target=None) -> OwnData:
     files = with_test(split_files(path)) if path.is_dir() else {"train": path}
     tables = {split: read_rows(file) for split, file in files.items()}
     train = tables["train"]
-    check_target(target, train.names, f"{train.path} to predict")
+    pairs = train.path.suffix == ".tsv" and len(train.names) == 2
+    hint = " If it holds pairs of texts, check it with --form pairs." if pairs else ""
+    check_target(target, train.names, f"{train.path} to predict", hint)
     for table in tables.values():
         for name in train.names:
             if name not in table.names:
@@ -117,20 +119,21 @@ def read(path, seed=0, target=None) -> OwnData:
     )
 
 
-def check_target(target, names, of):
+def check_target(target, names, of, hint=""):
     """Refuses a column to predict that is not named, or not there.
 
     Args:
         target: str or None.
         names: the columns.
         of: str. Which column is asked for, in words.
+        hint: str. What else the file may be, for the error.
 
     Raises:
         OptionError: if it is none of them.
     """
     if target not in names:
         given = "" if target is None else f"--target {target}: there is no such column. "
-        raise OptionError(f"{given}Name the column of {of} by --target: {', '.join(names)}.")
+        raise OptionError(f"{given}Name the column of {of} by --target: {', '.join(names)}.{hint}")
 
 
 def read_rows(path, needed=None) -> Rows:

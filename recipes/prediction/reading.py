@@ -54,7 +54,7 @@ def pictures(words, shape, whole):
         try:
             image = tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
         except tf.errors.InvalidArgumentError as error:
-            raise FileError(path, f"is no picture. There are: {', '.join(PICTURES)}.") from error
+            raise FileError(path, f"is no picture, or is damaged. Read are: {', '.join(PICTURES)}.") from error
         if path.suffix.lower() in headers.SUFFIXES:
             image = headers.upright(image, headers.header(path).turn).numpy()
         fitted = _with_channels(image, shape[-1])
@@ -158,7 +158,7 @@ def clouds(words, num_points, width):
         _content(path)
         if width != 3 or path.suffix.lower() not in points.SUFFIXES:
             raise FileError(
-                path, f"is no cloud of points of {width} coordinates. There are: {', '.join(points.SUFFIXES)}."
+                path, f"is no cloud of points of {width} coordinates. Read are: {', '.join(points.SUFFIXES)}."
             )
         found.append(Given(str(path), points.read_cloud(path, points.POINTS)[None, :num_points]))
     return found
@@ -178,6 +178,8 @@ def texts(words):
 
 
 def _content(path):
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
     if path.is_dir():
         raise FileError(path, "is a folder. Name the files in it.")
     return path.read_bytes()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from keras_dl.export import KerasRunner, Runner, inspect, load
 from keras_dl.export.signatures import collect
-from keras_dl.files import reading
+from keras_dl.files import FileError, reading
 from keras_dl.loading import load_model
 from keras_dl.recipes.training.folder import read_run
 from keras_dl.recipes.training.recipe import OptionError
@@ -43,7 +43,7 @@ def open_source(path, trust=False) -> Source:
 
     Raises:
         OptionError: if a run is not finished.
-        FileError: if a file is damaged, or is refused without `trust`. A ValueError.
+        FileError: if a file is damaged, or is refused without `trust`; or if a folder holds no run. A ValueError.
         FileNotFoundError: if there is no such file.
     """
     path = pathlib.Path(path)
@@ -52,6 +52,8 @@ def open_source(path, trust=False) -> Source:
         return _of_run(run)
     if path.suffix == ".keras":
         return _of_model(path, load_model(path, trust=trust))
+    if path.is_dir() and not (path / "saved_model.pb").exists():
+        raise FileError(path, "is a folder without run.json: it is neither a run of keras-dl train nor a SavedModel.")
     metadata = inspect(path, trust)["metadata"]
     runner = load(path, trust=trust)
     shapes = {

@@ -5,6 +5,7 @@ Options, help texts and exit codes are in `keras_dl_cli`, which needs no TensorF
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import logging
 import os
@@ -316,7 +317,7 @@ def export(
 @contextlib.contextmanager
 def _worded(quantization):
     """Inside the block, an export says how far it is, and its errors name options."""
-    from keras_dl.export.errors import CalibrationMissing
+    from keras_dl.export.errors import CalibrationMissing, ExportError
 
     try:
         with _shown(logging.getLogger("keras_dl.export")):
@@ -328,6 +329,10 @@ def _worded(quantization):
         ) from error
     except ValueError as error:
         raise OptionError(_in_options(str(error))) from error
+    except ExportError as error:
+        if (message := _in_options(str(error))) == str(error):
+            raise
+        raise ExportError(message) from error
 
 
 @contextlib.contextmanager
@@ -348,12 +353,19 @@ def _shown(log):
 
 def _in_options(message):
     """The message of an error of the export, with options in the place of arguments."""
-    options = {"signatures": "signature", "float_layers": "float-layer"}
+    options = {"path": "output", "signatures": "signature", "float_layers": "float-layer"}
     names = "|".join(("format", "quantization", "target", "io", *options))
     shape = r"input_shapes=\{'(\w+)': \(([\d, ]+)\)\}"
-    message = re.sub(r"\blayers=(?=\[)", "--training-layer ", message)
+    for name, option in (("float_layers", "float-layer"), ("layers", "training-layer")):
+        message = message.replace(f"{name}=[...]", f"--{option} NAME").replace(f" {name} names", f" --{option} names")
+        message = re.sub(rf"\b{name}=[\[(](.*?)[\])]", functools.partial(_repeated, option), message)
     message = re.sub(shape, lambda x: f"--input-shape {x[1]}={x[2].replace(' ', '')}", message)
     return re.sub(rf"\b({names})='([^']*)'", lambda x: f"--{options.get(x[1], x[1])} {x[2]}", message)
+
+
+def _repeated(option, found):
+    """`--option NAME` for each name of a list in a message."""
+    return " ".join(f"--{option} {name}" for name in re.findall(r"'(.*?)'", found[1])) or f"--{option}"
 
 
 def _input_shape(text):

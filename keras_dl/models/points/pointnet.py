@@ -100,6 +100,7 @@ class PointNet(FunctionalModel):
     """
 
     presets = PRESETS
+    returns_logits = True
 
     @arguments
     def __init__(

@@ -104,6 +104,7 @@ class PointNet2(FunctionalModel):
     """
 
     presets = PRESETS
+    returns_logits = True
 
     @arguments
     def __init__(

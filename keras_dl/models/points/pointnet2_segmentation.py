@@ -128,6 +128,7 @@ class PointNet2Segmentation(FunctionalModel):
     """
 
     presets = PRESETS
+    returns_logits = True
 
     @arguments
     def __init__(

@@ -152,6 +152,7 @@ class PointNetSegmentation(FunctionalModel):
     """
 
     presets = PRESETS
+    returns_logits = True
 
     @arguments
     def __init__(
