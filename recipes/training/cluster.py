@@ -241,7 +241,7 @@ def _from_config(text):
         addresses = [address for job in ("chief", "worker") for address in jobs.get(job, [])]
         index = number if kind == "chief" else number + len(jobs.get("chief", []))
         known = set(jobs) <= {"chief", "worker"} and kind in ("chief", "worker")
-        right = known and 0 <= number < len(jobs[kind]) and all(a.rpartition(":")[2].isdigit() for a in addresses)
+        right = known and 0 <= number < len(jobs[kind]) and all(map(rendezvous.is_address, addresses))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"TF_CONFIG {text} is not a cluster: {type(error).__name__}: {error}.") from error
     if not right:
