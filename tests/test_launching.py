@@ -42,7 +42,17 @@ def test_workers_of_config(monkeypatch, text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", "{}", config(index=2), config(index=-1), config("ps", 0, ps=["a:1"]), config(worker=["a", "b"])]
+    "text",
+    [
+        "[]",
+        "{",
+        "{}",
+        config(index=2),
+        config(index=-1),
+        config("ps", 0, ps=["a:1"]),
+        config(worker=["a", "b"]),
+        config(worker=["a:1", "b:65536"]),
+    ],
 )
 def test_no_cluster(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
@@ -179,6 +189,9 @@ def test_launch(monkeypatch, capfd):
     assert len(set(json.loads(out.split("] ", 1)[1])["cluster"]["worker"])) == 2
     with pytest.raises(ValueError, match="launch starts trainings"):
         launching.launch(2, ["evaluate", "x"])
+    for words in (["--distribute", "mirrored"], ["--distribute=mirrored"]):
+        with pytest.raises(ValueError, match=r"not --distribute mirrored\. Leave this option out"):
+            launching.launch(2, ["train", "mlp", *words])
 
 
 def weights(folder):
