@@ -197,7 +197,7 @@ class Meeting:
             return
         self.lost = message
         # At once: TensorFlow itself ends the process at times.
-        print(f"keras-dl: {message} The training ends here.", file=sys.stderr, flush=True)
+        print(f"keras-dl: {message} The training ends here. Continue with --resume.", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             for line in self.lines.values():
                 line.send({"lost": message})
