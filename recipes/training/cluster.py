@@ -61,6 +61,9 @@ class Alone:
         """The model for what follows the training, on one device."""
         return model
 
+    def check_batches(self, dataset, batch_size):
+        """Refuses a `tf.data.Dataset` of batches whose rows cannot be shared."""
+
     def check_data(self, dataset, batch_size, known, shards=False):
         """Refuses data that cannot be shared, or that is not the same on all workers.
 
@@ -166,15 +169,16 @@ class Team(Alone):
             variable.assign(local_value(source))
         return plain
 
-    def check_data(self, dataset, batch_size, known, shards=False):
-        if batch_size % self.replicas:
-            raise OptionError(f"--batch-size {batch_size} must be a multiple of the {self.replicas} replicas.")
+    def check_batches(self, dataset, batch_size):
         for spec in tf.nest.flatten(dataset.element_spec):
             if spec.shape.rank in (None, 0) or spec.shape[0] not in (None, batch_size):
                 raise OptionError(
                     f"--distribute {self.name}: the data have batches with a part of the shape {spec.shape}, which is "
                     f"not {batch_size} rows. Such batches cannot be shared: train this recipe on one device."
                 )
+
+    def check_data(self, dataset, batch_size, known, shards=False):
+        self.check_batches(dataset, batch_size)
         if self.meeting is None:
             return
         first = [] if shards else tf.nest.flatten(next(iter(dataset.take(1))))
@@ -295,7 +299,7 @@ def gathered(name, options, seconds=None):
         if meeting.lost is None:
             meeting.leave(f"{type(error).__name__}: {str(error)[:500]}")
             raise
-        raise ClusterError(f"{meeting.lost} Continue with --resume.") from error
+        raise ClusterError(meeting.lost) from error
     except BaseException as error:
         meeting.leave(f"{type(error).__name__}: {error}")
         raise
@@ -332,7 +336,6 @@ def check_reading(recipe, options, data, team, services=()):
         team: `Alone` or `Team`.
         services: list of str: the addresses of `--data-service`.
     """
-    readers = team.workers * max(1, len(services))
     if options.shards and team.workers == 1:
         raise OptionError("--shards is for --distribute multi_worker: one process reads all files.")
     if options.shards and data.divides != "files":
@@ -344,10 +347,12 @@ def check_reading(recipe, options, data, team, services=()):
             f"--data-service is given {len(services)} times, and {recipe.name} on {data.dataset} prepares whole "
             "batches, which cannot be divided: give one address."
         )
-    if (team.workers > 1 or services) and options.batch_size % readers:
+    if options.batch_size % team.replicas:
+        raise OptionError(f"--batch-size {options.batch_size} must be a multiple of the {team.replicas} replicas.")
+    if services and options.batch_size % (readers := team.workers * len(services)):
         raise OptionError(
-            f"--batch-size {options.batch_size} must be a multiple of {readers}, the number of workers"
-            + (f" times that of data services, {team.workers} x {len(services)}." if services else ".")
+            f"--batch-size {options.batch_size} must be a multiple of {readers}, the number of workers times that of "
+            f"data services, {team.workers} x {len(services)}."
         )
 
 

@@ -189,7 +189,7 @@ class Meeting:
         return f"worker {index} ({self.addresses[index]})"
 
     def _lose(self, index, how):
-        self._end(f"{self._name(index)} {how}.")
+        self._end(f"{self._name(index)} {how}. The training ends here. Continue with --resume.")
 
     def _end(self, message):
         """Says what happened, and ends the process if it does not end by itself."""
@@ -197,7 +197,7 @@ class Meeting:
             return
         self.lost = message
         # At once: TensorFlow itself ends the process at times.
-        print(f"keras-dl: {message} The training ends here. Continue with --resume.", file=sys.stderr, flush=True)
+        print(f"keras-dl: {message}", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             for line in self.lines.values():
                 line.send({"lost": message})

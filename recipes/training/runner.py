@@ -96,6 +96,7 @@ def _lead(recipe, options, output, resume, overwrite, tensorboard, team, service
     if options.batch_size > first.num_train:
         raise OptionError(f"--batch-size {options.batch_size} is more than the {first.num_train} training examples.")
     cluster.check_reading(recipe, options, first, team, services)
+    team.check_batches(epochs(first, 0, 1), options.batch_size)
     cluster.tell_of_batch(recipe, options, team)
     with folders.open_run(output, options, resume, overwrite) as folder, _settings(options):
         if folder.complete:
