@@ -69,6 +69,9 @@ def test_workers_of_slurm(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("KERAS_DL_PORT", "9000")
     assert cluster.find_workers() == (2, ["n01:9000", "n01:9001", "n02:9000", "n02:9001"])
+    monkeypatch.setenv("KERAS_DL_PORT", "http")
+    with pytest.raises(OptionError, match="KERAS_DL_PORT http must be the number of a port"):
+        cluster.find_workers()
 
 
 class TwoOfTwo:

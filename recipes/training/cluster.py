@@ -227,8 +227,10 @@ def find_workers():
     if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):
         # Slurm itself gives GPUs to tasks. The resolver wants one for each, and without this it asks for them.
         gpus = dict(gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]), gpus_per_task=1, auto_set_gpu=False)
-        port = int(os.environ.get("KERAS_DL_PORT", "8888"))
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=port, **gpus)
+        port = os.environ.get("KERAS_DL_PORT", "8888")
+        if not rendezvous.is_address(f"node:{port}"):
+            raise OptionError(f"KERAS_DL_PORT {port} must be the number of a port, in [1, 65535].")
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=int(port), **gpus)
         addresses = resolver.cluster_spec().as_dict()["worker"]
         return resolver.task_id, list(addresses)
     raise OptionError(
