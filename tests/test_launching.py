@@ -1,6 +1,7 @@
 """`keras-dl train --distribute` and `keras-dl launch`: who takes part, which rows each gets, and how it ends."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,10 +14,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
 from keras_dl import launching
 from keras_dl.processes import python
-from keras_dl.recipes.training import cluster, recipe
+from keras_dl.recipes.training import cluster, recipe, runner
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.recipes.training.rendezvous import ClusterError
 
@@ -101,6 +103,22 @@ def test_data_that_cannot_be_shared():
     with pytest.raises(OptionError, match=r"a part of the shape \(5,\), which is not 8 rows"):
         team.check_data(data, 8, {})
     team.check_data(tf.data.Dataset.from_tensors({"x": tf.zeros((8, 2))}), 8, {})
+
+
+def test_refused_before_the_folder_is_made(tmp_path, monkeypatch):
+    team = cluster.Team("mirrored", TwoOfTwo())
+    monkeypatch.setattr(cluster, "gathered", lambda *given: contextlib.nullcontext(team))
+    data = toy.RECIPE.load_data(toy.RECIPE.options(), "model")
+    graph = tf.data.Dataset.from_tensors((tf.zeros((8, 2)), tf.zeros(5)))
+    data = dataclasses.replace(data, train=lambda epoch: graph)
+    of_graphs = dataclasses.replace(toy.RECIPE, load_data=lambda options, variant: data)
+    for found, size, message in (
+        (toy.RECIPE, 6, "--batch-size 6 must be a multiple of the 4 replicas"),
+        (of_graphs, 8, r"a part of the shape \(5,\), which is not 8 rows"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            runner.train(found, found.options(batch_size=size), tmp_path / "run", distribute="mirrored")
+    assert not (tmp_path / "run").exists()
 
 
 class Second(TwoOfTwo):
