@@ -8,6 +8,7 @@ measures all three, so that ratios are those of one time on one machine. Linux o
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -75,7 +76,17 @@ def _run(way, cores, steps):
     """Milliseconds of a step."""
     groups = [[core] for core in cores] if way == "workers" else [cores[:1] if way == "one core" else cores]
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(groups))]
-    processes = []
+    processes, failed = [], []
+
+    def ended(process):
+        """What a process said. If it fails, the others, which would wait for it, are ended."""
+        said, error = process.communicate()
+        if process.returncode:
+            failed.append(f"{way} ended with exit code {process.returncode}:\n{error.strip()[-2000:]}")
+            for other in processes:
+                other.kill()
+        return said
+
     try:
         for index, group in enumerate(groups):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -84,15 +95,15 @@ def _run(way, cores, steps):
             command = python(pathlib.Path(__file__), "--steps", steps, "--cores", ",".join(map(str, group)))
             pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             processes.append(subprocess.Popen(command, env=environment, **pipes))
-        said = [process.communicate() for process in processes]
+        with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+            said = list(pool.map(ended, processes))
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    for process, (_, error) in zip(processes, said, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"{way} ended with exit code {process.returncode}:\n{error.strip()[-2000:]}")
-    return statistics.median(json.loads(said[0][0].splitlines()[-1]))
+    if failed:
+        raise RuntimeError(failed[0])
+    return statistics.median(json.loads(said[0].splitlines()[-1]))
 
 
 def _train(cores, steps):

@@ -237,9 +237,6 @@ def agree(model) -> None:
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync == 1:
         return
-    steps = None if model.optimizer is None else int(model.optimizer.iterations.numpy())
-    if steps is not None and vars(model).get("_agreed_after") == steps:
-        return
     examples = {
         id(v) for layer in model._flatten_layers() if getattr(layer, "holds_examples", False) for v in layer.weights
     }
@@ -260,7 +257,6 @@ def agree(model) -> None:
         vars(model)["_agreement"] = agreement  # past Keras, which would track it
     if own:
         strategy.run(model._agreement)
-    vars(model)["_agreed_after"] = steps
 
 
 def make_function(model, keras_make, step_function):

@@ -6,6 +6,7 @@ The command line loads this file without the package, so it imports only the sta
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -33,7 +34,10 @@ def launch(workers: int, arguments) -> int:
     """
     if not arguments or arguments[0] != "train":
         raise ValueError(f"launch starts trainings: launch --workers {workers} train ..., not {' '.join(arguments)!r}.")
-    arguments = [*arguments] if "--distribute" in arguments else [*arguments, "--distribute", "multi_worker"]
+    given = re.findall(r"--distribute[ =](\S+)", " ".join(arguments))
+    if others := [value for value in given if value != "multi_worker"]:
+        raise ValueError(f"launch starts several workers, not --distribute {others[0]}. Leave this option out.")
+    arguments = [*arguments, "--distribute", "multi_worker"]
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     processes, copies = [], []
     try:

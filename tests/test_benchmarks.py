@@ -1,6 +1,7 @@
 """The arithmetic of the benchmarks, and one real measurement of the smallest net."""
 
 import json
+import sys
 
 import pytest
 
@@ -97,6 +98,15 @@ def test_ratios_of_workers():
     for given, message in ((dict(workers=1), "workers=1 must be in"), (dict(rounds=0), "rounds=0 must be at least 1")):
         with pytest.raises(ValueError, match=message):
             workers.measure(**given)
+
+
+def test_a_worker_that_fails(monkeypatch):
+    """The other one, which would wait for it, is ended."""
+    script = "import json, os, sys, time; i = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+    script += "sys.exit('no memory') if i else time.sleep(1800)"
+    monkeypatch.setattr(workers, "python", lambda *words: [sys.executable, "-c", script])
+    with pytest.raises(RuntimeError, match="workers ended with exit code 1:\nno memory"):
+        workers._run("workers", [0, 1], 2)
 
 
 @pytest.mark.slow  # four processes that import TensorFlow and train a ResNet

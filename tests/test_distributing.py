@@ -205,3 +205,25 @@ def test_refused_on_several_replicas():
         ValueError, match="jit_compile=True: XLA cannot compile a step of Model that waits for 2 replicas"
     ):
         distributing.check(model)
+
+
+def test_statistics_agree_after_each_epoch():
+    """Also after one whose steps moved no weights, since gradients were accumulated or a loss scale skipped them."""
+    ran = []
+
+    class Two:
+        num_replicas_in_sync = 2
+
+        def run(self, function):
+            ran.append(function)
+
+    class Model(keras.Sequential):
+        distribute_strategy = Two()
+
+    model = Model([keras.Input((3,)), keras.layers.BatchNormalization()])
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=4), "mse")
+    for steps in (0, 1, 2):
+        model.optimizer._iterations.assign(steps)
+        assert model.optimizer.iterations == 0
+        distributing.agree(model)
+    assert len(ran) == 3

@@ -1,6 +1,7 @@
 """`keras-dl train --distribute` and `keras-dl launch`: who takes part, which rows each gets, and how it ends."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,10 +14,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
 from keras_dl import launching
 from keras_dl.processes import python
-from keras_dl.recipes.training import cluster, recipe
+from keras_dl.recipes.training import cluster, recipe, runner
 from keras_dl.recipes.training.recipe import OptionError
 from keras_dl.recipes.training.rendezvous import ClusterError
 
@@ -42,7 +44,17 @@ def test_workers_of_config(monkeypatch, text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", "{}", config(index=2), config(index=-1), config("ps", 0, ps=["a:1"]), config(worker=["a", "b"])]
+    "text",
+    [
+        "[]",
+        "{",
+        "{}",
+        config(index=2),
+        config(index=-1),
+        config("ps", 0, ps=["a:1"]),
+        config(worker=["a", "b"]),
+        config(worker=["a:1", "b:65536"]),
+    ],
 )
 def test_no_cluster(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
@@ -59,6 +71,9 @@ def test_workers_of_slurm(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("KERAS_DL_PORT", "9000")
     assert cluster.find_workers() == (2, ["n01:9000", "n01:9001", "n02:9000", "n02:9001"])
+    monkeypatch.setenv("KERAS_DL_PORT", "http")
+    with pytest.raises(OptionError, match="KERAS_DL_PORT http must be the number of a port"):
+        cluster.find_workers()
 
 
 class TwoOfTwo:
@@ -87,9 +102,23 @@ def test_data_that_cannot_be_shared():
     data = tf.data.Dataset.from_tensors((tf.zeros((8, 2)), tf.zeros(5)))
     with pytest.raises(OptionError, match=r"a part of the shape \(5,\), which is not 8 rows"):
         team.check_data(data, 8, {})
-    with pytest.raises(OptionError, match="--batch-size 6 must be a multiple of the 4 replicas"):
-        team.check_data(data, 6, {})
     team.check_data(tf.data.Dataset.from_tensors({"x": tf.zeros((8, 2))}), 8, {})
+
+
+def test_refused_before_the_folder_is_made(tmp_path, monkeypatch):
+    team = cluster.Team("mirrored", TwoOfTwo())
+    monkeypatch.setattr(cluster, "gathered", lambda *given: contextlib.nullcontext(team))
+    data = toy.RECIPE.load_data(toy.RECIPE.options(), "model")
+    graph = tf.data.Dataset.from_tensors((tf.zeros((8, 2)), tf.zeros(5)))
+    data = dataclasses.replace(data, train=lambda epoch: graph)
+    of_graphs = dataclasses.replace(toy.RECIPE, load_data=lambda options, variant: data)
+    for found, size, message in (
+        (toy.RECIPE, 6, "--batch-size 6 must be a multiple of the 4 replicas"),
+        (of_graphs, 8, r"a part of the shape \(5,\), which is not 8 rows"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            runner.train(found, found.options(batch_size=size), tmp_path / "run", distribute="mirrored")
+    assert not (tmp_path / "run").exists()
 
 
 class Second(TwoOfTwo):
@@ -179,6 +208,9 @@ def test_launch(monkeypatch, capfd):
     assert len(set(json.loads(out.split("] ", 1)[1])["cluster"]["worker"])) == 2
     with pytest.raises(ValueError, match="launch starts trainings"):
         launching.launch(2, ["evaluate", "x"])
+    for words in (["--distribute", "mirrored"], ["--distribute=mirrored"]):
+        with pytest.raises(ValueError, match=r"not --distribute mirrored\. Leave this option out"):
+            launching.launch(2, ["train", "mlp", *words])
 
 
 def weights(folder):

@@ -97,9 +97,9 @@ def test_files_of_others_are_not_needed(data, builder):
 
 
 class Four(cluster.Alone):
-    """Four workers."""
+    """Four workers with two replicas each."""
 
-    index, workers = 2, 4
+    index, workers, replicas = 2, 4, 8
 
 
 def data_that_divides(how):
@@ -115,8 +115,8 @@ def test_what_cannot_be_read():
         (four, sharded, "rows", (), "--shards: cnn reads all files of images"),
         (four, sharded, "files", ("a",), "--shards and --data-service exclude each other"),
         (alone, found.options(), "", ("a", "b"), "is given 2 times, and cnn on images prepares whole batches"),
-        (four, found.options(batch_size=10), "rows", (), "--batch-size 10 must be a multiple of 4"),
-        (four, found.options(batch_size=12), "rows", ("a", "b"), r"a multiple of 8, .* data services, 4 x 2"),
+        (four, found.options(batch_size=12), "", (), "--batch-size 12 must be a multiple of the 8 replicas"),
+        (four, found.options(batch_size=40), "rows", ("a", "b", "c", "d"), r"a multiple of 16, .* services, 4 x 4"),
     ):
         with pytest.raises(OptionError, match=message):
             cluster.check_reading(found, options, data_that_divides(how), team, addresses)

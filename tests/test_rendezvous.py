@@ -92,20 +92,62 @@ def test_difference():
 
 def test_two_with_one_number():
     addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
-    # The second of them asks at another port of its own, as on another machine.
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        thread = threading.Timer(0.5, lambda: say_hello(addresses[0], 1))
-        thread.start()
-        with meeting([{}, {}], addresses=addresses) as (found, _):
-            thread.join()
-            assert ["Two processes say that they are worker 1" in str(error) for error in found] == [True, True]
+    thread = threading.Timer(0.5, lambda: say_hello(addresses[0], 1, {"number of workers": 3}))
+    thread.start()
+    with meeting([{}, {}], addresses=addresses) as (found, _):
+        thread.join()
+        assert ["Two processes say that they are worker 1" in str(error) for error in found] == [True, True]
 
 
-def say_hello(address, number):
-    with socket.create_connection(rendezvous._split(address)) as connection:
-        rendezvous._Line(connection).send({"worker": number, "has": {}})
+def test_another_number_of_workers():
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    thread = threading.Timer(0.5, lambda: say_hello(addresses[0], 2, {"number of workers": 3}))
+    thread.start()
+    with pytest.raises(ClusterError, match="Worker 2 differs: number of workers: 2 at worker 0, 3 there"):
+        rendezvous.meet(0, addresses, {}, SECONDS)
+    thread.join()
+
+
+def say_hello(address, number, have):
+    with socket.create_connection(rendezvous.split(address)) as connection:
+        rendezvous._Line(connection).send({"worker": number, "has": have})
         connection.recv(1000)
+
+
+@contextlib.contextmanager
+def first_that_says(words):
+    """The addresses of two workers, of which the first one answers these bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(words)
+                connection.recv(1000)  # until the other one leaves
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield [f"127.0.0.1:{port}" for port in (server.getsockname()[1], *free_ports(1))]
+        thread.join(SECONDS)
+
+
+def test_news_at_once():
+    """What comes in one piece with the welcome is not lost."""
+    with first_that_says(b'{"welcome": true}\n{"news": {"epochs": 2}}\n{"done": true}\n') as addresses:
+        other = rendezvous.meet(1, addresses, {}, SECONDS)
+        assert other._news.get(timeout=SECONDS) == {"news": {"epochs": 2}}
+        other.wait()
+        other.leave()
+
+
+def test_first_does_not_begin(monkeypatch):
+    monkeypatch.setattr(rendezvous, "SECONDS_TO_SAY_WHO_IS_MISSING", 0)
+    with (
+        first_that_says(b"") as addresses,
+        pytest.raises(ClusterError, match=r"Worker 0 .* has not begun within 1 s: it may wait for others"),
+    ):
+        rendezvous.meet(1, addresses, {}, 1)
 
 
 def test_strangers():
@@ -114,9 +156,10 @@ def test_strangers():
     done = []
 
     def disturb():
-        for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"worker": 7, "has": {}}'):
+        unlike = (b'{"worker": 7, "has": {}}', b'{"worker": [1], "has": {}}\n', b'{"worker": 1}\n')
+        for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", *unlike):
             for _ in range(100):
-                with contextlib.suppress(OSError), socket.create_connection(rendezvous._split(addresses[0])) as one:
+                with contextlib.suppress(OSError), socket.create_connection(rendezvous.split(addresses[0])) as one:
                     one.sendall(words)
                     break
                 time.sleep(0.05)

@@ -614,6 +614,7 @@ def test_tensorboard_files_hold_the_history(tmp_path):
         ({"epochs": 0}, "--epochs 0 must be at least 1"),
         ({"batch_size": -1}, "--batch-size -1 must be at least 1"),
         ({"batch_size": 129}, "--batch-size 129 is more than the 128 training examples"),
+        ({"epochs": 2, "batch_size": 64, "accumulate": 5}, "--accumulate 5 is more than the 4 batches of all epochs"),
         ({"seed": -1}, r"--seed -1 must be in \[0, 2147483648\)"),
         ({"jit": "maybe"}, "--jit maybe must be one of auto, on, off"),
         ({"precision": "float8"}, "--precision float8 must be one of"),

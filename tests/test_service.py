@@ -54,11 +54,11 @@ def ports_of_services(count):
 
 
 @contextlib.contextmanager
-def services(count):
+def services(count, host="127.0.0.1"):
     ports = ports_of_services(count)
     with contextlib.ExitStack() as held:
         for port in ports:
-            held.enter_context(service.serving(port, "127.0.0.1"))
+            held.enter_context(service.serving(port, host))
         yield [f"grpc://127.0.0.1:{port}" for port in ports]
 
 
@@ -88,9 +88,32 @@ def test_a_second_worker_at_an_address(addresses):
     with services(1) as [address]:
         options = dict(dispatcher_address=address.removeprefix("grpc://"), worker_address="127.0.0.1:%port%")
         second = tf.data.experimental.service.WorkerServer(tf.data.experimental.service.WorkerConfig(**options))
-        with pytest.raises(tf.errors.InvalidArgumentError, match="sent another batch than was due"):
+        message = f"^--data-service {address} sent another batch than was due"
+        with pytest.raises(ClusterError, match=message), service.reached([address]):
             batches(service.through([address], make, None))
         del second
+
+
+def test_a_service_that_was_started_again():
+    """TensorFlow's dispatcher does not know the reader any more."""
+    (port,) = ports_of_services(1)
+    address = f"grpc://127.0.0.1:{port}"
+
+    with contextlib.ExitStack() as held:
+        first = held.enter_context(contextlib.ExitStack())
+        first.enter_context(service.serving(port, "127.0.0.1"))
+
+        def read():
+            for number, _ in enumerate(service.through([address], lambda part: make(part).repeat(), None)):
+                if number == 0:
+                    first.close()
+                    held.enter_context(service.serving(port, "127.0.0.1"))
+
+        with (
+            pytest.raises(ClusterError, match=r"was started again\. Continue with --resume"),
+            service.reached([address]),
+        ):
+            read()
 
 
 def test_functions_of_python(addresses):
@@ -101,19 +124,24 @@ def test_functions_of_python(addresses):
         service.through(addresses[:1], of_python, None)
 
 
-@pytest.mark.parametrize("address", ["localhost:5050", "grpc://:5050", "grpc://localhost", "http://localhost:5050", ""])
+@pytest.mark.parametrize(
+    "address", ["localhost:5050", "grpc://:5050", "grpc://localhost", "http://localhost:5050", "grpc://a:65536", ""]
+)
 def test_wrong_addresses(address):
     with pytest.raises(OptionError, match=rf"--data-service {address} must be grpc://HOST:PORT"):
         service.reached([address]).__enter__()
 
 
-def test_addresses_that_cannot_serve(addresses):
+def test_addresses_that_cannot_serve(addresses, monkeypatch):
     with pytest.raises(OptionError, match="is given twice"):
         service.reached([addresses[0], addresses[0]]).__enter__()
     with services(1) as [address]:
         pass
     with pytest.raises(ClusterError, match=rf"{address} was not reached: .*Connection refused"):
         service.reached([addresses[0], address], seconds=1).__enter__()
+    monkeypatch.setattr(service, "SECONDS_TO_ANSWER", 2.0)
+    with services(1, "unknown.invalid") as [address], pytest.raises(ClusterError, match=f"{address} sends nothing"):
+        service.reached([address], seconds=1).__enter__()
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
@@ -125,6 +153,7 @@ def test_addresses_that_cannot_serve(addresses):
 def test_a_service_that_vanishes(monkeypatch, capsys):
     monkeypatch.setattr(service, "SECONDS_BETWEEN_LOOKS", 0.1)
     monkeypatch.setattr(service, "SECONDS_OF_SILENCE", 1.0)
+    monkeypatch.setattr(service, "_try", lambda address: None)  # nothing serves there
     ended = []
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -61,6 +61,9 @@ class Alone:
         """The model for what follows the training, on one device."""
         return model
 
+    def check_batches(self, dataset, batch_size):
+        """Refuses a `tf.data.Dataset` of batches whose rows cannot be shared."""
+
     def check_data(self, dataset, batch_size, known, shards=False):
         """Refuses data that cannot be shared, or that is not the same on all workers.
 
@@ -166,15 +169,16 @@ class Team(Alone):
             variable.assign(local_value(source))
         return plain
 
-    def check_data(self, dataset, batch_size, known, shards=False):
-        if batch_size % self.replicas:
-            raise OptionError(f"--batch-size {batch_size} must be a multiple of the {self.replicas} replicas.")
+    def check_batches(self, dataset, batch_size):
         for spec in tf.nest.flatten(dataset.element_spec):
             if spec.shape.rank in (None, 0) or spec.shape[0] not in (None, batch_size):
                 raise OptionError(
                     f"--distribute {self.name}: the data have batches with a part of the shape {spec.shape}, which is "
                     f"not {batch_size} rows. Such batches cannot be shared: train this recipe on one device."
                 )
+
+    def check_data(self, dataset, batch_size, known, shards=False):
+        self.check_batches(dataset, batch_size)
         if self.meeting is None:
             return
         first = [] if shards else tf.nest.flatten(next(iter(dataset.take(1))))
@@ -223,8 +227,10 @@ def find_workers():
     if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):
         # Slurm itself gives GPUs to tasks. The resolver wants one for each, and without this it asks for them.
         gpus = dict(gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]), gpus_per_task=1, auto_set_gpu=False)
-        port = int(os.environ.get("KERAS_DL_PORT", "8888"))
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=port, **gpus)
+        port = os.environ.get("KERAS_DL_PORT", "8888")
+        if not rendezvous.is_address(f"node:{port}"):
+            raise OptionError(f"KERAS_DL_PORT {port} must be the number of a port, in [1, 65535].")
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=int(port), **gpus)
         addresses = resolver.cluster_spec().as_dict()["worker"]
         return resolver.task_id, list(addresses)
     raise OptionError(
@@ -241,7 +247,7 @@ def _from_config(text):
         addresses = [address for job in ("chief", "worker") for address in jobs.get(job, [])]
         index = number if kind == "chief" else number + len(jobs.get("chief", []))
         known = set(jobs) <= {"chief", "worker"} and kind in ("chief", "worker")
-        right = known and 0 <= number < len(jobs[kind]) and all(a.rpartition(":")[2].isdigit() for a in addresses)
+        right = known and 0 <= number < len(jobs[kind]) and all(map(rendezvous.is_address, addresses))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"TF_CONFIG {text} is not a cluster: {type(error).__name__}: {error}.") from error
     if not right:
@@ -295,7 +301,7 @@ def gathered(name, options, seconds=None):
         if meeting.lost is None:
             meeting.leave(f"{type(error).__name__}: {str(error)[:500]}")
             raise
-        raise ClusterError(f"{meeting.lost} Continue with --resume.") from error
+        raise ClusterError(meeting.lost) from error
     except BaseException as error:
         meeting.leave(f"{type(error).__name__}: {error}")
         raise
@@ -332,7 +338,6 @@ def check_reading(recipe, options, data, team, services=()):
         team: `Alone` or `Team`.
         services: list of str: the addresses of `--data-service`.
     """
-    readers = team.workers * max(1, len(services))
     if options.shards and team.workers == 1:
         raise OptionError("--shards is for --distribute multi_worker: one process reads all files.")
     if options.shards and data.divides != "files":
@@ -344,10 +349,12 @@ def check_reading(recipe, options, data, team, services=()):
             f"--data-service is given {len(services)} times, and {recipe.name} on {data.dataset} prepares whole "
             "batches, which cannot be divided: give one address."
         )
-    if (team.workers > 1 or services) and options.batch_size % readers:
+    if options.batch_size % team.replicas:
+        raise OptionError(f"--batch-size {options.batch_size} must be a multiple of the {team.replicas} replicas.")
+    if services and options.batch_size % (readers := team.workers * len(services)):
         raise OptionError(
-            f"--batch-size {options.batch_size} must be a multiple of {readers}, the number of workers"
-            + (f" times that of data services, {team.workers} x {len(services)}." if services else ".")
+            f"--batch-size {options.batch_size} must be a multiple of {readers}, the number of workers times that of "
+            f"data services, {team.workers} x {len(services)}."
         )
 
 

@@ -12,6 +12,7 @@ Standard library only.
 """
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -26,6 +27,7 @@ SECONDS_TO_MEET = 300.0
 SECONDS_BETWEEN_SIGNS = 2.0
 SECONDS_OF_SILENCE = 60.0
 SECONDS_TO_END = 20.0
+SECONDS_TO_SAY_WHO_IS_MISSING = 10.0  # of the first process, which may have begun to wait later
 _MOST_BYTES = 1 << 28  # of a message; what sends more is no process of this training
 
 
@@ -39,6 +41,7 @@ class _Line:
     def __init__(self, connection):
         self.connection = connection
         self.left = b""
+        self.early = []  # documents that came before a meeting looked for them
         self.sending = threading.Lock()
         self.heard = time.monotonic()
 
@@ -134,6 +137,8 @@ class Meeting:
                 raise
 
     def _look(self):
+        for index, line in self.lines.items():
+            self._take(index, line.early)
         with selectors.DefaultSelector() as selector:
             for index, line in self.lines.items():
                 selector.register(line.connection, selectors.EVENT_READ, index)
@@ -161,6 +166,10 @@ class Meeting:
             if not self._over.is_set() and index not in self._done:
                 self._lose(index, "has ended, or cannot be reached")
             return False
+        return self._take(index, documents)
+
+    def _take(self, index, documents):
+        """Does what a process says. False if it says no more."""
         for document in documents:
             if "news" in document:
                 self._news.put(document)
@@ -180,7 +189,7 @@ class Meeting:
         return f"worker {index} ({self.addresses[index]})"
 
     def _lose(self, index, how):
-        self._end(f"{self._name(index)} {how}.")
+        self._end(f"{self._name(index)} {how}. The training ends here. Continue with --resume.")
 
     def _end(self, message):
         """Says what happened, and ends the process if it does not end by itself."""
@@ -188,7 +197,7 @@ class Meeting:
             return
         self.lost = message
         # At once: TensorFlow itself ends the process at times.
-        print(f"keras-dl: {message} The training ends here.", file=sys.stderr, flush=True)
+        print(f"keras-dl: {message}", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             for line in self.lines.values():
                 line.send({"lost": message})
@@ -218,6 +227,7 @@ def meet(index, addresses, have, seconds=SECONDS_TO_MEET, say=lambda message: No
         ClusterError: if the port is in use, one does not come in time, or has something else. All of them get it.
     """
     own = _reserve(index, addresses)
+    have = {"number of workers": len(addresses)} | have
     until = time.monotonic() + seconds
     lines = _host(own, index, addresses, have, until, seconds, say) if index == 0 else None
     if lines is None:
@@ -226,14 +236,20 @@ def meet(index, addresses, have, seconds=SECONDS_TO_MEET, say=lambda message: No
     return Meeting(index, addresses, lines, ending)
 
 
-def _split(address):
+def is_address(text):
+    """Whether a text is `host:port`."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16
+
+
+def split(address):
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def _reserve(index, addresses):
-    """A socket at the port of this process."""
-    _, port = _split(addresses[index])
+    """A socket at the port of this process, if no other process has it."""
+    _, port = split(addresses[index])
     own = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -241,9 +257,10 @@ def _reserve(index, addresses):
         own.listen(len(addresses))
     except OSError as error:
         own.close()
+        held = "Another process has it, perhaps a training that has not ended. " * (error.errno == errno.EADDRINUSE)
         raise ClusterError(
-            f"Port {port} of worker {index} ({addresses[index]}) cannot be used: {error.strerror}. Another process has "
-            "it, perhaps a training that has not ended. Choose another port for this worker, in all processes."
+            f"Port {port} of worker {index} ({addresses[index]}) cannot be used: {error.strerror}. {held}Choose "
+            "another port for this worker, in all processes."
         ) from error
     return own
 
@@ -259,7 +276,7 @@ def _host(own, index, addresses, have, until, seconds, say):
             names = ", ".join(f"{i} ({addresses[i]})" for i in missing)
             if time.monotonic() > until:
                 error = f"Within {seconds:.0f} s, these workers did not come: {names}. Each needs its own index."
-                return _refuse(lines, error)
+                return _refuse(lines.values(), error)
             if time.monotonic() > told:
                 say(f"waits for workers: {names}")
                 told = time.monotonic() + 30
@@ -277,28 +294,34 @@ def _host(own, index, addresses, have, until, seconds, say):
                 if documents == []:
                     continue
                 selector.unregister(key.fileobj)
-                number = documents and isinstance(documents[0], dict) and documents[0].get("worker")
+                number, theirs = _hello(documents)
                 if not number:  # something else that tried the port
                     key.fileobj.close()
                     continue
-                theirs = documents[0]["has"]
-                line = key.data
-                if number in lines or number not in missing:
-                    error = f"Two processes say that they are worker {number}. Each needs its own index in TF_CONFIG."
-                    return _refuse(lines | {-1: line}, error)
-                lines[number] = line
+                connected = [*lines.values(), key.data]
                 if different := [name for name in {**have, **theirs} if have.get(name) != theirs.get(name)]:
                     said = "; ".join(f"{x}: {have.get(x)} at worker 0, {theirs.get(x)} there" for x in different)
-                    return _refuse(
-                        lines, f"Worker {number} ({addresses[number]}) differs: {said}. All must have the same."
-                    )
+                    place = f" ({addresses[number]})" if number < len(addresses) else ""
+                    return _refuse(connected, f"Worker {number}{place} differs: {said}. All must have the same.")
+                if number not in missing:
+                    error = f"Two processes say that they are worker {number}. Each needs its own index in TF_CONFIG."
+                    return _refuse(connected, error)
+                lines[number] = key.data
     for line in lines.values():
         line.send({"welcome": True})
     return lines
 
 
+def _hello(documents):
+    """The number of a process, and what it has; two times None if it is none of a training."""
+    match documents:
+        case [{"worker": int(number), "has": dict(theirs)}] if number > 0:
+            return number, theirs
+    return None, None
+
+
 def _refuse(lines, error):
-    for line in lines.values():
+    for line in lines:
         with contextlib.suppress(OSError):
             line.send({"error": error})
             line.connection.close()
@@ -309,7 +332,7 @@ def _join(index, addresses, have, until, seconds, say):
     told = time.monotonic() + 5
     while True:
         try:
-            connection = socket.create_connection(_split(addresses[0]), timeout=5)
+            connection = socket.create_connection(split(addresses[0]), timeout=5)
             break
         except OSError as error:
             if time.monotonic() > until:
@@ -322,11 +345,15 @@ def _join(index, addresses, have, until, seconds, say):
             time.sleep(0.2)
     line = _Line(connection)
     line.send({"worker": index, "has": have})
-    connection.settimeout(max(1.0, until - time.monotonic()) + 10)
+    connection.settimeout(max(1.0, until - time.monotonic()) + SECONDS_TO_SAY_WHO_IS_MISSING)
     try:
         documents = []
         while documents == []:
             documents = line.receive()
+    except TimeoutError as error:
+        raise ClusterError(
+            f"Worker 0 ({addresses[0]}) has not begun within {seconds:.0f} s: it may wait for others."
+        ) from error
     except (OSError, ValueError):
         documents = None
     if not documents:
@@ -334,4 +361,5 @@ def _join(index, addresses, have, until, seconds, say):
     if "error" in documents[0]:
         raise ClusterError(documents[0]["error"])
     connection.settimeout(None)
+    line.early = documents[1:]
     return {0: line}

@@ -95,7 +95,13 @@ def _lead(recipe, options, output, resume, overwrite, tensorboard, team, service
     first = recipe.load_data(options, recipe.variants(options)[0])
     if options.batch_size > first.num_train:
         raise OptionError(f"--batch-size {options.batch_size} is more than the {first.num_train} training examples.")
+    if options.accumulate > (steps := first.steps(options)):
+        raise OptionError(
+            f"--accumulate {options.accumulate} is more than the {steps} batches of all epochs: the weights would not "
+            "move. Take fewer, or more --epochs."
+        )
     cluster.check_reading(recipe, options, first, team, services)
+    team.check_batches(epochs(first, 0, 1), options.batch_size)
     cluster.tell_of_batch(recipe, options, team)
     with folders.open_run(output, options, resume, overwrite) as folder, _settings(options):
         if folder.complete:

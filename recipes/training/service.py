@@ -21,11 +21,13 @@ import tensorflow as tf
 
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import WHOLE, OptionError, Part
-from keras_dl.recipes.training.rendezvous import ClusterError
+from keras_dl.recipes.training.rendezvous import ClusterError, is_address, split
 
 SECONDS_TO_REACH = 300.0
+SECONDS_TO_ANSWER = 60.0  # after it was reached
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_OF_SILENCE = 60.0
+_NOT_DUE = "sent another batch than was due. It must have one worker: start it by `keras-dl data serve`."
 _FUNCTIONS_OF_PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -84,7 +86,7 @@ def reached(addresses, seconds=None, ending=lambda: os._exit(1)):
 
     Raises:
         OptionError: if an address is none, or is given twice.
-        ClusterError: if one is not reached in time.
+        ClusterError: if one is not reached in time, sends nothing, or sends what is not due in the block.
     """
     places = [_place(address) for address in addresses]
     for place, address in zip(places, addresses, strict=True):
@@ -92,27 +94,59 @@ def reached(addresses, seconds=None, ending=lambda: os._exit(1)):
             raise OptionError(f"--data-service {address} is given twice: each divides the work with the others.")
     until = time.monotonic() + (SECONDS_TO_REACH if seconds is None else seconds)
     for place, address in zip(places, addresses, strict=True):
+        told = False
         while (error := _error_of(place)) and time.monotonic() < until:
+            if not told:
+                say(f"waits for --data-service {address}: {error}")
+            told = True
             time.sleep(0.5)
         if error:
             raise ClusterError(
                 f"--data-service {address} was not reached: {error}. `keras-dl data serve` starts one there."
             )
+        _try(address)
     over = threading.Event()
     if places:
         threading.Thread(target=_look, args=(places, addresses, over, ending), daemon=True).start()
     try:
         yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        if addresses and "dispatcher restart" in str(error):
+            raise ClusterError("A service of --data-service was started again. Continue with --resume.") from error
+        for address in addresses:
+            if f"{address} {_NOT_DUE}" in str(error):
+                raise ClusterError(f"--data-service {address} {_NOT_DUE}") from error
+        raise
     finally:
         over.set()
 
 
+def _try(address):
+    """Reads something through a service: its worker may have a name that this machine does not know."""
+    service, found, errors = tf.data.experimental.service, [], []
+
+    def read():
+        numbers = tf.data.Dataset.range(1).apply(service.distribute(service.ShardingPolicy.OFF, address))
+        try:
+            found.extend(numbers.as_numpy_iterator())
+        except tf.errors.OpError as error:
+            errors.append(f": {error}")
+
+    thread = threading.Thread(target=read, daemon=True)  # TensorFlow would wait without end
+    thread.start()
+    thread.join(SECONDS_TO_ANSWER)
+    if not found:
+        raise ClusterError(
+            f"--data-service {address} sends nothing{''.join(errors)}. Start it by `keras-dl data serve`, with a "
+            "--host by which this machine reaches it."
+        )
+
+
 def _place(address):
     protocol, _, place = address.rpartition("://")
-    host, _, port = place.rpartition(":")
-    if protocol != "grpc" or not host or not port.isdigit():
+    if protocol != "grpc" or not is_address(place):
         raise OptionError(f"--data-service {address} must be grpc://HOST:PORT.")
-    return host.strip("[]"), int(port)
+    return split(place)
 
 
 def _error_of(place):
@@ -183,7 +217,7 @@ def _served(address, dataset):
 
     def due(number, numbered):
         found, batch = numbered
-        said = f"{address} sent another batch than was due. It must have one worker: start it by `keras-dl data serve`."
+        said = f"{address} {_NOT_DUE}"
         with tf.control_dependencies([tf.debugging.assert_equal(found, number, said)]):
             return tf.nest.map_structure(tf.identity, batch)
 
