@@ -12,8 +12,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more thread
 
 import changed
 import cpu_seconds
+import hypothesis
 import psutil
 import pytest
+
+# The same examples in each run; `--hypothesis-profile=default` draws others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 GROWTH = 256 * 2**20  # bytes that a process of tests may gain before it collects
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
