@@ -8,6 +8,7 @@ from keras_dl.arguments import OneOf, arguments
 from keras_dl.base import Layer
 from keras_dl.checks import check_shapes
 from keras_dl.compat import is_eager
+from keras_dl.layers.standardization import warn_if_not_adapted
 from keras_dl.tracing import is_unrolled
 
 
@@ -78,24 +79,37 @@ class CleanSequence(Layer):
         return sequence_shape
 
 
-def adapt_to_steps(model, features, mask=None) -> None:
-    """Measures the mean and variance of each feature for a model's layer `standardize`.
+class StandardizesSteps:
+    """For models of sequences with `task`, `standardize`, `num_features` and, if they standardize, such a layer."""
 
-    Args:
-        model: with `standardize`, whether it has the layer, and `num_features`.
-        features: array `(n, time, num_features)`.
-        mask: bool array `(n, time)`, or None. Steps that are False do not count.
+    @property
+    def returns_logits(self) -> bool:
+        """Whether a call returns logits: for classification."""
+        return self.task == "classification"
 
-    Raises:
-        ValueError: if the model does not standardize, features or mask have another shape, or a value is not finite.
-    """
-    if not model.standardize:
-        raise ValueError("standardize=False: this model takes its features as they are.")
-    given = {"features": features} | ({} if mask is None else {"mask": mask})
-    shapes = {"features": ("n", "time", model.num_features), "mask": ("n", "time")}
-    check_shapes("data", given, {name: shapes[name] for name in given}, f"num_features={model.num_features}")
-    steps = ops.convert_to_numpy(features)
-    if mask is not None:
-        steps = steps[ops.convert_to_numpy(mask).astype("bool")]  # (kept steps, num_features)
-    steps = steps.reshape(-1, model.num_features)
-    model.get_layer("standardize").adapt(steps[:, None])
+    def check_training(self) -> None:
+        super().check_training()
+        if self.standardize:
+            warn_if_not_adapted(self)
+
+    def adapt(self, features, mask=None) -> None:
+        """Measures the mean and variance of each feature, for standardization. Call it before `fit`.
+
+        Args:
+            features: array `(n, time, num_features)`.
+            mask: bool array `(n, time)`, or None. Steps that are False do not count.
+
+        Raises:
+            ValueError: if the model was made with `standardize=False`, features or mask have another shape, or a value
+                is not finite.
+        """
+        if not self.standardize:
+            raise ValueError("standardize=False: this model takes its features as they are.")
+        given = {"features": features} | ({} if mask is None else {"mask": mask})
+        shapes = {"features": ("n", "time", self.num_features), "mask": ("n", "time")}
+        check_shapes("data", given, {name: shapes[name] for name in given}, f"num_features={self.num_features}")
+        steps = ops.convert_to_numpy(features)
+        if mask is not None:
+            steps = steps[ops.convert_to_numpy(mask).astype("bool")]  # (kept steps, num_features)
+        steps = steps.reshape(-1, self.num_features)
+        self.get_layer("standardize").adapt(steps[:, None])

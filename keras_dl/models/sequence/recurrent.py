@@ -30,8 +30,8 @@ from keras_dl.layers.lstm import LSTM
 from keras_dl.layers.recurrent import STATES
 from keras_dl.layers.recurrent_weights import torch_recurrent_entries
 from keras_dl.layers.rnn import SimpleRNN
-from keras_dl.layers.sequences import CleanSequence, Pool, adapt_to_steps
-from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
+from keras_dl.layers.sequences import CleanSequence, Pool, StandardizesSteps
+from keras_dl.layers.standardization import Standardization
 from keras_dl.signatures import Signature, next_states
 from keras_dl.tracing import unrolled
 from keras_dl.weights import Weights, load_entries, read_safetensors, torch_entries
@@ -84,7 +84,7 @@ def step_through(stack, cell: str, hidden, states: dict) -> tuple:
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class RecurrentNetwork(FunctionalModel):
+class RecurrentNetwork(StandardizesSteps, FunctionalModel):
     """Classifies sequences or steps, or predicts values of them, with an RNN, LSTM or GRU.
 
     Args:
@@ -166,29 +166,6 @@ class RecurrentNetwork(FunctionalModel):
             hidden = layers.Dropout(dropout_rate, name=f"dropout_{len(hidden_dims) - 1}")(hidden)
         outputs = layers.Dense(num_outputs, dtype="float32", name="head")(hidden)  # (batch, [time,] num_outputs)
         super().__init__(inputs={"features": features, "mask": mask} if masked else features, outputs=outputs, **kwargs)
-
-    @property
-    def returns_logits(self) -> bool:
-        """Whether a call returns logits: for classification."""
-        return self.task == "classification"
-
-    def check_training(self) -> None:
-        super().check_training()
-        if self.standardize:
-            warn_if_not_adapted(self)
-
-    def adapt(self, features, mask=None) -> None:
-        """Measures the mean and variance of each feature, for standardization. Call it before `fit`.
-
-        Args:
-            features: array `(n, time, num_features)`.
-            mask: bool array `(n, time)`, or None. Steps that are False do not count.
-
-        Raises:
-            ValueError: if the model was made with `standardize=False`, features or mask have another shape, or a value
-                is not finite.
-        """
-        adapt_to_steps(self, features, mask)
 
     def load_torch(self, weights: Weights, names: Mapping[str, str] = TORCH_NAMES) -> None:
         """Takes the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, and of the `Linear` behind it.

@@ -25,8 +25,8 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, OneOf, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel, Layer
 from keras_dl.checks import check_shapes
-from keras_dl.layers.sequences import CleanSequence, Pool, adapt_to_steps
-from keras_dl.layers.standardization import Standardization, warn_if_not_adapted
+from keras_dl.layers.sequences import CleanSequence, Pool, StandardizesSteps
+from keras_dl.layers.standardization import Standardization
 from keras_dl.ops.convolution import dilated_convolution
 from keras_dl.signatures import Signature, next_states
 from keras_dl.tracing import unrolled
@@ -185,7 +185,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class TCN(FunctionalModel):
+class TCN(StandardizesSteps, FunctionalModel):
     """Temporal convolutional network: classifies sequences or steps, or predicts values of them.
 
     Train it on sequences of any length, by `fit` with a loss of values or of logits. It serves the whole sequence at
@@ -264,29 +264,6 @@ class TCN(FunctionalModel):
             hidden = Pool(pooling, name="pool")(hidden, mask) if masked else hidden[:, -1]  # (batch, filters)
         outputs = layers.Dense(num_outputs, name="head")(hidden)  # (batch, [time,] num_outputs)
         super().__init__(inputs={"features": features, "mask": mask} if masked else features, outputs=outputs, **kwargs)
-
-    @property
-    def returns_logits(self) -> bool:
-        """Whether a call returns logits: for classification."""
-        return self.task == "classification"
-
-    def check_training(self) -> None:
-        super().check_training()
-        if self.standardize:
-            warn_if_not_adapted(self)
-
-    def adapt(self, features, mask=None) -> None:
-        """Measures the mean and variance of each feature, for standardization. Call it before `fit`.
-
-        Args:
-            features: array `(n, time, num_features)`.
-            mask: bool array `(n, time)`, or None. Steps that are False do not count.
-
-        Raises:
-            ValueError: if the model was made with `standardize=False`, features or mask have another shape, or a value
-                is not finite.
-        """
-        adapt_to_steps(self, features, mask)
 
     @property
     def blocks(self) -> list[TemporalBlock]:
