@@ -156,6 +156,12 @@ def load_torch(layers: dict, weights: Weights, flattened: dict | None = None, wi
     load_entries(entries, weights, without)
 
 
+def check_built(layer) -> None:
+    """Raises a ValueError if a layer, which is to take weights, has none yet."""
+    if not layer.built:
+        raise ValueError(f"layer={layer.name!r} must be built before it takes weights: call it once.")
+
+
 def load_entries(entries: dict[str, Entry], weights: Weights, without: tuple[str, ...] = ()) -> None:
     """Assigns each array of a checkpoint to its variable, after it has checked all of them.
 

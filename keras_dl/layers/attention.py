@@ -29,7 +29,7 @@ from keras_dl.checks import check_size, shapes_agree
 from keras_dl.initializers import new_initializer
 from keras_dl.layers.alignment import AdditiveAttention, LuongAttention
 from keras_dl.ops.attention import chunked_attention, dot_product_attention
-from keras_dl.weights import Entry, Weights, load_entries, read_safetensors
+from keras_dl.weights import Entry, Weights, check_built, load_entries, read_safetensors
 
 __all__ = ["AdditiveAttention", "LuongAttention", "MultiHeadAttention"]
 
@@ -322,8 +322,7 @@ class MultiHeadAttention(Layer):
         Raises:
             ValueError: if the layer is not built, or names or shapes differ. The layer then keeps its weights.
         """
-        if not self.built:
-            raise ValueError(f"layer={self.name!r} must be built before it takes weights: call it once.")
+        check_built(self)
         weights = dict(weights if isinstance(weights, Mapping) else read_safetensors(weights))
         for whole, part in (("in_proj_weight", "{}_proj_weight"), ("in_proj_bias", "{}_proj_bias")):
             if whole in weights and len(weights[whole]) % 3 == 0:

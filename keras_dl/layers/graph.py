@@ -28,7 +28,7 @@ from keras import layers, ops
 from keras_dl.arguments import Activation, Number, OneOf, Rate, Regularizer, Size, arguments
 from keras_dl.base import Layer
 from keras_dl.ops.segments import gather, segment_max, segment_softmax, segment_sum, size
-from keras_dl.weights import Entry, Weights, load_entries
+from keras_dl.weights import Entry, Weights, check_built, load_entries
 
 
 class _GraphConvolution(Layer):
@@ -68,8 +68,7 @@ class _GraphConvolution(Layer):
         Raises:
             ValueError: if the layer is not built, or names or shapes differ. The layer then keeps its weights.
         """
-        if not self.built:
-            raise ValueError(f"layer={self.name!r} must be built before it takes weights: call it once.")
+        check_built(self)
         load_entries(self._torch_entries(), weights)
 
     def _finish(self, hidden):

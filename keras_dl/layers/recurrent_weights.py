@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_dl.weights import Entry, Weights, load_entries, read_safetensors
+from keras_dl.weights import Entry, Weights, check_built, load_entries, read_safetensors
 
 
 def _as_it_is(gates):
@@ -105,8 +105,7 @@ def load_torch_recurrent(stack, weights: Weights, prefix: str = "") -> None:
     (2, 6)
     """
     for layer in stack:
-        if not layer.built:
-            raise ValueError(f"layer={layer.name!r} must be built before it takes weights: call it once.")
+        check_built(layer)
     weights = weights if isinstance(weights, Mapping) else read_safetensors(weights)
     chosen = {name: array for name, array in weights.items() if name.startswith(prefix)}
     load_entries(torch_recurrent_entries(stack, prefix), chosen)

@@ -24,7 +24,7 @@ from keras_dl.initializers import new_initializer
 from keras_dl.layers.attention import MultiHeadAttention
 from keras_dl.layers.norm import LayerNormalization
 from keras_dl.ops.activations import gelu
-from keras_dl.weights import Entry, Weights, load_entries, read_safetensors, stacked, torch_entries
+from keras_dl.weights import Entry, Weights, check_built, load_entries, read_safetensors, stacked, torch_entries
 
 # Functions of the hidden states and of whether it is training.
 ACTIVATIONS = {
@@ -273,8 +273,7 @@ def load_torch_stack(blocks, weights: Weights, norm=None, prefix: str = "") -> N
         ValueError: if a block is not built, or names or shapes differ. The blocks then keep their weights.
     """
     for block in blocks:
-        if not block.built:
-            raise ValueError(f"block={block.name!r} must be built before it takes weights: call it once.")
+        check_built(block)
     weights = weights if isinstance(weights, Mapping) else read_safetensors(weights)
     entries = {} if norm is None else torch_entries(f"{prefix}norm", norm)
     for i, block in enumerate(blocks):
