@@ -39,10 +39,10 @@ def files(tmp_path_factory):
 
 
 def written(path, language):
-    """Writes a snippet beside its file: its path."""
-    name, text = snippet(path, language)
-    path.with_name(name).write_text(text, encoding="utf-8")
-    return path.with_name(name)
+    """Writes a snippet beside its file, as an export does: its path."""
+    (row,) = snippets.write(path, [language])
+    assert (row["file"], row["language"], row["reason"]) == (str(path), language, None)
+    return pathlib.Path(row["path"])
 
 
 @pytest.mark.parametrize("name", FILES)
