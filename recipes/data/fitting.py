@@ -142,7 +142,7 @@ def _check(batch_size, image_size):
 
 
 def _rebatched(dataset, options):
-    """A test split in batches of the options. Recipes have larger ones, which large models do not have the memory for."""
+    """A test split in batches of the options: those of recipes are too large for large models."""
     return dataset.rebatch(options.batch_size).prefetch(1)
 
 
