@@ -57,6 +57,8 @@ def test_each_pass_has_the_same_examples_in_another_order(form, folder):
     data = from_folder(folder / path, **given)
     for trained, tested in zip(*(tf.nest.flatten(next(iter(x))[0]) for x in (data.train, data.test)), strict=True):
         assert trained.shape[1:] == tested.shape[1:]
+    tested = len(examples(data.test))
+    assert int(data.test.cardinality()) == -(-tested // given["batch_size"]) > 0
     passes = [examples(data.train) for _ in range(2)]
     assert int(data.train.cardinality()) * given["batch_size"] == len(passes[0]) == len(set(passes[0]))
     assert passes[0] != passes[1]

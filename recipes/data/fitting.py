@@ -13,6 +13,7 @@ from keras_dl.text import tokenizers
 
 # Where the first recipe that takes a form is not the one whose pipeline fits most models of that form.
 USUAL = {"images": "resnet", "series": "lstm", "pairs": "transformer"}
+WHOLE = ("images", "boxes", "instances", "masks", "table", "values")  # forms of which recipes validate on each example
 
 
 class Folder(NamedTuple):
@@ -116,8 +117,10 @@ def from_folder(
         raise OptionError(f"batch_size={options.batch_size} is more than the {data.num_train} training examples.")
     return Folder(
         train=_passes(data, options),
-        test=_rebatched(data.test, options),
-        validation=None if data.validation is None else _rebatched(data.validation, options),
+        test=_rebatched(data.test, data.num_test, options),
+        validation=_rebatched(data.validation, found.counts.get("validation"), options)
+        if found.form in WHOLE
+        else data.validation,
         labels=tuple(data.labels),
         input_shape=tuple(data.input_shape),
         notes=[found.how, *found.notes],
@@ -141,9 +144,15 @@ def _check(batch_size, image_size):
         raise OptionError(f"image_size={image_size!r} must be in [1, {MOST_PIXELS}] pixels.")
 
 
-def _rebatched(dataset, options):
-    """A test split in batches of the options: those of recipes are too large for large models."""
-    return dataset.rebatch(options.batch_size).prefetch(1)
+def _rebatched(dataset, count, options):
+    """A split of `count` examples in batches of the options: those of recipes are too large for large models.
+
+    A graph, whose batch is the whole graph, stays as it is.
+    """
+    if dataset is None or tf.nest.flatten(dataset.element_spec)[0].shape[0] is not None:
+        return dataset
+    steps = -(-count // options.batch_size)  # Keras warns of data that ends, if its length is not known
+    return dataset.rebatch(options.batch_size).apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
 
 
 def _passes(data, options):
