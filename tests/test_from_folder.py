@@ -126,6 +126,8 @@ def test_a_scene_comes_with_its_cameras(folder):
     assert shapes(rays) == {"directions": (64, 3), "origins": (64, 3)}
     assert colors.min() >= 0
     assert colors.max() <= 1
+    usual = from_folder(folder / "statue").train
+    assert usual.element_spec[1].shape[0] == 512  # rays, of which the 8 views have 6,144
     near, far = data.arrays["bounds"]
     assert 0 < near < far
     assert data.arrays["test/cameras"].shape == (2, 3, 4)

@@ -104,7 +104,7 @@ def from_folder(
     options = chosen.options(
         found.form,
         epochs=MOST_EPOCHS,  # a pipeline that changes in the last epochs does not know which they are
-        batch_size=batch_size or own_options.batch_size(chosen.own[found.form], found.counts["train"]),
+        batch_size=batch_size or own_options.batch_size(found.form, chosen.own[found.form], found.counts["train"]),
         seed=seed,
         data=str(found.path),
         target=target,
