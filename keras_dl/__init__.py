@@ -1,5 +1,7 @@
 """keras_dl: the landmark architectures of deep learning as Keras 3 layers and models on TensorFlow."""
 
+import importlib as _importlib
+
 import keras as _keras
 
 if _keras.backend.backend() != "tensorflow":
@@ -131,5 +133,19 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "predict",
     "schedules",
 ]
+
+# What needs an extra, by the module that has it: imported when it is asked for, since `import keras_dl` needs none.
+_LAZY = {"predict": "keras_dl.recipes.prediction"}
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(_importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'keras_dl' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

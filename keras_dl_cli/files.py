@@ -156,11 +156,19 @@ class OneOrMore(click.Choice):
     metavar="MODULE",
     help="A Python module that registers layers of a .keras file. May be repeated.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option(
+    "--snippet",
+    "snippets",
+    type=OneOrMore([*LANGUAGES, "all"]),
+    metavar="LANGUAGE",
+    help=f"Also write code that runs the file, beside it: {', '.join(LANGUAGES)}, several with commas between them, or "
+    "all.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file, and the code of --snippet, if they exist.")
 @data_dir_option
 @own_data_option
 @trust_option
-def export(no_verify, **options):
+def export(no_verify, snippets, **options):
     """Export PATH, the folder of a run or a .keras file, to a verified file for a device.
 
     A run is calibrated with its own training data, and its metric is measured again on the file.
@@ -172,15 +180,21 @@ def export(no_verify, **options):
       keras-dl export runs/cnn --quantization none,float16,int8
       keras-dl export runs/cnn --quantization int8 --io uint8
       keras-dl export runs/cnn --training 8
+      keras-dl export runs/cnn --snippet all
       keras-dl export mine.keras --quantization int8 --calibration samples.npz
       keras-dl export runs/seq2seq --quantization int8 --signature encode --signature decode_step
     """
     from keras_dl.export import Report
     from keras_dl.recipes.training import commands
 
-    document = commands.export(verify=not no_verify, **options)
-    reports = document.get("files", [document])
-    return document, "\n\n".join(str(Report(**report)) for report in reports)
+    languages = () if snippets is None else (snippets,) if isinstance(snippets, str) else snippets
+    languages = LANGUAGES if "all" in languages else languages
+    document = commands.export(verify=not no_verify, snippets=languages, **options)
+    reports = document.get("files", [{name: x for name, x in document.items() if name != "snippets"}])
+    parts = [str(Report(**report)) for report in reports]
+    if rows := document.get("snippets"):
+        parts.append("\n".join(f"{row['language']:<11} {row['path'] or 'none: ' + row['reason']}" for row in rows))
+    return document, "\n\n".join(parts)
 
 
 @command(cli, "snippet")

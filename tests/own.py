@@ -5,7 +5,12 @@ import json
 import numpy as np
 from PIL import Image
 
+from keras_dl.ops.rays import camera_rays, orbit_cameras
+
 SHAPES = ("bar", "ring")
+# Of scenes: the place of the ball and the unit of the user's world, and the angle of the camera.
+MIDDLE, SCALE = np.array([7.0, -2.0, 3.0]), 2.5
+ANGLE = 0.9
 
 
 def picture(shape, seed, sides=(20, 20), mode="RGB"):
@@ -107,4 +112,58 @@ def write_pictures(folder, count=10, names=SHAPES, sides=(20, 20), mode="RGB", s
         for i in range(count):
             of = sides(i) if callable(sides) else sides
             picture(SHAPES[names.index(name) % 2], i, of, mode).save(folder / name / f"{i:02d}.{suffix}")
+    return folder
+
+
+def write_graph(folder, count=40, split=False):
+    """Two circles of people, tied to their neighbors; every tenth has no known club."""
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    lines = ["name,age,town,club" + ",split" * split]
+    for i in range(count):
+        club = "chess" if i < count // 2 else "choir"
+        given = ("test" if i % 3 == 0 else "train") if i % 10 else ""
+        age = 30 + 20 * (club == "choir") + random.normal(0, 8)
+        lines.append(f"p{i},{age:.1f},{'north' if i % 2 else 'south'},{club if i % 10 else ''}" + f",{given}" * split)
+    (folder / "nodes.csv").write_text("\n".join(lines) + "\n")
+    half = count // 2
+    ties = [(i, half * (i // half) + (i + step) % half) for i in range(count) for step in (1, 2)]
+    lines = ["from,to,since", *(f"p{a},p{b},1999" for a, b in ties), "p1,p0,2000", "p3,p3,2000"]
+    (folder / "edges.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_scene(folder, count=10, name="transforms.json", size=(24, 32), mode="RGB", **others):
+    """Views of a bright ball on a dark ground from around, in a world of their own. Returns their cameras."""
+    (folder / "images").mkdir(exist_ok=True)
+    cameras = np.asarray(orbit_cameras(count, radius=3.0, height=1.0), "float64")
+    cameras[:, :, 3] = SCALE * cameras[:, :, 3] + MIDDLE
+    focal, frames = 0.5 * size[1] / np.tan(0.5 * ANGLE), []
+    for i, camera in enumerate(cameras):
+        origins, directions = (np.asarray(x, "float64") for x in camera_rays(camera.astype("float32"), focal, size))
+        toward = MIDDLE - origins
+        along = (toward * directions).sum(-1) / np.linalg.norm(directions, axis=-1)
+        seen = (toward**2).sum(-1) - along**2 < (0.6 * SCALE) ** 2
+        image = np.where(seen[..., None], [220, 120, 40], [20, 30, 60]).astype("uint8")
+        file = f"images/{name}-{i}.png"
+        Image.fromarray(image).convert(mode).save(folder / file)
+        frames.append({"file_path": file, "transform_matrix": [*camera.tolist(), [0, 0, 0, 1]]})
+    (folder / name).write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames} | others))
+    return cameras
+
+
+def write_forms(folder):
+    """Small data in the forms of docs/own_data.md, under the names that the page gives them."""
+    folder.mkdir(exist_ok=True)
+    write_pictures(folder / "photos", 12)
+    (folder / "plants.csv").write_text("\n".join(table()) + "\n")
+    write_coco(folder / "street", 20)
+    write_masks(folder / "cells", 20)
+    write_series(folder / "waves", 10)
+    (folder / "verses.txt").write_text("".join(f"and verse {i} of all\n" for i in range(40)))
+    (folder / "pairs.tsv").write_text("".join(f"number {i}\tNummer {i}\n" for i in range(40)))
+    write_clouds(folder / "solids", 10)
+    write_graph(folder / "people")
+    (folder / "statue").mkdir()
+    write_scene(folder / "statue", 10)
     return folder

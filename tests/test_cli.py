@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -385,6 +386,47 @@ def test_export_of_several_quantizations(call, tmp_path):
     assert out.index("other-weight_only_int8.tflite") < out.index("other-float16.tflite")
     for names, message in {"none,none": "names one of them twice", "none,int4": "'int4' is not one of"}.items():
         code, _, err = call(*arguments, names)
+        assert code == 2
+        assert message in err
+
+
+def test_export_with_snippets(call, tmp_path):
+    keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)]).save(tmp_path / "mine.keras")
+    code, out, _ = call("export", tmp_path / "mine.keras", "--snippet", "all", "--json")
+    assert code == 0
+    rows = {row["language"]: row for row in json.loads(out)["snippets"]}
+    assert list(rows) == ["python", "cpp", "kotlin", "javascript"]
+    assert rows["cpp"]["path"] is None
+    assert "has no mine-none-cpu.h beside it" in rows["cpp"]["reason"]
+    assert not (tmp_path / "mine-none-cpu_run.cc").exists()
+    file, x = tmp_path / "mine-none-cpu.tflite", np.float32([[1, 2, 3, 4]])
+    answers = runpy.run_path(rows.pop("python")["path"])["serve"](x)
+    for key, values in keras_dl.export.load(file).serve("serve", x=x).items():
+        np.testing.assert_array_equal(answers[key], values)
+
+    (tmp_path / "mine_none_cpu.py").write_text("changed")
+    code, _, err = call("export", tmp_path / "mine.keras", "--overwrite")
+    assert code == 0
+    for language, name in (("python", "mine_none_cpu.py"), ("kotlin", "MineNoneCpu.kt")):
+        assert f"{name} was not written for this file: its scales may be others. keras-dl snippet" in err
+        assert f"--language {language} --overwrite" in err
+    assert (tmp_path / "mine_none_cpu.py").read_text() == "changed"
+    file.unlink()
+    code, _, err = call("export", tmp_path / "mine.keras", "--snippet", "kotlin,python")
+    assert code == 2
+    assert "MineNoneCpu.kt exists. Replace it, and what you have changed in it: --overwrite" in err
+    assert not file.exists()
+    code, out, err = call("export", tmp_path / "mine.keras", "--snippet", "python,cpp", "--overwrite")
+    assert code == 0
+    assert f"python      {tmp_path / 'mine_none_cpu.py'}" in out
+    assert f"cpp         none: {file} has no mine-none-cpu.h beside it" in out
+    assert "changed" not in (tmp_path / "mine_none_cpu.py").read_text()
+    assert err.count("was not written for this file") == 2  # kotlin and javascript
+    for arguments, message in (
+        (("--format", "onnx", "--snippet", "all"), "--snippet is for LiteRT files, and --format is onnx"),
+        (("--snippet", "rust"), "'rust' is not one of 'python', 'cpp', 'kotlin', 'javascript', 'all'"),
+    ):
+        code, _, err = call("export", tmp_path / "mine.keras", *arguments)
         assert code == 2
         assert message in err
 

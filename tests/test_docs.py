@@ -126,6 +126,12 @@ def _images_model(monkeypatch):
     return dict(model=model, digits=digits, real_images=digits[:, None].astype("float32"))
 
 
+def _own_forms(monkeypatch):
+    """Small data in each form."""
+    own.write_forms(pathlib.Path())
+    return {}
+
+
 def _own_data(monkeypatch):
     """With a folder of drawn pictures."""
     own.write_pictures(pathlib.Path("photos"), 12)
@@ -170,7 +176,7 @@ GIVEN = {
     "docs/export.md": _images_model,
     "docs/fine_tuning.md": _fine_tuning,
     "docs/microcontroller.md": _device,
-    "docs/own_data.md": _own_data,
+    "docs/own_data.md": _own_forms,
     "docs/precision.md": _small_data,
     "docs/quantization.md": _images_model,
     "docs/resuming.md": _small_data,
@@ -193,8 +199,9 @@ def test_every_page_with_code_is_run():
     assert {page for page in pages if _blocks(page)} == set(GIVEN)
 
 
-# A ResNet-18 that is trained twice and exported, and a Transformer. Their parts have cheaper tests of their own.
-SLOW = ("docs/fine_tuning.md", "docs/text_to_text.md")
+# A ResNet-18 that is trained twice and exported, a Transformer, and a model of each form of own data. Their parts have
+# cheaper tests of their own.
+SLOW = ("docs/fine_tuning.md", "docs/own_data.md", "docs/text_to_text.md")
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,13 @@
 
 import numpy as np
 import pytest
+from own import write_graph
 
 from keras_dl.files import FileError
 from keras_dl.recipes import gnn
-from keras_dl.recipes.data import from_folder, open_data, understand
+from keras_dl.recipes.data import open_data, understand
 from keras_dl.recipes.prediction import predict
 from keras_dl.recipes.training import commands, recipe
-
-
-def write_graph(folder, count=40, split=False):
-    """Two circles of people, tied to their neighbors; every tenth has no known club."""
-    folder.mkdir(exist_ok=True)
-    random = np.random.default_rng(0)
-    lines = ["name,age,town,club" + ",split" * split]
-    for i in range(count):
-        club = "chess" if i < count // 2 else "choir"
-        given = ("test" if i % 3 == 0 else "train") if i % 10 else ""
-        age = 30 + 20 * (club == "choir") + random.normal(0, 8)
-        lines.append(f"p{i},{age:.1f},{'north' if i % 2 else 'south'},{club if i % 10 else ''}" + f",{given}" * split)
-    (folder / "nodes.csv").write_text("\n".join(lines) + "\n")
-    half = count // 2
-    ties = [(i, half * (i // half) + (i + step) % half) for i in range(count) for step in (1, 2)]
-    lines = ["from,to,since", *(f"p{a},p{b},1999" for a, b in ties), "p1,p0,2000", "p3,p3,2000"]
-    (folder / "edges.csv").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def test_a_graph_of_two_tables(tmp_path):
@@ -86,8 +69,6 @@ def test_targets_of_graphs(tmp_path):
         open_data(tmp_path)
     with pytest.raises(FileError, match="has values, and not at least two classes, in column 'age'"):
         open_data(tmp_path, target="age")
-    with pytest.raises(recipe.OptionError, match="the recipes take the other forms"):
-        from_folder(tmp_path, target="club", form="graph")
 
 
 def test_from_a_graph_to_an_answer(tmp_path):

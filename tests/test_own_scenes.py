@@ -4,36 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from own import ANGLE, SCALE, write_scene
 from PIL import Image
 
 from keras_dl.files import FileError
-from keras_dl.ops.rays import camera_rays, orbit_cameras
 from keras_dl.recipes.data import open_data, understand
 from keras_dl.recipes.data.scenes import DISTANCE
 from keras_dl.recipes.tasks import views
 from keras_dl.recipes.training import commands, recipe
-
-MIDDLE, SCALE = np.array([7.0, -2.0, 3.0]), 2.5  # of the user's world
-ANGLE = 0.9
-
-
-def write_scene(folder, count=10, name="transforms.json", size=(24, 32), mode="RGB", **others):
-    """Views of a bright ball on a dark ground from around, in a world of their own. Returns their cameras."""
-    (folder / "images").mkdir(exist_ok=True)
-    cameras = np.asarray(orbit_cameras(count, radius=3.0, height=1.0), "float64")
-    cameras[:, :, 3] = SCALE * cameras[:, :, 3] + MIDDLE
-    focal, frames = 0.5 * size[1] / np.tan(0.5 * ANGLE), []
-    for i, camera in enumerate(cameras):
-        origins, directions = (np.asarray(x, "float64") for x in camera_rays(camera.astype("float32"), focal, size))
-        toward = MIDDLE - origins
-        along = (toward * directions).sum(-1) / np.linalg.norm(directions, axis=-1)
-        seen = (toward**2).sum(-1) - along**2 < (0.6 * SCALE) ** 2
-        image = np.where(seen[..., None], [220, 120, 40], [20, 30, 60]).astype("uint8")
-        file = f"images/{name}-{i}.png"
-        Image.fromarray(image).convert(mode).save(folder / file)
-        frames.append({"file_path": file, "transform_matrix": [*camera.tolist(), [0, 0, 0, 1]]})
-    (folder / name).write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames} | others))
-    return cameras
 
 
 def test_a_scene_is_moved_to_the_middle_and_scaled(tmp_path):

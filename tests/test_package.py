@@ -238,6 +238,17 @@ def test_import_is_light():
     assert not optional & set(loaded)
 
 
+def test_predict_is_imported_when_it_is_asked_for():
+    code = (
+        "import sys, keras_dl; assert 'keras_dl.recipes' not in sys.modules; assert 'predict' in dir(keras_dl);"
+        "from keras_dl import predict; from keras_dl.recipes import prediction; assert predict is prediction.predict"
+    )
+    run = _python(code)
+    assert run.returncode == 0, run.stderr
+    with pytest.raises(AttributeError, match="module 'keras_dl' has no attribute 'foresee'"):
+        keras_dl.foresee  # noqa: B018
+
+
 def test_other_backends_are_refused():
     run = _python("import keras; keras.backend.backend = lambda: 'torch'; import keras_dl")
     assert run.returncode == 1

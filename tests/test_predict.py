@@ -43,6 +43,8 @@ def test_a_picture_of_the_models_size_is_taken_as_it_is(classifier, tmp_path):
     assert [c["label"] for c in answer["classes"]] == [LABELS[i] for i in best]
     assert [c["probability"] for c in answer["classes"]] == pytest.approx(expected[best].tolist(), abs=1e-6)
     assert as_text([answer]).startswith(f"{tmp_path / 'digit.png'}: {LABELS[best[0]]} ")
+    for one in (tmp_path / "digit.png", str(tmp_path / "digit.png")):
+        assert keras_dl.predict(classifier, one) == [answer]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "training"])
@@ -157,6 +159,8 @@ def test_what_cannot_be_answered_is_refused(classifier, tmp_path):
         predict(tmp_path, [tmp_path / "text.png"])
     with pytest.raises(OptionError, match="There is no input"):
         predict(classifier, [])
+    with pytest.raises(OptionError, match="inputs holds a ndarray; each must be a text, or the path"):
+        predict(classifier, np.zeros((2, 28, 28, 1)))
     with pytest.raises(OptionError, match=r"--signature ask is not in .*: classify"):
         predict(classifier, [tmp_path / "text.png"], signature="ask")
     keras_dl.GAN((2,), 2, generator_dims=(4,), discriminator_dims=(4,)).save(tmp_path / "gan.keras")

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_dl
 import keras_dl_cli
-from keras_dl.export import Exporter, FileError, graph, load, snippet, snippets
+from keras_dl.export import Exporter, FileError, export_training, graph, load, snippet, snippets
 from keras_dl.export.snippets import facts
 from keras_dl.export.targets import c_array, micro
 
@@ -39,10 +40,10 @@ def files(tmp_path_factory):
 
 
 def written(path, language):
-    """Writes a snippet beside its file: its path."""
-    name, text = snippet(path, language)
-    path.with_name(name).write_text(text, encoding="utf-8")
-    return path.with_name(name)
+    """Writes a snippet beside its file, as an export does: its path."""
+    (row,) = snippets.write(path, [language])
+    assert (row["file"], row["language"], row["reason"]) == (str(path), language, None)
+    return pathlib.Path(row["path"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -87,8 +88,6 @@ def test_python_has_each_signature_of_a_file_without_labels(tmp_path):
 
 def test_python_resets_states(tmp_path):
     """A fused LSTM continues from the last call, unless it is told not to."""
-    import keras_dl
-
     lstm = keras_dl.LSTM(3, return_sequences=True)
     model = keras.Sequential([keras.Input((4, 2), name="x"), lstm])
     with contextlib.closing(Exporter(model)) as exporter:
@@ -260,8 +259,101 @@ def test_javascript_computes_what_the_file_does(files, litert_js, name):
     assert label == LABELS[int(np.argmax(found))]
 
 
+# Stand-ins for Android and for LiteRT 2, with the signatures of its CompiledModel and TensorBuffer. What `run` gives is
+# what it gets, plus one.
+ANDROID = {
+    "Context.kt": "package android.content\nclass Context { val assets = android.content.res.AssetManager() }\n",
+    "AssetManager.kt": "package android.content.res\nclass AssetManager\n",
+    "LiteRT.kt": """
+package com.google.ai.edge.litert
+import android.content.res.AssetManager
+
+enum class Accelerator { NONE, CPU, GPU, NPU }
+
+abstract class JniHandle : AutoCloseable {
+    var open = true
+    final override fun close() { check(open); open = false }
+}
+
+class TensorBuffer : JniHandle() {
+    var values = listOf<Number>()
+    fun writeInt(data: IntArray) { values = data.toList() }
+    fun writeFloat(data: FloatArray) { values = data.toList() }
+    fun writeInt8(data: ByteArray) { values = data.toList() }
+    fun writeBoolean(data: BooleanArray) { values = data.map { if (it) 1 else 0 } }
+    fun writeLong(data: LongArray) { values = data.toList() }
+    fun readInt(): IntArray = values.map { it.toInt() }.toIntArray()
+    fun readFloat(): FloatArray = values.map { it.toFloat() }.toFloatArray()
+    fun readInt8(): ByteArray = values.map { it.toByte() }.toByteArray()
+    fun readBoolean(): BooleanArray = values.map { it.toInt() != 0 }.toBooleanArray()
+    fun readLong(): LongArray = values.map { it.toLong() }.toLongArray()
+}
+
+class CompiledModel private constructor() : JniHandle() {
+    class Options constructor(internal vararg val accelerators: Accelerator)
+
+    fun createInputBuffer(inputName: String, signature: String? = null): TensorBuffer = TensorBuffer()
+    fun createOutputBuffer(outputName: String, signature: String? = null): TensorBuffer = TensorBuffer()
+
+    fun run(inputs: Map<String, TensorBuffer>, outputs: Map<String, TensorBuffer>, signature: String? = null) {
+        outputs.values.forEach { it.values = inputs.values.first().values.map { x -> x.toDouble() + 1 } }
+    }
+
+    companion object {
+        fun create(assetManager: AssetManager, assetName: String, options: Options): CompiledModel = CompiledModel()
+    }
+}
+""",
+    "Main.kt": """
+fun main() {
+    val context = android.content.Context()
+    val pixels = floatArrayOf(0f, 100f, 250f)
+    val models = listOf(MyNone(context), MyInt8(context), MyUint8(context), MyFloat32(context))
+    println((models[0] as MyNone).classify(byteArrayOf(0, 100, 250.toByte())).probabilities.joinToString())
+    println((models[1] as MyInt8).classify(pixels).probabilities.joinToString())
+    println((models[2] as MyUint8).classify(pixels).probabilities.joinToString())
+    println((models[3] as MyFloat32).classify(pixels).probabilities.joinToString())
+    models.forEach { (it as AutoCloseable).close() }
+    print(MyUint8.LABELS.joinToString("|"))
+}
+""",
+}
+
+
+@pytest.mark.slow  # half a minute: kotlinc
+def test_kotlin_quantizes_as_the_file_says(files, tmp_path):
+    """Compiled with stand-ins for Android's classes and LiteRT's, also the snippet of a file that learns."""
+    for tool in ("kotlinc", "java"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed; Debian's package kotlin has the compiler")
+    sources = [written(path, "kotlin") for path in files.values()]
+    export_training(keras_dl.MLP(4, 3, hidden_dims=(4,)), tmp_path / "learning.tflite", batch_size=2)
+    sources.append(written(tmp_path / "learning.tflite", "kotlin"))
+    for name, text in ANDROID.items():
+        (tmp_path / name).write_text(text)
+        sources.append(tmp_path / name)
+    command = ["kotlinc", "-include-runtime", "-d", tmp_path / "run.jar", *sources]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    command = ["java", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", tmp_path / "run.jar", "MainKt"]
+    run = subprocess.run(command, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.decode().split("\n", 4)
+    pixels = np.array([0, 100, 250])
+    for line, name in zip(lines, files, strict=False):
+        signature = load(files[name], trust=True).signatures["classify"]
+        given, got = signature["inputs"]["images"], signature["outputs"]["probabilities"]
+        # Bytes of Kotlin have a sign, which the file does not see.
+        expected = (pixels.astype("uint8").view("int8") if given["dtype"] == "uint8" else pixels) + 1.0
+        if "scale" in given:
+            integers = np.round(pixels / given["scale"]) + given["zero_point"] + 1
+            integers = integers.astype(np.int64).astype(got["dtype"])  # a byte wraps around
+            expected = got["scale"] * (integers.astype("int64") - got["zero_point"])
+        assert [float(x) for x in line.split(", ")] == pytest.approx(expected, rel=1e-6), name
+    assert lines[4] == "|".join(LABELS)
+
+
 def test_kotlin_has_names_scales_and_labels(files):
-    """It is not compiled: that takes Android's tools."""
     text = written(files["uint8"], "kotlin").read_text()
     output = graph.read(files["uint8"]).signatures["classify"].outputs["probabilities"]
     assert "class MyUint8(context: Context)" in text

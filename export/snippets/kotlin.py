@@ -1,4 +1,4 @@
-"""A snippet in Kotlin, for LiteRT on Android. It was written by the API of LiteRT 2 and not run."""
+"""A snippet in Kotlin, for LiteRT on Android: by the API of LiteRT 2, whose classes its tests have stand-ins for."""
 
 from keras_dl.export.snippets.facts import camel, plain, quoted
 
@@ -19,7 +19,7 @@ _HEAD = """\
 //
 //     {camel}(context).use {{ model -> model.{method}({given}) }}
 //
-// This snippet was written by the API of LiteRT 2. It was not run.{continues}
+// This snippet was written by the API of LiteRT 2. It was not run on a device.{continues}
 import android.content.Context
 import com.google.ai.edge.litert.Accelerator
 import com.google.ai.edge.litert.CompiledModel

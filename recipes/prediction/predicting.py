@@ -33,20 +33,21 @@ SHOWN_SCORE = 0.25  # of detections
 
 def predict(
     source: str | os.PathLike,
-    inputs: Sequence[str | os.PathLike],
+    inputs: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     signature: str | None = None,
     output: str | os.PathLike | None = None,
     trust: bool = False,
 ) -> list[dict]:
-    """Answers for pictures, rows of tables, series or texts.
+    """Answers for pictures, rows of tables, series or texts: also `keras_dl.predict`.
 
     Args:
         source: the folder of a run, a `.keras` file, or a file that `keras_dl.export` made.
         inputs: paths of pictures; of `.csv` files, a row for each sample (below the names of its columns, for a model
             of an own table), or for a model of series a line for each step; of `.npy`, `.ply`, `.off` and `.obj` files,
             for a model of clouds; of folders with `nodes.csv` and `edges.csv`, for a model of an own graph; texts, or
-            paths of `.txt` files with a text in each line.
+            paths of `.txt` files with a text in each line. One of these stands for a list of it. Arrays are for
+            `keras_dl.export.load(file).serve`, or for `predict` of the model.
         signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
         output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn.
         trust: bool. Whether a file may hold Python, and ops that touch files.
@@ -57,13 +58,11 @@ def predict(
         of the picture. `shares` of the pixels by label. `text`. Else the outputs of the signature as lists.
 
     Raises:
-        OptionError: if the source answers no question about such inputs.
+        OptionError: if the source answers no question about such inputs. A ValueError.
         FileError: if a file is damaged or does not fit; the message names it and the line. A ValueError.
     """
+    inputs = _words(inputs)
     source = open_source(source, trust)
-    inputs = [str(word) for word in inputs]
-    if not inputs:
-        raise OptionError("There is no input. Name at least one.")
     if (
         source.vocabularies
         and signature is None
@@ -90,6 +89,20 @@ def predict(
             path = path if len(given) == 1 else path / f"{pathlib.Path(one.name).stem}.png"
             drawing.draw(path, one.original, answers[-1], outputs, source.labels, shape)
     return answers
+
+
+def _words(inputs):
+    """The inputs as a list of str."""
+    words = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    for word in words:
+        if not isinstance(word, str | os.PathLike):
+            raise OptionError(
+                f"inputs holds a {type(word).__name__}; each must be a text, or the path of a file. Arrays are for "
+                "keras_dl.export.load(file).serve, or for predict of the model."
+            )
+    if not words:
+        raise OptionError("There is no input. Name at least one.")
+    return [str(word) for word in words]
 
 
 def _signature(source, wanted):

@@ -119,7 +119,9 @@ def from_memory(options, clouds: Clouds, num_points: int, moves: bool, **origin_
             rows = read_rows(numbers)
             seeds = tf.unstack(tf.random.split(tf.random.fold_in(key, index), 4))
             size = rows["points"].shape[1]
-            order = tf.random.experimental.stateless_shuffle(tf.range(size), seeds[0])
+            order = tf.range(size)
+            if options.augment:
+                order = tf.random.experimental.stateless_shuffle(order, seeds[0])
             chosen = tf.gather(order, tf.range(num_points) % size)
             points = tf.gather(rows["points"], chosen, axis=1)
             if moves:
@@ -214,7 +216,7 @@ def own(options, num_points: int) -> Data:
         split: {"points": columns["points"], "target": columns["label"].astype("int32")}
         for split, columns in builder.splits.items()
     }
-    return from_memory(options, Clouds(splits, builder.labels), num_points, moves=True, **origin(builder))
+    return from_memory(options, Clouds(splits, builder.labels), num_points, moves=options.augment, **origin(builder))
 
 
 def segmented(serve, data):

@@ -48,6 +48,7 @@ def objects(options, shape, max_boxes, change=None, mosaic=0.0, masks=False, mos
     tfds = require("tensorflow_datasets", extra="recipes")
     if mosaic and masks:
         raise ValueError(f"mosaic={mosaic} must be 0 with masks.")
+    change, mosaic = (change, mosaic) if options.augment else (None, 0.0)
     builder, own = open_dataset(options), options.data is not None
     if own:
         max_boxes = builder.metadata["most"]

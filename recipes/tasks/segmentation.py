@@ -88,6 +88,8 @@ def pixels(options, shape, low=0.75, high=1.33) -> Data:
         rows = shuffled(train, order, *() if source.same_size else (SHUFFLED_FILES,)).enumerate()
 
         def changed(index, row):
+            if not options.augment:
+                return as_served(*row)
             return random_view(*source.decode(*row), tf.random.fold_in(order, index), shape, low, high, source.turned)
 
         dataset = part.of(rows, options, num_train).map(changed, tf.data.AUTOTUNE)
@@ -229,7 +231,7 @@ def random_view(image, labels, seed, shape, low, high, turned=False):
     Returns:
         float32 `(*shape, channels)`, in [0, 255]; int32 `shape`.
     """
-    seeds = tf.random.split(seed, 6)
+    seeds, channels = tf.random.split(seed, 6), image.shape[-1]
     size, target = tf.cast(tf.shape(labels), tf.float32), tf.constant(shape, tf.float32)
     factor = tf.exp(tf.random.stateless_uniform((), seeds[0], np.log(low), np.log(high)))
     sides = tf.cast(tf.maximum(tf.round(size * tf.reduce_min(target / size) * factor), 1), tf.int32)
@@ -241,7 +243,7 @@ def random_view(image, labels, seed, shape, low, high, turned=False):
     pad, cut = tf.where(room > 0, place, 0), tf.where(room < 0, place, 0)
     border = tf.concat([tf.stack([pad, tf.maximum(room, 0) - pad], 1), [[0, 0]]], 0)  # (3, 2)
     image, labels = (tf.pad(x, border)[cut[0] : cut[0] + shape[0], cut[1] : cut[1] + shape[1]] for x in (image, labels))
-    image, labels = tf.ensure_shape(image + FILL, (*shape, image.shape[-1])), labels + IGNORED
+    image, labels = tf.ensure_shape(image + FILL, (*shape, channels)), labels + IGNORED
     labels = tf.ensure_shape(labels, (*shape, 1))
     swaps = [tf.image.flip_left_right, *[tf.image.flip_up_down] * turned]
     swaps += [tf.image.transpose] if turned and shape[0] == shape[1] else []

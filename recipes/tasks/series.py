@@ -53,7 +53,7 @@ def load_data(options, variant):
         return rows.map(lambda features: {"features": features}) if adding else rows
 
     return Data(
-        train=(lambda number: batches(number, options.batch_size)) if adding else noisy,
+        train=noisy if options.augment and not adding else lambda number: batches(number, options.batch_size),
         test=tf.data.Dataset.from_tensor_slices(arrays["test"]).batch(TEST_BATCH),
         num_train=len(arrays["train"][1]),
         num_test=len(arrays["test"][1]),

@@ -123,7 +123,10 @@ def from_memory(options, splits: dict[str, Views], crop_steps: int = 0, **origin
             return pixels_in_graph(views, tf.fill(numbers.shape, view), numbers)
 
         views_of = tf.data.Dataset.range(len(views.images), output_type=tf.int32).map(rays_of)
-        return views_of.flat_map(lambda *rows: tf.data.Dataset.from_tensor_slices(rows)).batch(TEST_BATCH)
+        rows = views_of.flat_map(lambda *rows: tf.data.Dataset.from_tensor_slices(rows))
+        # Keras warns of data that ends, if its length is not known.
+        rows = rows.apply(tf.data.experimental.assert_cardinality(len(views.images) * len(numbers)))
+        return rows.batch(TEST_BATCH)
 
     arrays = {
         f"{split}/{name}": x

@@ -223,6 +223,7 @@ def export(
     io=None,
     training=None,
     training_layers=(),
+    snippets=(),
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
@@ -235,10 +236,11 @@ def export(
     `data` is the path of the own data of the run, if it is not where it was. `io` is the dtype of the inputs and
     outputs of integer files, whose names then end with it. `training` is None, or the number of examples of a step: the
     file then learns, and its name ends with `training`; `training_layers` are as `layers` of
-    `keras_dl.export.export_training`.
+    `keras_dl.export.export_training`. `snippets` names languages of `keras_dl.export.snippets.LANGUAGES`: code that
+    runs a file is written beside it, and the document has `snippets`, the list of `keras_dl.export.snippets.write`.
 
     Raises:
-        OptionError: if the options do not fit together, or the output exists and `overwrite` is False.
+        OptionError: if the options do not fit together, or the output or a snippet exists and `overwrite` is False.
         ExportError: if the proof fails.
     """
     import keras_dl.export
@@ -279,6 +281,7 @@ def export(
         paths[one] = file.with_name(f"{file.stem}-{one}{file.suffix}") if output and several else file
         if paths[one].exists() and not overwrite:
             raise OptionError(f"{paths[one]} exists. Replace it with --overwrite, or choose another --output.")
+    coding = _Snippets(paths.values(), snippets, format, overwrite)
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
     options |= dict(signatures=signatures or None, float_layers=float_layers, io=io)
     options["input_shapes"] = dict(map(_input_shape, input_shapes)) or None
@@ -295,7 +298,8 @@ def export(
             metadata = _metadata(chosen, model, settings, examples)
         learning = dict(batch_size=training, layers=training_layers or None, metadata=metadata)
         with _worded(quantization):
-            return keras_dl.export.export_training(model, paths[quantization], **learning).to_dict()
+            document = keras_dl.export.export_training(model, paths[quantization], **learning).to_dict()
+        return document | coding.written()
     if run and not _has_data(settings):
         say(f"{_foreign(path, settings)} The file is calibrated with --calibration, and no metric is measured.")
     if run and _has_data(settings):
@@ -311,7 +315,46 @@ def export(
             options["calibration"] = _read_calibration(calibration, calibration_samples)
     with _worded(quantization):
         reports = keras_dl.export.export(model, paths if several else paths[quantization], **options)
-    return {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+    document = {"files": [report.to_dict() for report in reports.values()]} if several else reports.to_dict()
+    return document | coding.written()
+
+
+class _Snippets:
+    """The snippets of the files of an export, which are not there yet.
+
+    Args:
+        files: paths of the exported files.
+        languages: names of languages.
+        format, overwrite: as of `export`.
+
+    Raises:
+        OptionError: if there is none of the format, or a snippet exists that may not be replaced.
+    """
+
+    def __init__(self, files, languages, format, overwrite):
+        from keras_dl.export import snippets
+
+        if languages and format != "litert":
+            raise OptionError(f"--snippet is for LiteRT files, and --format is {format}.")
+        self.files, self.languages = list(files) if format == "litert" else [], tuple(languages)
+        for file in self.files:
+            for language in self.languages:
+                if (place := snippets.place(file, language)).exists() and not overwrite:
+                    raise OptionError(f"{place} exists. Replace it, and what you have changed in it: --overwrite.")
+
+    def written(self):
+        """Writes them: `{"snippets": [...]}`, or an empty dict without languages. Warns of others, of earlier files."""
+        from keras_dl.export import snippets
+
+        rows = [row for file in self.files for row in snippets.write(file, self.languages)]
+        written = {row["path"] for row in rows}
+        for file in self.files:
+            for language in snippets.LANGUAGES:
+                place = snippets.place(file, language)
+                if place.exists() and str(place) not in written:
+                    how = f"keras-dl snippet {file} --language {language} --overwrite"
+                    say(f"Warning: {place} was not written for this file: its scales may be others. {how}")
+        return {"snippets": rows} if self.languages else {}
 
 
 @contextlib.contextmanager

@@ -22,9 +22,16 @@ def options_of(chosen, given):
         say(f"data: {note}")
     if given.get("batch_size") is None:
         count = min(data.counts["train"], recipe.SMOKE_TRAIN) if given.get("smoke") else data.counts["train"]
-        # At least ten steps in an epoch, if batches of eight allow it.
-        given["batch_size"] = min(chosen.own[data.form].batch_size, max(count // 10, 8), count)
+        given["batch_size"] = batch_size(data.form, chosen.own[data.form], count)
     return given | {"data": str(data.path), "dataset": data.form, "fingerprint": data.fingerprint}
+
+
+def batch_size(form, task, count) -> int:
+    """A size of batches for so many training examples: at least ten steps in an epoch, if batches of eight allow it.
+
+    A batch of a scene is of rays, of which each example, a view, has thousands.
+    """
+    return task.batch_size if form == "scene" else min(task.batch_size, max(count // 10, 8), count)
 
 
 def _forms():

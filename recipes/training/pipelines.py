@@ -60,6 +60,7 @@ def images(options, augment=None, image_shape=None, own_side=OWN_SIDE, fits=None
         DataError: if the data set is not available.
     """
     tfds = require("tensorflow_datasets", extra="recipes")
+    augment = augment if options.augment else None
     builder = open_dataset(options)
     feature = builder.info.features["image"]
     own = options.data is not None
@@ -239,7 +240,9 @@ def _of_arrays(options, arrays, labels, **others):
 def sized(options, image_shape):
     """`(height, width, channels)` with the sides of `--image-size`, if it is given."""
     size = options.image_size
-    return tuple(image_shape) if size is None else (size, size, image_shape[-1])
+    if size is None:
+        return tuple(image_shape)
+    return (*((size, size) if isinstance(size, int) else size), image_shape[-1])
 
 
 def resize_and_crop(image, shape, margin=1 / 7):

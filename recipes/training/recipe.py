@@ -57,7 +57,7 @@ class Options:
             except in a smoke run, and where `variants` leaves them out.
         learning_rate: float or None. The peak of the recipe's schedule. None for the recipe's own.
         image_size: int in [1, 4096] or None. Height and width of the images that the model takes. None for the recipe's
-            own.
+            own. `from_folder` may give images in folders by class a pair of both.
         data_dir: str or None. The folder of TFDS. None for the default of TFDS.
         data: str or None. The path of own data; `dataset` is then its form, one of the recipe's `own`.
         target: str or None. The column to predict, of a table.
@@ -68,6 +68,8 @@ class Options:
             Malladi et al. 2022, arXiv:2205.10287, for Adam.
         shards: bool. Each of several workers reads its own part of the training files. The rows of a batch then depend
             on the number of workers, too.
+        augment: bool. Whether training examples of own data are changed at random, as the recipe does. Only
+            `from_folder` sets it to False; each pipeline of own data heeds it.
     """
 
     recipe: str
@@ -89,6 +91,7 @@ class Options:
     accumulate: int = 1
     scale_rate: str | None = None
     shards: bool = False
+    augment: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "variants", tuple(self.variants))  # JSON has a list
@@ -108,7 +111,7 @@ class Options:
         for name in ("data", "target", "fingerprint"):
             if getattr(self, name) is not None:
                 self._checked(name, str)
-        for name in ("smoke", "shards"):
+        for name in ("smoke", "shards", "augment"):
             self._checked(name, bool)
         if self.scale_rate is not None and self.scale_rate not in RATE_RULES:
             raise OptionError(f"--scale-rate {self.scale_rate} must be one of {', '.join(RATE_RULES)}.")
@@ -121,8 +124,19 @@ class Options:
             self._checked("baseline", bool)
         if self.learning_rate is not None and not 0 < self._checked("learning_rate", float) < math.inf:
             raise OptionError(f"--learning-rate {self.learning_rate} must be a positive number.")
-        if self.image_size is not None and not 1 <= self._checked("image_size", int) <= MOST_PIXELS:
+        if isinstance(self.image_size, tuple | list):
+            self._check_pair()
+        elif self.image_size is not None and not 1 <= self._checked("image_size", int) <= MOST_PIXELS:
             raise OptionError(f"--image-size {self.image_size} must be in [1, {MOST_PIXELS}] pixels.")
+
+    def _check_pair(self):
+        """A height and a width, which images in folders by class can have."""
+        sides = self.image_size
+        if self.data is None or self.dataset != "images":
+            raise OptionError(f"image_size={sides} must be an int; a height and a width are for images by class.")
+        if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= MOST_PIXELS for side in sides):
+            raise OptionError(f"image_size={sides} must be an int, or a height and a width, in [1, {MOST_PIXELS}].")
+        object.__setattr__(self, "image_size", tuple(sides))
 
     def _checked(self, name, kind):
         """The value of an option, which is of this type."""
