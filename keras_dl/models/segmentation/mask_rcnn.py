@@ -130,12 +130,14 @@ class MaskRCNN(FasterRCNN):
                 f"targets['instance_map'] has the shape {tuple(shape)}; it must be {('batch', *self.image_shape[:2])}."
             )
         count = min(self.mask_samples, int(POSITIVE_SHARE * self.box_samples))  # positive ones are the first
+        loss = partial(self._mask_loss, outputs, regions, targets, training)
+        if self.jit_compile:  # XLA takes minutes to compile the branches
+            return {"mask": loss(count)}
         # Few slots hold an object, and the mask head is most of a step: it sees the smallest size that holds all.
         sizes = sorted({max(count // parts, 1) for parts in (8, 4, 2, 1)})
         most = tf.reduce_max(tf.reduce_sum(tf.cast(regions.positive[:, :count], tf.int32), axis=1))
-        branches = [partial(self._mask_loss, outputs, regions, targets, training, size) for size in sizes]
         index = tf.reduce_sum(tf.cast(most > tf.constant(sizes[:-1], tf.int32), tf.int32))
-        return {"mask": tf.switch_case(index, branches)}
+        return {"mask": tf.switch_case(index, [partial(loss, size) for size in sizes])}
 
     def _mask_loss(self, outputs, regions, targets, training, count):
         """The loss of the first `count` regions of each image."""
