@@ -196,8 +196,13 @@ def _explain(message, model):
             "int8 or dynamic_int8."
         )
     lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if not lines:  # LiteRT's quantizer writes to standard error, past Python
+        return (
+            "LiteRT's quantizer failed. Its reason, with the name of an op, stands above this error. Keep the layer of "
+            "that op in float with float_layers, or choose dynamic_int8."
+        )
     place = _PLACE.search(message)
     where = f" at {saved_model.located(place['op'], place['scopes'], model)}" if place else ""
-    said = _LOCATION.sub("", lines[0]) if lines else "it gave no reason"
+    said = _LOCATION.sub("", lines[0])
     cure = " Write that part of the model with other ops." if place else ""
     return f"The LiteRT converter failed{where}: {said.removesuffix('.')}.{cure}"

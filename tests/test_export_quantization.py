@@ -1,6 +1,7 @@
 """Quantization: each name is exactly what the file's tensors say."""
 
 import contextlib
+import re
 import uuid
 
 import export_models as models
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_dl import LSTM
-from keras_dl.export import ExportError, KerasRunner, graph, load, names, quantize, runners, saved_model, source
+from keras_dl.export import ExportError, KerasRunner, graph, litert, load, names, quantize, runners, saved_model, source
 from keras_dl.export import export as export_
 
 # (dtype of weights, of activations, of inputs and outputs)
@@ -393,3 +394,9 @@ def test_a_constant_on_the_left_of_a_product(quantization, tmp_path):
     report = export(model, tmp_path, quantization, {"x": models.normal(16, 6, 8)})
     assert report.tensors["weights"] == {"int8": 2}
     assert report.ops["BATCH_MATMUL"] == 1
+
+
+def test_a_quantizer_without_a_message_is_explained():
+    """LiteRT's C++ writes some reasons to standard error alone."""
+    message = litert._explain("", models.convolutional())
+    assert re.search(r"Its reason.* stands above this error\. .*float_layers", message)

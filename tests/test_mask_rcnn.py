@@ -129,6 +129,39 @@ def test_the_mask_of_the_true_class_alone_is_learned(small):
     assert [bool(column.any()) for column in gradient.T] == [True, False, True, False]
 
 
+def test_the_loss_is_that_of_all_slots(small, monkeypatch):
+    """Without XLA, the mask head sees 1, 3 or 6 slots. Value and gradients are those of all 6."""
+    monkeypatch.setattr(MaskRCNN, "jit_compile", False)
+    images, targets = scene()
+    targets = {name: tf.constant(x) for name, x in targets.items()}
+    outputs = small(images)
+    corners = np.arange(6, dtype="float32")[:, None] / 4
+    boxes = np.tile(np.array([2, 3, 16, 19], "float32"), (2, 6, 1)) + corners
+    objects = np.tile([0, 1], (2, 3)).astype("int32")
+
+    def regions(positives):
+        positive = tf.constant(np.arange(6) < [[positives], [0]])
+        return roi_heads.Regions(tf.constant(boxes), tf.where(positive, objects, 0), positive, positive)
+
+    @tf.function
+    def losses(regions):
+        arguments = outputs, regions, targets, False
+        with tf.GradientTape(persistent=True) as tape:
+            found = small.further_losses(*arguments)["mask"], small._mask_loss(*arguments, 6)
+        weights = small.mask_head.trainable_variables
+        return [(loss, *tape.gradient(loss, weights)) for loss in found]
+
+    for positives in (0, 1, 2, 3, 4, 6):
+        found, expected = losses(regions(positives))
+        assert (found[0] > 0) == (positives > 0)
+        for value, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-7)
+
+    monkeypatch.setattr(MaskRCNN, "_mask_loss", lambda *arguments: tf.constant(arguments[-1]))
+    seen = [int(small.further_losses(outputs, regions(n), targets, False)["mask"]) for n in (0, 1, 2, 3, 4, 6)]
+    assert seen == [1, 1, 3, 3, 6, 6]
+
+
 def test_pasted_detections_are_those_of_the_boxes(small):
     images, _ = scene()
     pasting = MaskRCNN.from_config(small.get_config() | {"paste": True})

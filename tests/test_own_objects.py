@@ -115,7 +115,7 @@ def test_from_annotations_to_an_answer(name, form, tmp_path):
     own.write_coco(tmp_path / "boxes", 40)
     run = tmp_path / "run"
     report = commands.train(name, data=tmp_path / "boxes", output=run, image_size=64, jit="off", smoke=True)
-    assert (report["labels"], report["image_size"], report["dataset"]) == (["wide", "tall"], 64, form)
+    assert (report["labels"], report["image_size"], report["form"]) == (["wide", "tall"], 64, form)
     file = commands.export(run)["path"]
     assert commands.evaluate(file)["value"] == pytest.approx(report["value"], abs=0.05)
     (answer,) = predict(file, [tmp_path / "boxes/images/000.png"])

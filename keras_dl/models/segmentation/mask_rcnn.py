@@ -18,6 +18,7 @@ Deviations from torchvision, which conventions="torchvision" undoes, besides tho
   torchvision's conventions, true masks of small objects do not come back as they were: see docs/detection.md.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -128,8 +129,19 @@ class MaskRCNN(FasterRCNN):
             raise ValueError(
                 f"targets['instance_map'] has the shape {tuple(shape)}; it must be {('batch', *self.image_shape[:2])}."
             )
-        theirs = self.conventions == "torchvision"
         count = min(self.mask_samples, int(POSITIVE_SHARE * self.box_samples))  # positive ones are the first
+        loss = partial(self._mask_loss, outputs, regions, targets, training)
+        if self.jit_compile:  # XLA takes minutes to compile the branches
+            return {"mask": loss(count)}
+        # Few slots hold an object, and the mask head is most of a step: it sees the smallest size that holds all.
+        sizes = sorted({max(count // parts, 1) for parts in (8, 4, 2, 1)})
+        most = tf.reduce_max(tf.reduce_sum(tf.cast(regions.positive[:, :count], tf.int32), axis=1))
+        index = tf.reduce_sum(tf.cast(most > tf.constant(sizes[:-1], tf.int32), tf.int32))
+        return {"mask": tf.switch_case(index, [partial(loss, size) for size in sizes])}
+
+    def _mask_loss(self, outputs, regions, targets, training, count):
+        """The loss of the first `count` regions of each image."""
+        theirs = self.conventions == "torchvision"
         regions = type(regions)(*(x[:, :count] for x in regions))
         labels = region_labels(regions, targets["classes"], self.num_classes)
         numbers = tf.where(regions.positive, regions.objects + 1, 0)
@@ -138,8 +150,7 @@ class MaskRCNN(FasterRCNN):
         logits = self._draw(outputs, regions.boxes, labels, training)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=logits)
         weights = tf.cast(regions.positive, tf.float32)
-        loss = tf.reduce_sum(tf.reduce_mean(entropy, axis=(2, 3)) * weights) / tf.maximum(tf.reduce_sum(weights), 1.0)
-        return {"mask": loss}
+        return tf.reduce_sum(tf.reduce_mean(entropy, axis=(2, 3)) * weights) / tf.maximum(tf.reduce_sum(weights), 1.0)
 
     def postprocess(self, **outputs):
         """`MaskDetections` of what `raw` returned."""
