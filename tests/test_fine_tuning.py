@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from oracles import load_oracle, state_dict
 from reference import randomized
+from test_pointnet import theirs as pointnet
+from test_pointnet2 import theirs as pointnet2
 
-from keras_dl import VGG, AlexNet, ConvNeXt, GroupResNet, LeNet5, ResNet, ViT
+from keras_dl import GCNN, VGG, AlexNet, ConvNeXt, GroupResNet, LeNet5, ODEClassifier, ResNet, ViT
 from keras_dl.export import export, load
 
 SMALL_VIT = dict(patch_size=8, hidden_dim=8, mlp_dim=16, num_layers=1, num_heads=2)
@@ -16,6 +18,7 @@ HEADLESS = {
     "vgg": (VGG, dict(image_shape=(8, 8, 3), num_blocks=(1, 1), filters=(2, 3), hidden_dim=6), 6),
     "resnet": (ResNet, dict(image_shape=(8, 8, 3), num_blocks=(1, 1), filters=(2, 4), stem="cifar"), 16),
     "gcnn": (GroupResNet, dict(image_shape=(8, 8, 3), group="p4", num_blocks=(1, 1), filters=(2, 3)), 3),
+    "ode": (ODEClassifier, dict(image_shape=(8, 8, 3), filters=4, num_groups=2, num_steps=1), 4),
     "vit": (ViT, dict(image_shape=(16, 16, 3), **SMALL_VIT), 8),
     "convnext": (ConvNeXt, dict(image_shape=(8, 8, 3), num_blocks=(1, 1), filters=(4, 8), patch_size=2), 8),
 }
@@ -42,12 +45,24 @@ def test_a_model_without_a_head_is_the_backbone_of_one_with_a_head(kind, options
     assert len(reloaded.trainable_variables) == 2
 
 
+def test_p4cnn_without_its_last_convolution():
+    """Its head has three layers, and its features turn with the image."""
+    whole, headless = (GCNN((12, 12, 1), n, filters=2, num_layers=3) for n in (5, None))
+    assert (headless.output_shape, headless.returns_logits) == ((None, 4, 4, 8), False)
+    randomized(whole)
+    headless.set_weights(whole.get_weights()[: len(headless.weights)])
+    images = _images(whole.image_shape)
+    np.testing.assert_array_equal(headless(images), whole.backbone(images))
+    (served,) = headless.serving_signatures()
+    assert served == "extract"
+
+
 def test_lenet_has_bitmaps_of_digits_alone():
     with pytest.raises(ValueError, match="num_classes=None must be 10 with head='rbf'"):
         LeNet5(num_classes=None, head="rbf")
 
 
-@pytest.mark.parametrize("name", ["resnet", "gcnn"])
+@pytest.mark.parametrize("name", ["resnet", "gcnn", "ode"])
 def test_files_of_models_without_a_head_hold_features(tmp_path, name):
     kind, options, width = HEADLESS[name]
     model = randomized(kind(num_classes=None, **options))
@@ -129,6 +144,33 @@ def test_published_weights_serve_other_classes(make, loader, oracle, prefix):
     del body[next(iter(body))]
     with pytest.raises(ValueError, match="1 entries differ"):
         getattr(other, loader)(body, head=False)
+
+
+@pytest.mark.parametrize(("make", "oracle", "name"), [(pointnet, "pointnet", "cls"), (pointnet2, "pointnet2", "ssg")])
+def test_published_weights_serve_other_classes_of_clouds(make, oracle, name, tmp_path):
+    """The features are those of the cloud, in front of the hidden layers of the head, which are loaded."""
+    file = load_oracle(oracle)
+    weights, points = state_dict(file, f"{name}/weight"), file[f"{name}/points"]
+    whole = make(name)
+    other, headless = (type(whole).from_config(whole.get_config() | {"num_classes": n}) for n in (3, None))
+    fresh = [variable.numpy() for variable in other.get_layer("head").weights]
+    whole.load_torch(weights)
+    with pytest.raises(ValueError, match=r"the model takes \(3"):
+        other.load_torch(weights)
+    other.load_torch(weights, head=False)
+    headless.load_torch(weights)
+    for before, variable in zip(fresh, other.get_layer("head").weights, strict=True):
+        np.testing.assert_array_equal(before, variable)
+    for ours, wanted in zip(other.weights[:-2], whole.weights[:-2], strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    assert (headless.output_shape, headless.returns_logits) == ((None, whole.global_dims[-1]), False)
+    np.testing.assert_array_equal(headless(points), whole.backbone(points))
+
+    export(headless, tmp_path / "file.tflite")
+    row = headless.serving_signatures()["extract"].inputs["points"]
+    sample = np.random.default_rng(0).normal(size=row.shape).astype("float32")
+    (features,) = load(tmp_path / "file.tflite").serve("extract", points=sample).values()
+    np.testing.assert_allclose(features, headless(sample), rtol=1e-4, atol=1e-5)
 
 
 def test_a_frozen_backbone_stays_as_it_is():

@@ -24,7 +24,7 @@ from keras_dl.base import Layer
 from keras_dl.layers.norm import GroupNormalization
 from keras_dl.layers.pixels import PixelNormalization
 from keras_dl.models.continuous.solving import SolvingLayer, until
-from keras_dl.models.vision.classifier import ImageClassifier
+from keras_dl.models.vision.classifier import ImageClassifier, logits_of
 from keras_dl.ops.odeint import AnySolver, Gradient, Method, Solver
 from keras_dl.signatures import Signature
 
@@ -134,7 +134,7 @@ class ODEClassifier(ImageClassifier):
 
     Args:
         image_shape: `(height, width, channels)`, sides of at least 8.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         filters: int. Channels of all convolutions.
         num_groups: int. Groups of the normalizations. Must divide `filters`.
         method: "euler", "midpoint", "rk4", "rk4_38" or "dopri5": see `keras_dl.ops.odeint`. "dopri5" chooses its steps
@@ -152,7 +152,7 @@ class ODEClassifier(ImageClassifier):
         images: `(batch, height, width, channels)`, raw pixels in [0, 255].
 
     Returns:
-        float32, `(batch, num_classes)`: logits.
+        float32, `(batch, num_classes)`: logits. Without a head: features, `(batch, filters)`.
 
     Raises:
         ValueError: if an argument is out of its range; the message has its name and value.
@@ -171,7 +171,7 @@ class ODEClassifier(ImageClassifier):
     def __init__(
         self,
         image_shape: ImageShapeAtLeast(8) = (28, 28, 1),
-        num_classes: Size = 10,
+        num_classes: Size | None = 10,
         filters: Size = 64,
         num_groups: Size = 32,
         method: Method = "rk4",
@@ -201,8 +201,7 @@ class ODEClassifier(ImageClassifier):
         maps = layers.Conv2D(filters, 4, 2, "same", name="conv_2")(activated(maps, 1))
         maps = ODEBlock(num_groups, solver, end_time, name="ode")(maps)
         features = layers.GlobalAveragePooling2D(name="features")(activated(maps, 2))  # (batch, filters)
-        logits = layers.Dense(num_classes, dtype="float32", name="head")(features)  # (batch, num_classes)
-        super().__init__(inputs=images, outputs=logits, **kwargs)
+        super().__init__(inputs=images, outputs=logits_of(features, num_classes, dtype="float32"), **kwargs)
 
     def trajectories(self, images, times):
         """The feature maps on their path, at each of `times`: float32, `(n, batch, height, width, filters)`.
@@ -216,11 +215,11 @@ class ODEClassifier(ImageClassifier):
         return block.solve(stem(images), times)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """The entry points of a device: dict of one `Signature`, `classify`, as for other classifiers of images."""
-        signature = super().serving_signatures(batch_size)["classify"]
+        """The entry points of a device: dict of one `Signature`, as for other classifiers of images."""
+        ((name, signature),) = super().serving_signatures(batch_size).items()
 
-        def classify(images):
+        def serve(images):
             with self.get_layer("ode").fixed_steps():
                 return signature.function(images)
 
-        return {"classify": signature._replace(function=classify)}
+        return {name: signature._replace(function=serve)}

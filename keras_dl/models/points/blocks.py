@@ -291,12 +291,22 @@ def head(hidden, dims, dropout_rate, momentum):
     return hidden
 
 
+def served_classifier(model, batch_size: int) -> dict[str, Signature]:
+    """The entry point of a classifier: `classify`, or `extract` without a head."""
+    if model.returns_logits:
+        return {"classify": served_probabilities(model, batch_size)}
+    return {"extract": _served(model, batch_size, lambda features: {"features": features})}
+
+
 def served_probabilities(model, batch_size: int) -> Signature:
     """An entry point of a device: the softmax of a model's logits, at the number of points that the device takes."""
+    return _served(model, batch_size, lambda logits: {"probabilities": ops.softmax(logits)})
 
+
+def _served(model, batch_size, answer):
     def serve(**inputs):
-        logits = model(inputs if len(inputs) > 1 else inputs["points"], training=False)
-        return {"probabilities": ops.softmax(ops.cast(logits, "float32"))}
+        outputs = model(inputs if len(inputs) > 1 else inputs["points"], training=False)
+        return answer(ops.cast(outputs, "float32"))
 
     inputs = {
         x.name: keras.KerasTensor(

@@ -28,9 +28,9 @@ import numpy as np
 from keras import layers, ops
 
 from keras_dl.arguments import AtLeast, NumberIn, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel
+from keras_dl.models.classifier import Classifier
 from keras_dl.models.points import pointnet_weights
-from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head, served_probabilities
+from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head, served_classifier
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
@@ -48,14 +48,14 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class PointNet(FunctionalModel):
+class PointNet(Classifier):
     """Classifies clouds of points.
 
     Layers of interest by name: `input_transform`, `feature_transform`, `features` (the maximum over points), `head`.
 
     Args:
         num_points: int. Points, padding included, of the cloud that a device takes. Training takes any number.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         num_coordinates: int, at least 2. Coordinates of a point.
         num_features: int. Further channels of a point, such as normals or colors.
         point_dims: sequence of int. Widths of the shared MLP before the transform of features.
@@ -81,7 +81,7 @@ class PointNet(FunctionalModel):
             training, batch normalization counts them, and counts padding as the first point of the cloud.
 
     Returns:
-        float, `(batch, num_classes)`: logits.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, global_dims[-1])`.
 
     Raises:
         ValueError: if an argument is out of its range, a cloud has no points, or the points have another number of
@@ -100,13 +100,12 @@ class PointNet(FunctionalModel):
     """
 
     presets = PRESETS
-    returns_logits = True
 
     @arguments
     def __init__(
         self,
         num_points: Size = 1024,
-        num_classes: Size = 40,
+        num_classes: Size | None = 40,
         num_coordinates: AtLeast(2) = 3,
         num_features: AtLeast(0) = 0,
         point_dims: Sizes = (64, 64),
@@ -134,9 +133,12 @@ class PointNet(FunctionalModel):
             points = transform(points)
         points = SharedMLP(global_dims, activate_last, momentum, name="global_mlp")(points)
         features = layers.GlobalMaxPooling1D(name="features")(points)  # (batch, global_dims[-1])
-        hidden = head(features, head_dims, dropout_rate, momentum)
-        logits = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
-        super().__init__(inputs=inputs if masked else inputs["points"], outputs=logits, **kwargs)
+        if num_classes is not None:
+            hidden = head(features, head_dims, dropout_rate, momentum)
+            outputs = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
+        else:
+            outputs = features
+        super().__init__(inputs=inputs if masked else inputs["points"], outputs=outputs, **kwargs)
 
     def critical_points(self, points, mask=None):
         """The points that decide the answer: the cloud of these alone has the same logits.
@@ -221,7 +223,7 @@ class PointNet(FunctionalModel):
         keep(*map(self.get_layer("global_mlp"), (points, cloud)))
         return pooled
 
-    def load_torch(self, weights: Weights) -> None:
+    def load_torch(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a classifier of Pointnet_Pointnet2_pytorch. The model then gives the same outputs.
 
         The presets `modelnet40_torch` and `modelnet40_torch_normals` have its sizes.
@@ -229,20 +231,23 @@ class PointNet(FunctionalModel):
         Args:
             weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint
                 of that repository they are under `model_state_dict`.
+            head: bool. Whether the last layer is loaded. False leaves it as it is, for a training on other classes. A
+                model without a head takes the backbone alone.
 
         Raises:
             ValueError: if the model has no transforms or a relu before the pooling, or if entries are missing, unknown
                 or of another shape. The message lists all of them, and the model stays as it was.
         """
-        pointnet_weights.load_classifier(self, weights)
+        pointnet_weights.load_classifier(self, weights, head)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """The entry points of a device: dict of one `Signature`, `classify`.
+        """The entry points of a device: dict of one `Signature`, `classify`, or `extract` without a head.
 
         It takes the model's inputs at `num_points` points, and returns
-        `{"probabilities": float32, (batch_size, num_classes)}`.
+        `{"probabilities": float32, (batch_size, num_classes)}`. `extract` returns
+        `{"features": float32, (batch_size, global_dims[-1])}`.
         """
-        return {"classify": served_probabilities(self, batch_size)}
+        return served_classifier(self, batch_size)
 
 
 def cloud_inputs(num_channels, masked) -> dict[str, keras.KerasTensor]:

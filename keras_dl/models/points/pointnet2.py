@@ -30,10 +30,10 @@ import keras
 from keras import layers
 
 from keras_dl.arguments import AtLeast, Rate, Size, Sizes, arguments
-from keras_dl.base import FunctionalModel
+from keras_dl.models.classifier import Classifier
 from keras_dl.models.points import pointnet2_weights
 from keras_dl.models.points.abstraction import Levels, abstract, geometry
-from keras_dl.models.points.blocks import JoinedMLP, head, served_probabilities
+from keras_dl.models.points.blocks import JoinedMLP, head, served_classifier
 from keras_dl.models.points.pointnet import cloud_inputs
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
@@ -57,7 +57,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
-class PointNet2(FunctionalModel):
+class PointNet2(Classifier):
     """PointNet++, which classifies clouds of points.
 
     Layers of interest by name: `sample` (the centers of all levels), `level_1`, `level_2`, ... (the features of each
@@ -65,7 +65,7 @@ class PointNet2(FunctionalModel):
 
     Args:
         num_points: int. Points, padding included, of the cloud that a device takes. Training takes any number.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         num_coordinates: int, at least 2. Coordinates of a point.
         num_features: int. Further channels of a point, such as normals or colors.
         levels: sequence of (centers, scales): the number of centers of a level, at most that of the level before, and
@@ -86,7 +86,7 @@ class PointNet2(FunctionalModel):
             cloud with fewer different points than centers has its first point several times among these.
 
     Returns:
-        float, `(batch, num_classes)`: logits.
+        float, `(batch, num_classes)`: logits. Without a head: features, `(batch, global_dims[-1])`.
 
     Raises:
         ValueError: if an argument is out of its range, a cloud has no points, or the points have another number of
@@ -104,13 +104,12 @@ class PointNet2(FunctionalModel):
     """
 
     presets = PRESETS
-    returns_logits = True
 
     @arguments
     def __init__(
         self,
         num_points: Size = 1024,
-        num_classes: Size = 40,
+        num_classes: Size | None = 40,
         num_coordinates: AtLeast(2) = 3,
         num_features: AtLeast(0) = 0,
         levels: Levels = SSG,
@@ -126,16 +125,19 @@ class PointNet2(FunctionalModel):
         points, parts = abstract(inputs, num_coordinates, levels, momentum)[-1]
         points = JoinedMLP(global_dims, momentum=momentum, name="global_mlp")([points, *parts])
         features = layers.GlobalMaxPooling1D(name="features")(points)  # (batch, global_dims[-1])
-        hidden = head(features, head_dims, dropout_rate, momentum)
-        logits = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
-        super().__init__(inputs=inputs if masked else inputs["points"], outputs=logits, **kwargs)
+        if num_classes is not None:
+            hidden = head(features, head_dims, dropout_rate, momentum)
+            outputs = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
+        else:
+            outputs = features
+        super().__init__(inputs=inputs if masked else inputs["points"], outputs=outputs, **kwargs)
 
     @property
     def float_layers(self) -> tuple[str, ...]:
         """The layers that choose points, which an int8 file computes in float32."""
         return geometry(self.levels, self.masked)
 
-    def load_torch(self, weights: Weights) -> None:
+    def load_torch(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a classifier of Pointnet_Pointnet2_pytorch. The model then gives the same outputs.
 
         They are the same where its sampling starts at the first point, too. All presets have its sizes.
@@ -143,17 +145,20 @@ class PointNet2(FunctionalModel):
         Args:
             weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint
                 of that repository they are under `model_state_dict`.
+            head: bool. Whether the last layer is loaded. False leaves it as it is, for a training on other classes. A
+                model without a head takes the backbone alone.
 
         Raises:
             ValueError: if entries are missing, unknown or of another shape. The message lists all of them, and the
                 model stays as it was.
         """
-        pointnet2_weights.load_classifier(self, weights)
+        pointnet2_weights.load_classifier(self, weights, head)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
-        """The entry points of a device: dict of one `Signature`, `classify`.
+        """The entry points of a device: dict of one `Signature`, `classify`, or `extract` without a head.
 
         It takes the model's inputs at `num_points` points, samples and groups them, and returns
-        `{"probabilities": float32, (batch_size, num_classes)}`.
+        `{"probabilities": float32, (batch_size, num_classes)}`. `extract` returns
+        `{"features": float32, (batch_size, global_dims[-1])}`.
         """
-        return {"classify": served_probabilities(self, batch_size)}
+        return served_classifier(self, batch_size)

@@ -185,7 +185,7 @@ class PointNet2Segmentation(FunctionalModel):
         """
         return (*geometry(self.levels, self.masked), "nearest", *["one_hot"] * bool(self.num_categories))
 
-    def load_torch(self, weights: Weights) -> None:
+    def load_torch(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a segmentation of Pointnet_Pointnet2_pytorch. The model then gives the same outputs.
 
         They are the same where its sampling starts at the first point, too. The presets with `_torch` in their names
@@ -194,11 +194,12 @@ class PointNet2Segmentation(FunctionalModel):
         Args:
             weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint
                 of that repository they are under `model_state_dict`.
+            head: bool. Whether the last layer is loaded. False leaves it as it is, for a training on other classes.
 
         Raises:
             ValueError: as of `PointNet2.load_torch`.
         """
-        pointnet2_weights.load_segmentation(self, weights)
+        pointnet2_weights.load_segmentation(self, weights, head)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `segment`.

@@ -2,19 +2,16 @@
 
 import numpy as np
 
+from keras_dl.models.points.pointnet_weights import classifier_head, without_head
 from keras_dl.weights import Weights, load_entries, torch_entries
 
 
-def load_classifier(model, weights: Weights) -> None:
+def load_classifier(model, weights: Weights, head: bool) -> None:
     """As `PointNet2.load_torch`."""
-    entries = _levels(model)
-    for i in range(1, len(model.head_dims) + 1):
-        entries |= torch_entries(f"fc{i}", model.get_layer(f"head_{i}"))
-        entries |= torch_entries(f"bn{i}", model.get_layer(f"head_{i}_norm"))
-    load_entries(entries | torch_entries(f"fc{len(model.head_dims) + 1}", model.get_layer("head")), weights)
+    load_entries(_levels(model) | classifier_head(model), weights, without_head(model, head))
 
 
-def load_segmentation(model, weights: Weights) -> None:
+def load_segmentation(model, weights: Weights, head: bool) -> None:
     """As `PointNet2Segmentation.load_torch`."""
     entries = _levels(model)
     count = len(model.propagation_dims)
@@ -25,8 +22,9 @@ def load_segmentation(model, weights: Weights) -> None:
     for i in range(1, len(model.head_dims) + 1):
         entries |= torch_entries(f"conv{i}", model.get_layer(f"head_{i}"), kernel_axes=1)
         entries |= torch_entries(f"bn{i}", model.get_layer(f"head_{i}_norm"))
-    last = torch_entries(f"conv{len(model.head_dims) + 1}", model.get_layer("head"), kernel_axes=1)
-    load_entries(entries | last, weights)
+    last = f"conv{len(model.head_dims) + 1}"
+    entries |= torch_entries(last, model.get_layer("head"), kernel_axes=1)
+    load_entries(entries, weights, () if head else (last,))
 
 
 def _levels(model):

@@ -202,7 +202,7 @@ class PointNetSegmentation(FunctionalModel):
         logits = layers.Dense(num_classes, name="head")(hidden)  # (batch, points, num_classes)
         super().__init__(inputs=inputs if len(inputs) > 1 else inputs["points"], outputs=logits, **kwargs)
 
-    def load_torch(self, weights: Weights) -> None:
+    def load_torch(self, weights: Weights, head: bool = True) -> None:
         """Takes the weights of a segmentation of Pointnet_Pointnet2_pytorch. The model then gives the same outputs.
 
         The presets `shapenet_part_torch` and `s3dis_torch` have its sizes. A model with categories takes the names of
@@ -211,11 +211,12 @@ class PointNetSegmentation(FunctionalModel):
         Args:
             weights: mapping from torch's names to NumPy arrays, or the path of a `.safetensors` file. In a checkpoint
                 of that repository they are under `model_state_dict`.
+            head: bool. Whether the last layer is loaded. False leaves it as it is, for a training on other classes.
 
         Raises:
             ValueError: as of `PointNet.load_torch`.
         """
-        pointnet_weights.load_segmentation(self, weights)
+        pointnet_weights.load_segmentation(self, weights, head)
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `segment`.

@@ -3,25 +3,41 @@
 from keras_dl.weights import Weights, load_entries, torch_entries
 
 
-def load_classifier(model, weights: Weights) -> None:
+def load_classifier(model, weights: Weights, head: bool) -> None:
     """As `PointNet.load_torch`."""
     _must_fit(model)
-    entries = _encoder(model, "feat.") | _mlp(model, "head", "fc", "bn", len(model.head_dims))
+    entries = _encoder(model, "feat.") | classifier_head(model)
+    load_entries(entries, weights, without_head(model, head))
+
+
+def classifier_head(model):
+    """The entries of the layers behind the features, also of PointNet++; none without a head."""
+    if model.num_classes is None:
+        return {}
     last = len(model.head_dims) + 1
-    load_entries(entries | torch_entries(f"fc{last}", model.get_layer("head")), weights)
+    return _mlp(model, "head", "fc", "bn", last - 1) | torch_entries(f"fc{last}", model.get_layer("head"))
 
 
-def load_segmentation(model, weights: Weights) -> None:
+def without_head(model, head):
+    """The modules of a classifier's checkpoint that are not read, also of PointNet++."""
+    last = len(model.head_dims) + 1
+    if model.num_classes is None:
+        return tuple(f"{name}{i}" for i in range(1, last + 1) for name in ("fc", "bn"))
+    return () if head else (f"fc{last}",)
+
+
+def load_segmentation(model, weights: Weights, head: bool) -> None:
     """As `PointNetSegmentation.load_torch`."""
     _must_fit(model)
     last = len(model.head_dims) + 1
     if model.num_categories:
         entries = _encoder(model, "") | _mlp(model, "head", "convs", "bns", last - 1, 1)
-        entries |= torch_entries(f"convs{last}", model.get_layer("head"), kernel_axes=1)
+        name = f"convs{last}"
     else:
         entries = _encoder(model, "feat.") | _mlp(model, "head", "conv", "bn", last - 1, 1)
-        entries |= torch_entries(f"conv{last}", model.get_layer("head"), kernel_axes=1)
-    load_entries(entries, weights)
+        name = f"conv{last}"
+    entries |= torch_entries(name, model.get_layer("head"), kernel_axes=1)
+    load_entries(entries, weights, () if head else (name,))
 
 
 def _must_fit(model):

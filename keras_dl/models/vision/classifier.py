@@ -2,34 +2,19 @@
 
 from collections.abc import Callable
 
-import keras
 from keras import KerasTensor, layers, ops
 
 from keras_dl.arguments import Size
-from keras_dl.base import FunctionalModel
 from keras_dl.layers.pooling import AdaptivePooling2D
+from keras_dl.models.classifier import Classifier
 from keras_dl.signatures import Signature
 
 
-class ImageClassifier(FunctionalModel):
-    """A `FunctionalModel` from raw pixels to logits, or to features. It serves probabilities from uint8 pixels.
+class ImageClassifier(Classifier):
+    """A `Classifier` of raw pixels, which serves probabilities from uint8 pixels.
 
-    Subclasses have the arguments `image_shape` and `num_classes`. Two of their layers have the same names in each of
-    them: `head` computes the logits, and `features` is the layer before it, whose output it takes. With
-    `num_classes=None` there is no head, and the model returns the features.
+    Subclasses have the arguments `image_shape` and `num_classes`. `features` is the layer before `head`.
     """
-
-    @property
-    def returns_logits(self) -> bool:
-        return self.num_classes is not None
-
-    @property
-    def backbone(self) -> keras.Model:
-        """The model without its head: from images to features, `(batch, ...)`. It shares all of its layers.
-
-        `model.backbone.trainable = False` freezes everything but the head.
-        """
-        return keras.Model(self.input, self.get_layer("features").output, name="backbone")
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """The entry points of a device: dict of one `Signature`, `classify`, or `extract` without a head.

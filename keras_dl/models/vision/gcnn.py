@@ -103,7 +103,7 @@ class GCNN(GroupClassifier):
 
     Args:
         image_shape: `(side, side, channels)`. The side is even, and large enough for the layers.
-        num_classes: int.
+        num_classes: int. None for a model without a head, which returns features.
         group: "z2", "p4" or "p4m".
         filters: int. Channels of each convolution for each element of the group.
         num_layers: int, at least 3. Number of convolutions. The kernel of the last covers the whole map before it.
@@ -116,6 +116,7 @@ class GCNN(GroupClassifier):
 
     Returns:
         float, `(batch, num_classes)`: logits. They stay the same when an element of the group acts on the image.
+        Without a head: features, `(batch, side', side', order * filters)`, which turn with the image.
 
     Raises:
         ValueError: if the image is not square, too small, or of an odd side; or if there is no such group.
@@ -135,7 +136,7 @@ class GCNN(GroupClassifier):
     def __init__(
         self,
         image_shape: SquareImageShape = (28, 28, 1),
-        num_classes: Size = 10,
+        num_classes: Size | None = 10,
         group: GroupName = "p4",
         filters: Size = 10,
         num_layers: AtLeast(3) = 7,
@@ -164,10 +165,11 @@ class GCNN(GroupClassifier):
             maps = layers.Dropout(dropout_rate, name="features" if last and i > 1 else f"dropout_{i}")(maps)
             if i == 1:
                 maps = AlignedPooling2D(2, name="features" if last else "pool")(maps)
-        maps = GroupConv2D(num_classes, last_size, group, name="head")(maps)  # (batch, 1, 1, order * num_classes)
-        maps = GroupPooling(group, "max", name="group_pool")(maps)  # (batch, 1, 1, num_classes)
-        logits = layers.Flatten(name="logits")(maps)  # (batch, num_classes)
-        super().__init__(inputs=images, outputs=logits, **kwargs)
+        if num_classes is not None:
+            maps = GroupConv2D(num_classes, last_size, group, name="head")(maps)  # (batch, 1, 1, order * num_classes)
+            maps = GroupPooling(group, "max", name="group_pool")(maps)  # (batch, 1, 1, num_classes)
+            maps = layers.Flatten(name="logits")(maps)  # (batch, num_classes)
+        super().__init__(inputs=images, outputs=maps, **kwargs)
 
 
 # Section 8.2 and table 1, for CIFAR-10: 2,618,679 and 2,636,458 trainable parameters, printed as 2.62M and 2.64M.
