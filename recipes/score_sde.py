@@ -17,7 +17,7 @@ measured by sampling with their `score`.
 
 `--data PATH` trains a small NCSN++ of four levels on your images, 32x32 by default, with the VP equation and 100 steps
 of Euler and Maruyama. The metric is the Frechet distance of thumbnails, and the report has the bits per dimension of up
-to 16 test images. Not tuned for photographs.
+to 8 test images. Not tuned for photographs.
 
 `--dataset two_moons` (generated): the likelihood of test points, beside the density that made them.
 
@@ -53,7 +53,7 @@ MEDIUM = SMALL | dict(num_blocks=1, attention_sides=(7,), multipliers=(1, 2, 4),
 OWN_NET = MEDIUM | dict(multipliers=(1, 2, 2, 2), filters=24)
 EULER = dict(predictor="euler_maruyama", corrector="none", num_steps=STEPS)
 PAPER = dict(predictor="reverse_diffusion", corrector="langevin", num_steps=STEPS)  # which has 1,000
-MEASURED = 16  # own images whose likelihood is measured
+MEASURED = 8  # own images whose likelihood is measured
 SHOWN = 12
 
 
