@@ -39,7 +39,7 @@ def test_pictures_are_those_of_a_folder_and_of_all_folders_in_it(tmp_path):
     (tmp_path / "photos/winter/notes.txt").write_text("no picture")
     (tmp_path / "photos/.hidden.png").write_text("no picture")
     (tmp_path / "photos/winter/above").symlink_to(tmp_path / "photos")
-    data = open_data(tmp_path / "photos")
+    data = open_data(tmp_path / "photos", "pictures")
     assert (data.form, data.labels, data.counts) == ("pictures", (), {"train": 10, "test": 3})
     assert data.how == "a fifth for the test, by the seed 0"
     assert set(data.features) == {"image"}
@@ -47,8 +47,9 @@ def test_pictures_are_those_of_a_folder_and_of_all_folders_in_it(tmp_path):
     train, test = (set(data.splits[split]["image"]) for split in ("train", "test"))
     assert len(train | test) == 13
     assert not train & test
-    assert set(open_data(tmp_path / "photos", seed=1).splits["test"]["image"]) != test
-    np.testing.assert_array_equal(open_data(tmp_path / "photos").splits["test"]["image"], data.splits["test"]["image"])
+    assert set(open_data(tmp_path / "photos", "pictures", seed=1).splits["test"]["image"]) != test
+    again = open_data(tmp_path / "photos", "pictures")
+    np.testing.assert_array_equal(again.splits["test"]["image"], data.splits["test"]["image"])
 
 
 def test_given_splits_of_pictures_are_kept_and_what_is_beside_them_is_counted(tmp_path):
@@ -72,9 +73,9 @@ def test_folders_by_class_are_pictures_where_no_classes_are_wanted(tmp_path):
     document = understand(folder, "pictures")
     assert (document["classes"], set(document["recipes"])) == ({}, set(GENERATORS))
     assert "cnn" in document["also"]["images"]
-    with pytest.raises(FileError, match="What needs no classes reads it by --form pictures"):
+    with pytest.raises(FileError, match="What needs no classes reads the pictures by --form"):
         open_data(own.write_pictures(tmp_path / "one", 10, names=("bar",)))
-    with pytest.raises(OptionError, match="It has pictures, but no folder for each class. Put the pictures"):
+    with pytest.raises(OptionError, match="It has pictures, but no folder for each class"):
         find_form(folder / "bar", ["images"])
     with pytest.raises(OptionError, match="It looks like images with masks of classes"):
         find_form(own.write_masks(tmp_path / "cells"), ["pictures"])
@@ -109,7 +110,7 @@ def no_picture(folder):
         (
             too_few,
             "",
-            r"has 6 of its 8 images in the train split \(a fifth for the test, by the seed 0\). 8 to train on",
+            r"has 6 of its 8 images in the train split",
         ),
         (no_test, "test", r"holds no picture \(.jpg"),
         (small_test, "", r"has 1 images in the test split \(as the folders have it\)"),

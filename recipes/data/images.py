@@ -15,6 +15,7 @@ from keras_dl.recipes.data.headers import PLAIN, SUFFIXES, header
 from keras_dl.recipes.data.own import OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
 
 OTHERS = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2")
+WITHOUT = "What needs no classes reads the pictures by --form pictures."
 GRAY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
 
 
@@ -44,8 +45,7 @@ def read(path, seed=0, target=None) -> OwnData:
     if len(names) < 2:
         raise FileError(
             path,
-            f"has the class {names[0]!r} alone. A classifier needs two folders of pictures. What needs no classes "
-            "reads it by --form pictures.",
+            f"has the class {names[0]!r} alone. A classifier needs two folders of pictures. {WITHOUT}",
         )
     for split, classes in parts.items():
         for name in classes.keys() - parts["train"].keys():
@@ -120,7 +120,9 @@ def _classes(folder):
             why = (
                 f" It has the folder {inner.name}: give --data {one}, if its folders are the classes." if inner else ""
             )
-            raise FileError(one, f"is the folder of a class, and holds no picture ({', '.join(SUFFIXES)}).{why}")
+            raise FileError(
+                one, f"is the folder of a class, and holds no picture ({', '.join(SUFFIXES)}).{why} {WITHOUT}"
+            )
         found[one.name] = (pictures, [x for x in files if x.is_file() and not is_picture(x)])
     if not found:
         raise FileError(folder, "has no folder for each class. Put the pictures of a class into a folder of its name.")
