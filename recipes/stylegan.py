@@ -25,6 +25,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_dl
 from keras_dl.export import KerasRunner
@@ -67,8 +68,11 @@ def _in_groups(rows):
     the last batch is left out of the losses; the metric has it."""
     count = int(rows.reduce(np.int64(0), lambda n, _: n + 1))
     rest = count % GROUP
-    whole = rows.take(count - rest).batch(TEST_BATCH)
-    return whole.concatenate(rows.skip(count - rest).batch(rest)) if rest > 1 else whole
+    found = rows.take(count - rest).batch(TEST_BATCH)
+    if rest > 1:
+        found = found.concatenate(rows.skip(count - rest).batch(rest))
+    # Keras warns of data that end without having said when.
+    return found.apply(tf.data.experimental.assert_cardinality(-(-(count - rest) // TEST_BATCH) + (rest > 1)))
 
 
 def maps_of(side, variant):

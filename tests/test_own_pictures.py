@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_dl.files import FileError
+from keras_dl.recipes import stylegan
 from keras_dl.recipes.data import find_form, headers, open_data, understand
 from keras_dl.recipes.prediction import predict, reading
 from keras_dl.recipes.tasks import generation
@@ -215,6 +216,14 @@ def test_own_pictures_get_a_side_that_the_net_takes(name, tmp_path):
         found.load_data(options(name, large, image_size=wrong), variant)
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(8, [8]), (3, [3]), (5, [4]), (206, [200, 4, 2])])
+def test_the_losses_of_stylegan_are_of_whole_groups(count, sizes):
+    images = tf.data.Dataset.range(count)
+    found = stylegan._in_groups(images)
+    assert [len(batch) for batch in found] == sizes
+    assert int(found.cardinality()) == len(sizes)
+
+
 # From a folder to an image.
 
 
@@ -261,10 +270,9 @@ EXPORTED = {  # the integer file of a recipe's own data sets, what it holds, and
 
 
 @pytest.mark.slow  # each trains, samples and exports a whole run; the test above is the cheapest of the six
-@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("name", EXPORTED)
-def test_the_other_generators_go_the_same_way(name, mode, tmp_path):
-    folder, run = write(tmp_path / "photos", 20, sides=uneven, mode=mode), tmp_path / "run"
+def test_the_other_generators_go_the_same_way(name, tmp_path):
+    folder, run = write(tmp_path / "photos", 20, sides=uneven, mode="L"), tmp_path / "run"
     report = run_through(name, folder, run, 8, baseline=True)
     quantization, signatures, tolerance = EXPORTED[name]
     file = commands.export(run, quantization=quantization, signatures=signatures, calibration_samples=16)["path"]
