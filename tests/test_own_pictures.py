@@ -60,7 +60,7 @@ def test_given_splits_of_pictures_are_kept_and_what_is_beside_them_is_counted(tm
     data = open_data(tmp_path, "pictures")
     assert data.counts == {"train": 8, "validation": 3, "test": 2}
     assert data.how == "as the folders have it"
-    assert any(note.startswith("left out 1 pictures that are in no folder of a split") for note in data.notes)
+    assert any(note.startswith("left out 1 picture that is in no folder of a split") for note in data.notes)
     assert f"such as {tmp_path / 'loose.png'}" in " ".join(data.notes)
 
 
@@ -111,10 +111,10 @@ def no_picture(folder):
         (
             too_few,
             "",
-            r"has 6 of its 8 images in the train split",
+            r"has too few images in the train split: 6 \(a fifth for the test, by the seed 0\)",
         ),
         (no_test, "test", r"holds no picture \(.jpg"),
-        (small_test, "", r"has 1 images in the test split \(as the folders have it\)"),
+        (small_test, "", r"has too few images in the test split: 1 \(as the folders have it\)"),
         (other_kind, "x.webp", "is of a kind that is not read. Convert it"),
         (no_picture, "02.png", "is no picture"),
     ],

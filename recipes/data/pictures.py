@@ -42,11 +42,13 @@ def read(path, seed=0, target=None) -> OwnData:
         FileError: if there are too few, or a file is no image; the message has its name.
     """
     given = split_folders(path)
-    found = with_test({split: list(files_in(folder)) for split, folder in (given or {"train": path}).items()})
+    folders = given or {"train": path}
+    found = {split: list(files_in(folder)) for split, folder in folders.items()}
     parts = {split: [x for x in files if is_picture(x)] for split, files in found.items()}
     for split, files in parts.items():
         if not files:
-            raise FileError((given or {"train": path}).get(split, path), f"holds no picture ({', '.join(SUFFIXES)}).")
+            raise FileError(folders[split], f"holds no picture ({', '.join(SUFFIXES)}).")
+    parts = with_test(parts)
     headers = {file: header(file) for files in parts.values() for file in files}
     how = "as the folders have it"
     if "test" in parts:
@@ -58,14 +60,14 @@ def read(path, seed=0, target=None) -> OwnData:
         how = by_seed(seed)
     for split, least in LEAST.items():
         if (count := len(parts[split])) < least:
-            total = "" if given else f" of its {len(headers)}"
             raise FileError(
                 path,
-                f"has {count}{total} images in the {split} split ({how}). {LEAST['train']} to train on and "
+                f"has too few images in the {split} split: {count} ({how}). {LEAST['train']} to train on and "
                 f"{LEAST['test']} for the test are the least.",
             )
     beside = [] if given is None else [x for x in files_in(path) if is_picture(x) and x not in headers]
-    notes = [f"left out {len(beside)} pictures that are in no folder of a split, such as {x}" for x in beside[:1]]
+    what = "picture that is" if len(beside) == 1 else "pictures that are"
+    notes = [f"left out {len(beside)} {what} in no folder of a split, such as {x}" for x in beside[:1]]
     if (count := len(parts["test"])) < FEW:
         notes.append(f"{count} images for the test are few: a Frechet distance of less than {FEW} says little")
     return of_files(
