@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_dl.files import FileError
-from keras_dl.recipes.data import FORMS, open_data, understand
+from keras_dl.recipes.data import FORMS, find_form, open_data, understand
 from keras_dl.recipes.data.points import read_cloud
 from keras_dl.recipes.prediction import predict
 from keras_dl.recipes.tasks import clouds, segmentation, series
@@ -33,7 +33,7 @@ def test_what_has_no_form_is_told_what_it_lacks(tmp_path):
         open_data(tmp_path)
     own.write_pictures(tmp_path / "photos", 2)
     with pytest.raises(OptionError, match="It has pictures, but no folder for each class"):
-        open_data(next((tmp_path / "photos").iterdir()))
+        find_form(next((tmp_path / "photos").iterdir()), ["images"])
 
 
 # Masks

@@ -291,9 +291,9 @@ def test_each_recipe_takes_own_data_or_says_why_not():
     ("name", "given", "message"),
     [
         (
-            "gan",
+            "attention",
             {},
-            "gan takes no own data. A classifier of digits judges .* These recipes take it: .*: .*cnn, .*resnet",
+            "attention takes no own data. It learns to reverse .* These recipes take it: .*: .*cnn, .*resnet",
         ),
         ("cnn", {"dataset": "mnist"}, "--dataset mnist and --data .* exclude each other"),
         ("cnn", {"target": "x"}, "--target x is for tables"),

@@ -15,6 +15,7 @@ from keras_dl.recipes.data.headers import PLAIN, SUFFIXES, header
 from keras_dl.recipes.data.own import OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
 
 OTHERS = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2")
+WITHOUT = "What needs no classes reads the pictures by --form pictures."
 GRAY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
 
 
@@ -42,7 +43,10 @@ def read(path, seed=0, target=None) -> OwnData:
     parts = {split: _classes(folder) for split, folder in (given or {"train": path}).items()}
     names = tuple(sorted(set().union(*parts.values())))
     if len(names) < 2:
-        raise FileError(path, f"has the class {names[0]!r} alone. A classifier needs two folders of pictures.")
+        raise FileError(
+            path,
+            f"has the class {names[0]!r} alone. A classifier needs two folders of pictures. {WITHOUT}",
+        )
     for split, classes in parts.items():
         for name in classes.keys() - parts["train"].keys():
             raise FileError(given[split] / name, "is a class that the training split does not have.")
@@ -60,11 +64,7 @@ def read(path, seed=0, target=None) -> OwnData:
     else:
         rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
     features = require("tensorflow_datasets", extra="recipes").features
-    sizes = collections.Counter(one.seen for one in headers.values())
-    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
-    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
-    height, width = next(iter(sizes)) if len(sizes) == 1 and not turns else (None, None)
-    splits = {
+    columns = {
         split: {
             "image": np.array([str(file) for file, _ in part]),
             "label": np.array([label for _, label in part], "int64"),
@@ -72,20 +72,38 @@ def read(path, seed=0, target=None) -> OwnData:
         for split, part in rows.items()
     }
     ignored = [x for classes in parts.values() for files in classes.values() for x in files[1]]
+    return of_files(
+        path, "images", columns, headers, ignored, how, {"label": features.ClassLabel(names=names)}, labels=names
+    )
+
+
+def of_files(path, form, splits, headers, ignored, how, features=None, labels=(), notes=()) -> OwnData:
+    """`OwnData` of images in files.
+
+    Args:
+        path, form, splits, how, labels: as of `OwnData`. The column `image` has the paths.
+        headers: dict of `Header` by path, of all images.
+        ignored: list of paths: files that are no pictures.
+        features: dict of `tfds.features` of the other columns. None for no others.
+        notes: list of str. What is said beside the ignored and the turned files.
+    """
+    image = require("tensorflow_datasets", extra="recipes").features.Image
+    sizes = collections.Counter(one.seen for one in headers.values())
+    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
+    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
+    height, width = next(iter(sizes)) if len(sizes) == 1 and not turns else (None, None)
     files = sorted(headers)
+    turned = [f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)
     return OwnData(
         path=path,
-        form="images",
-        features={
-            "image": features.Image(shape=(height, width, channels)),
-            "label": features.ClassLabel(names=names),
-        },
+        form=form,
+        features={"image": image(shape=(height, width, channels))} | (features or {}),
         splits=splits,
         files=files,
         how=how,
-        labels=names,
+        labels=labels,
         facts=size_facts(sizes, channels),
-        notes=[*ignored_note(ignored), *[f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)],
+        notes=[*notes, *ignored_note(ignored), *turned],
         metadata={"turns": turns},
         problem=lambda: first_broken(files, channels),
     )
@@ -102,7 +120,9 @@ def _classes(folder):
             why = (
                 f" It has the folder {inner.name}: give --data {one}, if its folders are the classes." if inner else ""
             )
-            raise FileError(one, f"is the folder of a class, and holds no picture ({', '.join(SUFFIXES)}).{why}")
+            raise FileError(
+                one, f"is the folder of a class, and holds no picture ({', '.join(SUFFIXES)}).{why} {WITHOUT}"
+            )
         found[one.name] = (pictures, [x for x in files if x.is_file() and not is_picture(x)])
     if not found:
         raise FileError(folder, "has no folder for each class. Put the pictures of a class into a folder of its name.")

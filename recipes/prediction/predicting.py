@@ -49,7 +49,8 @@ def predict(
             paths of `.txt` files with a text in each line. One of these stands for a list of it. Arrays are for
             `keras_dl.export.load(file).serve`, or for `predict` of the model.
         signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
-        output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn.
+        output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn. Rows of
+            noise count as pictures, if pictures are made of them.
         trust: bool. Whether a file may hold Python, and ops that touch files.
 
     Returns:
@@ -83,11 +84,12 @@ def predict(
         outputs = runner.serve(name, **{key: one.value.astype(dtype)} | (one.further or {}))
         answers.append({"input": one.name} | _meaning(outputs, source.labels, one.original, shape))
         if output is not None:
-            if one.original is None:
+            picture = outputs["images"][0] if one.original is None and "images" in outputs else one.original
+            if picture is None:
                 raise OptionError(f"--output draws answers on pictures, and {one.name} is none.")
             path = pathlib.Path(output)
-            path = path if len(given) == 1 else path / f"{pathlib.Path(one.name).stem}.png"
-            drawing.draw(path, one.original, answers[-1], outputs, source.labels, shape)
+            path = path if len(given) == 1 else path / f"{_stem(one)}.png"
+            drawing.draw(path, picture, answers[-1], outputs, source.labels, shape)
     return answers
 
 
@@ -103,6 +105,12 @@ def _words(inputs):
     if not words:
         raise OptionError("There is no input. Name at least one.")
     return [str(word) for word in words]
+
+
+def _stem(one):
+    """What a drawing is named by: the file, and the row of those that have several."""
+    path = pathlib.Path(one.name)
+    return path.stem if one.original is not None else path.name.replace(":", "-")
 
 
 def _signature(source, wanted):
