@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_dl.recipes.data import boxes, images, masks, networks, points, scenes, series, table, texts
+from keras_dl.recipes.data import boxes, images, masks, networks, points, scenes, series, solids, table, texts
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -46,6 +46,7 @@ FORMS = {
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
         Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
         Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
+        Form("solids", "closed meshes", "PATH/*.ply or PATH/train/*.ply", solids.accepts, solids.read),
         Form("text", "a text in each line", "PATH.txt", texts.accepts_text, texts.read_text),
         Form("pairs", "pairs of texts with a tab between", "PATH.tsv", texts.accepts_pairs, texts.read_pairs),
         # The same reader, which finds out what the target is: it is never the form that a path looks like.

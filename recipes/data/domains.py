@@ -1,0 +1,126 @@
+"""Two sets of images between which a net translates. No image of one belongs to an image of the other.
+
+    FOLDER/trainA/1.jpg, FOLDER/trainB/1.jpg                   a split is made by seed; the sets are called A and B
+    FOLDER/trainA, FOLDER/trainB, FOLDER/testA, FOLDER/testB   the layout of CycleGAN's authors; `valA` and `valB` too
+    FOLDER/horse/1.jpg, FOLDER/zebra/1.jpg                     two folders, which give the names; also in `train`, `test`
+"""
+
+import collections
+
+import numpy as np
+
+from keras_dl.extras import require
+from keras_dl.files import FileError
+from keras_dl.recipes.data.headers import PLAIN, SUFFIXES, header
+from keras_dl.recipes.data.images import GRAY, first_broken, ignored_note, is_picture, size_facts
+from keras_dl.recipes.data.own import SPLITS, OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
+
+LEAST = 2  # images of a set in each split: two to train on, and two for a distance of sets
+LEAST_WHOLE = 8  # of a set without a test split, of which a fifth is two
+
+
+def accepts(path):
+    """Whether a folder holds two sets of pictures."""
+    return path.is_dir() and (is_named(path) or all(len(_pictured(part)) == 2 for part in _parts(path).values()))
+
+
+def is_named(path):
+    """Whether a folder has `trainA` and `trainB`."""
+    return path.is_dir() and {("train", "A"), ("train", "B")} <= set(_named(path))
+
+
+def _named(path):
+    """Folders by split and domain, of the layout of the authors: dict."""
+    found = {}
+    for folder in subfolders(path):
+        split, domain = SPLITS.get(folder.name[:-1].rstrip("_- ").lower()), folder.name[-1].upper()
+        if split and domain in "AB":
+            if (split, domain) in found:
+                raise FileError(folder, f"is the same set as {found[split, domain].name}. Give one of the two.")
+            found[split, domain] = folder
+    return found
+
+
+def _parts(path):
+    return split_folders(path) or {"train": path}
+
+
+def _pictured(folder):
+    """The folders in a folder that hold pictures."""
+    return [one for one in subfolders(folder) if any(is_picture(file) for file in one.iterdir())]
+
+
+def read(path, seed=0, target=None) -> OwnData:
+    """Both sets. The label of an image is its set: 0 for A, 1 for B.
+
+    Raises:
+        FileError: if a set or a file is missing, is no picture, or a set has too few.
+    """
+    if is_named(path):
+        names, parts = ("A", "B"), collections.defaultdict(dict)
+        for (split, domain), folder in _named(path).items():
+            parts[split][domain] = folder
+    else:
+        parts = {split: {one.name: one for one in _pictured(folder)} for split, folder in _parts(path).items()}
+        names = tuple(sorted(parts["train"]))
+    parts, ignored = with_test(dict(parts)), []
+    for split, folders in parts.items():
+        if tuple(sorted(folders)) != names:
+            raise FileError(path, f"has the sets {', '.join(sorted(folders))} in {split}, and {', '.join(names)} in train.")
+    whole = "test" not in parts
+    files = {split: [_pictures(parts[split][name], ignored) for name in names] for split in parts}
+    for split, sets in files.items():
+        for name, pictures in zip(names, sets, strict=True):
+            least = LEAST_WHOLE if whole and split == "train" else LEAST
+            if len(pictures) < least:
+                why = ", and there is no test split" if least == LEAST_WHOLE else ""
+                raise FileError(
+                    parts[split][name], f"has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}{why}. "
+                    f"A set needs at least {least}."
+                )
+    rows = {split: [(x, label) for label, part in enumerate(sets) for x in part] for split, sets in files.items()}
+    if whole:
+        labels = np.array([label for _, label in rows["train"]])
+        order = dict(zip(("train", "test"), divided(labels, seed, names, path), strict=True))
+        rows |= {split: [rows["train"][i] for i in numbers] for split, numbers in reversed(order.items())}
+    else:
+        rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
+    headers = {file: header(file) for part in rows.values() for file, _ in part}
+    sizes = collections.Counter(one.seen for one in headers.values())
+    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
+    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
+    height, width = next(iter(sizes)) if len(sizes) == 1 else (None, None)
+    features = require("tensorflow_datasets", extra="recipes").features
+    everything = sorted(headers)
+    return OwnData(
+        path=path,
+        form="domains",
+        features={
+            "image": features.Image(shape=(None, None, channels) if turns else (height, width, channels)),
+            "label": features.ClassLabel(names=names),
+        },
+        splits={
+            split: {
+                "image": np.array([str(file) for file, _ in part]),
+                "label": np.array([label for _, label in part], "int64"),
+            }
+            for split, part in rows.items()
+        },
+        files=everything,
+        how=by_seed(seed) if whole else "as the folders have it",
+        labels=names,
+        facts=size_facts(sizes, channels),
+        notes=[*ignored_note(ignored), *[f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)],
+        metadata={"turns": turns},
+        problem=lambda: first_broken(everything, channels),
+    )
+
+
+def _pictures(folder, ignored):
+    """The pictures in a folder. Files that are none are added to `ignored`."""
+    files = sorted(x for x in folder.iterdir() if x.is_file() and not x.name.startswith("."))
+    ignored += [x for x in files if not is_picture(x)]
+    found = [x for x in files if is_picture(x)]
+    if not found:
+        raise FileError(folder, f"holds no picture ({', '.join(SUFFIXES)}).")
+    return found
