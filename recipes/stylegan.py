@@ -14,6 +14,9 @@ Files:     float32 121, float16 121; int8 123, with 80% of the ops and all multi
 
 The digit-FID is that of `keras_dl.recipes.gan`: in the features of the package's own classifier, and no Inception FID.
 
+`--data PATH` trains StyleGAN2 on your images, 32x32 by default, with the weight of R1 that the ADA code takes for such
+a size and batch. The metric is the Frechet distance of thumbnails. Not tuned for photographs.
+
 `--dataset mnist`: the first version, which grows from 8x8 to 32x32. `--dataset celeb_a_hq/256`: the settings of the ADA
 code for 256 pixels with half of the channels, on faces. Not measured.
 """
@@ -25,31 +28,47 @@ import numpy as np
 
 import keras_dl
 from keras_dl.export import KerasRunner
+from keras_dl.models.generative.style_based import FIRST_SIDE
 from keras_dl.recipes import gan
 from keras_dl.recipes.tasks import digit_judge, generation
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
-FACES = "celeb_a_hq/256"
+FACES, OWN = "celeb_a_hq/256", "pictures"  # the second is the form of own data
 NOISE_DIM, STYLE_DIM = 64, 64
 SMALL = dict(
     noise_dim=NOISE_DIM, style_dim=STYLE_DIM, mapping_layers=4, base_filters=512, max_filters=32, averaging=0.995
 )
 RATE, R1_WEIGHT, PATH_LENGTH_WEIGHT = 0.004, 8.0, 0.1
+SIDES = generation.Sides(32, lambda n: n >= 2 * FIRST_SIDE and not n & (n - 1), "a power of 2, at least 8")
+CHANNELS = 16  # of the largest maps, for own images
 TEST_BATCH = 200  # a multiple of the groups that the discriminator compares
+GROUP = 4  # images of them
 PSI = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def load_data(options, variant):
     if options.dataset == FACES:
         data = generation.faces(options, ("generate", 512, "normal"), side=256)
+    elif options.dataset == OWN:
+        data = generation.own_pictures(options, ("generate", NOISE_DIM, "normal"), SIDES)
     else:
         served = ("generate", gan.NOISE_DIM if variant == "dcgan" else NOISE_DIM, "normal")
         moves = dict(pixels=0.25, degrees=3.0, zoom=0.03, shear=0.06) if options.dataset == "mnist_5k" else {}
         data = generation.digits(options, served, 2, **moves)
     data.arrays["map_sides"] = np.array(maps_of(data.input_shape[0], variant))
-    return dataclasses.replace(data, test=data.test.unbatch().batch(TEST_BATCH))
+    parts = {"test": data.test} | ({} if data.validation is None else {"validation": data.validation})
+    return dataclasses.replace(data, **{name: _in_groups(part.unbatch()) for name, part in parts.items()})
+
+
+def _in_groups(rows):
+    """Batches that the discriminator can divide into groups, of which a last batch is one. A single image that would be
+    the last batch is left out of the losses; the metric has it."""
+    count = int(rows.reduce(np.int64(0), lambda n, _: n + 1))
+    rest = count % GROUP
+    whole = rows.take(count - rest).batch(TEST_BATCH)
+    return whole.concatenate(rows.skip(count - rest).batch(rest)) if rest > 1 else whole
 
 
 def maps_of(side, variant):
@@ -76,12 +95,17 @@ def build_model(data, options, variant):
             **SMALL,
         )
     else:
+        side, r1_weight, settings = data.input_shape[0], R1_WEIGHT, SMALL
+        if options.dataset == OWN:
+            r1_weight = 0.0002 * side**2 / options.batch_size  # that of the ADA code
+            settings = SMALL | dict(base_filters=CHANNELS * side)
         model = keras_dl.StyleGAN2(
             data.input_shape,
             seed=options.seed,
-            r1_weight=R1_WEIGHT,
+            r1_weight=r1_weight,
             path_length_weight=PATH_LENGTH_WEIGHT,
-            **SMALL,
+            group_size=GROUP,
+            **settings,
         )
     model.compile(*model.optimizers(options.rate(RATE)))
     return model
@@ -103,7 +127,7 @@ def calibrate(serve, data, samples):
 
 
 def evaluate(serve, data):
-    """Digit-FID; of faces, the Frechet distance of thumbnails."""
+    """Digit-FID; of other images, the Frechet distance of thumbnails."""
     return generation.distance(data, generation.generated(serve, data))
 
 
@@ -120,8 +144,11 @@ def baseline(outcome):
 def figures(outcome):
     """What a collapse would show in, what truncation does, and what to compare with."""
     data, model, test = outcome.data, outcome.model, outcome.data.arrays["test"]
-    if test.shape[-1] != 1 or not hasattr(model, "map"):
+    if not hasattr(model, "map"):
         return {}
+    if not generation.is_digits(data):
+        floor = generation.distance(data, data.arrays["train"][: len(test)])
+        return {f"{outcome.task.metric} of training examples, the floor": floor}
     images = generation.generated(KerasRunner(model, EVALUATION_BATCH).serve, data)
     found = digit_judge.quality(test, images)
     del found["digit_fid"]  # the metric itself
@@ -170,14 +197,14 @@ def draw_images(axis, images, columns):
 def mixing(figure, model, width, count=6):
     """A grid: the coarse styles of each row's image, and the fine ones of each column's."""
     rows, columns = (model.map(generation.draw(count, width, "normal", seed)) for seed in (4, 5))
-    first = 3  # StyleGAN2's first layer at 16x16
+    first = 3  # StyleGAN2's first layer at 16x16; the last one of 8x8 images
     lines = [np.concatenate([np.zeros((1, *model.image_shape)), model.synthesize(columns)])]
     for i in range(count):
         same = np.repeat(np.asarray(rows)[i : i + 1], count, 0)
         mixed = model.synthesize(model.mix(same, columns, first))
         lines.append(np.concatenate([model.synthesize(same[:1]), mixed]))
     figure.suptitle(
-        "4x4 and 8x8 of the left, 16x16 and 32x32 of the top", fontsize=11, color=pictures.INK, fontweight="bold"
+        "4x4 and 8x8 of the left, 16x16 and finer of the top", fontsize=11, color=pictures.INK, fontweight="bold"
     )
     draw_images(figure.subplots(), np.concatenate(lines), count + 1)
 
@@ -223,12 +250,21 @@ RECIPE = Recipe(
         FACES: Task(
             epochs=250,
             batch_size=64,
-            metric="thumbnail Frechet distance",
+            metric=generation.THUMBNAILS,
             higher_is_better=False,
             exports=(FLOAT, INT8),
         ),
     },
-    without_own="A classifier of digits judges what it draws. Train keras_dl.StyleGAN2 on your images with fit.",
+    own={
+        OWN: Task(
+            epochs=60,
+            batch_size=8,
+            metric=generation.THUMBNAILS,
+            variants=("stylegan2",),
+            higher_is_better=False,
+            exports=(FLOAT, Export("float16", "cpu"), INT8),
+        )
+    },
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -1,8 +1,8 @@
 """Two sets of images between which a net translates. No image of one belongs to an image of the other.
 
-    FOLDER/trainA/1.jpg, FOLDER/trainB/1.jpg                   a split is made by seed; the sets are called A and B
-    FOLDER/trainA, FOLDER/trainB, FOLDER/testA, FOLDER/testB   the layout of CycleGAN's authors; `valA` and `valB` too
-    FOLDER/horse/1.jpg, FOLDER/zebra/1.jpg                     two folders, which give the names; also in `train`, `test`
+FOLDER/trainA/1.jpg, FOLDER/trainB/1.jpg                   a split is made by seed; the sets are called A and B
+FOLDER/trainA, FOLDER/trainB, FOLDER/testA, FOLDER/testB   the layout of CycleGAN's authors; `valA` and `valB` too
+FOLDER/horse/1.jpg, FOLDER/zebra/1.jpg                     two folders, which give the names; also in `train`, `test`
 """
 
 import collections
@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
-from keras_dl.recipes.data.headers import PLAIN, SUFFIXES, header
-from keras_dl.recipes.data.images import GRAY, first_broken, ignored_note, is_picture, size_facts
+from keras_dl.recipes.data.headers import SUFFIXES, header
+from keras_dl.recipes.data.images import is_picture, of_files
 from keras_dl.recipes.data.own import SPLITS, OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
 
 LEAST = 2  # images of a set in each split: two to train on, and two for a distance of sets
@@ -66,7 +66,9 @@ def read(path, seed=0, target=None) -> OwnData:
     parts, ignored = with_test(dict(parts)), []
     for split, folders in parts.items():
         if tuple(sorted(folders)) != names:
-            raise FileError(path, f"has the sets {', '.join(sorted(folders))} in {split}, and {', '.join(names)} in train.")
+            raise FileError(
+                path, f"has the sets {', '.join(sorted(folders))} in {split}, and {', '.join(names)} in train."
+            )
     whole = "test" not in parts
     files = {split: [_pictures(parts[split][name], ignored) for name in names] for split in parts}
     for split, sets in files.items():
@@ -75,8 +77,9 @@ def read(path, seed=0, target=None) -> OwnData:
             if len(pictures) < least:
                 why = ", and there is no test split" if least == LEAST_WHOLE else ""
                 raise FileError(
-                    parts[split][name], f"has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}{why}. "
-                    f"A set needs at least {least}."
+                    parts[split][name],
+                    f"has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}{why}. "
+                    f"A set needs at least {least}.",
                 )
     rows = {split: [(x, label) for label, part in enumerate(sets) for x in part] for split, sets in files.items()}
     if whole:
@@ -86,34 +89,16 @@ def read(path, seed=0, target=None) -> OwnData:
     else:
         rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
     headers = {file: header(file) for part in rows.values() for file, _ in part}
-    sizes = collections.Counter(one.seen for one in headers.values())
-    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
-    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
-    height, width = next(iter(sizes)) if len(sizes) == 1 else (None, None)
-    features = require("tensorflow_datasets", extra="recipes").features
-    everything = sorted(headers)
-    return OwnData(
-        path=path,
-        form="domains",
-        features={
-            "image": features.Image(shape=(None, None, channels) if turns else (height, width, channels)),
-            "label": features.ClassLabel(names=names),
-        },
-        splits={
-            split: {
-                "image": np.array([str(file) for file, _ in part]),
-                "label": np.array([label for _, label in part], "int64"),
-            }
-            for split, part in rows.items()
-        },
-        files=everything,
-        how=by_seed(seed) if whole else "as the folders have it",
-        labels=names,
-        facts=size_facts(sizes, channels),
-        notes=[*ignored_note(ignored), *[f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)],
-        metadata={"turns": turns},
-        problem=lambda: first_broken(everything, channels),
-    )
+    label = require("tensorflow_datasets", extra="recipes").features.ClassLabel(names=names)
+    columns = {
+        split: {
+            "image": np.array([str(file) for file, _ in part]),
+            "label": np.array([label for _, label in part], "int64"),
+        }
+        for split, part in rows.items()
+    }
+    how = by_seed(seed) if whole else "as the folders have it"
+    return of_files(path, "domains", columns, headers, ignored, how, {"label": label}, names)
 
 
 def _pictures(folder, ignored):

@@ -5,7 +5,20 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_dl.recipes.data import boxes, images, masks, networks, points, scenes, series, solids, table, texts
+from keras_dl.recipes.data import (
+    boxes,
+    domains,
+    images,
+    masks,
+    networks,
+    pictures,
+    points,
+    scenes,
+    series,
+    solids,
+    table,
+    texts,
+)
 from keras_dl.recipes.data.own import OwnData
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -31,7 +44,8 @@ class Form(NamedTuple):
 JSON = "PATH/annotations.json and PATH/images/*.jpg"
 NETWORK = "PATH/nodes.csv and PATH/edges.csv"
 MASKS = "PATH/images/*.jpg and PATH/masks/*.png"
-MARKED = ("boxes", "masks")  # forms of folders of images that are not named by classes
+MARKED = ("boxes", "masks", "scene")  # forms of folders of images that are not named by classes
+UNMARKED = ("images", "pictures")
 TABLES = ("table", "values")
 TARGETED = (*TABLES, "graph")  # forms with columns to choose the target from
 FORMS = {
@@ -42,12 +56,14 @@ FORMS = {
         Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
         Form("scene", "views of a scene with their cameras", "PATH/transforms.json", scenes.accepts, scenes.read),
         Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
+        Form("domains", "two sets of images", "PATH/trainA/*.jpg and PATH/trainB/*.jpg", domains.accepts, domains.read),
         Form("graph", "a graph with classes of nodes", NETWORK, networks.accepts, networks.read),
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
         Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
         Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
         Form("solids", "closed meshes", "PATH/*.ply or PATH/train/*.ply", solids.accepts, solids.read),
         Form("text", "a text in each line", "PATH.txt", texts.accepts_text, texts.read_text),
+        Form("pictures", "images without classes", "PATH/*.jpg", pictures.accepts, pictures.read),
         Form("pairs", "pairs of texts with a tab between", "PATH.tsv", texts.accepts_pairs, texts.read_pairs),
         # The same reader, which finds out what the target is: it is never the form that a path looks like.
         Form("values", "a table with values to predict", "PATH.csv", lambda path: False, table.read),
@@ -68,27 +84,35 @@ def find_form(path, wanted=None, who="keras-dl data check") -> Form:
     """
     if not path.exists():
         raise OptionError(f"--data {path} does not exist.")
-    fitting = [form for form in FORMS.values() if form.accepts(path)]
-    if any(form.name in MARKED or form.name == "scene" for form in fitting):
-        fitting = [form for form in fitting if form.name != "images"]
+    fitting = fitting_forms(path)
     names = list(FORMS) if wanted is None else list(wanted)
     for name in names:
         if FORMS[name] in fitting:
             return FORMS[name]
     takes = "; ".join(f"{FORMS[name].title} ({FORMS[name].layout})" for name in names)
-    holds = f" It looks like {' or '.join(form.title for form in fitting)}." if fitting else _without_form(path)
+    holds = f" It looks like {' or '.join(form.title for form in fitting)}." if fitting else ""
+    holds = _without_classes(fitting, names) or holds or _without_form(path)
     raise OptionError(f"--data {path} does not have a form that {who} takes: {takes}.{holds} See docs/own_data.md.")
+
+
+def fitting_forms(path) -> list[Form]:
+    """The forms that a path looks like. Pictures that are marked by boxes or masks are not those of classes, too."""
+    fitting = [form for form in FORMS.values() if form.accepts(path)]
+    if any(form.name in MARKED for form in fitting) or domains.is_named(path):
+        fitting = [form for form in fitting if form.name not in UNMARKED]
+    return fitting
+
+
+def _without_classes(fitting, names):
+    """What pictures lack that are not in folders by class, for recipes that want classes."""
+    if "images" not in names or [form.name for form in fitting] != ["pictures"]:
+        return ""
+    return " It has pictures, but no folder for each class. Put the pictures of a class into a folder of its name."
 
 
 def _without_form(path):
     """What a path of no form is, if it is something that users often have."""
-    if path.is_file():
-        return ""
-    if not any(path.iterdir()):
-        return " It is an empty folder."
-    if any(images.is_picture(file) for file in path.iterdir()):
-        return " It has pictures, but no folder for each class. Put the pictures of a class into a folder of its name."
-    return ""
+    return " It is an empty folder." if path.is_dir() and not any(path.iterdir()) else ""
 
 
 def open_data(path, form=None, seed=0, target=None, wanted=None, who="keras-dl data check") -> OwnData:

@@ -42,7 +42,11 @@ def read(path, seed=0, target=None) -> OwnData:
     parts = {split: _classes(folder) for split, folder in (given or {"train": path}).items()}
     names = tuple(sorted(set().union(*parts.values())))
     if len(names) < 2:
-        raise FileError(path, f"has the class {names[0]!r} alone. A classifier needs two folders of pictures.")
+        raise FileError(
+            path,
+            f"has the class {names[0]!r} alone. A classifier needs two folders of pictures. What needs no classes "
+            "reads it by --form pictures.",
+        )
     for split, classes in parts.items():
         for name in classes.keys() - parts["train"].keys():
             raise FileError(given[split] / name, "is a class that the training split does not have.")
@@ -60,11 +64,7 @@ def read(path, seed=0, target=None) -> OwnData:
     else:
         rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
     features = require("tensorflow_datasets", extra="recipes").features
-    sizes = collections.Counter(one.seen for one in headers.values())
-    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
-    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
-    height, width = next(iter(sizes)) if len(sizes) == 1 and not turns else (None, None)
-    splits = {
+    columns = {
         split: {
             "image": np.array([str(file) for file, _ in part]),
             "label": np.array([label for _, label in part], "int64"),
@@ -72,20 +72,38 @@ def read(path, seed=0, target=None) -> OwnData:
         for split, part in rows.items()
     }
     ignored = [x for classes in parts.values() for files in classes.values() for x in files[1]]
+    return of_files(
+        path, "images", columns, headers, ignored, how, {"label": features.ClassLabel(names=names)}, labels=names
+    )
+
+
+def of_files(path, form, splits, headers, ignored, how, features=None, labels=(), notes=()) -> OwnData:
+    """`OwnData` of images in files.
+
+    Args:
+        path, form, splits, how, labels: as of `OwnData`. The column `image` has the paths.
+        headers: dict of `Header` by path, of all images.
+        ignored: list of paths: files that are no pictures.
+        features: dict of `tfds.features` of the other columns. None for no others.
+        notes: list of str. What is said beside the ignored and the turned files.
+    """
+    image = require("tensorflow_datasets", extra="recipes").features.Image
+    sizes = collections.Counter(one.seen for one in headers.values())
+    channels = 1 if all(one.mode in GRAY for one in headers.values()) else 3
+    turns = {str(file): one.turn for file, one in headers.items() if one.turn != PLAIN}
+    height, width = next(iter(sizes)) if len(sizes) == 1 and not turns else (None, None)
     files = sorted(headers)
+    turned = [f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)
     return OwnData(
         path=path,
-        form="images",
-        features={
-            "image": features.Image(shape=(height, width, channels)),
-            "label": features.ClassLabel(names=names),
-        },
+        form=form,
+        features={"image": image(shape=(height, width, channels))} | (features or {}),
         splits=splits,
         files=files,
         how=how,
-        labels=names,
+        labels=labels,
         facts=size_facts(sizes, channels),
-        notes=[*ignored_note(ignored), *[f"turned {len(turns)} as their cameras say (EXIF)"] * bool(turns)],
+        notes=[*notes, *ignored_note(ignored), *turned],
         metadata={"turns": turns},
         problem=lambda: first_broken(files, channels),
     )

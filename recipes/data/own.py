@@ -73,8 +73,8 @@ class OwnData:
 
     @property
     def origin(self) -> dict:
-        """Name, version and license, as arguments of `Data`. The version is the fingerprint."""
-        return dict(dataset=self.path.stem, version=self.fingerprint, licence="your own data")
+        """Name, version, license and form, as arguments of `Data`. The version is the fingerprint."""
+        return dict(dataset=self.path.stem, version=self.fingerprint, licence="your own data", form=self.form)
 
     def rows(self, split):
         """A `tf.data.Dataset` of dicts: the rows of a split in their fixed order, with paths in the place of images."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_dl.recipes.data.forms import FORMS, open_data
+from keras_dl.recipes.data.forms import FORMS, fitting_forms, open_data
 
 
 def understand(path, form=None, target=None, seed=0) -> dict:
@@ -16,7 +16,8 @@ def understand(path, form=None, target=None, seed=0) -> dict:
 
     Returns:
         dict of `path`, `form`, `title`, `fingerprint`, `examples` by split, `split` in words, `classes`: the examples
-        of each class by split, empty for none, `facts`, `notes`, and `recipes` that take it.
+        of each class by split, empty for none, `facts`, `notes`, `recipes` that take it, and `also`: dict of recipes
+        by other forms that the path looks like.
 
     Raises:
         OptionError: if the path has no known form.
@@ -38,6 +39,7 @@ def understand(path, form=None, target=None, seed=0) -> dict:
         "facts": data.facts,
         "notes": data.notes,
         "recipes": list(recipe.takers(data.form)),
+        "also": {x.name: list(recipe.takers(x.name)) for x in fitting_forms(data.path) if x.name != data.form},
     }
 
 
@@ -68,6 +70,8 @@ def as_text(document) -> str:
     lines += [f"note       {note}" for note in document["notes"]]
     lines.append("all files could be read")
     lines.append(f"recipes    {', '.join(document['recipes']) or 'none'}")
+    for form, names in document["also"].items():
+        lines.append(f"also       {FORMS[form].title} (--form {form}): {', '.join(names) or 'none'}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,8 @@ from keras_dl.recipes.tasks import digit_judge, generation
 from keras_dl.recipes.training import pictures
 
 SEED = 0  # of the noise that samples start from
+MOST_OWN = 256  # own images for the test: as many samples take minutes
+ATTENDED = 16  # pixels of the largest side of maps with attention
 
 
 def with_noise(data, num_steps: int):
@@ -25,9 +27,26 @@ def with_noise(data, num_steps: int):
         data: `Data`.
         num_steps: int. Steps of the sampler that is measured.
     """
-    size = math.prod(data.input_shape)
-    noise = np.random.default_rng(SEED).standard_normal((data.num_test, 1, size)).astype("float32")
+    noise = draw_starts(data, data.num_test)
     return dataclasses.replace(data, arrays=data.arrays | dict(noise=noise, num_steps=np.array(num_steps)))
+
+
+def draw_starts(data, count: int):
+    """What `count` samples start from, as the first test images of `with_noise`: float32, `(count, 1, size)`."""
+    shape = (count, 1, math.prod(data.input_shape))
+    return np.random.default_rng(SEED).standard_normal(shape).astype("float32")
+
+
+def attended_side(side: int, halvings: int) -> int:
+    """The largest side of the maps of a net that has at most `ATTENDED` pixels; the papers' nets have attention there.
+
+    Example:
+
+    >>> attended_side(32, 3), attended_side(40, 2), attended_side(128, 2)
+    (16, 10, 32)
+    """
+    sides = [side // 2**i for i in range(halvings + 1)]
+    return next((n for n in sides if n <= ATTENDED), sides[-1])
 
 
 def digits(options, num_steps: int, margin: int = 0, **moves):
@@ -40,6 +59,11 @@ def photographs(options, num_steps: int, side: int):
     mirrored in training."""
     data = generation.photographs(options, ("sample", 1, "normal"), side, mirror=True)
     return with_noise(data, num_steps)
+
+
+def own_pictures(options, num_steps: int, sides: generation.Sides):
+    """`Data` of own images, as `generation.own_pictures`, with noise."""
+    return with_noise(generation.own_pictures(options, ("sample", 1, "normal"), sides, MOST_OWN), num_steps)
 
 
 def generated(serve, data, process, predicts: str = "noise"):
@@ -89,7 +113,7 @@ def compared(data, samples, metric: str) -> dict[str, float]:
         "noise": np.random.default_rng(0).uniform(0, 255, test.shape),
     }
     found = {f"{metric} of {name}": generation.distance(data, x) for name, x in others.items()}
-    if test.shape[-1] != 1:
+    if not generation.is_digits(data):
         return found
     judge = digit_judge.judge_of(test)
     quality = digit_judge.quality(test, samples)
@@ -130,7 +154,7 @@ def show_grid(figure, samples, real, columns: int = 12, title: str = "Samples, n
     rows = len(samples) // columns
     upper, lower = figure.subplots(2, 1, height_ratios=(rows, 1))
     pictures.show_image(upper, pictures.tiled(np.rint(samples), columns))
-    pictures.show_image(lower, pictures.tiled(real[:columns], columns))
+    pictures.show_image(lower, pictures.row(real, columns))
 
 
 def show_walk(axis, kept, title: str):

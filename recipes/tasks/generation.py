@@ -4,7 +4,10 @@
 file is measured; and `signature`, the name of the served function that takes it.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,11 +15,33 @@ import tensorflow as tf
 from keras_dl import metrics
 from keras_dl.extras import require
 from keras_dl.recipes.tasks import digit_judge
-from keras_dl.recipes.training import augment, batches
-from keras_dl.recipes.training.recipe import Data
+from keras_dl.recipes.training import augment, batches, pipelines
+from keras_dl.recipes.training.recipe import Data, OptionError
 
 MOST = 2000  # examples of large data that are kept in memory, and faces for the test
 THUMBNAIL = 8  # pixels of a side
+THUMBNAILS = "thumbnail Frechet distance"  # the metric of images that are no digits
+PIXELS = "uint8 pixels in [0, 255]"
+
+
+class Sides(NamedTuple):
+    """The sides of square images that a net takes.
+
+    Attributes:
+        default: int.
+        fits: function from a side to bool.
+        rule: str. What fits, in words, for errors.
+    """
+
+    default: int
+    fits: Callable
+    rule: str
+
+
+def multiples(divisor: int, default: int) -> Sides:
+    """The sides of a net that halves them so often that they must be multiples of a number."""
+    least = max(divisor, THUMBNAIL)
+    return Sides(default, lambda n: n >= least and n % divisor == 0, f"a multiple of {divisor}, at least {least}")
 
 
 def draw(count: int, size: int, kind: str, seed: int):
@@ -93,8 +118,7 @@ def digits(options, served, margin: int = 0, **moves) -> Data:
     def prepare(image, seed):
         return augment.affine(image, seed, **moves) if moves else tf.cast(image, tf.float32)
 
-    range_ = "uint8 pixels in [0, 255]"
-    return without_targets(options, arrays, served, prepare, input_range=range_, **batches.origin(builder))
+    return without_targets(options, arrays, served, prepare, input_range=PIXELS, **batches.origin(builder))
 
 
 def points(options, served) -> Data:
@@ -157,13 +181,70 @@ def photographs(options, served, side: int, mirror: bool = False) -> Data:
 
     arrays = {"train": first("train"), "test": first(held_out)}
     count = int(train.cardinality())
-    range_ = "uint8 pixels in [0, 255]"
-    return _data(arrays, served, train=epoch, num_train=count, input_range=range_, **batches.origin(builder))
+    return _data(arrays, served, train=epoch, num_train=count, input_range=PIXELS, **batches.origin(builder))
 
 
 def faces(options, served, side: int) -> Data:
     """`photographs` of `celeb_a`."""
     return photographs(options, served, side)
+
+
+def own_pictures(options, served, sides: Sides, most_test: int = MOST) -> Data:
+    """`Data` of own images of the form `pictures`, gray or in color: squares, each cut out of the middle of an image
+    that is scaled to cover it, as `keras-dl predict` does. They are not changed in training.
+
+    The squares are in memory, unless they fill more than `pipelines.MOST_BYTES`: then those for training are read in
+    each epoch, and `arrays` has the first ones.
+
+    Args:
+        options: `Options`.
+        served: as of `without_targets`.
+        sides: `Sides`. By default, images have `sides.default`, or their own if that is smaller and fits.
+        most_test: int. Images that are taken for the test.
+
+    Raises:
+        OptionError: if `--image-size` does not fit.
+    """
+    side = options.image_size
+    if side is not None and not sides.fits(side):
+        raise OptionError(f"--image-size {side}: the side of images for {options.recipe} is {sides.rule}.")
+    builder = batches.open_dataset(options)
+    own = pipelines.own_shape(
+        builder.features["image"].shape, sides.default, lambda shape: shape[0] == shape[1] and sides.fits(shape[0])
+    )
+    shape = pipelines.sized(options, own)
+    whole = builder.counts["train"] * math.prod(shape) <= pipelines.MOST_BYTES
+    arrays = dict(_squares(options, shape, -1 if whole else MOST, most_test, builder.fingerprint))
+    validation = arrays.pop("validation", None)
+    if validation is not None:
+        validation = tf.data.Dataset.from_tensor_slices((validation,)).batch(batches.TEST_BATCH)
+    others = dict(validation=validation, input_range=PIXELS, **batches.origin(builder))
+    if whole:
+        return without_targets(options, arrays, served, lambda image, seed: tf.cast(image, tf.float32), **others)
+    count = batches.limit("train", options, builder.counts["train"])
+    rows = builder.rows("train").take(count).map(lambda row: (row["image"],))
+
+    def epoch(number):
+        shuffled = batches.shuffled(rows, batches.fold_in(options.seed, number))
+        squares = shuffled.map(lambda path: _square(builder, path, shape), tf.data.AUTOTUNE)
+        return _batches(squares.map(lambda image: tf.cast(image, tf.float32)), options)
+
+    return _data(arrays, served, train=epoch, num_train=count, **others)
+
+
+def _square(builder, path, shape):
+    return pipelines.resize_and_crop(builder.decode("image", path), shape, margin=0)
+
+
+@functools.lru_cache(maxsize=1)  # the variants of a run read the same files
+def _squares(options, shape, most, most_test, fingerprint):
+    """The images of own data by split: uint8 `(n, *shape)`; of the training at most `most`, -1 for all."""
+    builder, arrays = batches.open_dataset(options), {}
+    for split in builder.counts:
+        rows = builder.rows(split).take(batches.limit(split, options, most if split == "train" else most_test))
+        images = rows.map(lambda row: _square(builder, row["image"], shape), tf.data.AUTOTUNE)
+        arrays[split] = np.stack(list(images.as_numpy_iterator()))
+    return arrays
 
 
 def generated(serve, data):
@@ -172,9 +253,14 @@ def generated(serve, data):
     return samples
 
 
+def is_digits(data) -> bool:
+    """Whether data are images that the classifiers of digits judge: the gray ones, unless they are a user's."""
+    return data.input_shape[-1] == 1 and not data.form
+
+
 def distance(data, samples) -> float:
     """Digit-FID of digits; of other images, the Frechet distance of thumbnails."""
-    if samples.shape[-1] == 1:
+    if is_digits(data):
         return digit_judge.digit_fid(data.arrays["test"], samples)
     return thumbnail_distance(data.arrays["test"], samples)
 
@@ -201,12 +287,25 @@ def thumbnail_distance(images, others) -> float:
     """The Frechet distance of images, made smaller to 8x8 pixels of colors in [0, 1].
 
     Args:
-        images, others: `(n, side, side, channels)`, in [0, 255]. The side is a multiple of 8.
+        images, others: `(n, height, width, channels)`, in [0, 255].
     """
+    return metrics.frechet_distance(_thumbnails(images), _thumbnails(others))
 
-    def features(x):
-        n, side, _, channels = x.shape
-        cells = (n, THUMBNAIL, side // THUMBNAIL, THUMBNAIL, side // THUMBNAIL, channels)
-        return np.asarray(x, "float64").reshape(cells).mean((2, 4)).reshape(n, -1) / 255.0
 
-    return metrics.frechet_distance(features(images), features(others))
+def _thumbnails(images):
+    """The means of images over 8x8 cells: float64, `(n, 64 channels)`, in [0, 1]."""
+    _, height, width, _ = images.shape
+    images = np.asarray(images, "float64") / 255.0
+    return np.einsum("ah,nhwc,bw->nabc", _cells(height), images, _cells(width), optimize=True).reshape(len(images), -1)
+
+
+def _cells(side):
+    """The shares of pixels in cells: float64, `(8, side)`, with rows of the sum 1.
+
+    Example:
+
+    >>> _cells(12)[:2, :4].round(3).tolist()
+    [[0.667, 0.333, 0.0, 0.0], [0.0, 0.333, 0.667, 0.0]]
+    """
+    edges, cells = np.arange(side + 1) * (THUMBNAIL / side), np.arange(THUMBNAIL)[:, None]
+    return np.clip(np.minimum(edges[1:], cells + 1) - np.maximum(edges[:-1], cells), 0, None)

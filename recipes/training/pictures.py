@@ -56,6 +56,11 @@ def tiled(images, columns: int):
     return images.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
 
 
+def row(images, columns: int):
+    """The first images in one row, as `tiled` has them; less than `columns` if there are fewer."""
+    return tiled(images[:columns], min(columns, len(images)))
+
+
 def curves(axis, trained, key, scaled=lambda value: value, **look):
     """Draws `scaled(row[key])` of each variant's history over the epochs, with one color per variant.
 

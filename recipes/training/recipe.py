@@ -26,7 +26,8 @@ RATE_RULES = {"linear": 1.0, "square-root": 0.5}  # powers of the batch that the
 MOST_EPOCHS = 1_000_000
 MOST_PIXELS = 4096
 
-SIZED_FORMS = ("images", "domains", "boxes", "masks", "instances", "scene")  # of own data: these take --image-size
+# Forms of own data that take --image-size.
+SIZED_FORMS = ("images", "pictures", "domains", "boxes", "masks", "instances", "scene")
 
 # `--smoke` trains for seconds: one variant, without a baseline, on few examples, for few epochs.
 SMOKE_TRAIN = 256
@@ -237,6 +238,7 @@ class Data:
             (`keras_dl.recipes.data.table`). It goes into the run and into exported files. Empty for other data.
         domains: names of two sets of images that are translated into each other. They go into the run and into exported
             files. Empty for other data.
+        form: str. The form of own data, whose name can be that of a data set. Empty for a data set.
         divides: "" if each reader must prepare whole batches, "rows" if it can prepare its own rows alone, or "files"
             if it can also read its own part of the files.
     """
@@ -257,6 +259,7 @@ class Data:
     validation: Any = None
     columns: list = dataclasses.field(default_factory=list)
     domains: tuple[str, ...] = ()
+    form: str = ""
     divides: str = ""
 
     def steps(self, options) -> int:
