@@ -2,7 +2,7 @@
 
 FOLDER/trainA/1.jpg, FOLDER/trainB/1.jpg                   a split is made by seed; the sets are called A and B
 FOLDER/trainA, FOLDER/trainB, FOLDER/testA, FOLDER/testB   the layout of CycleGAN's authors; `valA` and `valB` too
-FOLDER/horse/1.jpg, FOLDER/zebra/1.jpg                     two folders, which give the names; also in `train`, `test`
+FOLDER/horse/1.jpg, FOLDER/zebra/1.jpg                     two folders, with their names; also in `train`, `test`
 """
 
 import collections
@@ -66,9 +66,8 @@ def read(path, seed=0, target=None) -> OwnData:
     parts, ignored = with_test(dict(parts)), []
     for split, folders in parts.items():
         if tuple(sorted(folders)) != names:
-            raise FileError(
-                path, f"has the sets {', '.join(sorted(folders))} in {split}, and {', '.join(names)} in train."
-            )
+            has = " and ".join(sorted(folders)) or "none"
+            raise FileError(path, f"has the sets {has} in {split}, and {' and '.join(names)} in train.")
     whole = "test" not in parts
     files = {split: [_pictures(parts[split][name], ignored) for name in names] for split in parts}
     for split, sets in files.items():
@@ -85,11 +84,11 @@ def read(path, seed=0, target=None) -> OwnData:
     if whole:
         labels = np.array([label for _, label in rows["train"]])
         order = dict(zip(("train", "test"), divided(labels, seed, names, path), strict=True))
-        rows |= {split: [rows["train"][i] for i in numbers] for split, numbers in reversed(order.items())}
+        rows |= {split: [rows["train"][i] for i in numbers] for split, numbers in order.items()}
     else:
         rows = {split: [part[i] for i in mixed(len(part), seed)] for split, part in rows.items()}
     headers = {file: header(file) for part in rows.values() for file, _ in part}
-    label = require("tensorflow_datasets", extra="recipes").features.ClassLabel(names=names)
+    feature = require("tensorflow_datasets", extra="recipes").features.ClassLabel(names=names)
     columns = {
         split: {
             "image": np.array([str(file) for file, _ in part]),
@@ -98,7 +97,7 @@ def read(path, seed=0, target=None) -> OwnData:
         for split, part in rows.items()
     }
     how = by_seed(seed) if whole else "as the folders have it"
-    return of_files(path, "domains", columns, headers, ignored, how, {"label": label}, names)
+    return of_files(path, "domains", columns, headers, ignored, how, {"label": feature}, names)
 
 
 def _pictures(folder, ignored):
