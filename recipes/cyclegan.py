@@ -68,7 +68,7 @@ def settings_of(data, options):
 def build_model(data, options, variant):
     steps = data.num_train // options.batch_size
     settings = settings_of(data, options)
-    default = 5e-4 if settings.get("filters") == SMALL[EMOJI]["filters"] else 2e-4
+    default = 5e-4 if settings in SMALL.values() else 2e-4
     model = keras_dl.CycleGAN(data.input_shape, **settings, seed=options.seed)
     # Half of the epochs at the full rate, and half of them towards 0.
     constant = max(1, options.epochs // 2)
