@@ -15,6 +15,7 @@ from keras_dl.recipes.data.headers import SUFFIXES, header
 from keras_dl.recipes.data.images import is_picture, of_files
 from keras_dl.recipes.data.own import SPLITS, OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
 
+ORDER = ("train", "validation", "test")
 LEAST = 2  # images of a set in each split: two to train on, and two for a distance of sets
 LEAST_WHOLE = 8  # of a set without a test split, of which a fifth is two
 
@@ -63,7 +64,7 @@ def read(path, seed=0, target=None) -> OwnData:
     else:
         parts = {split: {one.name: one for one in _pictured(folder)} for split, folder in _parts(path).items()}
         names = tuple(sorted(parts["train"]))
-    parts, ignored = with_test(dict(parts)), []
+    parts, ignored = with_test({split: parts[split] for split in sorted(parts, key=ORDER.index)}), []
     for split, folders in parts.items():
         if tuple(sorted(folders)) != names:
             has = " and ".join(sorted(folders)) or "none"
