@@ -165,7 +165,7 @@ def picture(outcome):
             surface = data.arrays["test/surface"][row]
             column[2].scatter(*surface.T[[0, 2, 1]], s=1, color=pictures.FAINT, depthshade=False)
         for axis in column:
-            axis.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4), zlim=(-0.4, 0.4))
+            axis.set(xlim=(-0.5, 0.5), ylim=(-0.5, 0.5), zlim=(-0.5, 0.5))
             axis.set_box_aspect((1, 1, 1), zoom=1.3)
             axis.set_axis_off()
 

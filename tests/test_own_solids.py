@@ -57,12 +57,15 @@ def test_meshes_of_five_formats(tmp_path):
 
 def test_folders_of_splits_and_of_kinds(tmp_path):
     for split, count in (("train", 5), ("val", 2), ("test", 1)):
-        own.write_solids(tmp_path / split / "boxes", count, (".ply",))
+        own.write_solids(tmp_path / split / "any/boxes", count, (".ply",))
     data = open_data(tmp_path, "solids")
     assert (data.counts, data.how) == ({"train": 5, "validation": 2, "test": 1}, "as the folders have it")
     assert {file.rsplit("/", 2)[1] for file in data.splits["train"]["mesh"]} == {"boxes"}
     before = data.fingerprint
-    own.write_mesh(tmp_path / "train/boxes/0.ply", *own.cuboid(99))
+    own.write_solids(tmp_path / "more", 2)
+    note = "left out 2 meshes that are in no folder of a split, such as "
+    assert open_data(tmp_path, "solids").notes == [f"{note}{tmp_path / 'more/0.ply'}"]
+    own.write_mesh(tmp_path / "train/any/boxes/0.ply", *own.cuboid(99))
     assert open_data(tmp_path, "solids").fingerprint != before
     own.write_solids(tmp_path / "others/train", 5)
     own.write_solids(tmp_path / "others/test", 2)

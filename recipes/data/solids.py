@@ -1,4 +1,4 @@
-"""Solids: closed meshes, `.ply`, `.off`, `.obj`, `.stl` or `.glb`, in a folder, or in folders below it.
+"""Solids: closed meshes, `.ply`, `.off`, `.obj`, `.stl` or `.glb`, in a folder and in all folders in it.
 
     FOLDER/1.ply, FOLDER/chairs/2.off           a split is made by seed
     FOLDER/train/1.ply, FOLDER/test/2.ply       the split is given; `val` is a third part, or the test
@@ -18,7 +18,8 @@ from keras_dl.extras import require
 from keras_dl.files import FileError
 from keras_dl.ops.meshes import merge_vertices, mesh_volume, open_edges
 from keras_dl.recipes.data.meshes import CURE, read_mesh
-from keras_dl.recipes.data.own import OwnData, divided, mixed, split_folders, subfolders, with_test
+from keras_dl.recipes.data.own import OwnData, divided, mixed, split_folders, with_test
+from keras_dl.recipes.data.pictures import files_in
 from keras_dl.recipes.datasets.solids import described
 
 SUFFIXES = (".ply", ".off", ".obj", ".stl", ".glb")
@@ -49,13 +50,8 @@ def accepts(path):
 
 
 def _files(folder):
-    """The meshes of a folder and of the folders in it: list of paths."""
-    return sorted(
-        file
-        for part in (folder, *subfolders(folder))
-        for file in part.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    """The meshes of a folder and of all folders in it: list of paths."""
+    return [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES]
 
 
 def read(path, seed=0, target=None) -> OwnData:
@@ -70,6 +66,7 @@ def read(path, seed=0, target=None) -> OwnData:
     if empty := next((split for split, files in parts.items() if not files), None):
         raise FileError(path, f"has no mesh in its split {empty} ({', '.join(SUFFIXES)}).")
     files = sorted(file for part in parts.values() for file in part)
+    beside = [file for file in _files(path) if file not in set(files)]
     found = _solids(files)
     parts = {split: [part[i] for i in mixed(len(part), seed)] for split, part in parts.items()}
     how = []
@@ -102,6 +99,7 @@ def read(path, seed=0, target=None) -> OwnData:
             "scale": "each is moved to the origin, and its longest side becomes 1",
         },
         notes=[
+            *[f"left out {len(beside)} meshes that are in no folder of a split, such as {file}" for file in beside[:1]],
             *[f"{turned} of the meshes had faces that look inwards, and were turned around"] * bool(turned),
             *[f"{thin} of the solids are so thin that their IoU says little"] * bool(thin),
         ],
