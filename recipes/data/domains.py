@@ -14,6 +14,7 @@ from keras_dl.files import FileError
 from keras_dl.recipes.data.headers import SUFFIXES, header
 from keras_dl.recipes.data.images import is_picture, of_files
 from keras_dl.recipes.data.own import SPLITS, OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
+from keras_dl.recipes.data.pictures import files_in
 
 ORDER = ("train", "validation", "test")
 LEAST = 2  # images of a set in each split: two to train on, and two for a distance of sets
@@ -102,8 +103,8 @@ def read(path, seed=0, target=None) -> OwnData:
 
 
 def _pictures(folder, ignored):
-    """The pictures in a folder. Files that are none are added to `ignored`."""
-    files = sorted(x for x in folder.iterdir() if x.is_file() and not x.name.startswith("."))
+    """The pictures in a folder and in all folders in it. Files that are none are added to `ignored`."""
+    files = list(files_in(folder))
     ignored += [x for x in files if not is_picture(x)]
     found = [x for x in files if is_picture(x)]
     if not found:

@@ -98,7 +98,9 @@ def find_form(path, wanted=None, who="keras-dl data check") -> Form:
 def fitting_forms(path) -> list[Form]:
     """The forms that a path looks like. Pictures that are marked by boxes or masks are not those of classes, too."""
     fitting = [form for form in FORMS.values() if form.accepts(path)]
-    if any(form.name in MARKED for form in fitting) or domains.is_named(path):
+    if any(form.name in MARKED for form in fitting):
+        fitting = [form for form in fitting if form.name not in (*UNMARKED, "domains")]
+    elif domains.is_named(path):
         fitting = [form for form in fitting if form.name not in UNMARKED]
     return fitting
 

@@ -66,24 +66,9 @@ def read(path, seed=0, target=None) -> OwnData:
     if empty := next((split for split, files in parts.items() if not files), None):
         raise FileError(path, f"has no mesh in its split {empty} ({', '.join(SUFFIXES)}).")
     files = sorted(file for part in parts.values() for file in part)
-    beside = [file for file in _files(path) if file not in set(files)]
+    beside = sorted(set(_files(path)) - set(files))
     found = _solids(files)
-    parts = {split: [part[i] for i in mixed(len(part), seed)] for split, part in parts.items()}
-    how = []
-    for split, of in (
-        ("test", ""),
-        ("validation", " of the rest" if "test" not in parts else " of the training split"),
-    ):
-        if split not in parts:
-            if len(parts["train"]) < (3 if split == "test" else 2):
-                raise FileError(
-                    path,
-                    f"has {len(parts['train'])} solids to train on and no split {split}. Three are needed at least: to "
-                    "train, to choose the threshold, and for the test.",
-                )
-            train, other = divided(len(parts["train"]), seed)
-            parts |= {"train": [parts["train"][i] for i in train], split: [parts["train"][i] for i in other]}
-            how.append(f"a fifth{of} for the {split}")
+    parts, how = _split({split: [part[i] for i in mixed(len(part), seed)] for split, part in parts.items()}, seed, path)
     sizes = [len(solid.faces) for solid in found.values()]
     turned = sum(solid.turned for solid in found.values())
     thin = sum(mesh_volume(solid.vertices, solid.faces) < THIN for solid in found.values())
@@ -93,7 +78,7 @@ def read(path, seed=0, target=None) -> OwnData:
         features={"mesh": require("tensorflow_datasets", extra="recipes").features.Text()},
         splits={split: {"mesh": np.array([str(file) for file in parts[split]])} for split in parts},
         files=files,
-        how=f"{' and '.join(how)}, by the seed {seed}" if how else "as the folders have it",
+        how=how,
         facts={
             "triangles": f"{sum(sizes):,}, {min(sizes):,} to {max(sizes):,} in a mesh; all meshes are watertight",
             "scale": "each is moved to the origin, and its longest side becomes 1",
@@ -105,6 +90,25 @@ def read(path, seed=0, target=None) -> OwnData:
         ],
         metadata={"described": lambda file, *seeds: _described(pathlib.Path(file), *seeds)},
     )
+
+
+def _split(parts, seed, path):
+    """Files by all three splits, and where the splits come from, in words."""
+    how, of = [], " of the rest" if "test" not in parts else " of the training split"
+    for split, least, source in (("test", 3, ""), ("validation", 2, of)):
+        if split in parts:
+            continue
+        files = parts["train"]
+        if len(files) < least:
+            raise FileError(
+                path,
+                f"has {len(files)} solids to train on and no split {split}. Three are needed at least: to train, to "
+                "choose the threshold, and for the test.",
+            )
+        train, other = divided(len(files), seed)
+        parts = parts | {"train": [files[i] for i in train], split: [files[i] for i in other]}
+        how.append(f"a fifth{source} for the {split}")
+    return parts, f"{' and '.join(how)}, by the seed {seed}" if how else "as the folders have it"
 
 
 def _solids(files):
