@@ -214,7 +214,7 @@ RECIPE = Recipe(
         "analytic_solids": Task(epochs=20, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(epochs=600, batch_size=64, metric="IoU", aim=0.778, exports=EXPORTS),
     },
-    own={"solids": Task(epochs=150, batch_size=16, metric="IoU", exports=EXPORTS)},
+    own={"solids": Task(epochs=300, batch_size=16, metric="IoU", exports=EXPORTS)},
     figures=figures,
     load_data=load_data,
     build_model=build_model,
