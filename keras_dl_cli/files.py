@@ -50,18 +50,26 @@ def evaluate(path, data_dir, trust, data):
 @click.argument("path", type=click.Path(exists=True))
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--signature", help="The entry point that is asked. [default: the one that answers]")
-@click.option("--output", type=click.Path(), help="A .png file, or a folder for several, to draw the answers in.")
+@click.option(
+    "--output",
+    type=click.Path(),
+    help="A .png file, or a folder for several, to draw the answers or write translated pictures in. Of solids a .ply, "
+    ".obj or .glb file, or a folder.",
+)
 @trust_option
 def predict(path, **options):
     """Ask PATH, the folder of a run, a .keras file or an exported file, about each INPUT.
 
-    An INPUT is a picture; a .csv file, with a sample in each row, or for a model of series a step in each row; a text,
-    or a .txt file with a text in each line.
+    An INPUT is a picture; a .csv file, with a sample in each row, or for a model of series a step in each row; a cloud
+    of points; a text, or a .txt file with a text in each line.
 
     \b
     Examples:
       keras-dl predict runs/cnn seven.png
       keras-dl predict runs/yolo/exports/yolo-none-cpu.tflite street.jpg --output found.png
+      keras-dl predict runs/cyclegan horse.jpg --output zebra.png
+      keras-dl predict runs/cyclegan zebra.jpg --signature b_to_a --output horse.png
+      keras-dl predict runs/occupancy_network scan.ply --output solid.ply
       keras-dl predict runs/mlp rows.csv --json
       keras-dl predict runs/transformer "In the beginning"
     """

@@ -16,6 +16,8 @@ A digit is kept if a classifier of the domain that it was translated into reads 
 `--dataset emoji_styles` translates emoji of Twitter and of Google; the metric is the mean absolute difference from the
 other designer's drawings of emoji that were not trained on. `--dataset cycle_gan/horse2zebra`: the nets, the optimizer
 and the 200 epochs of the authors. Not measured.
+
+`--data PATH`: your own two sets of images. `--image-size` of 128 and more takes the nets of the authors.
 """
 
 import keras
@@ -41,25 +43,36 @@ SMALL = {
     DIGITS: dict(filters=16, num_blocks=3, discriminator_filters=16, discriminator_layers=2),
     EMOJI: dict(filters=16, num_blocks=4, discriminator_filters=16, discriminator_layers=2),
 }
-RATES = {DIGITS: 5e-4, EMOJI: 5e-4}
-NAMES = {DIGITS: ("MNIST", "optdigits"), EMOJI: ("Twitter", "Google")}
+PHOTOGRAPHS, OWN = "cycle_gan/horse2zebra", "domains"
+NAMES = {DIGITS: ("MNIST", "optdigits"), EMOJI: ("Twitter", "Google"), PHOTOGRAPHS: ("horse", "zebra")}
+# Of own images: the smallest side, and the first for which the nets are the authors', of 6 blocks, and of 9.
+LEAST, AUTHORS, DEEP = 16, 128, 256
 SHOWN = 12
 
 
 def load_data(options, variant):
+    if options.data is not None:
+        return domains.own(options, lambda side: side % 4 == 0 and side >= LEAST, f"a multiple of 4, at least {LEAST}")
     prepare = domains.flipped_crop if options.dataset not in SMALL else domains.as_they_are
-    return domains.unpaired(options, prepare)
+    return domains.unpaired(options, prepare, NAMES[options.dataset])
+
+
+def settings_of(data, options):
+    """Arguments of the model."""
+    if options.data is None:
+        return SMALL.get(options.dataset, {})
+    side = data.input_shape[0]
+    return SMALL[EMOJI] if side < AUTHORS else dict(num_blocks=9 if side >= DEEP else 6)
 
 
 def build_model(data, options, variant):
     steps = data.num_train // options.batch_size
-    settings = SMALL.get(options.dataset, {})
+    settings = settings_of(data, options)
+    default = 5e-4 if settings in SMALL.values() else 2e-4
     model = keras_dl.CycleGAN(data.input_shape, **settings, seed=options.seed)
     # Half of the epochs at the full rate, and half of them towards 0.
     constant = max(1, options.epochs // 2)
-    rate = keras_dl.schedules.LinearDecay(
-        options.rate(RATES.get(options.dataset, 2e-4)), steps, constant, max(1, options.epochs - constant)
-    )
+    rate = keras_dl.schedules.LinearDecay(options.rate(default), steps, constant, max(1, options.epochs - constant))
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5))
     return model
 
@@ -75,9 +88,7 @@ def score(images, data):
         return min(domains.kept(images, data).values())
     if data.arrays["paired"]:
         return domains.distance_of_pairs(images, data)
-    counts = {x: min(len(images[x]), len(data.arrays[f"test_{x}"])) for x in "ab"}
-    sets = [(data.arrays[f"test_{x}"][:n], images[x][:n]) for x, n in counts.items()]
-    return float(np.mean([generation.thumbnail_distance(*pair) for pair in sets]))
+    return float(np.mean(list(domains.distances_of_sets(images, data).values())))
 
 
 def baseline(outcome):
@@ -93,10 +104,13 @@ def figures(outcome):
     if outcome.options.dataset == DIGITS:
         found |= domains.figures_of_digits(images, data)
         found["weights of the judges"] = ", ".join(digit_judge.judge(side).hash for side in domains.JUDGES.values())
-    elif data.arrays["paired"]:
-        similar, before = (domains.ssim_of_pairs(x, data) for x in (images, domains.untouched(data)))
-        for domain, name in zip("ab", NAMES[outcome.options.dataset], strict=True):
-            found |= {f"SSIM, to {name}": similar[domain], f"SSIM without a translation, to {name}": before[domain]}
+        return found
+    what, measure = (
+        ("SSIM", domains.ssim_of_pairs) if data.arrays["paired"] else ("distance", domains.distances_of_sets)
+    )
+    reached, before = (measure(x, data) for x in (images, domains.untouched(data)))
+    for domain, name in zip("ab", data.domains, strict=True):
+        found |= {f"{what}, to {name}": reached[domain], f"{what} without a translation, to {name}": before[domain]}
     return found
 
 
@@ -106,7 +120,7 @@ def picture(outcome):
     serve = KerasRunner(outcome.model, EVALUATION_BATCH).serve
     whole = pictures.figure(13, 9)
     upper, lower = whole.subfigures(2, 1, height_ratios=(1, 1.15))
-    names = NAMES.get(outcome.options.dataset, ("A", "B"))
+    names = data.domains
     for figure, domain in zip(upper.subfigures(1, 2), "ab", strict=True):
         there_and_back(figure, outcome.model, data, domain, names)
     left, right = lower.subfigures(1, 2, width_ratios=(1.3, 1))
@@ -130,7 +144,7 @@ def there_and_back(figure, model, data, domain, names):
     source, target = names if domain == "a" else names[::-1]
     figure.suptitle(f"{source}, as {target}, and back; not chosen", **TITLE)
     axis = figure.subplots()
-    pictures.show_image(axis, pictures.tiled(np.concatenate([images, there, back]).clip(0, 255), SHOWN))
+    pictures.show_image(axis, pictures.tiled(np.concatenate([images, there, back]).clip(0, 255), len(images)))
 
 
 def worst_digits(figure, images, data, names):
@@ -178,7 +192,8 @@ def worst_pairs(figure, images, data, names):
             truth = data.arrays[f"test_{domain}"].astype("float32")
             order = np.argsort(-np.abs(images[domain] - truth).mean((1, 2, 3)))
             rows.append(truth)
-        pictures.show_image(axis, pictures.tiled(np.concatenate([x[order[:SHOWN]] for x in rows]).clip(0, 255), SHOWN))
+        shown = order[:SHOWN]
+        pictures.show_image(axis, pictures.tiled(np.concatenate([x[shown] for x in rows]).clip(0, 255), len(shown)))
         axis.set_title(f"as {name}", fontsize=9, color=pictures.INK)
     figure.suptitle("The worst pairs: before, translated, true" if data.arrays["paired"] else "Translations", **TITLE)
 
@@ -210,15 +225,23 @@ RECIPE = Recipe(
             higher_is_better=False,
             exports=(FLOAT, INT8),
         ),
-        "cycle_gan/horse2zebra": Task(
+        PHOTOGRAPHS: Task(
             epochs=200,
             batch_size=1,
-            metric="thumbnail Frechet distance",
+            metric=generation.THUMBNAILS,
             higher_is_better=False,
             exports=(FLOAT, INT8),
         ),
     },
-    without_own="A classifier of digits judges it. Train keras_dl.CycleGAN on your two sets of images with fit.",
+    own={
+        OWN: Task(
+            epochs=100,
+            batch_size=4,
+            metric=generation.THUMBNAILS,
+            higher_is_better=False,
+            exports=(FLOAT, INT8),
+        )
+    },
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

@@ -15,6 +15,8 @@ too few.
 
 `--dataset shapenet` trains the network of the paper on a folder in the authors' format (`--data-dir`). Not measured.
 
+`--data PATH`: your own closed meshes. A mesh that is not watertight is refused by name.
+
 The threshold is that of the best IoU on the validation split. `OccupancyNetwork.meshes` makes meshes of codes, and
 `keras_dl.ops.isosurface.write_mesh` writes them as .ply, .obj or .glb.
 """
@@ -31,6 +33,7 @@ from keras_dl.recipes.datasets.solids import SIDE
 from keras_dl.recipes.tasks import solids
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 SMALL = dict(code_dim=128, hidden_dim=128, encoder_dim=128)
 POINTS = 512  # of a shape in a training batch
@@ -120,7 +123,13 @@ def _iou_of(occupied, data):
     return volume_iou(occupied, data.arrays["test/occupied"])
 
 
+def figures(outcome):
+    """The threshold, which `keras-dl predict` also takes."""
+    return {"threshold": best_threshold(KerasRunner(outcome.model, EVALUATION_BATCH).serve, outcome.data)}
+
+
 SHOWN = 8
+MOST_DRAWN = 20_000  # triangles of a true surface; of larger ones, points are drawn
 
 
 def picture(outcome):
@@ -137,24 +146,26 @@ def picture(outcome):
     whole = pictures.figure(13, 9)
     upper, lower = whole.subfigures(2, 1, height_ratios=(2.1, 1))
     # From the worst to the best.
-    shown = np.argsort(scores)[np.linspace(0, len(scores) - 1, SHOWN).round().astype(int)]
+    count = min(SHOWN, len(scores))
+    shown = np.argsort(scores)[np.linspace(0, len(scores) - 1, count).round().astype(int)]
     upper.suptitle(
         f"Unseen objects, from the worst to the best IoU: the input of {CLOUD} points, the reconstruction, the truth",
         **TITLE,
     )
-    axes = upper.subplots(3, SHOWN, subplot_kw=dict(projection="3d"))
+    axes = upper.subplots(3, count, subplot_kw=dict(projection="3d"), squeeze=False)
     for column, row in zip(axes.T, shown, strict=True):
         column[0].set_title(f"IoU {scores[row]:.2f}", fontsize=9, color=pictures.INK)
         column[0].scatter(*data.arrays["test/cloud"][row].T[[0, 2, 1]], s=2, color=pictures.INK, depthshade=False)
         if len(meshes[row].faces):
             _draw(column[1], meshes[row].vertices, meshes[row].faces, pictures.COLORS[0])
-        if "test/meshes" in data.arrays:
-            _draw(column[2], *data.arrays["test/meshes"][row], pictures.FAINT)
+        true = data.arrays["test/meshes"][row] if "test/meshes" in data.arrays else None
+        if true is not None and len(true[1]) <= MOST_DRAWN:
+            _draw(column[2], *true, pictures.FAINT)
         else:
             surface = data.arrays["test/surface"][row]
             column[2].scatter(*surface.T[[0, 2, 1]], s=1, color=pictures.FAINT, depthshade=False)
         for axis in column:
-            axis.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4), zlim=(-0.4, 0.4))
+            axis.set(xlim=(-0.5, 0.5), ylim=(-0.5, 0.5), zlim=(-0.5, 0.5))
             axis.set_box_aspect((1, 1, 1), zoom=1.3)
             axis.set_axis_off()
 
@@ -203,7 +214,8 @@ RECIPE = Recipe(
         "analytic_solids": Task(epochs=20, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(epochs=600, batch_size=64, metric="IoU", aim=0.778, exports=EXPORTS),
     },
-    without_own="It must know of each point whether it is in the solid, which few meshes say.",
+    own={"solids": Task(epochs=300, batch_size=16, metric="IoU", exports=EXPORTS)},
+    figures=figures,
     load_data=load_data,
     build_model=build_model,
     evaluate=evaluate,

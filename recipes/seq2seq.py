@@ -24,33 +24,30 @@ import tensorflow as tf
 
 import keras_dl
 from keras_dl.recipes.tasks import translation
+from keras_dl.recipes.tasks.pairs import draw_alignment, error_rate, in_memory, own_pairs, shared, written
 from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.batches import TEST_BATCH, fold_in, limit, open_dataset, origin, read, shuffled
-from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import (
     DYNAMIC_INT8,
     FLOAT,
     Data,
     Export,
-    OptionError,
     Recipe,
     Task,
     run_as_script,
 )
-from keras_dl.text import END, PADDING, Symbols
+from keras_dl.text import Symbols
 
 WORDS = 40_000  # for training; a word with several pronunciations gives several pairs
 LENGTH = 20  # letters or phonemes, including the end; longer words are not trained on, and are cut in the test
 SENTENCE, DICTIONARY = 50, 30_000  # for the paper's data: words of a sentence, and of each language
-OWN_LENGTH, OWN_DICTIONARY = 40, 4_000  # for own pairs: tokens of a text with its end, and of each side
 NAMES = {"cmudict": ("letter", "phonemes", "words")}  # of the tokens of both sides, and of the texts
 OTHERS = ("token", "tokens", "texts")
-STEPPED = 1000  # words that an int8 file is measured on
 
 
 def load_data(options, variant):
     builder = open_dataset(options)
-    parts = {"cmudict": _pronunciations, "pairs": _own_pairs}.get(options.dataset, _translations)
+    parts = {"cmudict": _pronunciations, "pairs": own_pairs}.get(options.dataset, _translations)
     return Data(**parts(builder, options), **origin(builder), labels=())
 
 
@@ -67,71 +64,7 @@ def _pronunciations(builder, options):
     pairs = [(word, text) for word, spoken in words for text in spoken if max(len(word), len(text.split())) < LENGTH]
     spelled, spoken = zip(*pairs, strict=True)
     letters, phonemes = Symbols.of(spelled), Symbols.of(spoken, " ")
-    return _in_memory(options, (letters, phonemes), (spelled, spoken), tested, answers, LENGTH)
-
-
-def _own_pairs(builder, options):
-    """Own pairs of texts. Each translation of a test text counts as right."""
-    pairs = {
-        split: [(row["source"].decode(), row["target"].decode()) for row in read(builder, split, options)]
-        for split in ("train", "test")
-    }
-    sides = [list(side) for side in zip(*pairs["train"], strict=True)]
-    vocabularies = [Symbols.of(texts, _separator(texts), OWN_DICTIONARY) for texts in sides]
-
-    def fits(pair):
-        return all(
-            vocabulary.encode([text]).shape[1] <= OWN_LENGTH
-            for vocabulary, text in zip(vocabularies, pair, strict=True)
-        )
-
-    kept = {split: [pair for pair in part if fits(pair)] for split, part in pairs.items()}
-    for split, part in kept.items():
-        if len(part) < len(pairs[split]):
-            say(
-                f"data: {len(pairs[split]) - len(part):,} {split} pairs have a text of more than {OWN_LENGTH} tokens, "
-                "and are left out"
-            )
-        if not part:
-            raise OptionError(f"{options.data}: no {split} pair has texts of at most {OWN_LENGTH} tokens.")
-    answers = {}
-    for source, target in kept["test"]:
-        answers.setdefault(source, []).append(target)
-    return _in_memory(
-        options, vocabularies, zip(*kept["train"], strict=True), list(answers), list(answers.values()), OWN_LENGTH
-    )
-
-
-def _separator(texts):
-    """ " " where most texts have several words, which are then the tokens; "" for letters."""
-    return " " if np.mean([" " in text for text in texts]) > 0.5 else ""
-
-
-def _in_memory(options, vocabularies, pairs, tested, answers, length):
-    """Entries of data whose texts are all in memory.
-
-    Args:
-        options: `Options`.
-        vocabularies: two `Symbols`.
-        pairs: two sequences of texts for training.
-        tested, answers: texts of the test, and for each a list of right ones.
-        length: int. Tokens of a text with its end; the longer ones of the test are cut.
-    """
-    first, last = vocabularies
-    sources, targets = (words.encode(list(texts), length) for words, texts in zip(vocabularies, pairs, strict=True))
-
-    def epoch(number):
-        key = fold_in(options.seed, number)
-        return translation.batches_of_like_lengths(sources, targets, options.batch_size, key)
-
-    test = {"source": first.encode(tested, length), "target": last.encode([a[0] for a in answers], length)}
-    return dict(
-        train=epoch,
-        test=tf.data.Dataset.from_tensor_slices(test).batch(TEST_BATCH),
-        num_train=len(sources),
-        num_test=len(tested),
-        **_shared(first, last, sources, targets, test["source"], [last.encode(a) for a in answers]),
-    )
+    return in_memory(options, (letters, phonemes), (spelled, spoken), tested, answers, LENGTH)
 
 
 def _translations(builder, options):
@@ -169,24 +102,8 @@ def _translations(builder, options):
         test=encoded(test.batch(TEST_BATCH)),
         num_train=int(train.cardinality()),
         num_test=len(tested),
-        **_shared(english, foreign, *some, english.encode(tested, SENTENCE), [foreign.encode([a]) for a in answers]),
+        **shared(english, foreign, *some, english.encode(tested, SENTENCE), [foreign.encode([a]) for a in answers]),
     )
-
-
-def _shared(source, target, sources, targets, tested, answers):
-    """Entries of both kinds of data, from vocabularies, some training tokens, and the test data."""
-    return dict(
-        calibration=lambda samples: {"encode": [{"tokens": row[None]} for row in sources[:samples]]},
-        input_shape=sources.shape[1:],
-        input_range="int32 tokens; 2 at the end, 0 after it",
-        arrays=dict(source=sources, target=targets, tested=tested, answers=[written(rows) for rows in answers]),
-        vocabularies={"source": source.to_json(), "target": target.to_json()},
-    )
-
-
-def written(rows):
-    """Token ids before the end of each row, as tuples."""
-    return [tuple(int(i) for i in row[: int(np.argmax(np.append(row, END) == END))] if i != PADDING) for row in rows]
 
 
 def build_model(data, options, variant):
@@ -210,8 +127,7 @@ def build_model(data, options, variant):
 
 
 def evaluate(serve, data):
-    predicted = written(translation.translated(serve, data.arrays["tested"], STEPPED))
-    return translation.error_rates(predicted, data.arrays["answers"][: len(predicted)])[0]
+    return error_rate(serve, data)
 
 
 def calibrate(serve, data, samples):
@@ -241,12 +157,7 @@ def picture(outcome):
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     for axis, row in zip(above.subplots(1, 3), rows if model.attention else (), strict=False):
         tokens, words = (ids[row][ids[row] > 0] for ids in (arrays["tested"], predicted))
-        axis.imshow(model.alignment(tokens[None], words[None])[0], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for places, vocabulary, ids in ((axis.set_xticks, source, tokens), (axis.set_yticks, target, words)):
-            names = [vocabulary.decode([[token]])[0] or "end" for token in ids]
-            places(range(len(names)), names, fontsize=8)
-        pictures.style(axis, f"Attention: {source.decode([tokens])[0]}")
-        axis.grid(visible=False)
+        draw_alignment(axis, model, source, target, tokens, words, f"Attention: {source.decode([tokens])[0]}")
     left, right = below.subplots(1, 2, width_ratios=(1, 1.3))
     pictures.curves(left, outcome.trained, "val_loss")
     left.legend(frameon=False)

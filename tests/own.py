@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import trimesh
 from PIL import Image
 
 from keras_dl.ops.rays import camera_rays, orbit_cameras
@@ -166,4 +167,39 @@ def write_forms(folder):
     write_graph(folder / "people")
     (folder / "statue").mkdir()
     write_scene(folder / "statue", 10)
+    return folder
+
+
+def write_domains(folder, counts, sides=(20, 20), suffix="png"):
+    """A folder of bars or of rings for each set. `counts`: dict of the number of pictures by folder; bars first."""
+    for shape, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            picture(SHAPES[shape % 2], i, sides).save(folder / name / f"{i:02d}.{suffix}")
+    return folder
+
+
+CORNERS = np.array([[x, y, z] for x in (0.0, 1.0) for y in (0.0, 1.0) for z in (0.0, 1.0)])
+# Triangles, counterclockwise as seen from outside.
+SIDES = "013 032 467 475 045 051 237 276 026 064 157 173"
+CUBOID = np.array([[int(corner) for corner in side] for side in SIDES.split()])
+
+
+def cuboid(seed):
+    """A closed box anywhere: `(vertices, faces)`."""
+    random = np.random.default_rng(seed)
+    return CORNERS * random.uniform(1, 3, 3) + random.uniform(-9, 9, 3), CUBOID
+
+
+def write_mesh(path, vertices, faces):
+    """A mesh in the format of its suffix, by trimesh. STL has no shared vertices."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trimesh.Trimesh(vertices, faces, process=False).export(path)
+    return path
+
+
+def write_solids(folder, count=8, suffixes=(".ply", ".off", ".obj", ".stl", ".glb")):
+    """Closed boxes in files of several formats."""
+    for i in range(count):
+        write_mesh(folder / f"{i}{suffixes[i % len(suffixes)]}", *cuboid(i))
     return folder

@@ -224,6 +224,26 @@ def test_parts_are_asked_about_alone(ball_mesh):
     assert 1 < expected.sum() < 30
 
 
+def test_rays_through_edges_and_corners_are_counted_once():
+    """Points above, below and beside the edges and corners of a cube on the same grid, but not on its surface."""
+    steps = np.arange(-2, 7) / 4.0
+    points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    touches = ((points >= 0) & (points <= 1)).all(1) & ((points == 0) | (points == 1)).any(1)
+    expected = ((points > 0) & (points < 1)).all(1)
+    np.testing.assert_array_equal(meshes.is_inside(points, CORNERS, CUBE)[~touches], expected[~touches])
+    assert expected.sum() == 27
+
+
+def test_a_hole_in_a_solid_is_outside(ball_mesh):
+    """A ball with a hollow ball inside, whose faces look the other way; large and small faces in one grid."""
+    vertices = np.concatenate([CORNERS - 0.5, ball_mesh.vertices])
+    faces = np.concatenate([CUBE, ball_mesh.faces[:, ::-1] + len(CORNERS)])
+    points = np.random.default_rng(0).uniform(-0.6, 0.6, (300, 3))
+    found = meshes.is_inside(points, vertices, faces)
+    np.testing.assert_array_equal(found, meshes.winding_numbers(points, vertices, faces) >= 0.5)
+    assert 50 < found.sum() < 150
+
+
 def test_a_hole_is_said_and_not_guessed():
     meshes.check_watertight(CORNERS, CUBE)
     with pytest.raises(ValueError, match="not watertight: 3 of 18 edges have no face on one side"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_dl.files import FileError
-from keras_dl.recipes import seq2seq, transformer
+from keras_dl.recipes import attention, seq2seq, transformer
 from keras_dl.recipes.data import open_data, understand
 from keras_dl.recipes.prediction import predict
 from keras_dl.recipes.tasks import characters
@@ -98,6 +98,28 @@ def test_own_pairs_that_are_all_too_long_are_refused(tmp_path):
         seq2seq.load_data(options("seq2seq", "pairs", file), "attention")
 
 
+def test_pairs_for_attention_are_those_of_seq2seq(tmp_path):
+    file = write_pairs(tmp_path / "numbers.tsv", 20)
+    found = attention.load_data(options("attention", "pairs", file), "attention")
+    other = seq2seq.load_data(options("seq2seq", "pairs", file), "attention")
+    assert (found.vocabularies, found.num_train, found.form) == (other.vocabularies, 16, "pairs")
+    for batches in zip(*(data.train(1).as_numpy_iterator() for data in (found, other)), strict=True):
+        np.testing.assert_array_equal(batches[0]["source"], batches[1]["source"])
+    answers = found.arrays["answers"]
+
+    def serve(name, tokens):  # the right translation of all but the first text
+        rows = [(*answer[0], 2, 0)[:40] for answer in answers]
+        rows[0] = (2, 0)
+        return {"tokens": np.stack([np.pad(np.array(row), (0, 40 - len(row))) for row in rows])}
+
+    lengths = [len(answer[0]) for answer in answers]
+    assert attention.evaluate(serve, found) == pytest.approx(lengths[0] / sum(lengths))
+    for variant, has_attention in (("attention", True), ("fixed", False)):
+        model = attention.build_model(found, options("attention", "pairs", file), variant)
+        assert bool(model.attention) == has_attention
+        assert model.target_vocabulary_size == len(Symbols.from_json(found.vocabularies["target"]))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -127,6 +149,14 @@ def test_from_texts_to_an_answer(tmp_path):
     assert report["metric"] == "token error rate"
     (answer,) = predict(commands.export(tmp_path / "rnn", verify=False)["path"], ["one two"])
     assert set(answer["text"].split()) <= set(WORDS.values())
+    report = commands.train("attention", data=file, output=tmp_path / "align", jit="off", smoke=True, baseline=True)
+    assert (report["metric"], report["baseline"]) == ("token error rate", "encoder-decoder without attention")
+    exported = commands.export(tmp_path / "align", verify=False)["path"]
+    assert commands.evaluate(exported)["value"] == pytest.approx(report["value"], abs=1e-3)
+    (answer,) = predict(exported, ["one two"])
+    assert set(answer["text"].split()) <= set(WORDS.values())
+    with pytest.raises(OptionError, match=r"--output a\.png: answers about texts are not drawn"):
+        predict(exported, ["one two"], output="a.png")
     (tmp_path / "lines.txt").write_text("\n".join(f"line {i} of a text" for i in range(80)))
     report = commands.train("lstm", data=tmp_path / "lines.txt", output=tmp_path / "text", jit="off", smoke=True)
     assert report["metric"] == "bits per character"

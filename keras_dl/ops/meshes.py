@@ -13,12 +13,15 @@ Mescheder et al. 2018, arXiv:1812.03828, section 4, and of Tatarchenko et al. 20
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_dl.extras import require
 
 _PAIRS = 400_000  # points times faces at a time: the arrays then fit into the cache of a core
+_ENTRIES = 5_000_000  # faces in all columns of a grid together, at most
+_ASIDE = np.array([7.31e-10, 3.17e-10])  # of the size of a mesh: far below float32, far above the rounding of float64
 
 
 def check_mesh(vertices, faces):
@@ -151,8 +154,9 @@ def winding_numbers(points, vertices, faces):
 def is_inside(points, vertices, faces):
     """Which points a watertight mesh holds: bool `(n,)`.
 
-    Winding numbers are summed over the parts of the mesh that share no vertex. Each part is closed, so that it holds no
-    point outside of its bounding box, and only the points inside of it are looked at.
+    The winding number is that of `winding_numbers`, counted along a ray upwards: a face that the ray leaves through
+    counts 1, one that it enters through -1. Faces are looked up by columns of a grid: 8,192 points and the 81,920
+    faces of a ball take 0.9 seconds (one busy core).
 
     Args:
         points: float, `(n, 3)`.
@@ -165,28 +169,104 @@ def is_inside(points, vertices, faces):
     check_watertight(vertices, faces)
     points = np.asarray(points, "float64").reshape(-1, 3)
     vertices, faces = check_mesh(vertices, faces)
-    total = np.zeros(len(points), "float32")
-    of_face = _parts(faces, len(vertices))
-    for part in np.unique(of_face):
-        corners = vertices[faces[of_face == part]].reshape(-1, 3)
-        near = np.flatnonzero(((points >= corners.min(0)) & (points <= corners.max(0))).all(1))
-        if len(near):
-            own = merge_vertices(corners, np.arange(len(corners)).reshape(-1, 3))
-            total[near] += winding_numbers(points[near], *own)
-    return total >= 0.5
+    low, size = vertices.min(0), np.ptp(vertices, axis=0).max()
+    # Mesh and points are often on one grid. A ray that is moved aside by less than float32 can tell hits no edge.
+    rays = points[:, :2] + _ASIDE * size
+    columns = _columns(vertices, faces, low[:2], size)
+    total = np.zeros(len(points), int)
+    step = max(1, _PAIRS // columns.most)
+    for start in range(0, len(points), step):
+        row, face = columns.faces_of(rays[start : start + step])
+        turn = _turn_around(rays[start + row], vertices[:, :2], faces[face])
+        crossed = np.flatnonzero(turn)
+        row, face, turn = row[crossed], face[crossed], turn[crossed]
+        a, b, c = (vertices[faces[face, i]] for i in range(3))
+        # The ray passes above the point where the point is behind a face that looks up, or in front of one below.
+        side = (np.cross(b - a, c - a) * (points[start + row] - a)).sum(-1)
+        above = side * turn < 0
+        total[start : start + step] += np.bincount(
+            row[above], turn[above], minlength=len(points[start : start + step])
+        ).astype(int)
+    return total >= 1
 
 
-def _parts(faces, count):
-    """The part of each face, as the lowest vertex of it: int `(m,)`. Faces of one part are linked by vertices."""
-    lowest = np.arange(count)
+class _Columns(NamedTuple):
+    """Faces by the columns of a grid over the plane of the first two axes.
+
+    Attributes:
+        low: float, `(2,)`. The corner of the grid.
+        width: float. Of a column.
+        count: int. Columns along each axis.
+        starts: int, `(count ** 2 + 1,)`. Where the faces of each column begin in `faces`.
+        faces: int, `(entries,)`.
+    """
+
+    low: np.ndarray
+    width: float
+    count: int
+    starts: np.ndarray
+    faces: np.ndarray
+
+    @property
+    def most(self):
+        """The faces of the fullest column, at least 1."""
+        return max(1, int(np.diff(self.starts).max()))
+
+    def faces_of(self, places):
+        """Pairs of a place and a face in its column: `(rows of places, faces)`."""
+        cell = np.floor((places - self.low) / self.width).astype(int)  # (places, 2)
+        inside = np.flatnonzero(((cell >= 0) & (cell < self.count)).all(1))
+        column = cell[inside, 0] * self.count + cell[inside, 1]
+        counts = self.starts[column + 1] - self.starts[column]
+        return np.repeat(inside, counts), self.faces[_ranges(self.starts[column], counts)]
+
+
+def _columns(vertices, faces, low, size):
+    """`_Columns` of a mesh whose lowest corner is `low` and whose largest side is `size`."""
+    flat = vertices[faces][:, :, :2]  # (faces, 3, 2)
+    count = max(1, int(np.sqrt(len(faces))))
     while True:
-        of_face = lowest[faces].min(1)
-        new = lowest.copy()
-        np.minimum.at(new, faces, of_face[:, None])
-        new = new[new]
-        if (new == lowest).all():
-            return of_face
-        lowest = new
+        width = size * (1 + 1e-6) / count
+        first, last = (
+            np.clip(np.floor((edge - low) / width).astype(int), 0, count - 1) for edge in (flat.min(1), flat.max(1))
+        )
+        spans = last - first + 1  # (faces, 2)
+        entries = spans.prod(1)
+        if count == 1 or entries.sum() <= _ENTRIES:
+            break
+        count //= 2  # large faces lie in many columns
+    face = np.repeat(np.arange(len(faces)), entries)
+    number = _ranges(np.zeros(len(faces), int), entries)
+    i, j = np.divmod(number, spans[face, 1])
+    column = (first[face, 0] + i) * count + first[face, 1] + j
+    order = np.argsort(column, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=count**2))])
+    return _Columns(low, width, count, starts, face[order])
+
+
+def _ranges(starts, counts):
+    """`start, start + 1, ...`, `count` of them, for each pair, one after the other: int."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+def _turn_around(places, flat, faces):
+    """How a triangle goes around a place in the plane: 1 counterclockwise, -1 clockwise, 0 not at all: int `(pairs,)`.
+
+    Args:
+        places: float, `(pairs, 2)`.
+        flat: float, `(v, 2)`. Vertices.
+        faces: int, `(pairs, 3)`. The triangle of each pair.
+    """
+    signs = []
+    for i, j in ((0, 1), (1, 2), (2, 0)):
+        # From the lower vertex: both faces at an edge then round alike, and a ray passes through one of them.
+        a, b = np.minimum(faces[:, i], faces[:, j]), np.maximum(faces[:, i], faces[:, j])
+        (ax, ay), (bx, by), (x, y) = flat[a].T, flat[b].T, places.T
+        left = (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0
+        signs.append(np.where(left == (a == faces[:, i]), 1, -1))
+    total = sum(signs)
+    return np.where(np.abs(total) == 3, np.sign(total), 0)
 
 
 def sample_surface(vertices, faces, count: int, random):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from keras_dl.recipes.data import (
     boxes,
+    domains,
     images,
     masks,
     networks,
@@ -14,6 +15,7 @@ from keras_dl.recipes.data import (
     points,
     scenes,
     series,
+    solids,
     table,
     texts,
 )
@@ -54,10 +56,12 @@ FORMS = {
         Form("masks", "images with masks of classes", MASKS, masks.accepts, masks.read),
         Form("scene", "views of a scene with their cameras", "PATH/transforms.json", scenes.accepts, scenes.read),
         Form("images", "images in folders by class", "PATH/CLASS/*.jpg", images.accepts, images.read),
+        Form("domains", "two sets of images", "PATH/trainA/*.jpg and PATH/trainB/*.jpg", domains.accepts, domains.read),
         Form("graph", "a graph with classes of nodes", NETWORK, networks.accepts, networks.read),
         Form("table", "a table with classes to predict", "PATH.csv", table.accepts, table.read),
         Form("series", "series with a class each", "PATH.ts or PATH/CLASS/*.csv", series.accepts, series.read),
         Form("points", "clouds of points in folders by class", "PATH/CLASS/*.ply", points.accepts, points.read),
+        Form("solids", "closed meshes", "PATH/*.ply or PATH/train/*.ply", solids.accepts, solids.read),
         Form("text", "a text in each line", "PATH.txt", texts.accepts_text, texts.read_text),
         Form("pictures", "images without classes", "PATH/*.jpg", pictures.accepts, pictures.read),
         Form("pairs", "pairs of texts with a tab between", "PATH.tsv", texts.accepts_pairs, texts.read_pairs),
@@ -95,6 +99,8 @@ def fitting_forms(path) -> list[Form]:
     """The forms that a path looks like. Pictures that are marked by boxes or masks are not those of classes, too."""
     fitting = [form for form in FORMS.values() if form.accepts(path)]
     if any(form.name in MARKED for form in fitting):
+        fitting = [form for form in fitting if form.name not in (*UNMARKED, "domains")]
+    elif domains.is_named(path):
         fitting = [form for form in fitting if form.name not in UNMARKED]
     return fitting
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from keras_dl.extras import require
 from keras_dl.files import FileError
+from keras_dl.ops.meshes import sample_surface
+from keras_dl.recipes.data.meshes import CURE, read_mesh
 from keras_dl.recipes.data.own import OwnData, by_seed, divided, mixed, split_folders, subfolders, with_test
-from keras_dl.recipes.datasets.point_folders import sample_mesh
 
 SUFFIXES = (".npy", ".ply", ".off", ".obj")
 POINTS = 2048  # of each cloud
-CURE = "Export it again."
 
 
 def accepts(path):
@@ -91,22 +91,33 @@ def read_cloud(file, num_points):
     """Points of a file, in the unit ball: float32 `(num_points, 3)`. The draw is the same each time.
 
     Raises:
-        FileError: if it holds no points.
+        FileError: if it holds no points, or all are in one place.
+    """
+    points = draw_points(file, num_points)
+    points = points - points.mean(0)
+    return (points / np.linalg.norm(points, axis=-1).max()).astype("float32")
+
+
+def draw_points(file, num_points):
+    """Points of a file as it has them: float64 `(num_points, 3)`. The draw is the same each time.
+
+    Those of a mesh are spread evenly over it. Those of a cloud of fewer points are repeated.
+
+    Raises:
+        FileError: if it holds no points, or all are in one place.
     """
     random = np.random.RandomState(0)
-    points, triangles = _array(file) if file.suffix.lower() == ".npy" else _mesh(file)
+    points, triangles = _array(file) if file.suffix.lower() == ".npy" else read_mesh(file)
     if not len(points) or not np.isfinite(points).all():
         raise FileError(file, f"has {'points that are not finite' if len(points) else 'no points'}. {CURE}")
     if len(triangles) and _area(points, triangles) > 0:
-        points = sample_mesh(points, triangles, num_points, np.random.default_rng(0))[:, :3]
+        points = sample_surface(points, triangles, num_points, random)[0].astype("float64")
     else:
         order = random.permutation(len(points))
         points = points[order[np.arange(num_points) % len(points)]]
-    points = points - points.mean(0)
-    radius = np.linalg.norm(points, axis=-1).max()
-    if radius == 0:
+    if not np.ptp(points, axis=0).any():
         raise FileError(file, f"has all of its points in one place. {CURE}")
-    return (points / radius).astype("float32")
+    return points
 
 
 def _array(file):
@@ -117,18 +128,6 @@ def _array(file):
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
         raise FileError(file, f"has the shape {points.shape} of {points.dtype}; it must be numbers, (points, 3).")
     return points[:, :3].astype("float64"), ()
-
-
-def _mesh(file):
-    trimesh = require("trimesh", extra="meshes")
-    try:
-        loaded = trimesh.load(file, process=False)
-        loaded = loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
-        return np.array(loaded.vertices, float).reshape(-1, 3), np.array(getattr(loaded, "faces", ()), int)
-    except Exception as error:  # of its readers, each has its own
-        kind = file.suffix[1:].upper()
-        why = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        raise FileError(file, f"cannot be read as {kind}: {why}. {CURE}") from error
 
 
 def _area(vertices, triangles):

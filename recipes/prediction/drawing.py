@@ -1,6 +1,7 @@
 """Answers drawn on the pictures that were asked about."""
 
 import numpy as np
+import tensorflow as tf
 
 from keras_dl.files import replacing
 from keras_dl.ops.letterbox import letterbox_frame
@@ -10,7 +11,7 @@ from keras_dl.recipes.training import pictures
 
 
 def draw(path, image, answer, outputs, labels, shape):
-    """Writes a `.png`: boxes with labels, and masks; classes by color; a picture that the model made; or a title.
+    """Writes a `.png`: boxes with labels, and masks; classes by color; or a title.
 
     Args:
         path: path of the file. Its folder is made.
@@ -34,13 +35,23 @@ def draw(path, image, answer, outputs, labels, shape):
         classes = outputs["probabilities"][0].argmax(-1)
         axis.imshow(classes, cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
         pictures.style(axis, ", ".join(f"{name} {share:.0%}" for name, share in answer["shares"].items()))
-    elif "images" in outputs:
-        pictures.show_image(axis, outputs["images"][0])
     else:
         pictures.show_image(axis, image)
         axis.set_title(", ".join(f"{c['label']} {c['probability']:.0%}" for c in answer.get("classes", ())))
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def write_picture(path, image):
+    """Writes a picture that a model made as a `.png`, pixel by pixel.
+
+    Args:
+        path: path of the file. Its folder is made.
+        image: float, `(height, width, channels)`, in [0, 255], 1 or 3 channels.
+    """
+    pixels = np.clip(np.rint(image), 0, 255).astype("uint8")
+    with replacing(path) as temporary:
+        temporary.write_bytes(tf.io.encode_png(pixels).numpy())
 
 
 def unletterboxed(masks, boxes, image_shape, shape):

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dl.export.decoding import beam_search
 from keras_dl.ops.letterbox import unletterbox_boxes
-from keras_dl.recipes.prediction import drawing, reading
+from keras_dl.recipes.prediction import drawing, reading, surfaces
 from keras_dl.recipes.prediction.source import open_source
 from keras_dl.recipes.training.recipe import OptionError
 
@@ -27,6 +27,7 @@ ASKED = (
 )
 NETWORK = {"nodes", "node_mask", "edges", "edge_mask"}
 TRANSLATING = {"encode", "decode_step"}
+BETWEEN = {"a_to_b": (0, 1), "b_to_a": (1, 0)}  # signatures that translate pictures: from and to which domain
 BEST = 3  # classes that are named
 SHOWN_SCORE = 0.25  # of detections
 
@@ -45,18 +46,23 @@ def predict(
         source: the folder of a run, a `.keras` file, or a file that `keras_dl.export` made.
         inputs: paths of pictures; of `.csv` files, a row for each sample (below the names of its columns, for a model
             of an own table), or for a model of series a line for each step; of `.npy`, `.ply`, `.off` and `.obj` files,
-            for a model of clouds; of folders with `nodes.csv` and `edges.csv`, for a model of an own graph; texts, or
-            paths of `.txt` files with a text in each line. One of these stands for a list of it. Arrays are for
-            `keras_dl.export.load(file).serve`, or for `predict` of the model.
+            for a model of clouds, and of meshes too for one that reconstructs solids; of folders with `nodes.csv` and
+            `edges.csv`, for a model of an own graph; texts, or paths of `.txt` files with a text in each line. One of
+            these stands for a list of it. Arrays are for `keras_dl.export.load(file).serve`, or for `predict` of the
+            model.
         signature: str. Which entry point is asked. None for the one that answers, such as "classify" or "detect".
-        output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn. Rows of
-            noise count as pictures, if pictures are made of them.
+            "b_to_a" translates pictures in the other direction than "a_to_b".
+        output: path of a `.png` file for one picture, or of a folder for several, where the answers are drawn, or the
+            pictures written that are translated or made of rows of noise. Of solids, of a `.ply`, `.obj` or `.glb`
+            file, or a folder.
         trust: bool. Whether a file may hold Python, and ops that touch files.
 
     Returns:
         A list with a dict for each input, or each node of a graph: `input`, and what is known of it. `classes`: dicts
         of `label` and `probability`, the most probable first. `objects`: dicts of `label`, `score` and `box`, in pixels
-        of the picture. `shares` of the pixels by label. `text`. Else the outputs of the signature as lists.
+        of the picture. `shares` of the pixels by label. `text`. Of a translated picture, `images`, `from` and `to`. Of
+        a solid, `vertices` and `faces`. Else the outputs of the signature as lists. `output` is the path of a picture
+        or mesh that was written.
 
     Raises:
         OptionError: if the source answers no question about such inputs. A ValueError.
@@ -69,9 +75,13 @@ def predict(
         and signature is None
         and ("translate" in source.inputs or set(source.inputs) >= TRANSLATING)
     ):
+        _refuse(output, "texts")
         return _translations(source, inputs)
+    if signature is None and surfaces.reconstructs(source):
+        return surfaces.reconstruct(source, inputs, output)
     name = _signature(source, signature)
     if set(source.inputs[name]) == NETWORK and source.columns:
+        _refuse(output, "nodes")
         return _nodes(source, name, inputs)
     (key, (shape, dtype)), *others = source.inputs[name].items()
     padded = set(source.inputs[name]) == {"features", "mask"}
@@ -83,13 +93,20 @@ def predict(
     for one in given:
         outputs = runner.serve(name, **{key: one.value.astype(dtype)} | (one.further or {}))
         answers.append({"input": one.name} | _meaning(outputs, source.labels, one.original, shape))
+        if name in BETWEEN:
+            domains = source.domains or ("A", "B")
+            answers[-1] |= dict(zip(("from", "to"), (domains[i] for i in BETWEEN[name]), strict=True))
         if output is not None:
-            picture = outputs["images"][0] if one.original is None and "images" in outputs else one.original
+            picture = outputs["images"][0] if "images" in outputs else one.original
             if picture is None:
                 raise OptionError(f"--output draws answers on pictures, and {one.name} is none.")
             path = pathlib.Path(output)
             path = path if len(given) == 1 else path / f"{_stem(one)}.png"
-            drawing.draw(path, picture, answers[-1], outputs, source.labels, shape)
+            if "images" in outputs:
+                drawing.write_picture(path, picture)
+                answers[-1]["output"] = str(path)
+            else:
+                drawing.draw(path, picture, answers[-1], outputs, source.labels, shape)
     return answers
 
 
@@ -111,6 +128,11 @@ def _stem(one):
     """What a drawing is named by: the file, and the row of those that have several."""
     path = pathlib.Path(one.name)
     return path.stem if one.original is not None else path.name.replace(":", "-")
+
+
+def _refuse(output, what):
+    if output is not None:
+        raise OptionError(f"--output {output}: answers about {what} are not drawn. Leave it out.")
 
 
 def _signature(source, wanted):
@@ -231,7 +253,18 @@ def _line(answer):
         return ", ".join(f"{name} {share:.1%} of the pixels" for name, share in answer["shares"].items())
     if "text" in answer:
         return answer["text"]
+    if "faces" in answer:
+        size = f"a mesh of {len(answer['faces']):,} triangles"
+        return _written(answer, size) if answer["faces"] else f"{size}: no point is inside at the threshold"
+    if "images" in answer:
+        way = f"{answer['from']} as {answer['to']}, " if "to" in answer else ""
+        return _written(answer, f"{way}{len(answer['images'])} x {len(answer['images'][0])} pixels")
     return "; ".join(f"{name} {_values(x)}" for name, x in answer.items() if name != "input")
+
+
+def _written(answer, what):
+    """What was made, and where it is or how it would be written."""
+    return f"{what}, in {answer['output']}" if "output" in answer else f"{what}; --output FILE writes it"
 
 
 def _values(x):

@@ -154,14 +154,23 @@ def clouds(words, num_points, width):
         FileError: if a file is none, or holds no points.
     """
     found = []
-    for path in map(pathlib.Path, words):
-        _content(path)
-        if width != 3 or path.suffix.lower() not in points.SUFFIXES:
-            raise FileError(
-                path, f"is no cloud of points of {width} coordinates. Read are: {', '.join(points.SUFFIXES)}."
-            )
+    for word in words:
+        path = existing(word, points.SUFFIXES if width == 3 else (), f"cloud of points of {width} coordinates")
         found.append(Given(str(path), points.read_cloud(path, points.POINTS)[None, :num_points]))
     return found
+
+
+def existing(word, suffixes, what):
+    """The path of a file of one of some kinds.
+
+    Raises:
+        FileError: if it is of another kind. FileNotFoundError: if there is none.
+    """
+    path = pathlib.Path(word)
+    _content(path)
+    if path.suffix.lower() not in suffixes:
+        raise FileError(path, f"is no {what}. Read are: {', '.join(suffixes) or 'none'}.")
+    return path
 
 
 def texts(words):

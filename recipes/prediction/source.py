@@ -24,6 +24,9 @@ class Source(NamedTuple):
         labels: tuple of str. Names of the classes; empty if they are not known.
         vocabularies: dict of tokenizers by name.
         columns: list of dicts: the columns of an own table, as `keras_dl.recipes.data.table` has them; empty for none.
+        domains: tuple of str. Names of the two sets of images that are translated into each other; empty if they are
+            not known.
+        threshold: float. The probability from which on a point is inside a solid; None if it is not known.
     """
 
     path: pathlib.Path
@@ -32,6 +35,8 @@ class Source(NamedTuple):
     labels: tuple[str, ...] = ()
     vocabularies: dict[str, Symbols | Subwords] = {}
     columns: tuple[dict, ...] = ()
+    domains: tuple[str, ...] = ()
+    threshold: float | None = None
 
 
 def open_source(path, trust=False) -> Source:
@@ -51,7 +56,7 @@ def open_source(path, trust=False) -> Source:
     if (run / "run.json").exists():
         return _of_run(run)
     if path.suffix == ".keras":
-        return _of_model(path, load_model(path, trust=trust))
+        return _of_model(path, load_model(path, trust=trust), {})
     if path.is_dir() and not (path / "saved_model.pb").exists():
         raise FileError(path, "is a folder without run.json: it is neither a run of keras-dl train nor a SavedModel.")
     metadata = inspect(path, trust)["metadata"]
@@ -62,8 +67,13 @@ def open_source(path, trust=False) -> Source:
     }
     with reading(path, "a whole file: its vocabularies cannot be read", "Export the model again."):
         vocabularies = tokenizers(metadata.get("vocabularies", {}))
-    labels, columns = (tuple(metadata.get(name, ())) for name in ("labels", "columns"))
-    return Source(path, shapes, lambda names: runner, labels, vocabularies, columns)
+    return Source(path, shapes, lambda names: runner, vocabularies=vocabularies, **_known(metadata))
+
+
+def _known(document):
+    """What a run's report, or the metadata of a file, says of the meaning of outputs: arguments of `Source`."""
+    lists = {name: tuple(document.get(name, ())) for name in ("labels", "columns", "domains")}
+    return lists | {"threshold": document.get("threshold")}
 
 
 def _of_run(path):
@@ -73,13 +83,13 @@ def _of_run(path):
     report = read_json(path / "report.json", {"recipe": str})
     known = path / "vocabularies.json"
     vocabularies = read_vocabularies(known) if known.exists() else {}
-    labels, columns = (tuple(report.get(name, ())) for name in ("labels", "columns"))
-    return _of_model(path, load_model(path / "model.keras"), labels, vocabularies, columns)
+    return _of_model(path, load_model(path / "model.keras"), report | report.get("figures", {}), vocabularies)
 
 
-def _of_model(path, model, labels=(), vocabularies=None, columns=()):
+def _of_model(path, model, document, vocabularies=None):
     entries = collect(model)
     shapes = {
         name: {key: (tuple(x.shape), x.dtype) for key, x in entry.inputs.items()} for name, entry in entries.items()
     }
-    return Source(path, shapes, lambda names: KerasRunner(model, 1, names), labels, vocabularies or {}, columns)
+    runner = lambda names: KerasRunner(model, 1, names)  # noqa: E731
+    return Source(path, shapes, runner, vocabularies=vocabularies or {}, **_known(document))

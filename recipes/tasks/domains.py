@@ -2,6 +2,7 @@
 
 `trainA`, `trainB`, `testA` and `testB` have a feature `image`. `Data.arrays` holds `test_a` and `test_b`, uint8, in the
 order of the data set; `label_a` and `label_b` of digits; and `paired`, whether image `i` of both tests shows the same.
+Own images of the form `domains` become the same: squares from the middle of images that are scaled to cover them.
 """
 
 import keras
@@ -10,22 +11,24 @@ import tensorflow as tf
 
 from keras_dl import metrics
 from keras_dl.recipes.datasets.mnist_optdigits import MIDDLE
-from keras_dl.recipes.tasks import digit_judge
-from keras_dl.recipes.training import batches
-from keras_dl.recipes.training.recipe import Data
+from keras_dl.recipes.tasks import digit_judge, generation
+from keras_dl.recipes.training import batches, pipelines
+from keras_dl.recipes.training.recipe import Data, OptionError
 
 SIDES = "AB"
 # The sides of the judges of both domains: they see the pictures as their own data, 28x28 of MNIST and 8x8 of optdigits.
 JUDGES = {"a": 28, "b": 8}
 CROP, LOADED = 256, 286
+MOST_TEST = 2000  # images of a set that are kept for the test
 
 
-def unpaired(options, prepare) -> Data:
+def unpaired(options, prepare, names) -> Data:
     """`Data` of pairs of batches of both domains, in orders of their own. The smaller set is shown again and again.
 
     Args:
         options: `Options`.
         prepare: function from an image and a seed to a training image of the model's size.
+        names: of both domains.
     """
     builder = batches.open_dataset(options)
     most = batches.limit("train", options)
@@ -35,10 +38,82 @@ def unpaired(options, prepare) -> Data:
         return dataset.map(lambda row: (sized(row["image"]),), tf.data.AUTOTUNE)
 
     train = [images(f"train{side}", most) for side in SIDES]
-    counts = [int(dataset.cardinality()) for dataset in train]
-    for side, count in zip(SIDES, counts, strict=True):
-        if count < 2:
+    for side, dataset in zip(SIDES, train, strict=True):
+        if (count := int(dataset.cardinality())) < 2:
             raise ValueError(f"{options.dataset} has {count} image in train{side}; a domain needs at least 2.")
+    return _data(options, builder, train, prepare, lambda image: image, _tests(builder, options), domains=names)
+
+
+def own(options, fits, rule: str) -> Data:
+    """`Data` of two own sets of images.
+
+    Images of the model's size are trained on as they are. Others are scaled to cover 286/256 of it, and a square is cut
+    out at random, as the authors do. None is mirrored.
+
+    Args:
+        options: `Options`.
+        fits: function from a side to bool: whether the model takes it. By default images have `pipelines.OWN_SIDE`, or
+            their own side if that is smaller, both are equal, and it fits.
+        rule: str. What fits, in words, for errors.
+
+    Raises:
+        OptionError: if `--image-size` does not fit.
+    """
+    if options.image_size is not None and not fits(options.image_size):
+        raise OptionError(f"--image-size {options.image_size}: the side of images for {options.recipe} is {rule}.")
+    builder = batches.open_dataset(options)
+    stored = builder.features["image"].shape
+    shape = pipelines.own_shape(stored, fits=lambda x: x[0] == x[1] and fits(x[0]))
+    shape = pipelines.sized(options, shape)
+
+    def paths(split, domain):
+        columns = builder.splits[split]
+        return columns["image"][columns["label"] == domain][: batches.limit(split, options, None)]
+
+    def cut(path):
+        return pipelines.resize_and_crop(builder.decode("image", path), shape, margin=0)
+
+    def prepare(path, seed):
+        if tuple(stored) == tuple(shape):
+            return tf.cast(cut(path), tf.float32)
+        larger = (*(round(side * LOADED / CROP) for side in shape[:2]), shape[-1])
+        image = pipelines.resize_and_crop(builder.decode("image", path), larger, margin=0)
+        return tf.image.stateless_random_crop(tf.cast(image, tf.float32), shape, seed)
+
+    def in_memory(split):
+        found = {}
+        for domain, side in enumerate("ab"):
+            rows = tf.data.Dataset.from_tensor_slices(paths(split, domain)[:MOST_TEST]).map(cut, tf.data.AUTOTUNE)
+            found[f"test_{side}"] = np.stack(list(rows.as_numpy_iterator()))
+        return found
+
+    train = [tf.data.Dataset.from_tensor_slices((paths("train", domain),)) for domain in range(2)]
+    arrays = in_memory("test") | {"paired": np.array(False)}
+    others = dict(domains=builder.labels)
+    if "validation" in builder.counts:
+        others["validation"] = _pairs(*in_memory("validation").values())
+    return _data(options, builder, train, prepare, cut, arrays, **others)
+
+
+def _pairs(a, b):
+    """Batches of an image of each domain; what one has more of is left out."""
+    count = min(len(a), len(b))
+    return tf.data.Dataset.from_tensor_slices((a[:count], b[:count])).batch(min(count, 50), True)
+
+
+def _data(options, builder, train, prepare, served, arrays, **others) -> Data:
+    """`Data` of two sets.
+
+    Args:
+        options: `Options`.
+        builder: as `batches.open_dataset` returns it.
+        train: two `tf.data.Dataset` of tuples of one: an image, or what `prepare` and `served` make one of.
+        prepare: function from an element and a seed to a training image.
+        served: function from an element to the image, uint8, as a signature takes it.
+        arrays: as of `Data`.
+        others: arguments of `Data`.
+    """
+    counts = [int(dataset.cardinality()) for dataset in train]
     larger = max(counts)
 
     def side(dataset, count, key):
@@ -59,16 +134,15 @@ def unpaired(options, prepare) -> Data:
     def calibration(samples):
         key = batches.fold_in(options.seed, -1)
         sides = [
-            batches.shuffled(dataset, key).take(samples).map(lambda image: {"images": image[None]}) for dataset in train
+            batches.shuffled(dataset, key).take(samples).map(lambda row: {"images": served(row)[None]})
+            for dataset in train
         ]
         return dict(zip(("a_to_b", "b_to_a"), sides, strict=True))
 
-    arrays = _tests(builder, options)
     tests = arrays["test_a"], arrays["test_b"]
-    pairs = min(map(len, tests))
     return Data(
         train=epoch,
-        test=tf.data.Dataset.from_tensor_slices(tuple(x[:pairs] for x in tests)).batch(min(pairs, 50), True),
+        test=_pairs(*tests),
         num_train=larger,
         num_test=sum(map(len, tests)),
         calibration=calibration,
@@ -77,6 +151,7 @@ def unpaired(options, prepare) -> Data:
         input_range="uint8 pixels in [0, 255]",
         arrays=arrays,
         **batches.origin(builder),
+        **others,
     )
 
 
@@ -211,6 +286,16 @@ def ssim_of_pairs(images, data) -> dict[str, float]:
         metric = metrics.SSIM(max_value=255.0)
         metric.update_state(data.arrays[f"test_{domain}"].astype("float32"), images[domain])
         found[domain] = float(metric.result())
+    return found
+
+
+def distances_of_sets(images, data) -> dict[str, float]:
+    """The Frechet distance of thumbnails of translated images from the test images of the domain, by that domain."""
+    found = {}
+    for domain, made in images.items():
+        real = data.arrays[f"test_{domain}"]
+        count = min(len(made), len(real))
+        found[domain] = generation.thumbnail_distance(real[:count], made[:count])
     return found
 
 

@@ -11,7 +11,7 @@ from keras_dl.extras import require
 from keras_dl.ops.meshes import is_inside, sample_surface, surface_distances, volume_iou
 from keras_dl.recipes.datasets import solid_folders, solids
 from keras_dl.recipes.datasets.solid_folders import Shape
-from keras_dl.recipes.training.batches import fold_in, open_dataset, origin, read, shuffled_rows
+from keras_dl.recipes.training.batches import fold_in, limit, open_dataset, origin, read, shuffled_rows
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import Data
 
@@ -36,7 +36,7 @@ class Solids(NamedTuple):
 
 
 def load(options, cloud_size: int, num_points: int, noise: float) -> Data:
-    """`Data` of a set of solids: TFDS sets of this package, a folder of the authors, or a few solids in a smoke run.
+    """`Data` of a set of solids: TFDS sets of this package, own meshes, a folder of the authors, or a smoke run's few.
 
     Args:
         options: `Options`.
@@ -47,7 +47,9 @@ def load(options, cloud_size: int, num_points: int, noise: float) -> Data:
     Raises:
         DataError: if the data is not available.
     """
-    if options.smoke:
+    if options.data is not None:
+        splits, source = _own(options)
+    elif options.smoke:
         say(f"a smoke run takes {sum(SMOKE.values())} solids by formula in the place of {options.dataset}")
         splits, source = _smoke()
     elif options.dataset == "shapenet":
@@ -157,6 +159,17 @@ def _smoke():
             rows.append({"number": i, **solids.described_solid(solid, random)})
         splits[name] = _in_memory(rows)
     return splits, dict(dataset="analytic_solids", version="1.0.0", licence=solids.AnalyticSolids.LICENCE)
+
+
+def _own(options):
+    data, splits = open_dataset(options), {}
+    for name, stream in solids.STREAMS.items():
+        files = data.splits[name]["mesh"][: limit(name, options, None)]
+        rows = [
+            {"number": i} | data.metadata["described"](file, options.seed, stream, i) for i, file in enumerate(files)
+        ]
+        splits[name] = _in_memory(rows)
+    return splits, origin(data)
 
 
 def _folder(options):

@@ -15,7 +15,7 @@ import sys
 
 from keras_dl.files import FileError, read_arrays
 from keras_dl.loading import load_model
-from keras_dl.recipes.training import folder, own_options, recipe, runner
+from keras_dl.recipes.training import folder, own_options, recipe, report, runner
 from keras_dl.recipes.training.batches import naming_damaged_data
 from keras_dl.recipes.training.progress import say
 from keras_dl.recipes.training.recipe import OptionError
@@ -295,7 +295,7 @@ def export(
         metadata = {"keras_dl": __version__, "source": path.name}
         if run and _has_data(settings):
             chosen, _, examples = _parts(settings)
-            metadata = _metadata(chosen, model, settings, examples)
+            metadata = _metadata(chosen, model, settings, examples, run)
         learning = dict(batch_size=training, layers=training_layers or None, metadata=metadata)
         with _worded(quantization):
             document = keras_dl.export.export_training(model, paths[quantization], **learning).to_dict()
@@ -308,7 +308,7 @@ def export(
         chosen, task, examples = _parts(settings)
         options["calibration"] = _calibration(chosen, model, examples, calibration_samples, signatures)
         options["metric"] = (task.metric, lambda serve: chosen.evaluate(serve, examples))
-        options["metadata"] = _metadata(chosen, model, settings, examples)
+        options["metadata"] = _metadata(chosen, model, settings, examples, run)
     else:
         options["metadata"] = {"keras_dl": __version__, "source": path.name}
         if calibration:
@@ -515,8 +515,8 @@ def _parts(options):
     return chosen, chosen.task(options), chosen.load_data(options, chosen.variants(options)[0])
 
 
-def _metadata(chosen, model, options, data):
-    """The metadata of an exported file: its origin, and the meaning of its inputs and outputs."""
+def _metadata(chosen, model, options, data, run):
+    """The metadata of a file that is exported from a run: its origin, and the meaning of its inputs and outputs."""
     metadata = {
         "keras_dl": __version__,
         "recipe": chosen.name,
@@ -536,6 +536,11 @@ def _metadata(chosen, model, options, data):
         metadata["own_data"] = own
     if data.columns:
         metadata["columns"] = data.columns
+    if data.domains:
+        metadata["domains"] = list(data.domains)
+    figures = report.read(run).get("figures", {}) if (run / "report.json").exists() else {}
+    if "threshold" in figures:
+        metadata["threshold"] = figures["threshold"]
     return metadata | ({"vocabularies": data.vocabularies} if data.vocabularies else {})
 
 

@@ -26,7 +26,8 @@ RATE_RULES = {"linear": 1.0, "square-root": 0.5}  # powers of the batch that the
 MOST_EPOCHS = 1_000_000
 MOST_PIXELS = 4096
 
-SIZED_FORMS = ("images", "pictures", "boxes", "masks", "instances", "scene")  # of own data: these take --image-size
+# Forms of own data that take --image-size.
+SIZED_FORMS = ("images", "pictures", "domains", "boxes", "masks", "instances", "scene")
 
 # `--smoke` trains for seconds: one variant, without a baseline, on few examples, for few epochs.
 SMOKE_TRAIN = 256
@@ -249,6 +250,8 @@ class Data:
             history are measured on it, for `Recipe.stopping`. None for the test split, which then decides nothing.
         columns: list of dicts, of a table with names: what each column of the file is, and which numbers it becomes
             (`keras_dl.recipes.data.table`). It goes into the run and into exported files. Empty for other data.
+        domains: names of two sets of images that are translated into each other. They go into the run and into exported
+            files. Empty for other data.
         form: str. The form of own data, whose name can be that of a data set. Empty for a data set.
         divides: "" if each reader must prepare whole batches, "rows" if it can prepare its own rows alone, or "files"
             if it can also read its own part of the files.
@@ -269,6 +272,7 @@ class Data:
     vocabularies: dict = dataclasses.field(default_factory=dict)
     validation: Any = None
     columns: list = dataclasses.field(default_factory=list)
+    domains: tuple[str, ...] = ()
     form: str = ""
     divides: str = ""
 

@@ -10,6 +10,7 @@ Keys, all at the top level:
     form              str    of own data, null without
     target            str    column that is predicted, given with --target, null without
     columns           list   of dicts, the columns of a table with names; empty for other data
+    domains           list   of str, names of two sets of images that are translated into each other; else empty
     license           str    of the data
     labels            list   of str, names of the classes; empty without classes, missing before version 0.2
     metric            str    name of the metric, measured on the test split
@@ -87,6 +88,7 @@ def build(recipe, outcome, baseline, jit, resumed):
         "form": None if options.data is None else options.dataset,
         "target": options.target,
         "columns": data.columns,
+        "domains": list(data.domains),
         "license": data.licence,
         "labels": list(data.labels),
         "metric": task.metric,
