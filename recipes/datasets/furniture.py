@@ -120,7 +120,7 @@ class Furniture(Builder):
     TITLE = "Furniture, plants, people and vehicles of Sweet Home 3D: clouds of points in ten classes"
     LICENCE = "CC0 and CC BY 3.0, by the author that each object names"
     SOURCE = SWEETHOME
-    EXAMPLES = {"train": 0}
+    EXAMPLES = {"train": 336}
 
     def _info(self):
         return tfds.core.DatasetInfo(
