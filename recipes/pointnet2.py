@@ -17,8 +17,9 @@ With the first 32 points of a digit, two scales reach 73%, one reaches 57%, Poin
 
 `--dataset primitive_parts` finds the parts of composed objects: mean IoU 0.910 after 20 epochs and 268 s on a busy
 core, 0.910 of the int8 file; the part of the nearest point of a training object of the same kind has 0.744, PointNet
-0.932 after as many epochs. `--dataset modelnet40`, `shapenet_part` and `s3dis` train published networks on a folder
-that the user has (`--data-dir`). Not measured.
+0.932 after as many epochs. `--dataset furniture` has ten classes of real meshes: accuracy 0.845 after 60 epochs, the
+mean of 5 folds. `--dataset modelnet40`, `shapenet_part` and `s3dis` train published networks on a folder that the user
+has (`--data-dir`). Not measured.
 """
 
 import dataclasses
