@@ -20,9 +20,8 @@ import numpy as np
 import keras_dl
 from keras_dl.extras import require
 from keras_dl.recipes.training import pictures, pipelines
-from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
+from keras_dl.recipes.training.recipe import FLOAT, FOLDS, Export, Recipe, Task, run_as_script
 
-FOLDS = tuple(f"fold-{i}" for i in range(1, 6))
 TABLES = ("breast_cancer", "diabetes")
 OWN_TABLES = ("table", "values")
 

@@ -9,9 +9,9 @@ Baseline:  the nearest training shape, by its cloud: 0.697; the convex hull of t
 Reaches:   0.680 (0.698 on the validation split, where 36 epochs gave 0.65) after 80 epochs and 1,357 s on two very busy
            cores. About a tenth of the objects, thin ones, are below 0.15; so they are by the nearest shape
 
-`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies. IoU
-0.772 after 20 epochs and 471 s; the aim is 0.95, and the convex hull has 0.813. The error still falls: 20 epochs are
-too few.
+`--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies. A
+smaller net has IoU 0.850 after 100 epochs and 770 s; the convex hull of the cloud has 0.813. The aim of 0.95 is missed.
+Nothing is overfitted: a point costs 0.054 nats in training and 0.053 in validation, and both still fall.
 
 `--dataset shapenet` trains the network of the paper on a folder in the authors' format (`--data-dir`). Not measured.
 
@@ -35,8 +35,9 @@ from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
+# Sizes, and the points of a shape in a training batch. Solids by formula are many and simple: steps that cost less.
 SMALL = dict(code_dim=128, hidden_dim=128, encoder_dim=128)
-POINTS = 512  # of a shape in a training batch
+SIZES = {"random_objects": (SMALL, 512), "analytic_solids": (dict.fromkeys(SMALL, 64), 256), "shapenet": (None, 2048)}
 CLOUD, NOISE = 300, 0.005
 SERVED = 2048  # points that a device tells of in one call
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # the best on the validation split is used
@@ -45,8 +46,7 @@ EXPORTS = (Export("none", "cpu"), Export("int8", "cpu", float_layers=("coordinat
 
 
 def load_data(options, variant):
-    num_points = 2048 if options.dataset == "shapenet" else POINTS
-    return solids.load(options, CLOUD, num_points, NOISE)
+    return solids.load(options, CLOUD, SIZES[options.dataset][1], NOISE)
 
 
 def build_model(data, options, variant):
@@ -54,7 +54,7 @@ def build_model(data, options, variant):
         model = keras_dl.OccupancyNetwork.from_preset("points")
         model.compile(keras.optimizers.Adam(options.rate(1e-4), epsilon=1e-8), metrics=[iou])
         return model
-    model = keras_dl.OccupancyNetwork(cloud_size=CLOUD, num_points=SERVED, **SMALL)
+    model = keras_dl.OccupancyNetwork(cloud_size=CLOUD, num_points=SERVED, **SIZES[options.dataset][0])
     steps = data.steps(options)
     warmup = min(100, steps // 2)
     peak = options.rate(1e-3)
@@ -211,7 +211,7 @@ RECIPE = Recipe(
     summary="an occupancy network reconstructs unseen objects from noisy points",
     tasks={
         "random_objects": Task(epochs=80, batch_size=16, metric="IoU", aim=0.7, exports=EXPORTS),
-        "analytic_solids": Task(epochs=20, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
+        "analytic_solids": Task(epochs=100, batch_size=16, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(epochs=600, batch_size=64, metric="IoU", aim=0.778, exports=EXPORTS),
     },
     own={"solids": Task(epochs=300, batch_size=16, metric="IoU", exports=EXPORTS)},

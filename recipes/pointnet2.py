@@ -15,8 +15,11 @@ Files:     float32 98.0%; int8 97.9%, with all products on an Ethos-U55 of 128 M
 
 With the first 32 points of a digit, two scales reach 73%, one reaches 57%, PointNet 85%.
 
-`--dataset primitive_parts` finds the parts of composed objects. `--dataset modelnet40`, `shapenet_part` and `s3dis`
-train published networks on a folder that the user has (`--data-dir`). Not measured.
+`--dataset primitive_parts` finds the parts of composed objects: mean IoU 0.910 after 20 epochs and 268 s on a busy
+core, 0.910 of the int8 file; the part of the nearest point of a training object of the same kind has 0.744, PointNet
+0.932 after as many epochs. `--dataset furniture` has ten classes of real meshes: accuracy 0.845 after 60 epochs, the
+mean of 5 folds. `--dataset modelnet40`, `shapenet_part` and `s3dis` train published networks on a folder that the user
+has (`--data-dir`). Not measured.
 """
 
 import dataclasses
@@ -31,7 +34,7 @@ from keras_dl.recipes.tasks import clouds
 from keras_dl.recipes.training import pictures, pipelines
 from keras_dl.recipes.training.recipe import ETHOS_U55, FLOAT, INT8, Recipe, Task, run_as_script
 
-PARTS = pointnet.PARTS
+PARTS, FURNITURE = pointnet.PARTS, pointnet.FURNITURE
 POINTS = pointnet.POINTS
 # Of a test digit, the points that are left for the curve of densities.
 DENSITIES = (256, 128, 96, 64, 48, 32, 24, 16)
@@ -56,9 +59,9 @@ PUBLISHED = {
 
 def load_data(options, variant):
     if options.dataset == PARTS:
-        return clouds.primitive_parts(options, num_points=512)
-    if options.dataset == pointnet.OWN:
-        return clouds.own(options, pointnet.OWN_POINTS)
+        return clouds.primitive_parts(options, pointnet.OBJECT_POINTS)
+    if options.dataset in (FURNITURE, pointnet.OWN):
+        return pointnet.load_data(options, variant)
     if options.dataset in clouds.FOLDERS:
         return clouds.published(options, PUBLISHED[options.dataset][2])
     changes = dict(pixels=1, degrees=12, zoom=0.12, shear=0.15)
@@ -171,7 +174,15 @@ RECIPE = Recipe(
             exports=(FLOAT, INT8, ETHOS_U55),  # tflite-micro: see docs/recipes.md
         ),
         "mnist": Task(epochs=20, batch_size=32, aim=0.98, variants=("msg", "ssg", "pointnet"), baselines=("pointnet",)),
-        PARTS: Task(epochs=12, batch_size=16, metric="mean IoU", aim=0.9),
+        PARTS: Task(
+            epochs=20,
+            batch_size=16,
+            metric="mean IoU",
+            aim=0.9,
+            exports=(FLOAT, INT8, ETHOS_U55),  # tflite-micro: see docs/recipes.md
+            reproduced=True,
+        ),
+        FURNITURE: pointnet.RECIPE.tasks[FURNITURE],
         "modelnet40": Task(epochs=251, batch_size=16, aim=0.907),
         "shapenet_part": Task(epochs=201, batch_size=32, metric="mean IoU", aim=0.851),
         "s3dis": Task(epochs=50, batch_size=16, metric="mean IoU"),

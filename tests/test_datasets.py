@@ -27,6 +27,7 @@ ELSEWHERE = {  # the other data sets, by the file that holds them
     "test_transformer_recipe": ("bible",),
     "test_neural_ode": ("two_moons", "spirals"),
     "test_pointnet_recipe": ("primitive_parts",),
+    "test_furniture_data": ("furniture",),
     "test_gan_recipe": ("gaussian_ring",),
     "test_ncsn_recipe": ("gaussian_pair",),
     "test_cyclegan_recipe": ("mnist_optdigits", "emoji_styles"),

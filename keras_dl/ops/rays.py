@@ -328,8 +328,8 @@ def composite(colors, density, distances, lengths, far=None, background: float =
     if far is None:
         last = ops.cast(density[:, -1:] > 0, "float32")
     else:
-        last = 1.0 - ops.exp(-density[:, -1:] * (far - distances[:, -1:]) * lengths)
-    alpha = ops.concatenate([1.0 - ops.exp(-thickness), last], axis=-1)  # (rays, n)
+        last = _absorbed(density[:, -1:] * (far - distances[:, -1:]) * lengths)
+    alpha = ops.concatenate([_absorbed(thickness), last], axis=-1)  # (rays, n)
     in_front = ops.concatenate([ops.zeros_like(last), ops.cumsum(thickness, axis=-1)], axis=-1)
     weights = alpha * ops.exp(-in_front)
     opacity = ops.sum(weights, axis=-1)
@@ -342,6 +342,16 @@ def composite(colors, density, distances, lengths, far=None, background: float =
         "opacity": 1.0 - through,  # an output of its own, which an integer file can quantize
         "weights": weights,
     }
+
+
+def _absorbed(thickness):
+    """`1 - exp(-thickness)` to the last digits, by a hyperbolic tangent: files for devices have no `expm1`.
+
+    A difference to 1 has an error of 6e-8, which is much of a thin sample. Its share of the weights says where the fine
+    samples are, and each runtime would put them elsewhere.
+    """
+    half = ops.tanh(0.5 * thickness)
+    return 2.0 * half / (1.0 + half)
 
 
 def _check_cameras(cameras):

@@ -13,9 +13,11 @@ from keras_dl.recipes.datasets.bible import Bible  # noqa: E402
 from keras_dl.recipes.datasets.catalogue import Entry, catalogue, prepare  # noqa: E402
 from keras_dl.recipes.datasets.citations import Citeseer, Cora, Pubmed  # noqa: E402
 from keras_dl.recipes.datasets.cmudict import Cmudict  # noqa: E402
+from keras_dl.recipes.datasets.debs import Deb  # noqa: E402
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes  # noqa: E402
 from keras_dl.recipes.datasets.emoji_styles import EmojiStyles  # noqa: E402
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal  # noqa: E402
+from keras_dl.recipes.datasets.furniture import Furniture  # noqa: E402
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing  # noqa: E402
 from keras_dl.recipes.datasets.hela_nuclei import HelaNuclei  # noqa: E402
 from keras_dl.recipes.datasets.mnist_5k import Mnist5k  # noqa: E402
@@ -48,11 +50,13 @@ __all__ = [
     "CopyMemory",
     "Cora",
     "DataError",
+    "Deb",
     "Diabetes",
     "DigitScenes",
     "EmojiStyles",
     "Entry",
     "Freesolv",
+    "Furniture",
     "GaussianRing",
     "GunPoint",
     "HelaNuclei",

@@ -9,7 +9,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Attributes that a subclass sets beside those of TFDS:
         TITLE: str. One line.
         LICENCE: str. License of the data, in one line.
-        SOURCE: `Wheel` or `Tarball`, a list of them, or None for data of scikit-learn and for generated data.
+        SOURCE: `Wheel`, `Tarball` or `Deb`, a list of them, or None for data of scikit-learn and for generated data.
         ORIGIN: str, or None. `"formula"` for data that is generated.
         EXAMPLES: dict of int. Number of examples by split.
     """

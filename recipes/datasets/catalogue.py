@@ -21,6 +21,7 @@ from keras_dl.recipes.datasets.cmudict import Cmudict
 from keras_dl.recipes.datasets.digit_scenes import DigitScenes
 from keras_dl.recipes.datasets.emoji_styles import EmojiStyles
 from keras_dl.recipes.datasets.formulas import CopyMemory, SequenceReversal
+from keras_dl.recipes.datasets.furniture import Furniture
 from keras_dl.recipes.datasets.gaussian_pair import GaussianPair
 from keras_dl.recipes.datasets.gaussian_ring import GaussianRing
 from keras_dl.recipes.datasets.hela_nuclei import HelaNuclei
@@ -64,6 +65,7 @@ BUILDERS = (
     GaussianRing,
     GaussianPair,
     PrimitiveParts,
+    Furniture,
     TracedScene,
     RandomObjects,
     AnalyticSolids,

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from keras_dl.extras import require
 from keras_dl.recipes.datasets import point_folders
 from keras_dl.recipes.datasets.point_folders import Clouds
 from keras_dl.recipes.training import augment, pipelines
@@ -173,6 +174,23 @@ def primitive_parts(options, num_points: int) -> Data:
     return from_memory(options, Clouds(splits, labels, parts), num_points, moves=True, **origin(builder))
 
 
+def folds(options, num_points: int, fold: int, num_folds: int) -> Data:
+    """`Data` of one fold of a set of clouds with a class each, in one split: `furniture`.
+
+    Each cloud is in the test part of exactly one fold. Each fold has nearly the same share of each class, and the folds
+    depend only on the seed.
+    """
+    model_selection = require("sklearn.model_selection", extra="recipes")
+    builder = open_dataset(options)
+    rows = sorted(read(builder, "train", options), key=lambda row: row["file"])
+    points, target = np.stack([row["points"] for row in rows]), np.array([row["label"] for row in rows], "int32")
+    splitter = model_selection.StratifiedKFold(num_folds, shuffle=True, random_state=options.seed)
+    parts = dict(zip(("train", "test"), list(splitter.split(points, target))[fold], strict=True))
+    splits = {split: dict(points=points[own], target=target[own]) for split, own in parts.items()}
+    labels = tuple(builder.info.features["label"].names)
+    return from_memory(options, Clouds(splits, labels), num_points, moves=True, **origin(builder))
+
+
 # By data set: the names that its folder can have, what reads it, and whether training clouds are moved.
 FOLDERS = {
     "modelnet40": (
@@ -231,6 +249,38 @@ def possible(data):
     if "parts" in data.arrays:
         return data.arrays["parts"][data.arrays["test/category"]]
     return np.ones((data.num_test, len(data.labels)), bool)
+
+
+def macro_accuracy(predicted, targets):
+    """The mean over classes of the share of their clouds that are found. A class that no cloud has is left out.
+
+    Args:
+        predicted, targets: int, `(n,)`.
+
+    Example:
+
+    >>> macro_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
+    0.5
+    """
+    return float(np.mean([(predicted[targets == label] == label).mean() for label in np.unique(targets)]))
+
+
+def shape_distributions(points, pairs: int = 4096, bins: int = 64):
+    """How often points of a cloud are how far apart: the descriptor D2.
+
+    Args:
+        points: float, `(n, points, coordinates)`, in the unit ball.
+        pairs: int. Random pairs of points, the same for all clouds.
+        bins: int. Of the distances from 0 to 2.
+
+    Returns:
+        float64, `(n, bins)`. The sum of a row is 1.
+
+    Reference: Osada, Funkhouser, Chazelle, Dobkin 2002, "Shape Distributions".
+    """
+    first, second = np.random.default_rng(0).integers(0, points.shape[1], (2, pairs))
+    distances = np.linalg.norm(points[:, first] - points[:, second], axis=-1)  # (n, pairs)
+    return np.stack([np.histogram(row, bins, (0.0, 2.0))[0] for row in distances]) / pairs
 
 
 def class_iou(predicted, targets, classes):

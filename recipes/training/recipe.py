@@ -305,6 +305,7 @@ DYNAMIC_INT8 = Export("dynamic_int8", "cpu")
 MICRO = Export("int8", "micro")
 ETHOS_U55 = Export("int8", "ethos-u55-128")
 EDGETPU = Export("int8", "edgetpu")
+FOLDS = tuple(f"fold-{i}" for i in range(1, 6))  # variants: the folds of a cross-validation
 
 
 @dataclasses.dataclass(frozen=True)

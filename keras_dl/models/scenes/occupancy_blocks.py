@@ -237,7 +237,10 @@ class CloudEncoder(Layer):
 
     def build(self, cloud_shape):
         place, hidden = tuple(cloud_shape[:-1]), self.hidden_dim
-        self.position = layers.Dense(2 * hidden, dtype=self.dtype_policy, name="position")
+        # By the three inputs alone: with Glorot's values, codes of different clouds would hardly differ at the start.
+        self.position = layers.Dense(
+            2 * hidden, kernel_initializer="lecun_uniform", dtype=self.dtype_policy, name="position"
+        )
         self.position.build(cloud_shape)
         self.blocks = []
         for i in range(self.num_blocks):

@@ -19,8 +19,9 @@ Function Space", arXiv:1812.03828, section 3, fig. 2 and supplementary material,
 the threshold that the paper does not print are those of the authors' code, autonomousvision/occupancy_networks.
 
 Deviations:
-- Dense layers start at Glorot's uniform distribution, and their biases at 0. torch draws both from a uniform
-  distribution of its own. What starts at zero in the authors' code starts at zero here.
+- Dense layers start at Glorot's uniform distribution, that of the coordinates of a cloud at LeCun's, and their biases
+  at 0. torch draws both from a uniform distribution of its own, with which the codes of different clouds are nearly
+  equal at the start. What starts at zero in the authors' code starts at zero here.
 - The mesh is neither simplified nor refined after marching cubes. The authors' code leaves both out by default.
 - The ResNet-18 of images is not pretrained, unless `load_torch` gives it weights.
 """
