@@ -178,12 +178,8 @@ def _train(architecture):
         yield rest
     yield (
         f"The recipe is [recipes/{recipe.name}.py](../../recipes/{recipe.name}.py). Its data sets are "
-        f"{', '.join(f'`{dataset}`' for dataset in recipe.tasks)}."
-        + (
-            f" It takes [own data](../own_data.md) of the forms {', '.join(f'`{form}`' for form in recipe.own)}."
-            if recipe.own
-            else f" It takes no own data. {recipe.without_own}"
-        )
+        f"{', '.join(f'`{dataset}`' for dataset in recipe.tasks)}. It takes [own data](../own_data.md) of the forms "
+        f"{', '.join(f'`{form}`' for form in recipe.own)}."
     )
 
 

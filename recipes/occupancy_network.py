@@ -37,7 +37,12 @@ from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 # Sizes, and the points of a shape in a training batch. Solids by formula are many and simple: steps that cost less.
 SMALL = dict(code_dim=128, hidden_dim=128, encoder_dim=128)
-SIZES = {"random_objects": (SMALL, 512), "analytic_solids": (dict.fromkeys(SMALL, 64), 256), "shapenet": (None, 2048)}
+SIZES = {
+    "random_objects": (SMALL, 512),
+    "analytic_solids": (dict.fromkeys(SMALL, 64), 256),
+    "shapenet": (None, 2048),
+    "solids": (SMALL, 512),  # own ones
+}
 CLOUD, NOISE = 300, 0.005
 SERVED = 2048  # points that a device tells of in one call
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # the best on the validation split is used

@@ -164,6 +164,8 @@ def write_forms(folder):
     (folder / "verses.txt").write_text("".join(f"and verse {i} of all\n" for i in range(40)))
     (folder / "pairs.tsv").write_text("".join(f"number {i}\tNummer {i}\n" for i in range(40)))
     write_clouds(folder / "solids", 10)
+    write_domains(folder / "animals", {"horse": 10, "zebra": 10}, (24, 20))
+    write_solids(folder / "meshes", 12)
     write_graph(folder / "people")
     (folder / "statue").mkdir()
     write_scene(folder / "statue", 10)

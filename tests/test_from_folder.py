@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
 IMAGES = (8, 32, 32, 3)
 CASES = {
     "images": ("photos", dict(batch_size=4), ((4, 20, 20, 3), (4,))),
+    "pictures": ("photos", dict(batch_size=19, form="pictures"), ((19, 20, 20, 3),)),
     "boxes": (
         "street",
         dict(image_size=32, batch_size=8, recipe="detr"),
@@ -78,8 +79,8 @@ def test_examples_change_with_augment(form, folder):
 
 
 def test_every_form_that_a_recipe_takes_is_read(folder):
-    """Texts, pairs, graphs and scenes have tests of their own, for their passes differ in more than the order."""
-    others = {"text", "pairs", "graph", "scene"}
+    """The others have tests of their own, for their passes differ in more than the order."""
+    others = {"text", "pairs", "graph", "scene", "domains", "solids"}
     assert {form for form in FORMS if recipe.takers(form)} == set(CASES) | others
 
 
@@ -136,6 +137,30 @@ def test_a_scene_comes_with_its_cameras(folder):
     assert data.arrays["focal"] == pytest.approx(16 / np.tan(document["camera_angle_x"] / 2))
 
 
+def test_two_sets_meet_in_other_pairs(folder):
+    data = from_folder(folder / "animals", form="domains", batch_size=2, image_size=16)
+    assert shapes(data.train.element_spec) == ((2, 16, 16, 3),) * 2
+    assert data.arrays["test_a"].shape == data.arrays["test_b"].shape == (2, 16, 16, 3)
+    passes = [
+        [{x.tobytes() for batch in side for x in batch} for side in zip(*data.train.as_numpy_iterator(), strict=True)]
+        for _ in range(2)
+    ]
+    assert [len(side) for side in passes[0]] == [8, 8]
+    assert passes[0] == passes[1]  # the pictures of each set are as they are
+    changed = from_folder(folder / "animals", form="domains", batch_size=2, image_size=16, augment=True)
+    assert not {x.tobytes() for a, _ in changed.train.as_numpy_iterator() for x in a} & passes[0][0]
+
+
+def test_solids_come_with_points_inside_and_outside(folder):
+    data = from_folder(folder / "meshes", batch_size=8)
+    inputs, inside = next(data.train.as_numpy_iterator())
+    assert (shapes(inputs), inside.shape) == (dict(cloud=(8, 300, 3), points=(8, 512, 3)), (8, 512))
+    assert set(np.unique(inside)) == {0.0, 1.0}
+    assert np.abs(inputs["cloud"]).max() < 0.55  # the longest side of a solid is 1
+    assert len(data.arrays["test/meshes"]) == 2
+    assert not any(callable(x) for x in data.arrays.values())
+
+
 def test_sizes_of_images(folder):
     assert from_folder(folder / "photos", image_size=(16, 24)).input_shape == (16, 24, 3)
     assert from_folder(folder / "photos", image_size=(16, 24), augment=True).input_shape == (16, 24, 3)
@@ -161,7 +186,7 @@ def test_sizes_of_images(folder):
             dict(recipe="yolo", form="instances"),
             "form='instances' is not among the forms of recipe='yolo'",
         ),
-        ("photos", dict(recipe="gan"), "recipe='gan' takes no own data"),
+        ("plants.csv", dict(recipe="gan"), "does not have a form that gan takes: images without classes"),
         ("photos", dict(recipe="lenet"), "There is no recipe 'lenet'"),
         ("nothing", {}, "does not exist"),
     ],

@@ -12,7 +12,7 @@ from keras_dl.recipes.training.recipe import MOST_EPOCHS, MOST_PIXELS, OptionErr
 from keras_dl.text import tokenizers
 
 # Where the first recipe that takes a form is not the one whose pipeline fits most models of that form.
-USUAL = {"images": "resnet", "series": "lstm", "pairs": "transformer"}
+USUAL = {"images": "resnet", "pictures": "ddpm", "series": "lstm", "pairs": "transformer"}
 WHOLE = ("images", "boxes", "instances", "masks", "table", "values")  # forms of which recipes validate on each example
 
 
@@ -94,8 +94,6 @@ def from_folder(
     _check(batch_size, image_size)
     takers = {name: recipes.takers(name) for name in FORMS}
     wanted = [name for name in FORMS if takers[name]] if recipe is None else list(recipes.find(recipe).own)
-    if not wanted:
-        raise OptionError(f"recipe={recipe!r} takes no own data. {recipes.find(recipe).without_own}")
     if form is not None and form in FORMS and form not in wanted:
         who = "any recipe" if recipe is None else f"recipe={recipe!r}"
         raise OptionError(f"form={form!r} is not among the forms of {who}: {', '.join(wanted)}.")
@@ -127,7 +125,7 @@ def from_folder(
         recipe=chosen.name,
         tokenizers=tokenizers(data.vocabularies),
         columns=list(data.columns),
-        arrays=data.arrays,
+        arrays={name: x for name, x in data.arrays.items() if not callable(x)},
     )
 
 

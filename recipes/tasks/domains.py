@@ -74,7 +74,7 @@ def own(options, fits, rule: str) -> Data:
         return pipelines.resize_and_crop(builder.decode("image", path), shape, margin=0)
 
     def prepare(path, seed):
-        if tuple(stored) == tuple(shape):
+        if tuple(stored) == tuple(shape) or not options.augment:
             return tf.cast(cut(path), tf.float32)
         larger = (*(round(side * LOADED / CROP) for side in shape[:2]), shape[-1])
         image = pipelines.resize_and_crop(builder.decode("image", path), larger, margin=0)

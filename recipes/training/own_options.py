@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_dl.recipes.data.forms import FORMS, open_data
+from keras_dl.recipes.data.forms import open_data
 from keras_dl.recipes.data.understanding import in_one_line
 from keras_dl.recipes.training import folder, recipe
 from keras_dl.recipes.training.progress import say
@@ -13,8 +13,6 @@ def options_of(chosen, given):
     """Options for own data: what is given, with the form, the fingerprint, and a size of batches that can be filled."""
     if given.get("dataset") is not None:
         raise OptionError(f"--dataset {given['dataset']} and --data {given['data']} exclude each other.")
-    if not chosen.own:
-        raise OptionError(f"--data: {chosen.name} takes no own data. {chosen.without_own} {_forms()}")
     data = open_data(given["data"], None, given.get("seed") or 0, given.get("target"), chosen.own, chosen.name)
     data.check_unchanged(given.get("fingerprint"))
     say(in_one_line(data))
@@ -32,12 +30,6 @@ def batch_size(form, task, count) -> int:
     A batch of a scene is of rays, of which each example, a view, has thousands.
     """
     return task.batch_size if form == "scene" else min(task.batch_size, max(count // 10, 8), count)
-
-
-def _forms():
-    """Which recipes take which form of own data, in words."""
-    forms = [f"{form.title}: {', '.join(recipe.takers(name)) or 'none'}" for name, form in FORMS.items()]
-    return f"These recipes take it: {'; '.join(forms)}. See docs/own_data.md."
 
 
 def options_of_file(path, metadata, data):

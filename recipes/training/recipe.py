@@ -406,9 +406,7 @@ class Recipe:
         model: str. Public name of the class that it trains.
         summary: str. One line for `keras-dl list`.
         tasks: dict of `Task` by dataset. The first dataset is the default.
-        own: dict of `Task` by the form of own data (`keras_dl.recipes.data.FORMS`), for `--data`. Empty if the recipe
-            takes none.
-        without_own: str. Why it takes none, and what would do, for the error of `--data`. Empty if it takes some.
+        own: dict of `Task` by the form of own data (`keras_dl.recipes.data.FORMS`), for `--data`. One at least.
         load_data: `load_data(options, variant) -> Data`.
         build_model: `build_model(data, options, variant) -> keras.Model`, built and compiled. Random numbers of
             the training come from layers or from a `keras.random.SeedGenerator` that the model holds, so that their
@@ -447,7 +445,6 @@ class Recipe:
     figures: Callable | None = None
     begin: Callable | None = None
     own: dict[str, Task] = dataclasses.field(default_factory=dict)
-    without_own: str = ""
 
     @property
     def reproduced(self) -> tuple[str, ...]:
