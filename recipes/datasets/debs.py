@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import tarfile
 
-from keras_dl.recipes.datasets.wheels import Archive, DataError, file_hash
+from keras_dl.recipes.datasets.tarballs import files_in
+from keras_dl.recipes.datasets.wheels import Archive, DataError
 
 _MAGIC, _HEADER = b"!<arch>\n", 60  # of an `ar` file, and the bytes before each of its members
 
@@ -57,15 +58,8 @@ class Deb(Archive):
         Raises:
             DataError: as `fetch`, and if the folder has no files.
         """
-        count = 0
         with tarfile.open(fileobj=io.BytesIO(self._data()), mode="r:*") as archive:
-            for member in archive:
-                parent, _, name = member.name.removeprefix("./").rpartition("/")
-                if member.isfile() and parent == folder:
-                    count += 1
-                    yield name, archive.extractfile(member).read()
-        if not count:
-            raise DataError(f"{self.filename} has no files in {folder!r}.")
+            yield from files_in(archive, folder, self.filename)
 
     def _data(self):
         """The compressed archive of what the package installs: the member `data.tar.xz` of the `ar` file."""
@@ -95,9 +89,4 @@ class Deb(Archive):
                 f"apt-get could not download {self.requirement}, which holds the data: {reason}. Run apt-get update, "
                 f"check that the release of Debian has this version, or {by_hand}."
             )
-        digest = file_hash(path)
-        if digest != self.sha256:
-            raise DataError(
-                f"{self.filename} from the Debian archive has the sha256 {digest}, expected {self.sha256}. It was not "
-                f"kept. The archive has another file with this name: check it, or {by_hand}."
-            )
+        self._check(path, "the Debian archive", f"check the archive, or {by_hand}")

