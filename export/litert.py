@@ -129,7 +129,7 @@ def convert(model, opened, origins, check=None, **settings):
         raise
     except Exception as error:  # ConverterError, or what the calibrator raises; none has a public class
         # `from None`: the converter's own message is pages of its intermediate representation.
-        raise ExportError(_explain(str(error), model)) from None
+        raise ExportError(_explain(error, model)) from None
     if _INT16 in converter.target_spec.supported_ops:
         content = constants.joined(content)
     return names.outputs_named(_mended(content, model.variables), origins)
@@ -177,7 +177,8 @@ def _mended(content, variables=()):
     return orders.mended(ranges.requantized(content))
 
 
-def _explain(message, model):
+def _explain(error, model):
+    message = str(error)
     matches = [match for match in _UNSUPPORTED.finditer(message) if match["op"] != "LookupTableImportV2"]
     unsupported = dict.fromkeys(saved_model.located(match["op"], match["scopes"], model) for match in matches)
     if unsupported:
@@ -196,11 +197,13 @@ def _explain(message, model):
             "int8 or dynamic_int8."
         )
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if not lines:  # LiteRT's quantizer writes to standard error, past Python
+    if not lines and isinstance(error, RuntimeError):  # the quantizer writes to standard error, past Python
         return (
             "LiteRT's quantizer failed. Its reason, with the name of an op, stands above this error. Keep the layer of "
             "that op in float with float_layers, or choose dynamic_int8."
         )
+    if not lines:
+        return f"The LiteRT converter failed with {type(error).__name__}, without a reason."
     place = _PLACE.search(message)
     where = f" at {saved_model.located(place['op'], place['scopes'], model)}" if place else ""
     said = _LOCATION.sub("", lines[0])

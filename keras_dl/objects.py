@@ -16,6 +16,7 @@ import numpy as np
 from keras_dl.checks import check_choice, check_size
 
 NO_CLASS = -1
+LARGEST_NORMALIZED = 16  # pixels of which a mean was subtracted, and which were divided by a deviation, are below
 
 
 def pad_targets(
@@ -110,6 +111,10 @@ def _read(what, boxes, classes, image_shape, num_classes):
         raise ValueError(
             f"{what}: boxes and classes have the shapes {boxes.shape} and {classes.shape}, not (n, 4) and (n,)."
         )
+    if len(classes) and classes.dtype.kind not in "biuf":
+        raise ValueError(f"{what}: classes[0] = {classes[0]!r} must be an integer in [0, {num_classes}).")
+    if len(image_shape) != 2:
+        raise ValueError(f"{what}: image_shapes has {tuple(image_shape)}; it must be (height, width).")
     wrong = np.flatnonzero((classes < 0) | (classes >= num_classes) | (classes != np.floor(classes)))
     if len(wrong):
         j = wrong[0]
@@ -161,7 +166,7 @@ def _text(name):
 
 
 def check_pixels(images, name: str = "images") -> None:
-    """Warns of float images that seem to be scaled to [0, 1], where raw pixels are asked for.
+    """Warns of float images that seem to be scaled to [0, 1], or normalized, where raw pixels are asked for.
 
     Args:
         images: array, or an eager tensor.
@@ -179,5 +184,8 @@ def check_pixels(images, name: str = "images") -> None:
         return
     if not np.isfinite(images).all():
         raise ValueError(f"{name} hold a pixel that is not finite.")
-    if 0 < images.max() <= 1:
-        warnings.warn(f"{name} are in [0, {images.max():.3g}]; they must be raw pixels in [0, 255].", stacklevel=3)
+    low, high = images.min(), images.max()
+    if 0 < high <= 1 or (low < 0 and high < LARGEST_NORMALIZED):
+        warnings.warn(
+            f"{name} are in [{min(low, 0):.3g}, {high:.3g}]; they must be raw pixels in [0, 255].", stacklevel=3
+        )

@@ -151,10 +151,36 @@ def test_wrong_arrays_are_refused():
             metric.update(detections | change, targets)
     with pytest.raises(ValueError, match="masks or instance_map"):
         CocoMetric(CLASSES, masks=True).update(detections, {"boxes": targets["boxes"], "classes": targets["classes"]})
+    for given, change, message in (
+        (0, dict(count=np.full((8, 1), 2)), r"detections hold count of the shape \(8, 1\); it must have 1 axes"),
+        (0, dict(scores=detections["scores"][:, :4]), r"detections hold scores of the shape \(8, 4\).* ones \(8, 9\)"),
+        (0, {name: x[:7] for name, x in detections.items()}, r"detections hold classes of the shape \(7, 9\)"),
+        (1, {name: x[:7] for name, x in targets.items()}, r"detections hold classes of .*the first ones \(7, 9\)"),
+        (1, dict(classes=targets["classes"][:, :1]), r"targets hold classes of the shape \(8, 1\)"),
+        (1, dict(boxes=targets["boxes"][..., 0]), r"targets hold boxes of the shape \(8, 6\); it must have 3 axes"),
+    ):
+        metric.reset()
+        both = [detections, targets]
+        both[given] = both[given] | change
+        with pytest.raises(ValueError, match=message):
+            metric.update(*both)
     wrong = targets["boxes"][..., ::-1]
     metric.reset()
     with pytest.raises(ValueError, match="targets of image 1 hold the box"):
         metric.update(detections, targets | {"boxes": wrong})
+    with pytest.raises(ValueError, match="no image"):  # nor was the first one, which is right, added
+        metric.result()
+
+
+def test_masks_of_boxes_are_refused():
+    """The evaluator would find no overlap with them, and say 0."""
+    targets, detections = scenes()
+    small = detections | {"masks": np.ones((8, 9, 28, 28))}
+    for given in (targets, {name: x for name, x in targets.items() if name != "masks"}):
+        given = given if "masks" in given else given | {"instance_map": np.zeros((8, SIDE, SIDE), int)}
+        with pytest.raises(ValueError, match=r"masks of 28 x 28 pixels, and targets those of 140 x 140\. .*paste=True"):
+            CocoMetric(CLASSES, masks=True).update(small, given)
+    CocoMetric(CLASSES).update(small, targets)  # not looked at
 
 
 def test_the_callback_adds_to_the_history():

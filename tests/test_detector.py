@@ -1,9 +1,15 @@
 """The base of detectors, by one that is as small as can be: what it logs, checks, detects and serves."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from toy_detector import SIDE, Toy
+
+from keras_dl.export import export, load
+from keras_dl.metrics import CocoCallback, coco_scores
 
 
 def images(count=4):
@@ -61,8 +67,43 @@ def test_what_is_no_dict_of_targets_is_refused(model):
         model.fit(images(), {"classes": targets()["classes"]}, verbose=0)
     with pytest.raises(ValueError, match=r"must be \(batch, slots, 4\)"):
         model.fit(images(), targets() | {"boxes": np.zeros((4, 2, 5))}, verbose=0)
+    for wrong in (np.zeros((4, 1), int), np.zeros((4, 3), int)):  # one slot would count for both
+        with pytest.raises(ValueError, match=r"targets\['classes'\] \(.*, [13]\); they must be \(batch, slots, 4\)"):
+            model.fit(images(), targets() | {"classes": wrong}, verbose=0)
     with pytest.raises(ValueError, match="sample_weight"):
         model.fit(images(), targets(), sample_weight=np.ones(4), verbose=0)
+
+
+@pytest.mark.parametrize("slots", [0, None], ids=["no slot", "unknown slots"])
+def test_a_batch_without_an_object_may_have_no_slot(model, slots):
+    def batch():
+        yield images(), {"boxes": np.zeros((4, 0, 4), "float32"), "classes": np.zeros((4, 0), "int32")}
+
+    specs = {"boxes": tf.TensorSpec((4, slots, 4)), "classes": tf.TensorSpec((4, slots), tf.int32)}
+    data = tf.data.Dataset.from_generator(batch, output_signature=(tf.TensorSpec((4, SIDE, SIDE, 3)), specs))
+    model.compile("adam", jit_compile=False)
+    assert np.isfinite(model.evaluate(data, verbose=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ((0.1, 0.1, 0.9, 1.0), "within one pixel; they must be in pixels"),
+        ((1, 1, 9, SIDE + 2), f"hold 4 boxes that reach outside of the images of {SIDE} x {SIDE} pixels"),
+        ((-2, 1, 9, 9), "hold 4 boxes that reach outside"),
+    ],
+)
+def test_boxes_in_another_unit_are_warned_of(model, boxes, message):
+    model.compile("adam", jit_compile=False)
+    with pytest.warns(UserWarning, match=message):
+        model.fit(images(), targets(boxes), verbose=0)
+
+
+def test_boxes_of_rounded_sides_are_not_warned_of(model):
+    model.compile("adam", jit_compile=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(images(), targets((-0.5, 0, SIDE, SIDE + 0.5)), verbose=0)
 
 
 def test_pixels_of_another_range_are_warned_of_or_refused(model):
@@ -81,8 +122,25 @@ def test_detections_are_the_same_in_the_model_and_after_reloading(model, tmp_pat
     model.save(tmp_path / "toy.keras")
     for a, b in zip(found, keras.models.load_model(tmp_path / "toy.keras").detect(images()), strict=True):
         np.testing.assert_array_equal(a, b)
+    model.max_detections = 3  # a graph has been traced for five
+    assert model.detect(images()).boxes.shape == (4, 3, 4)
     with pytest.raises(ValueError, match=r"\(4, 16, 32, 3\); it must be \('batch', 32, 32, 3\)"):
         model.detect(images()[:, :16])
+
+
+def test_average_precision_in_a_training_and_of_a_file(model, tmp_path):
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    found = model.detect(images())
+    truth = {"boxes": found.boxes.numpy()[:, 1:], "classes": found.classes.numpy()[:, 1:]}  # all but the best
+    data = [(images().astype("uint8"), truth)]
+    callback = CocoCallback(data, num_classes=3)
+    history = model.fit(images(), targets(), epochs=2, verbose=0, callbacks=[callback]).history
+    scores = coco_scores(model.detect, data, 3)
+    assert len(history["val_box_AP"]) == 2
+    assert 0 < history["val_box_AP"][-1] == scores["box_AP"] < 1
+    export(model, tmp_path / "toy.tflite", signatures="detect")  # of one image; the file serves four, one by one
+    file = load(tmp_path / "toy.tflite")
+    assert coco_scores(lambda images: file.serve("detect", images=images), data, 3) == scores
 
 
 def test_the_parts_that_are_served_make_the_whole(model):

@@ -237,6 +237,14 @@ def test_padding_of_targets_changes_nothing():
         np.testing.assert_allclose(a, b, atol=1e-7)
 
 
+def test_an_unknown_number_of_slots_is_refused(net):
+    given = {"boxes": tf.TensorSpec((2, None, 4)), "classes": tf.TensorSpec((2, None), tf.int32)}
+    outputs = {"boxes": tf.TensorSpec((2, 1, 5, 4)), "logits": tf.TensorSpec((2, 1, 5, net.num_classes + 1))}
+    losses = tf.function(net.layer_losses, input_signature=[outputs, given])
+    with pytest.raises(ValueError, match=r"unknown number of slots.*same max_boxes"):
+        losses.get_concrete_function()
+
+
 def test_no_objects_at_all():
     """Only the class loss is left, and it says "no object"."""
     logits, boxes = predictions()

@@ -398,5 +398,7 @@ def test_a_constant_on_the_left_of_a_product(quantization, tmp_path):
 
 def test_a_quantizer_without_a_message_is_explained():
     """LiteRT's C++ writes some reasons to standard error alone."""
-    message = litert._explain("", models.convolutional())
+    message = litert._explain(RuntimeError(""), models.convolutional())
     assert re.search(r"Its reason.* stands above this error\. .*float_layers", message)
+    message = litert._explain(AssertionError(), models.convolutional())  # of Python, which writes nothing
+    assert message == "The LiteRT converter failed with AssertionError, without a reason."

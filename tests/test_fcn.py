@@ -218,11 +218,17 @@ def test_wrong_data_are_named_and_leave_no_nan():
         model.compile("sgd", PixelCrossentropy(), run_eagerly=True)
         for number in (2, -1, 254):
             for run in (model.fit, model.evaluate):
-                with pytest.raises(ValueError, match=rf"labels hold {number}; they must be in \[0, 2\), or 255"):
+                with pytest.raises(
+                    ValueError, match=rf"labels hold {number}; they must be integers in \[0, 2\), or 255"
+                ):
                     run(images, with_label(number), verbose=0)
         for wrong in (labels[:, :16], labels[..., None]):
             with pytest.raises(ValueError, match=r"labels have the shape .* and images \(2, 32, 32, 3\)"):
                 model.fit(images, wrong, verbose=0)
+        for number, text in ((7, "7"), (0.5, "0.5"), (np.nan, "nan")):  # as numbers of float
+            with pytest.raises(ValueError, match=rf"labels hold {text}; they must be integers"):
+                model.evaluate(images, np.where(np.arange(32) < 31, labels, number).astype("float32"), verbose=0)
+        model.evaluate(images, labels.astype("float32"), verbose=0)
         model.fit(images, labels.astype("uint8"), verbose=0)  # the fault of the data before is forgotten
         assert all(np.isfinite(w).all() for w in model.get_weights())
         model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)

@@ -73,6 +73,16 @@ def test_sampling_is_numpys(run, count):
         np.testing.assert_array_equal(found.chosen[i], np.arange(32) < p + n)
 
 
+def test_a_sample_of_an_unknown_number():
+    specs = [tf.TensorSpec((None, None), dtype) for dtype in (tf.int32, tf.float32)]
+    sample = tf.function(lambda *x: sample_balanced(*x, 4, 0.5), input_signature=specs)
+    for count in (0, 3, 9):
+        matches, keys = np.full((2, count), -1, "int32"), np.linspace(0, 0.9, 2 * count, dtype="float32")
+        found = sample(matches, keys.reshape(2, count))
+        assert found.chosen.numpy().sum(1).tolist() == [min(count, 4)] * 2
+        np.testing.assert_array_equal(found.indices[0], [*range(min(count, 4)), *[0] * (4 - min(count, 4))])
+
+
 def slow_alignment(scores, predictions, points, boxes, classes, k, alpha, beta, smallest_side):
     """The object and the weight of each point of one image."""
     u = np.maximum(np.asarray(pairwise(box_ciou, boxes, predictions)), 0)

@@ -83,6 +83,9 @@ def test_wrong_shapes_are_refused():
             r"masks has the shape \(1, 4, 8\); it must be \(1, 8",
         ),
         ((box * 2, [[0]] * 2, [(8, 8), (9, 8)]), dict(masks=[None] * 2), "must be one shape where there are masks"),
+        ((box, [[0]], [(8, 8, 3)]), {}, r"image 0: image_shapes has \(8, 8, 3\); it must be \(height, width\)"),
+        ((box, [["cat"]], [(8, 8)]), {}, r"classes\[0\] = .*cat.* must be an integer in \[0, 3\)"),
+        ((box, [[None]], [(8, 8)]), {}, r"classes\[0\] = None must be an integer"),
         ((box, [[0]], [(8, 8)]), dict(max_boxes=0), "max_boxes=0"),
         ((box, [[0]], [(8, 8)]), dict(faulty="mend"), "faulty='mend'"),
     ):
@@ -95,6 +98,12 @@ def test_what_looks_scaled_is_said():
         pad_targets([[[0.1, 0.2, 0.5, 0.9]]], [[0]], [(32, 32)], **GIVEN)
     with pytest.warns(UserWarning, match=r"images are in \[0, 0.5\]; they must be raw pixels in \[0, 255\]"):
         check_pixels(np.full((1, 4, 4, 3), 0.5))
+    with pytest.warns(UserWarning, match=r"images are in \[-2.1, 2.6\]; they must be raw pixels"):
+        check_pixels(np.float32([-2.1, 0, 2.6]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_pixels(np.float32([-3, 258]))  # a cubic resize goes beyond
+        check_pixels(np.zeros(3, "float32"))
     check_pixels(np.zeros((1, 4, 4, 3), "uint8"))
     check_pixels(np.zeros((1, 4, 4, 3)))
     with pytest.raises(ValueError, match="not finite"):

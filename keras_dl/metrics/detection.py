@@ -67,7 +67,8 @@ class CocoMetric:
                 of its pixels, else the area of its box.
 
         Raises:
-            ValueError: if an array is missing or wrong. The message names the image by its number.
+            ValueError: if an array is missing or wrong. The message names the image by its number. No image of the
+                batch is then added.
         """
         detections = detections._asdict() if hasattr(detections, "_asdict") else detections
         detections = {name: np.asarray(x) for name, x in detections.items() if x is not None}
@@ -76,8 +77,14 @@ class CocoMetric:
         self._require(targets, "targets", "boxes", "classes")
         if self.masks and not {"masks", "instance_map"} & set(targets):
             raise ValueError("targets must hold masks or instance_map, for masks are compared.")
-        for i in range(len(targets["boxes"])):
-            self._add(i, detections, targets)
+        self._check_shapes(detections, targets)
+        # All images are read before one is kept, so that a batch that is refused leaves nothing.
+        first = len(self._images)
+        rows = [self._read(i, first + i, detections, targets) for i in range(len(targets["boxes"]))]
+        for image, truth, found in rows:
+            self._images.append(image)
+            self._truth += truth
+            self._found += found
 
     def result(self) -> dict[str, float | None]:
         """The figures of all images so far.
@@ -128,8 +135,33 @@ class CocoMetric:
         coco.createIndex()
         return coco
 
-    def _add(self, i, detections, targets):
-        number = len(self._images)
+    def _check_shapes(self, detections, targets):
+        batch = len(targets["boxes"])
+        for what, given in (("targets", targets), ("detections", detections)):
+            slots = given["boxes"].shape[1:2]
+            # By name: the first axes, and the number of all.
+            axes = dict.fromkeys(("classes", "scores", "crowd"), ((batch, *slots), 2))
+            axes |= dict(boxes=((batch, *slots), 3), count=((batch,), 1), instance_map=((batch,), 3))
+            axes |= dict(masks=((batch, *slots), 4)) if self.masks or what == "targets" else {}
+            for name, (start, rank) in axes.items():
+                shape = given[name].shape if name in given else None
+                if shape and (len(shape) != rank or shape[: len(start)] != start):
+                    raise ValueError(
+                        f"{what} hold {name} of the shape {shape}; it must have {rank} axes, the first ones {start}: "
+                        "one entry for each image of targets, and one for each slot of boxes."
+                    )
+        if not self.masks:
+            return
+        found, known = (x["masks" if "masks" in x else "instance_map"].shape[-2:] for x in (detections, targets))
+        if found != known:
+            raise ValueError(
+                f"detections hold masks of {found[0]} x {found[1]} pixels, and targets those of {known[0]} x "
+                f"{known[1]}. Masks must be of the image: keras_dl.ops.paste_masks makes them of those of boxes, and "
+                "MaskRCNN(paste=True) detects them."
+            )
+
+    def _read(self, i, number, detections, targets):
+        """What the evaluator gets of an image: the image, the annotations of the truth, and those of what is found."""
         count = int(detections["count"][i])
         if not 0 <= count <= detections["boxes"].shape[1]:
             raise ValueError(f"count={count} of image {number} is more than the slots of detections.")
@@ -144,9 +176,7 @@ class CocoMetric:
         truth = self._annotations(number, truth, masks, iscrowd=crowd.astype(int))
         masks = detections["masks"][i][:count] if self.masks else None
         found = self._annotations(number, found, masks, score=found["scores"].astype(float))
-        self._images.append({"id": number} | size)
-        self._truth += truth
-        self._found += found
+        return {"id": number} | size, truth, found
 
     def _annotations(self, number, part, masks, **more):
         rows = []

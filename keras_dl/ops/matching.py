@@ -126,7 +126,7 @@ def sample_balanced(matches, keys, size, positive_share):
     if size < 1 or not 0 <= positive_share <= 1:
         raise ValueError(f"size={size} must be at least 1, and positive_share={positive_share} in [0, 1].")
     order = 1.0 - tf.cast(keys, tf.float32)  # (0, 1], so that 0 is none
-    missing = size - matches.shape[1] if matches.shape[1] is not None else 0
+    missing = size - (matches.shape[1] or 0)  # of an unknown number, there may be none
     if missing > 0:
         order = tf.pad(order, ((0, 0), (0, missing)))
         matches = tf.pad(matches, ((0, 0), (0, missing)), constant_values=IGNORED)

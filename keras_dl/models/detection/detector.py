@@ -7,22 +7,30 @@ Targets are those of `keras_dl.objects`. `raw` is what an NPU computes in int8, 
 float32, so that boxes and scores never share a scale.
 """
 
+import warnings
+
 import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import Model
 from keras_dl.models.upkeep import BatchRange, FirstBatch, Observation, check_raw_pixels, traced
-from keras_dl.objects import check_pixels
+from keras_dl.objects import NO_CLASS, check_pixels
 from keras_dl.replicas import values_of_replicas
 from keras_dl.signatures import Signature
 
 TARGETS = ("boxes", "classes")
+FAR_OUTSIDE = 1.0  # pixels: boxes that reach so far outside of their image are of another one
+# Arguments that a graph of `detect` holds: with another value, it is traced anew.
+DETECTING = ("score_threshold", "iou_threshold", "several", "candidates", "proposals", "max_detections", "paste")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
 class TargetFaults(Observation):
-    """What is wrong with the targets that were seen: the number of boxes, and the lowest and highest class.
+    """What is wrong with the targets that were seen.
+
+    It holds the number of wrong boxes, the lowest and the highest class, the largest coordinate of a right box, and the
+    number of right boxes that reach outside of their image.
 
     Args:
         num_classes: int. Classes below -1 and from this on are wrong.
@@ -31,14 +39,29 @@ class TargetFaults(Observation):
     def __init__(self, num_classes, name="target_faults", **kwargs):
         super().__init__(name=name, **kwargs)
         self.num_classes = num_classes
-        self.values = self.add_variable(shape=(3,), initializer="zeros", name="values")
+        self.values = self.add_variable(shape=(5,), initializer="zeros", name="values")
 
-    def update_state(self, wrong_boxes, classes):
-        boxes, low, high = ops.unstack(self.values, 3)
+    def update_state(self, wrong_boxes, classes, boxes, image_shape):
+        """Adds a batch.
+
+        Args:
+            wrong_boxes: bool, `(batch, slots)`.
+            classes: int32, `(batch, slots)`.
+            boxes: float32, `(batch, slots, 4)`, xyxy; 0 where there is no right box.
+            image_shape: `(height, width)`, pixels.
+        """
+        wrong, low, high, largest, outside = ops.unstack(self.values, 5)
         classes = ops.cast(classes, "float32")
-        boxes = boxes + ops.sum(ops.cast(wrong_boxes, "float32"))
-        values = ops.stack([boxes, ops.minimum(low, ops.min(classes)), ops.maximum(high, ops.max(classes))])
-        self.values.assign(values)
+        height, width = image_shape
+        reach = ops.concatenate([-boxes[..., :2], boxes[..., 2:] - ops.array([width, height], "float32")], -1)
+        values = (
+            wrong + ops.sum(ops.cast(wrong_boxes, "float32")),
+            ops.minimum(low, ops.min(classes)),
+            ops.maximum(high, ops.max(classes)),
+            ops.maximum(largest, ops.max(boxes)),
+            outside + ops.sum(ops.cast(ops.max(reach, axis=-1) > FAR_OUTSIDE, "float32")),
+        )
+        self.values.assign(ops.stack(values))
 
     def result(self):
         return self.values
@@ -48,7 +71,7 @@ class TargetFaults(Observation):
 
     def check(self):
         """Raises ValueError if there is a fault, which is then forgotten: the next training starts anew."""
-        boxes, low, high = values_of_replicas(self.values).T
+        boxes, low, high = values_of_replicas(self.values).T[:3]
         boxes, low, high = boxes.sum(), low.min(), high.max()
         if boxes or low < -1 or high >= self.num_classes:
             self.reset_state()
@@ -62,6 +85,24 @@ class TargetFaults(Observation):
             raise ValueError(
                 f"targets['classes'] hold {wrong:.0f}; they must be in [0, {self.num_classes}), and -1 in slots of no "
                 "object. There is no class for the background."
+            )
+
+    def warn(self, image_shape):
+        """Warns of boxes that are not in pixels of the images that the model gets, of `(height, width)`."""
+        largest, outside = values_of_replicas(self.values).T[3:]
+        largest, outside = largest.max(), outside.sum()
+        height, width = image_shape
+        if outside:
+            warnings.warn(
+                f"targets['boxes'] hold {outside:.0f} boxes that reach outside of the images of {height} x {width} "
+                "pixels. They must be in pixels of the images that the model gets, and not of those before a resize; "
+                "`keras_dl.objects.pad_targets` clips them.",
+                stacklevel=2,
+            )
+        elif 0 < largest <= 1:
+            warnings.warn(
+                "targets['boxes'] are within one pixel; they must be in pixels, not in shares of the image.",
+                stacklevel=2,
             )
 
 
@@ -140,18 +181,23 @@ class Detector(FirstBatch, Model):
                 f"targets: {found or 'none'}. `keras_dl.objects.pad_targets` makes them."
             )
         boxes, classes = ops.cast(targets["boxes"], "float32"), ops.cast(targets["classes"], "int32")
-        if len(boxes.shape) != 3 or boxes.shape[-1] != 4 or len(classes.shape) != 2:
+        right = len(boxes.shape) == 3 and boxes.shape[-1] == 4 and len(classes.shape) == 2
+        if not right or not boxes.shape[:2].is_compatible_with(classes.shape):
             raise ValueError(
                 f"targets['boxes'] has the shape {tuple(boxes.shape)} and targets['classes'] {tuple(classes.shape)}; "
                 "they must be (batch, slots, 4) and (batch, slots)."
             )
+        if not boxes.shape[1]:  # none, or an unknown number: a batch of no object may have no slot, and losses need one
+            boxes = tf.pad(boxes, ((0, 0), (0, 1), (0, 0)))
+            classes = tf.pad(classes, ((0, 0), (0, 1)), constant_values=NO_CLASS)
         finite = ops.all(ops.isfinite(boxes), axis=-1)
         ordered = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
-        right = ops.logical_and(finite, ordered)  # (batch, slots)
-        self.target_faults.update_state(ops.logical_and(classes >= 0, ops.logical_not(right)), classes)
-        right = ops.logical_and(right, ops.logical_and(classes >= 0, classes < self.num_classes))
+        sound, known = ops.logical_and(finite, ordered), classes >= 0  # (batch, slots)
+        right = ops.logical_and(sound, ops.logical_and(known, classes < self.num_classes))
         boxes = ops.where(right[..., None], boxes, ops.zeros_like(boxes))
-        return dict(targets) | {"boxes": boxes, "classes": ops.where(right, classes, -1)}
+        wrong = ops.logical_and(known, ops.logical_not(sound))
+        self.target_faults.update_state(wrong, classes, boxes, self.image_shape[:2])
+        return dict(targets) | {"boxes": boxes, "classes": ops.where(right, classes, NO_CLASS)}
 
     def train_step(self, data):
         self.batch_range.update_state(self._images(keras.utils.unpack_x_y_sample_weight(data)[0]))
@@ -163,6 +209,7 @@ class Detector(FirstBatch, Model):
 
     def _check_batch(self, lowest, highest, rows):
         check_raw_pixels(lowest, highest)
+        self.target_faults.warn(self.image_shape[:2])
 
     def _check_each_batch(self):
         self.target_faults.check()
@@ -186,7 +233,11 @@ class Detector(FirstBatch, Model):
         images = tf.convert_to_tensor(images)
         if images.shape.rank != 4 or tuple(images.shape[1:]) != tuple(self.image_shape):
             raise ValueError(f"images has the shape {images.shape}; it must be {('batch', *self.image_shape)}.")
-        return traced(self, "detect", lambda images: self.postprocess(**self.raw(images)))(images)
+        return traced(self, self._graph_key("detect"), lambda images: self.postprocess(**self.raw(images)))(images)
+
+    def _graph_key(self, name):
+        """What a graph that detects depends on: another threshold, say, makes another one."""
+        return name, repr([getattr(self, argument, None) for argument in DETECTING])
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """`detect`: all in one. `raw` and `postprocess`: its two parts, for int8 hardware and a CPU."""

@@ -252,6 +252,11 @@ class DETR(Detector):
         Returns:
             dict of `class`, `l1` and `giou`, float32 `(layers,)` each. The last one is that of the last layer.
         """
+        if targets["classes"].shape[1] is None:
+            raise ValueError(
+                "targets['boxes'] has an unknown number of slots; the matching needs a fixed one. Pad all batches to "
+                "the same max_boxes, as `keras_dl.objects.pad_targets` does."
+            )
         height, width = self.image_shape[:2]
         frame = outputs.get("frame", tf.constant([[0.0, 0.0, width, height]]))
         corner, size = frame[:, None, :2], tf.maximum(frame[:, None, 2:] - frame[:, None, :2], 1.0)
@@ -324,7 +329,7 @@ class DETR(Detector):
                 f"images and mask have the shapes {images.shape} and {mask.shape}; they must be "
                 f"{('batch', *self.image_shape)} and {('batch', *self.image_shape[:2])}."
             )
-        graph = traced(self, "detect_masked", lambda **inputs: self.postprocess(**self.raw(inputs)))
+        graph = traced(self, self._graph_key("detect_masked"), lambda **inputs: self.postprocess(**self.raw(inputs)))
         return graph(images=images, mask=mask)
 
     def load_transformers(self, weights: Weights, head: bool = True) -> None:

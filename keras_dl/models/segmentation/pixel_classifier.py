@@ -5,8 +5,11 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dl.base import FunctionalModel
+from keras_dl.losses import PixelCrossentropy
 from keras_dl.models.upkeep import BatchRange, FirstBatch, Observation, check_raw_pixels
 from keras_dl.replicas import values_of_replicas
+
+OF_NUMBERS = (PixelCrossentropy, keras.losses.SparseCategoricalCrossentropy)  # losses of labels, not of shares
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -18,7 +21,7 @@ class WrongLabels(Observation):
         self.values = self.add_variable(shape=(2,), initializer="zeros", name="values")
 
     def update_state(self, labels, wrong):
-        labels = ops.cast(ops.where(wrong, labels, 0), "float32")
+        labels = ops.where(wrong, labels, 0.0)
         low, high = ops.unstack(self.values, 2)
         self.values.assign(ops.stack([ops.minimum(low, ops.min(labels)), ops.maximum(high, ops.max(labels))]))
 
@@ -52,20 +55,22 @@ class PixelClassifier(FirstBatch, FunctionalModel):
             raise ValueError(f"{type(self).__name__} is trained on (images, labels); there are no labels.")
         labels = tf.convert_to_tensor(labels)
         one_hot = labels.shape.rank == 4 and labels.shape[-1] == self.num_classes
-        if one_hot or not labels.dtype.is_integer:  # for a loss of the user
+        if one_hot or not (labels.dtype.is_integer or isinstance(self.loss, OF_NUMBERS)):  # for a loss of the user
             return labels
-        labels = tf.cast(labels, tf.int32)
-        if labels.shape.rank not in (None, 3) or not images.shape[1:3].is_compatible_with(labels.shape[1:3]):
+        numbers = tf.cast(labels, tf.int32)
+        if numbers.shape.rank not in (None, 3) or not images.shape[1:3].is_compatible_with(numbers.shape[1:3]):
             raise ValueError(
                 f"labels have the shape {labels.shape}, and images {images.shape}; labels must be (batch, height, "
                 "width), with the sides of the images."
             )
-        wrong = (labels < 0) | (labels >= self.num_classes)
+        wrong = (numbers < 0) | (numbers >= self.num_classes)
         ignored = self._ignored_label()
         if ignored is not None:
-            wrong = wrong & (labels != ignored)
-        self.wrong_labels.update_state(labels, wrong)
-        return tf.where(wrong, tf.zeros_like(labels), labels)
+            wrong = wrong & (numbers != ignored)
+        if labels.dtype.is_floating:  # such as of a mask that was resized between its pixels
+            wrong = wrong | (labels != tf.cast(numbers, labels.dtype))
+        self.wrong_labels.update_state(tf.cast(labels, tf.float32), wrong)
+        return tf.where(wrong, tf.zeros_like(numbers), numbers)
 
     def _ignored_label(self):
         """The label that the compiled loss does not judge; None if it judges all."""
@@ -77,10 +82,10 @@ class PixelClassifier(FirstBatch, FunctionalModel):
     def _check_each_batch(self):
         low, high = values_of_replicas(self.wrong_labels.values).T
         low, high = low.min(), high.max()
-        if low < 0 or high > 0:
+        if not (low == 0 and high == 0):  # they may be NaN
             self.wrong_labels.reset_state()  # the next training starts anew
             ignored = self._ignored_label()
             raise ValueError(
-                f"labels hold {low if low < 0 else high:.0f}; they must be in [0, {self.num_classes})"
+                f"labels hold {low if low < 0 else high:g}; they must be integers in [0, {self.num_classes})"
                 + ("." if ignored is None else f", or {ignored} in pixels that are not judged.")
             )
