@@ -17,9 +17,13 @@ With the first 32 points of a digit, two scales reach 73%, one reaches 57%, Poin
 
 `--dataset primitive_parts` finds the parts of composed objects: mean IoU 0.910 after 20 epochs and 268 s on a busy
 core, 0.910 of the int8 file; the part of the nearest point of a training object of the same kind has 0.744, PointNet
-0.932 after as many epochs. `--dataset furniture` has ten classes of real meshes: accuracy 0.845 after 60 epochs, the
-mean of 5 folds. `--dataset modelnet40`, `shapenet_part` and `s3dis` train published networks on a folder that the user
-has (`--data-dir`). Not measured.
+0.932 after as many epochs.
+
+`--dataset furniture` has ten classes of real meshes: macro accuracy 0.822 after 60 epochs and 841 s, the mean of 5
+folds; distributions of distances between points have 0.282. Of the first fold, 0.838, and 0.870 of the int8 file.
+
+`--dataset modelnet40`, `shapenet_part` and `s3dis` train published networks on a folder that the user has
+(`--data-dir`). Not measured.
 """
 
 import dataclasses
@@ -182,7 +186,7 @@ RECIPE = Recipe(
             exports=(FLOAT, INT8, ETHOS_U55),  # tflite-micro: see docs/recipes.md
             reproduced=True,
         ),
-        FURNITURE: pointnet.RECIPE.tasks[FURNITURE],
+        FURNITURE: dataclasses.replace(pointnet.RECIPE.tasks[FURNITURE], reproduced=True),
         "modelnet40": Task(epochs=251, batch_size=16, aim=0.907),
         "shapenet_part": Task(epochs=201, batch_size=32, metric="mean IoU", aim=0.851),
         "s3dis": Task(epochs=50, batch_size=16, metric="mean IoU"),
