@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_dl.arguments import config_arguments
 from keras_dl.base import Model
 from keras_dl.models.upkeep import BatchRange, FirstBatch, Observation, check_raw_pixels, traced
 from keras_dl.objects import NO_CLASS, check_pixels
@@ -21,8 +22,6 @@ from keras_dl.signatures import Signature
 
 TARGETS = ("boxes", "classes")
 FAR_OUTSIDE = 1.0  # pixels: boxes that reach so far outside of their image are of another one
-# Arguments that a graph of `detect` holds: with another value, it is traced anew.
-DETECTING = ("score_threshold", "iou_threshold", "several", "candidates", "proposals", "max_detections", "paste")
 
 
 @keras.saving.register_keras_serializable(package="keras_dl")
@@ -236,8 +235,8 @@ class Detector(FirstBatch, Model):
         return traced(self, self._graph_key("detect"), lambda images: self.postprocess(**self.raw(images)))(images)
 
     def _graph_key(self, name):
-        """What a graph that detects depends on: another threshold, say, makes another one."""
-        return name, repr([getattr(self, argument, None) for argument in DETECTING])
+        """What a graph that detects depends on: its arguments. Another threshold, say, makes another one."""
+        return name, repr(config_arguments(self))
 
     def serving_signatures(self, batch_size: int = 1) -> dict[str, Signature]:
         """`detect`: all in one. `raw` and `postprocess`: its two parts, for int8 hardware and a CPU."""

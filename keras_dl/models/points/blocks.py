@@ -291,6 +291,16 @@ def head(hidden, dims, dropout_rate, momentum):
     return hidden
 
 
+def logits_of(features, num_classes, dims, dropout_rate, momentum):
+    """The logits of the features of a cloud, by `head` and a dense layer of this name: `(batch, num_classes)`.
+
+    Without classes, the features themselves.
+    """
+    if num_classes is None:
+        return features
+    return layers.Dense(num_classes, name="head")(head(features, dims, dropout_rate, momentum))
+
+
 def served_classifier(model, batch_size: int) -> dict[str, Signature]:
     """The entry point of a classifier: `classify`, or `extract` without a head."""
     if model.returns_logits:

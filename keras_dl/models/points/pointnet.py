@@ -30,7 +30,14 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, NumberIn, Rate, Size, Sizes, arguments
 from keras_dl.models.classifier import Classifier
 from keras_dl.models.points import pointnet_weights
-from keras_dl.models.points.blocks import CleanCloud, SharedMLP, TransformDims, TransformNet, head, served_classifier
+from keras_dl.models.points.blocks import (
+    CleanCloud,
+    SharedMLP,
+    TransformDims,
+    TransformNet,
+    logits_of,
+    served_classifier,
+)
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
@@ -133,11 +140,7 @@ class PointNet(Classifier):
             points = transform(points)
         points = SharedMLP(global_dims, activate_last, momentum, name="global_mlp")(points)
         features = layers.GlobalMaxPooling1D(name="features")(points)  # (batch, global_dims[-1])
-        if num_classes is not None:
-            hidden = head(features, head_dims, dropout_rate, momentum)
-            outputs = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
-        else:
-            outputs = features
+        outputs = logits_of(features, num_classes, head_dims, dropout_rate, momentum)
         super().__init__(inputs=inputs if masked else inputs["points"], outputs=outputs, **kwargs)
 
     def critical_points(self, points, mask=None):

@@ -33,7 +33,7 @@ from keras_dl.arguments import AtLeast, Rate, Size, Sizes, arguments
 from keras_dl.models.classifier import Classifier
 from keras_dl.models.points import pointnet2_weights
 from keras_dl.models.points.abstraction import Levels, abstract, geometry
-from keras_dl.models.points.blocks import JoinedMLP, head, served_classifier
+from keras_dl.models.points.blocks import JoinedMLP, logits_of, served_classifier
 from keras_dl.models.points.pointnet import cloud_inputs
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
@@ -125,11 +125,7 @@ class PointNet2(Classifier):
         points, parts = abstract(inputs, num_coordinates, levels, momentum)[-1]
         points = JoinedMLP(global_dims, momentum=momentum, name="global_mlp")([points, *parts])
         features = layers.GlobalMaxPooling1D(name="features")(points)  # (batch, global_dims[-1])
-        if num_classes is not None:
-            hidden = head(features, head_dims, dropout_rate, momentum)
-            outputs = layers.Dense(num_classes, name="head")(hidden)  # (batch, num_classes)
-        else:
-            outputs = features
+        outputs = logits_of(features, num_classes, head_dims, dropout_rate, momentum)
         super().__init__(inputs=inputs if masked else inputs["points"], outputs=outputs, **kwargs)
 
     @property
