@@ -298,7 +298,8 @@ def logits_of(features, num_classes, dims, dropout_rate, momentum):
     """
     if num_classes is None:
         return features
-    return layers.Dense(num_classes, name="head")(head(features, dims, dropout_rate, momentum))
+    hidden = head(features, dims, dropout_rate, momentum)  # (batch, dims[-1])
+    return layers.Dense(num_classes, name="head")(hidden)
 
 
 def served_classifier(model, batch_size: int) -> dict[str, Signature]:
