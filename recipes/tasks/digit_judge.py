@@ -5,7 +5,7 @@ is no Inception net: the distance, "digit-FID", cannot be compared with an Incep
 that of the other. The same weights judge every model.
 
     python -m keras_dl.recipes.tasks.digit_judge        trains it again, and writes digit_judge.npz beside this file
-    python -m keras_dl.recipes.tasks.digit_judge 8      the same of digit_judge_8.npz
+    python -m keras_dl.recipes.tasks.digit_judge 8      the same of digit_judge_8.npz; and 32
 
 The judge of 28x28 was trained on the 4,000 training digits of mnist_5k, each moved a little in each epoch, with the
 seed 0. It reads 98.6% of the 1,000 test digits, with weights in float16, whose hash begins with f99bb85cb57f56b0.
@@ -19,18 +19,21 @@ import functools
 import hashlib
 import pathlib
 import sys
+import types
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_dl import metrics
 from keras_dl.files import read_arrays, replacing
 
 _FOLDER = pathlib.Path(__file__).parent
-FILES = {28: _FOLDER / "digit_judge.npz", 8: _FOLDER / "digit_judge_8.npz"}
+FILES = {28: _FOLDER / "digit_judge.npz", 8: _FOLDER / "digit_judge_8.npz", 32: _FOLDER / "digit_judge_32.npz"}
 # Channels, kernel size and stride of the convolutions, and the largest shift of a training digit, in pixels.
-NETS = {28: (((16, 5, 2), (32, 3, 2), (48, 3, 2)), 1.0), 8: (((24, 3, 1), (32, 3, 2), (48, 3, 2)), 0.5)}
-DATASETS = {28: "mnist_5k", 8: "optdigits"}
+LARGE = ((16, 5, 2), (32, 3, 2), (48, 3, 2))
+NETS = {28: (LARGE, 1.0), 8: (((24, 3, 1), (32, 3, 2), (48, 3, 2)), 0.5), 32: (LARGE, 1.0)}
+DATASETS = {28: "mnist_5k", 8: "optdigits", 32: "mnist_optdigits"}
 SURE = 0.9  # a probability of a class, from which on the judge is sure of a digit
 
 
@@ -112,19 +115,21 @@ def digit_fid(real, generated) -> float:
     return metrics.frechet_distance(*(judge_of(real).look(images)[0] for images in (real, generated)))
 
 
-def quality(real, generated) -> dict[str, float]:
+def quality(real, generated, judge=None) -> dict[str, float]:
     """All figures of generated digits.
 
     Args:
         real, generated: as of `digit_fid`.
+        judge: `Judge`. None for that of the images' side.
 
     Returns:
         dict of float: `digit_fid`; `precision` and `recall`, which is the share of real digits with something like them
         among the generated ones, and falls if a generator collapses; `class_entropy` in nats, ln 10 = 2.303 if all
         classes are as frequent; `sure`, the share of generated digits of which the judge is at least 90% sure.
     """
-    features, _ = judge_of(real).look(real)
-    generated_features, probabilities = judge_of(real).look(generated)
+    judge = judge or judge_of(real)
+    features, _ = judge.look(real)
+    generated_features, probabilities = judge.look(generated)
     shares = np.bincount(probabilities.argmax(-1), minlength=10) / len(probabilities)
     found = metrics.precision_recall(features, generated_features)
     return {
@@ -136,12 +141,45 @@ def quality(real, generated) -> dict[str, float]:
     }
 
 
+def _domain(options, pixels, **changes):
+    """What `train` needs of the digits of one domain of `mnist_optdigits`, which is no data set of classes."""
+    from keras_dl.recipes.training import augment, batches
+
+    builder = batches.open_dataset(options)
+    splits = [list(builder.as_dataset(split=split).as_numpy_iterator()) for split in ("trainA", "testA")]
+    arrays, test = ([np.stack([row[key] for row in rows]) for key in ("image", "label")] for rows in splits)
+
+    def epoch(number):
+        key = batches.fold_in(options.seed, number)
+
+        def moved(i, images, labels):
+            seeds = tf.random.split(tf.random.fold_in(key, tf.cast(i, tf.int32)), options.batch_size)
+            change = functools.partial(augment.affine, pixels=pixels / 28 * images.shape[1], **changes)
+            pairs = (images, seeds)
+            return tf.map_fn(lambda pair: change(*pair), pairs, fn_output_signature=tf.float32), labels
+
+        return batches.shuffled_batches(tuple(arrays), options.batch_size, key).enumerate().map(
+            lambda i, batch: moved(i, *batch)
+        )
+
+    steps = len(arrays[0]) // options.batch_size
+    test = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(250)
+    return types.SimpleNamespace(
+        train=epoch, test=test, num_train=len(arrays[0]), steps=lambda options: steps * options.epochs
+    )
+
+
 def train(side=28, epochs=60):
     """Trains a judge, and writes its file. Weights are kept in float16."""
     from keras_dl.recipes.training import pipelines, recipe, runner
 
-    options = recipe.Options("cnn", DATASETS[side], epochs, 64)
-    data = pipelines.augmented_images(options, pixels=NETS[side][1], degrees=10, zoom=0.1, shear=0.15)
+    changes = dict(pixels=NETS[side][1], degrees=10, zoom=0.1, shear=0.15)
+    if side == 32:
+        options = recipe.Options("cyclegan", DATASETS[side], epochs, 64)
+        data = _domain(options, **changes)
+    else:
+        options = recipe.Options("cnn", DATASETS[side], epochs, 64)
+        data = pipelines.augmented_images(options, **changes)
     keras.utils.set_random_seed(options.seed)
     net = network(side)
     classifier = keras.Model(net.input, net.output[1])

@@ -10,14 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dl import metrics
-from keras_dl.recipes.datasets.mnist_optdigits import MIDDLE
 from keras_dl.recipes.tasks import digit_judge, generation
 from keras_dl.recipes.training import batches, pipelines
 from keras_dl.recipes.training.recipe import Data, OptionError
 
 SIDES = "AB"
-# The sides of the judges of both domains: they see the pictures as their own data, 28x28 of MNIST and 8x8 of optdigits.
-JUDGES = {"a": 28, "b": 8}
+# The sides of the judges of both domains. They see the pictures as their own data.
+JUDGES = {"a": 32, "b": 8}
 CROP, LOADED = 256, 286
 MOST_TEST = 2000  # images of a set that are kept for the test
 
@@ -212,11 +211,8 @@ def untouched(data):
 
 
 def seen_by_judge(images, domain):
-    """Digits of 32x32 as the judge of a domain takes them: the means of the areas of its pixels, and the margin."""
-    side = MIDDLE if domain == "a" else JUDGES[domain]
-    images = tf.image.resize(tf.cast(images, tf.float32), (side, side), "area").numpy()
-    margin = (JUDGES[domain] - side) // 2
-    return np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    """Digits of 32x32 as the judge of a domain takes them: of optdigits, the means of the areas of its pixels."""
+    return tf.image.resize(tf.cast(images, tf.float32), (JUDGES[domain],) * 2, "area").numpy()
 
 
 def read(images, domain):
@@ -250,7 +246,8 @@ def figures_of_digits(images, data) -> dict[str, float]:
         real = data.arrays[f"test_{domain}"]
         count = min(len(real), len(images[domain]))
         random = np.random.default_rng(0).permutation(read(images[domain], domain))
-        quality = digit_judge.quality(*(seen_by_judge(x[:count], domain) for x in (real, images[domain])))
+        looked = [seen_by_judge(x[:count], domain) for x in (real, images[domain])]
+        quality = digit_judge.quality(*looked, judge=digit_judge.judge(JUDGES[domain]))
         counts = confusion(images[domain], data, domain)
         wrong = counts * (1 - np.eye(10, dtype=int))
         shown, seen = np.unravel_index(wrong.argmax(), wrong.shape)
