@@ -18,8 +18,8 @@ CELL = SIDE // 8  # pixels of a cell of optdigits
 def normalize(image):
     """A digit of MNIST without its slant, in a frame as that of optdigits.
 
-    The digit is sheared until the covariance of the rows and columns of its ink is 0. What is above `INK` is then scaled
-    to all 32 rows, and to the middle `WIDTH` columns; of a narrow digit, columns are scaled as the rows are.
+    The digit is sheared until the covariance of the rows and columns of its ink is 0. What is above `INK` is then
+    scaled to all 32 rows, and to the middle `WIDTH` columns; of a narrow digit, columns are scaled as the rows are.
 
     Args:
         image: uint8, `(28, 28)`, with ink.
@@ -60,10 +60,10 @@ class MnistOptdigits(Builder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"""
-            Composed: domain A has the digits of `mnist_5k`, sheared until they are upright, and scaled to {SIDE} rows and
-            {WIDTH} columns, which ones do not fill. NIST's programs normalized the digits of `optdigits` in such a way.
-            Domain B has these, each of the 8x8 pixels as a square of {CELL}x{CELL}. The splits are those of both sets.
-            The labels are for measurements alone.
+            Composed: domain A has the digits of `mnist_5k`, sheared until they are upright, and scaled to {SIDE} rows
+            and {WIDTH} columns, which ones do not fill. NIST's programs normalized the digits of `optdigits` in such a
+            way. Domain B has these, each of the 8x8 pixels as a square of {CELL}x{CELL}. The splits are those of both
+            sets. The labels are for measurements alone.
             License: {self.LICENCE}.
             """,
             features=tfds.features.FeaturesDict(
