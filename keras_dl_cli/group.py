@@ -40,6 +40,18 @@ def cli():
     """
 
 
+class _Command(click.Command):
+    """A command that refuses a second value of an option that takes one, of which click would use the last."""
+
+    def parse_args(self, context, words):
+        _, _, given = self.make_parser(context).parse_args(args=list(words))
+        for option in self.params:
+            once = isinstance(option, click.Option) and not (option.multiple or option.count or option.is_flag)
+            if once and (times := given.count(option)) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given {times} times; it takes one value.", context)
+        return super().parse_args(context, words)
+
+
 def command(group, name):
     """Turns a function that returns `(document, text)` into a command, with the options that all commands have."""
 
@@ -56,7 +68,7 @@ def command(group, name):
 
         run.__doc__ = function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])
-        return group.command(name)(as_json(debug(run)))
+        return group.command(name, cls=_Command)(as_json(debug(run)))
 
     return decorate
 

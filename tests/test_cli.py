@@ -56,6 +56,20 @@ def trained(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "runs/cnn", "--quantization", "none", "--quantization", "int8"],
+        ["train", "cnn", "--epochs", "3", "--seed", "1", "--epochs=4"],
+    ],
+)
+def test_an_option_of_one_value_is_given_once(call, words):
+    """The second value would replace the first one without a word."""
+    code, out, error = call(*words)
+    assert (code, out) == (2, "")
+    assert "is given 2 times; it takes one value" in error
+
+
 def _process(*arguments, **options):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
