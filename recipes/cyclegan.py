@@ -40,7 +40,7 @@ from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 DIGITS, EMOJI = "mnist_optdigits", "emoji_styles"
 SMALL = {
-    DIGITS: dict(filters=16, num_blocks=3, discriminator_filters=16, discriminator_layers=1),
+    DIGITS: dict(filters=16, num_blocks=3, discriminator_filters=16, discriminator_layers=2),
     EMOJI: dict(filters=16, num_blocks=4, discriminator_filters=16, discriminator_layers=2),
 }
 PHOTOGRAPHS, OWN = "cycle_gan/horse2zebra", "domains"
@@ -217,7 +217,7 @@ RECIPE = Recipe(
     model="CycleGAN",
     summary="CycleGAN writes digits of MNIST as those of optdigits, and back, from sets that are not paired",
     tasks={
-        DIGITS: Task(epochs=4, batch_size=4, metric="digits kept, the worse way", aim=0.85, exports=FILES),
+        DIGITS: Task(epochs=8, batch_size=4, metric="digits kept, the worse way", aim=0.85, exports=FILES),
         EMOJI: Task(
             epochs=30,
             batch_size=4,
