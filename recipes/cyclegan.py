@@ -14,7 +14,11 @@ A digit is kept if a classifier of the domain that it was translated into reads 
 `keras_dl.recipes.tasks.digit_judge`, which reads 98.4% of the real digits of MNIST, and 99.4% of those of optdigits.
 
 `--dataset emoji_styles` translates emoji of Twitter and of Google; the metric is the mean absolute difference from the
-other designer's drawings of emoji that were not trained on. `--dataset cycle_gan/horse2zebra`: the nets, the optimizer
+other designer's drawings of emoji that were not trained on. It is 0.154 after 8 epochs and 1,531 s on two very busy
+cores, and 0.160 without a translation. The SSIM is not beaten: 0.338 (as Twitter) and 0.313 (as Google), and 0.358
+without a translation. EMOJIFILES
+
+`--dataset cycle_gan/horse2zebra`: the nets, the optimizer
 and the 200 epochs of the authors. Not measured.
 
 `--data PATH`: your own two sets of images. `--image-size` of 128 and more takes the nets of the authors.

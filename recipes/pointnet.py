@@ -342,6 +342,7 @@ RECIPE = Recipe(
             variants=FOLDS,
             combine=statistics.fmean,
             exports=(FLOAT, INT8, ETHOS_U55),
+            reproduced=True,
         ),
         "modelnet40": Task(epochs=250, batch_size=32, aim=0.892),
         "shapenet_part": Task(epochs=200, batch_size=32, metric="mean IoU", aim=0.837),

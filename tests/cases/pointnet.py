@@ -62,6 +62,7 @@ CASES = [
         ),
         padded=other_padding,
         tolerances=dict(int8=0.15),  # measured 0.114
+        calibration=160,  # with 64, R2 hangs on the initial weights
     ),
     Case(
         name="pointnet_segmentation",
