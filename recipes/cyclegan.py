@@ -16,7 +16,7 @@ A digit is kept if a classifier of the domain that it was translated into reads 
 `--dataset emoji_styles` translates emoji of Twitter and of Google; the metric is the mean absolute difference from the
 other designer's drawings of emoji that were not trained on. It is 0.154 after 8 epochs and 1,531 s on two very busy
 cores, and 0.160 without a translation. The SSIM is not beaten: 0.338 (as Twitter) and 0.313 (as Google), and 0.358
-without a translation. EMOJIFILES
+without a translation. Files: float32 0.154, int8 0.159.
 
 `--dataset cycle_gan/horse2zebra`: the nets, the optimizer
 and the 200 epochs of the authors. Not measured.
