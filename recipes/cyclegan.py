@@ -18,8 +18,7 @@ other designer's drawings of emoji that were not trained on. It is 0.154 after 8
 cores, and 0.160 without a translation. The SSIM is not beaten: 0.338 (as Twitter) and 0.313 (as Google), and 0.358
 without a translation. Files: float32 0.154, int8 0.159.
 
-`--dataset cycle_gan/horse2zebra`: the nets, the optimizer
-and the 200 epochs of the authors. Not measured.
+`--dataset cycle_gan/horse2zebra`: the nets, the optimizer and the 200 epochs of the authors. Not measured.
 
 `--data PATH`: your own two sets of images. `--image-size` of 128 and more takes the nets of the authors.
 """

@@ -241,7 +241,9 @@ def _calibration(case, model):
         if name in case.served:
             columns = case.served[name](np.random.default_rng(1), case.calibration)
         else:
-            columns = dict(zip(signature.inputs, keras.tree.flatten(case.data(case.calibration, seed=1)[0]), strict=True))
+            columns = dict(
+                zip(signature.inputs, keras.tree.flatten(case.data(case.calibration, seed=1)[0]), strict=True)
+            )
         calibration[name] = [
             {key: columns[key][i : i + 1].astype(spec.dtype) for key, spec in signature.inputs.items()}
             for i in range(case.calibration)
