@@ -114,6 +114,7 @@ class OneOrMore(click.Choice):
     multiple=True,
     help="Export only this signature of the model. May be repeated. [default: all]",
 )
+@click.option("--batch-size", type=int, default=1, show_default=True, help="Rows that the file takes in a call.")
 @click.option(
     "--output",
     type=click.Path(),
@@ -154,7 +155,7 @@ class OneOrMore(click.Choice):
     "input_shapes",
     multiple=True,
     metavar="NAME=SIZES",
-    help="The shape of an input whose sizes a .keras file leaves open, the batch of 1 included: x=1,224,224,3. May be "
+    help="The shape of an input whose sizes a .keras file leaves open, the batch included: x=1,224,224,3. May be "
     "repeated.",
 )
 @click.option(

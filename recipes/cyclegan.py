@@ -14,8 +14,11 @@ A digit is kept if a classifier of the domain that it was translated into reads 
 `keras_dl.recipes.tasks.digit_judge`, which reads 98.4% of the real digits of MNIST, and 99.4% of those of optdigits.
 
 `--dataset emoji_styles` translates emoji of Twitter and of Google; the metric is the mean absolute difference from the
-other designer's drawings of emoji that were not trained on. `--dataset cycle_gan/horse2zebra`: the nets, the optimizer
-and the 200 epochs of the authors. Not measured.
+other designer's drawings of emoji that were not trained on. It is 0.154 after 8 epochs and 1,531 s on two very busy
+cores, and 0.160 without a translation. The SSIM is not beaten: 0.338 (as Twitter) and 0.313 (as Google), and 0.358
+without a translation. Files: float32 0.154, int8 0.159.
+
+`--dataset cycle_gan/horse2zebra`: the nets, the optimizer and the 200 epochs of the authors. Not measured.
 
 `--data PATH`: your own two sets of images. `--image-size` of 128 and more takes the nets of the authors.
 """
@@ -39,11 +42,12 @@ from keras_dl.recipes.training.recipe import (
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 DIGITS, EMOJI = "mnist_optdigits", "emoji_styles"
+PHOTOGRAPHS, OWN = "cycle_gan/horse2zebra", "domains"
 SMALL = {
     DIGITS: dict(filters=16, num_blocks=3, discriminator_filters=16, discriminator_layers=2),
-    EMOJI: dict(filters=16, num_blocks=4, discriminator_filters=16, discriminator_layers=2),
+    OWN: dict(filters=16, num_blocks=4, discriminator_filters=16, discriminator_layers=2),
 }
-PHOTOGRAPHS, OWN = "cycle_gan/horse2zebra", "domains"
+SMALL[EMOJI] = SMALL[OWN] | dict(identity_weight=2.0)
 NAMES = {DIGITS: ("MNIST", "optdigits"), EMOJI: ("Twitter", "Google"), PHOTOGRAPHS: ("horse", "zebra")}
 # Of own images: the smallest side, and the first for which the nets are the authors', of 6 blocks, and of 9.
 LEAST, AUTHORS, DEEP = 16, 128, 256
@@ -62,7 +66,7 @@ def settings_of(data, options):
     if options.data is None:
         return SMALL.get(options.dataset, {})
     side = data.input_shape[0]
-    return SMALL[EMOJI] if side < AUTHORS else dict(num_blocks=9 if side >= DEEP else 6)
+    return SMALL[OWN] if side < AUTHORS else dict(num_blocks=9 if side >= DEEP else 6)
 
 
 def build_model(data, options, variant):
@@ -118,8 +122,9 @@ def picture(outcome):
     """Both ways there and back, not chosen; and the mistakes with the confusions, or pairs."""
     data = outcome.data
     serve = KerasRunner(outcome.model, EVALUATION_BATCH).serve
-    whole = pictures.figure(13, 9)
-    upper, lower = whole.subfigures(2, 1, height_ratios=(1, 1.15))
+    above, below = 2.1, 4.7 if data.arrays["paired"] else 3.5  # inches: the images fill the width
+    whole = pictures.figure(13, above + below)
+    upper, lower = whole.subfigures(2, 1, height_ratios=(above, below))
     names = data.domains
     for figure, domain in zip(upper.subfigures(1, 2), "ab", strict=True):
         there_and_back(figure, outcome.model, data, domain, names)
@@ -219,11 +224,12 @@ RECIPE = Recipe(
     tasks={
         DIGITS: Task(epochs=8, batch_size=4, metric="digits kept, the worse way", aim=0.85, exports=FILES),
         EMOJI: Task(
-            epochs=30,
+            epochs=8,
             batch_size=4,
             metric="mean absolute difference of pairs",
             higher_is_better=False,
             exports=(FLOAT, INT8),
+            reproduced=True,
         ),
         PHOTOGRAPHS: Task(
             epochs=200,

@@ -16,6 +16,10 @@ mean IoU 0.932 after 20 epochs and 553 s on a busy core. The part of the nearest
 kind has 0.744, the int8 file 0.930. In tflite-micro that file is refused: its FULLY_CONNECTED rounds a few values to
 another step than LiteRT's, the T-Nets pass it on to all points, and 0.3% of the outputs differ by more than 8 steps.
 
+`--dataset furniture` has ten classes of real meshes: macro accuracy 0.815 after 60 epochs and 940 s on two very busy
+cores, the mean of 5 folds, with a standard error of 0.015; distributions of distances between points have 0.288. Of the
+first fold, 0.867, and 0.847 of the int8 file. PointNet++ has 0.822 on the same folds.
+
 `--dataset mnist` has the paper's 60,000 digits. `--dataset modelnet40`, `shapenet_part` and `s3dis` train the networks
 of the authors' code with their learning rates, on a folder that the user has (`--data-dir`); the momentum of batch
 normalization stays at 0.9. Not measured.
@@ -342,6 +346,7 @@ RECIPE = Recipe(
             variants=FOLDS,
             combine=statistics.fmean,
             exports=(FLOAT, INT8, ETHOS_U55),
+            reproduced=True,
         ),
         "modelnet40": Task(epochs=250, batch_size=32, aim=0.892),
         "shapenet_part": Task(epochs=200, batch_size=32, metric="mean IoU", aim=0.837),

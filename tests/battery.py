@@ -16,7 +16,6 @@ from keras_dl.recipes.training.resume import state_variables
 BATCH = 8
 # What a quantized file's detections have in common with those of Keras, as shares: sets, boxes and masks.
 SETS = {"agreement", "mean_iou", "mean_mask_iou"}
-CALIBRATION = 64  # rows; 48 calibrate and 16 prove, of which about one in 25 goes beyond the range of the 48
 
 
 def _compiled(case, jit=False, eager=False, optimizer=keras.optimizers.Adam, **overrides):
@@ -240,12 +239,14 @@ def _calibration(case, model):
     calibration = {}
     for name, signature in collect(model).items():
         if name in case.served:
-            columns = case.served[name](np.random.default_rng(1), CALIBRATION)
+            columns = case.served[name](np.random.default_rng(1), case.calibration)
         else:
-            columns = dict(zip(signature.inputs, keras.tree.flatten(case.data(CALIBRATION, seed=1)[0]), strict=True))
+            columns = dict(
+                zip(signature.inputs, keras.tree.flatten(case.data(case.calibration, seed=1)[0]), strict=True)
+            )
         calibration[name] = [
             {key: columns[key][i : i + 1].astype(spec.dtype) for key, spec in signature.inputs.items()}
-            for i in range(CALIBRATION)
+            for i in range(case.calibration)
         ]
     return calibration
 

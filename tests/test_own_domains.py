@@ -95,7 +95,7 @@ def test_other_images_are_scaled_and_a_square_is_cut_out(tmp_path):
 
 def test_the_nets_are_the_authors_from_128_pixels_on(tmp_path):
     own.write_domains(tmp_path, {"trainA": 2, "trainB": 2, "testA": 2, "testB": 2})
-    for side, expected in ((64, cyclegan.SMALL[cyclegan.EMOJI]), (128, {"num_blocks": 6}), (256, {"num_blocks": 9})):
+    for side, expected in ((64, cyclegan.SMALL[cyclegan.OWN]), (128, {"num_blocks": 6}), (256, {"num_blocks": 9})):
         given = options(tmp_path, image_size=side)
         assert cyclegan.settings_of(RECIPE.load_data(given, "model"), given) == expected
 
@@ -181,7 +181,7 @@ def test_predict_translates_pictures_in_both_directions(tmp_path):
 
 @pytest.mark.slow  # two generators and two discriminators are traced for training, and again for each file
 def test_from_two_sets_to_a_translated_picture(tmp_path, monkeypatch):
-    monkeypatch.setitem(cyclegan.SMALL, cyclegan.EMOJI, TINY | {"filters": 8})
+    monkeypatch.setitem(cyclegan.SMALL, cyclegan.OWN, TINY | {"filters": 8})
     folder, run = own.write_domains(tmp_path / "shapes", {"bars": 12, "rings": 10}), tmp_path / "run"
     report = commands.train("cyclegan", data=folder, output=run, epochs=1, jit="off")
     assert (report["domains"], report["labels"], report["form"]) == (["bars", "rings"], [], "domains")

@@ -587,7 +587,13 @@ def test_a_run_of_a_recipe_that_the_package_does_not_have(tmp_path, whole_run, c
     assert "names the recipe 'toy' and the data set 'sines', which keras_dl does not have" in capsys.readouterr().err
     np.savez(tmp_path / "waves.npz", waves=toy._sines(20, 3)[0])
     options = dict(quantization="int8", calibration=tmp_path / "waves.npz", output=tmp_path / "int8.tflite")
-    assert commands.export(whole_run, **options)["proof"]["inputs"] == {"serve": "held_out"}
+    exported = commands.export(whole_run, batch_size=4, **options)
+    assert exported["proof"]["inputs"] == {"serve": "held_out"}
+    assert exported["signatures"]["serve"]["inputs"]["waves"]["shape"][0] == 4
+    with pytest.raises(OptionError, match="--batch-size 0 must be at least 1"):
+        commands.export(whole_run, batch_size=0)
+    with pytest.raises(OptionError, match="--batch-size does not go with --training"):
+        commands.export(whole_run, batch_size=4, training=8)
     with pytest.raises(OptionError, match=r"run\.json names the recipe 'toy' and"):
         commands.evaluate(whole_run)
     with pytest.raises(OptionError, match=r"--dataset cosines must be one of sines for toy\. For other data, add"):

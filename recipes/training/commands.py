@@ -224,13 +224,14 @@ def export(
     training=None,
     training_layers=(),
     snippets=(),
+    batch_size=1,
 ):
     """Exports a run's model, or any Keras file, and returns the export's report; of several files, `{"files": [...]}`.
 
     A run has its own calibration data and metric. A Keras file, and a run on data that its recipe does not have, takes
     `calibration`, an `.npz` with one array `(samples, ...)` per input. A Keras file also takes `input_shapes`, texts
     `NAME=SIZE,SIZE,...`, and `modules`, which are imported before it is loaded, since they register its layers.
-    `signatures` names those that the file holds; empty or None for all.
+    `signatures` names those that the file holds; empty or None for all. `batch_size` is the static batch of its inputs.
     `quantization` is one name, or a tuple of several, each for a file of its own; the file names are then `output` with
     each quantization added. `trust` allows a Keras file to have Lambda layers, whose Python is in the file.
     `data` is the path of the own data of the run, if it is not where it was. `io` is the dtype of the inputs and
@@ -247,8 +248,9 @@ def export(
     from keras_dl.export.io_types import IO
 
     path = pathlib.Path(path)
-    if calibration_samples < 1:
-        raise OptionError(f"--calibration-samples {calibration_samples} must be at least 1.")
+    for name, value in {"calibration-samples": calibration_samples, "batch-size": batch_size}.items():
+        if value < 1:
+            raise OptionError(f"--{name} {value} must be at least 1.")
     if format not in SUFFIXES:
         raise OptionError(f"--format {format} must be one of {', '.join(SUFFIXES)}.")
     run = _run_of(path)
@@ -266,6 +268,7 @@ def export(
             "target": target != "cpu",
             "no-verify": not verify,
             "io": io is not None,
+            "batch-size": batch_size != 1,
         }
         others = {"signature": signatures, "calibration": calibration, "float-layer": float_layers}
         given |= {name: bool(value) for name, value in others.items()} | {"input-shape": bool(input_shapes)}
@@ -283,7 +286,7 @@ def export(
             raise OptionError(f"{paths[one]} exists. Replace it with --overwrite, or choose another --output.")
     coding = _Snippets(paths.values(), snippets, format, overwrite)
     options = dict(format=format, quantization=quantization, target=target, verify=verify)
-    options |= dict(signatures=signatures or None, float_layers=float_layers, io=io)
+    options |= dict(signatures=signatures or None, float_layers=float_layers, io=io, batch_size=batch_size)
     options["input_shapes"] = dict(map(_input_shape, input_shapes)) or None
     settings = _options_of(path, data_dir, data) if run else None
     if data is not None and not run:

@@ -289,12 +289,14 @@ class Export(NamedTuple):
         target: str, as `--target` takes it.
         signatures: tuple of str. The signatures that the file holds. Empty for all.
         float_layers: tuple of str, as `--float-layer` takes them.
+        batch_size: int, as `--batch-size` takes it.
     """
 
     quantization: str
     target: str
     signatures: tuple[str, ...] = ()
     float_layers: tuple[str, ...] = ()
+    batch_size: int = 1
 
 
 FLOAT = Export("none", "cpu")

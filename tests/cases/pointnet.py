@@ -61,7 +61,8 @@ CASES = [
             (dict(momentum=1.0), "momentum"),
         ),
         padded=other_padding,
-        tolerances=dict(int8=0.15),  # measured 0.114
+        tolerances=dict(int8=0.2),  # measured up to 0.164, in five trainings with other seeds
+        calibration=160,  # with 64, R2 hangs on the initial weights
     ),
     Case(
         name="pointnet_segmentation",
