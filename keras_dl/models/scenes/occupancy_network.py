@@ -62,8 +62,8 @@ from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
 # The configurations of the authors' code: pointcloud, img, voxels and unconditional. Trainable parameters: 10,373,889,
-# 13,414,465, 7,857,473 and 298,369. Of convolutional networks, pointcloud/shapenet_3plane and shapenet_1plane: 1,978,209
-# in both, since the planes share a U-Net.
+# 13,414,465, 7,857,473 and 298,369. Of convolutional ones, pointcloud/shapenet_3plane and shapenet_1plane: 1,978,209
+# each, since the planes share a U-Net.
 LOCAL = dict(encoder="local_points", decoder="local", code_dim=32, hidden_dim=32, encoder_dim=32, cloud_size=3000)
 PRESETS = {
     "points": dict(encoder="points", code_dim=512, hidden_dim=256, encoder_dim=512),
