@@ -1,4 +1,4 @@
-"""Convolutional occupancy networks: pooling against loops, the border, the authors' outputs and gradients, and files."""
+"""Convolutional occupancy networks: the authors' outputs and gradients, pooling as a loop, the border, and files."""
 
 import keras
 import numpy as np
@@ -249,7 +249,7 @@ def test_an_integer_file_of_one_signature_keeps_what_it_has_of_the_float_layers(
 
 def test_wrong_input_is_refused(net):
     for wrong in ("xz", (), ("xz", "xz"), ("zx",)):
-        with pytest.raises(ValueError, match="planes=.* must be a sequence of some of 'xz', 'xy', 'yz', each once"):
+        with pytest.raises(ValueError, match=r"planes=.* must be a sequence of some of 'xz', 'xy', 'yz', each once"):
             made(planes=wrong)
     with pytest.raises(ValueError, match="plane_resolution=6 must be a multiple of 4: unet_depth=3 halves it 2 times"):
         made(plane_resolution=6)

@@ -2,9 +2,9 @@
 
     python tests/oracles/occupancy_planes.py FOLDER
 
-FOLDER is autonomousvision/convolutional_occupancy_networks at its commit 838bea5b2f13 (MIT). Its package torch_scatter is
-replaced by `scatter_reduce_` of torch. All else is theirs. Weights are random, so that no term drops out. Some points
-of the clouds, and some that are asked about, are at a border of the cube or outside of it.
+FOLDER is autonomousvision/convolutional_occupancy_networks at its commit 838bea5b2f13 (MIT). `scatter_reduce_` of torch
+stands for the package torch_scatter. All else is theirs. Weights are random, so that no term drops out. Some points of
+the clouds, and some that are asked about, are at a border of the cube or outside of it.
 
     keys                 what
     {net}/weight/...     the state dict; net is planes, plane (one of them) or plain (without a U-Net)

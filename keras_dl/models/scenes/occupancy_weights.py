@@ -1,6 +1,6 @@
-"""The layout of the weights of occupancy networks in the authors' code.
+"""The layout of the weights of occupancy networks, as in the code of the authors.
 
-The code is autonomousvision/occupancy_networks; of those with planes, autonomousvision/convolutional_occupancy_networks.
+It is autonomousvision/occupancy_networks, and autonomousvision/convolutional_occupancy_networks of those with planes.
 """
 
 from keras_dl.weights import Entry, Weights, load_entries, torch_entries
