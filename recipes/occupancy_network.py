@@ -211,7 +211,7 @@ RECIPE = Recipe(
     summary="an occupancy network reconstructs unseen objects from noisy points",
     tasks={
         "random_objects": Task(epochs=50, batch_size=8, metric="IoU", aim=0.7, exports=EXPORTS),
-        "analytic_solids": Task(epochs=40, batch_size=8, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
+        "analytic_solids": Task(epochs=90, batch_size=8, metric="IoU", aim=0.95, exports=EXPORTS, reproduced=True),
         "shapenet": Task(
             epochs=600, batch_size=64, metric="IoU", aim=0.884, variants=tuple(PUBLISHED_CLOUDS), exports=EXPORTS
         ),

@@ -155,6 +155,7 @@ CASES = [
         compile={},
         bad_arguments=((dict(plane_resolution=5), "plane_resolution"), (dict(latent_dim=2), "latent_dim")),
         served=served("cloud", code="planes"),
+        tolerances=dict(int8=0.2),  # measured 0.15, of the planes
         skips=NO_MASK,
     ),
     Case(

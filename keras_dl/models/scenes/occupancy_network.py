@@ -75,8 +75,6 @@ PRESETS = {
 }
 # The name of the observation, by the encoder.
 INPUTS = {"points": "cloud", "local_points": "cloud", "image": "images", "voxels": "voxels"}
-# Their coordinates, cells and shares are too fine for eight bits, or their empty cells stretch a range.
-FLOAT_LAYERS = ("coordinates", "cells", "features")
 CHUNK = 32_768  # points at a time, when many are asked about
 
 
@@ -241,8 +239,15 @@ class OccupancyNetwork(FunctionalModel):
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """The layers that an int8 file computes in float32: of eight bits, coordinates move by 1/256 of the cube."""
-        return FLOAT_LAYERS if self.encoder == "local_points" else ("coordinates",)
+        """The layers of planes that an int8 file computes in float32.
+
+        Eight bits of a coordinate would move points by 1/256 of the cube, and so to other cells. A cell without points
+        has the lowest number as its largest value, which would stretch the range of the others.
+        """
+        if self.encoder != "local_points":
+            return ()
+        pooling = [f"pooling_{i}" for i in range(1, self.encoder_blocks)]
+        return ("coordinates", "features", "cells", *pooling, "means")
 
     @property
     def side(self) -> float:

@@ -1,7 +1,7 @@
 """Parts of convolutional occupancy networks: planes of features, on which a cloud is projected, instead of one code.
 
-    u = clip(p / (1 + padding + 1e-5) + 1/2, 0, 1 - 1e-5)
-    cell of p = floor(r u),    place of p among the features = (r - 1) u
+    u = clip(p / (1 + padding + 1e-5) + 1/2, 0, 1)
+    cell of p = min(floor(r u), r - 1),    place of p among the features = (r - 1) u
 
 `u` has three coordinates, of which each plane takes two: the first chooses the column, the second the row. `r` is the
 resolution of a plane. Cells and places differ by at most one: that is how the authors' code has it.
@@ -23,7 +23,7 @@ from keras_dl.models.scenes.occupancy_blocks import ResidualDense
 from keras_dl.ops.segments import gather, segment_max, segment_sum, size
 
 PLANES = {"xz": (0, 2), "xy": (0, 1), "yz": (1, 2)}  # the coordinates of the columns and of the rows
-MARGIN = 1e-5
+MARGIN = 1e-5  # by which the planes are wider than the cube
 
 
 def check_planes(name, planes) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def check_plane_sides(plane_resolution: int, unet_depth: int) -> None:
 
 
 def in_unit_square(points, padding):
-    """Coordinates from the cube of side `1 + padding` to [0, 1); those outside of it are at its border.
+    """Coordinates from the cube of side `1 + padding` to [0, 1]; those outside of it are at its border.
 
     Args:
         points: float, `(..., 3)`.
@@ -72,10 +72,18 @@ def in_unit_square(points, padding):
 
     Example:
 
-    >>> in_unit_square(ops.array([-0.55, 0.0, 3.0]), 0.1).numpy().round(5)
-    array([0.     , 0.5    , 0.99999], dtype=float32)
+    >>> in_unit_square(ops.array([-0.55, 0.0, 3.0]), 0.1).numpy().round(4)
+    array([0. , 0.5, 1. ], dtype=float32)
     """
-    return ops.clip(ops.cast(points, "float32") / (1 + padding + MARGIN) + 0.5, 0.0, 1.0 - MARGIN)
+    return ops.clip(ops.cast(points, "float32") / (1 + padding + MARGIN) + 0.5, 0.0, 1.0)
+
+
+def whole(places, most):
+    """The whole part of numbers that are at least 0, at most `most`: int32.
+
+    A number at the upper end belongs to what is before it. So no index is out of range, however a file rounds.
+    """
+    return ops.minimum(ops.cast(ops.floor(places), "int32"), most)
 
 
 def plane_index(columns_and_rows, planes, resolution):
@@ -143,7 +151,7 @@ class PlaneCells(Layer):
 
     def call(self, cloud):
         places = in_unit_square(cloud, self.padding) * self.resolution
-        return plane_index(ops.cast(ops.floor(places), "int32"), self.planes, self.resolution)
+        return plane_index(whole(places, self.resolution - 1), self.planes, self.resolution)
 
     def compute_output_spec(self, cloud):
         n = None if cloud.shape[1] is None else len(self.planes) * cloud.shape[1]
@@ -381,9 +389,9 @@ class PlaneSampling(Layer):
         code = ops.cast(code, self.compute_dtype)
         table = ops.reshape(code, (-1, len(self.planes) * resolution**2, channels))
         place = in_unit_square(points, self.padding) * (resolution - 1)  # (batch, n, 3)
-        low = ops.floor(place)
-        index = plane_index(ops.cast(low, "int32"), self.planes, resolution)  # (batch, planes * n)
-        share = place - low
+        low = whole(place, resolution - 2)
+        index = plane_index(low, self.planes, resolution)  # (batch, planes * n)
+        share = place - ops.cast(low, "float32")  # in [0, 1]
         total = 0.0
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
             weights = []
