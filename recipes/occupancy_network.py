@@ -35,7 +35,7 @@ from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import FLOAT, INT8, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
-# The net of planes, with half of the authors' resolution and channels of the U-Net, for clouds of a tenth of their points.
+# The net of planes, with half of the authors' resolution and filters, for clouds of a tenth of their points.
 SMALL = keras_dl.OccupancyNetwork.presets["local_planes"] | dict(plane_resolution=32, unet_depth=3, unet_filters=16)
 POINTS = {"shapenet": 2048}  # of a shape in a training batch; 256 of others
 CLOUD, NOISE = 300, 0.005
@@ -100,7 +100,8 @@ def calibrate(serve, data, samples):
     whole = (np.arange(samples) % 2 == 0)[:, None]
     corners = np.random.default_rng(0).choice([-0.25, 0.25], (samples, 3))
     center, side = np.where(whole, 0.0, corners * SIDE).astype("float32"), np.where(whole, SIDE, SIDE / 2)
-    grid = of(center=center, side=side.astype("float32"), code=code)
+    grid = dict(center=center, side=side.astype("float32"), code=code)
+    grid = of(**{name: x[: -(-samples // 2)] for name, x in grid.items()})  # 16 times as many points as of the others
     return {"encode": of(cloud=cloud), "occupancy": of(points=points, code=code), "grid": grid}
 
 
@@ -149,7 +150,8 @@ def picture(outcome):
     count = min(SHOWN, len(scores))
     shown = np.argsort(scores)[np.linspace(0, len(scores) - 1, count).round().astype(int)]
     upper.suptitle(
-        f"Unseen objects, from the worst to the best IoU: the input of {CLOUD} points, the reconstruction, the truth",
+        f"Unseen objects, from the worst to the best IoU: the input of {data.input_shape[0]} points, the reconstruction, "
+        "the truth",
         **TITLE,
     )
     axes = upper.subplots(3, count, subplot_kw=dict(projection="3d"), squeeze=False)

@@ -163,7 +163,8 @@ def test_a_split_without_a_mesh_is_named(tmp_path):
 
 def test_from_meshes_to_a_mesh(tmp_path, monkeypatch):
     """The whole way, with a tiny net: train, resume, evaluate, export, and reconstruct a cloud."""
-    monkeypatch.setattr(occupancy_network, "SMALL", dict(code_dim=4, hidden_dim=8, encoder_dim=8, num_blocks=1))
+    tiny = dict(code_dim=4, hidden_dim=8, encoder_dim=8, num_blocks=1, plane_resolution=8, unet_depth=2, unet_filters=4)
+    monkeypatch.setattr(occupancy_network, "SMALL", occupancy_network.SMALL | tiny)
     monkeypatch.setattr(occupancy_network, "SERVED", 4096)
     monkeypatch.setattr(solids, "POINTS", 4096)
     folder, run = own.write_solids(tmp_path / "boxes", 6, (".ply",)), tmp_path / "run"

@@ -1,7 +1,7 @@
 """Parts of convolutional occupancy networks: planes of features, on which a cloud is projected, instead of one code.
 
-    u = clip(p / (1 + padding + 1e-5) + 1/2, 0, 1)
-    cell of p = min(floor(r u), r - 1),    place of p among the features = (r - 1) u
+    u = clip(p / (1 + padding + 1e-5) + 1/2, 0, 1 - 1e-5)
+    cell of p = floor(r u),    place of p among the features = (r - 1) u
 
 `u` has three coordinates, of which each plane takes two: the first chooses the column, the second the row. `r` is the
 resolution of a plane. Cells and places differ by at most one: that is how the authors' code has it.
@@ -23,7 +23,7 @@ from keras_dl.models.scenes.occupancy_blocks import ResidualDense
 from keras_dl.ops.segments import gather, segment_max, segment_sum, size
 
 PLANES = {"xz": (0, 2), "xy": (0, 1), "yz": (1, 2)}  # the coordinates of the columns and of the rows
-MARGIN = 1e-5  # by which the planes are wider than the cube
+MARGIN = 1e-5
 
 
 def check_planes(name, planes) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def check_plane_sides(plane_resolution: int, unet_depth: int) -> None:
 
 
 def in_unit_square(points, padding):
-    """Coordinates from the cube of side `1 + padding` to [0, 1]; those outside of it are at its border.
+    """Coordinates from the cube of side `1 + padding` to [0, 1); those outside of it are at its border.
 
     Args:
         points: float, `(..., 3)`.
@@ -72,16 +72,16 @@ def in_unit_square(points, padding):
 
     Example:
 
-    >>> in_unit_square(ops.array([-0.55, 0.0, 3.0]), 0.1).numpy().round(4)
-    array([0. , 0.5, 1. ], dtype=float32)
+    >>> in_unit_square(ops.array([-0.55, 0.0, 3.0]), 0.1).numpy().round(5)
+    array([0.     , 0.5    , 0.99999], dtype=float32)
     """
-    return ops.clip(ops.cast(points, "float32") / (1 + padding + MARGIN) + 0.5, 0.0, 1.0)
+    return ops.clip(ops.cast(points, "float32") / (1 + padding + MARGIN) + 0.5, 0.0, 1.0 - MARGIN)
 
 
 def whole(places, most):
     """The whole part of numbers that are at least 0, at most `most`: int32.
 
-    A number at the upper end belongs to what is before it. So no index is out of range, however a file rounds.
+    A file in float16 rounds the upper end of `in_unit_square` to 1, for which an index would be out of range.
     """
     return ops.minimum(ops.cast(ops.floor(places), "int32"), most)
 
