@@ -11,7 +11,8 @@ Reaches:   0.808 (0.795 on the validation split) after 50 epochs and 935 s on tw
            ones, are below 0.3, and no other below 0.7. An earlier net of one code for a shape had 0.680
 
 `--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies.
-ANALYTIC
+The IoU is 0.876 after 90 epochs and 2,265 s on two very busy cores; the convex hull of the cloud has 0.813, and an
+earlier net of one code for a shape had 0.850. The aim of 0.95 is missed.
 
 `--dataset shapenet` trains the networks of both papers on a folder in the authors' format (`--data-dir`): the variants
 `local_planes`, of three planes, and `points`, of one code. Not measured.
