@@ -51,7 +51,7 @@ def test_meshes_of_five_formats(tmp_path):
             near = (np.abs(np.abs(points) - half) < 1e-4).any(1)
             np.testing.assert_array_equal(occupied[~near], (np.abs(points) < half).all(1)[~near])
     batch, occupied = next(found.train(0).as_numpy_iterator())
-    assert (batch["cloud"].shape, batch["points"].shape, occupied.shape) == ((2, 300, 3), (2, 512, 3), (2, 512))
+    assert (batch["cloud"].shape, batch["points"].shape, occupied.shape) == ((2, 300, 3), (2, 256, 3), (2, 256))
     assert RECIPE.load_data(options(tmp_path, smoke=True), "model").num_train == 6  # not solids by formula
 
 
