@@ -159,7 +159,8 @@ def _outputs_of(float_layers, calibrated, model):
         if inside := set(layer_path(op.layer, known)) & set(float_layers):
             nodes.append(op.outputs[0].name)
             present |= inside
-    if missing := [name for name in float_layers if name not in present]:
+    own = getattr(model, "float_layers", ())  # of all signatures, of which the file may hold some
+    if missing := [name for name in float_layers if name not in present and name not in own]:
         raise ExportError(
             f"float_layers={missing}: the file has no op of these layers; the converter merged them into others."
         )

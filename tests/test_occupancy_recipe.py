@@ -179,8 +179,8 @@ def test_batches_depend_on_the_seed_and_the_epoch(smoke):
     inputs, occupied = next(iter(data.train(tf.constant(0))))
     again, _ = next(iter(data.train(tf.constant(0))))
     later, _ = next(iter(data.train(tf.constant(1))))
-    assert {name: x.shape for name, x in inputs.items()} == {"cloud": (4, 300, 3), "points": (4, 512, 3)}
-    assert occupied.shape == (4, 512)
+    assert {name: x.shape for name, x in inputs.items()} == {"cloud": (4, 300, 3), "points": (4, 256, 3)}
+    assert occupied.shape == (4, 256)
     assert set(np.unique(occupied)) == {0, 1}
     assert np.abs(inputs["points"]).max() < 0.55
     for name in inputs:
@@ -252,7 +252,7 @@ def shapenet(tmp_path):
             inside = np.linalg.norm(points.astype("float32"), axis=-1) < 0.4
             packed = dict(occupancies=np.packbits(inside), loc=np.zeros(3), scale=1.0)
             np.savez(folder / name / "points.npz", points=points, **packed)
-            normals = random.normal(size=(400, 3))
+            normals = random.normal(size=(3000, 3))
             normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
             surface = dict(points=(0.4 * normals).astype("float16"), normals=normals.astype("float16"))
             np.savez(folder / name / "pointcloud.npz", **surface)
@@ -272,16 +272,19 @@ def test_shapes_of_the_authors(shapenet):
     np.testing.assert_allclose(np.linalg.norm(shape.cloud, axis=-1), 0.4, atol=1e-3)
 
 
-def test_published_shapes_reach_the_published_network(shapenet):
+@pytest.mark.parametrize(
+    ("variant", "cloud", "count"), [("local_planes", 3000, 1_978_209), ("points", 300, 10_373_889)]
+)
+def test_published_shapes_reach_the_published_networks(variant, cloud, count, shapenet):
     options = RECIPE.options("shapenet", batch_size=2, data_dir=str(shapenet))
-    data = RECIPE.load_data(options, "model")
+    data = RECIPE.load_data(options, variant)
     assert (data.num_train, data.num_test, data.dataset) == (2, 1, "shapenet")
     inputs, occupied = next(iter(data.train(tf.constant(0))))
-    assert (inputs["cloud"].shape, inputs["points"].shape, occupied.shape) == ((2, 300, 3), (2, 2048, 3), (2, 2048))
+    assert (inputs["cloud"].shape, inputs["points"].shape, occupied.shape) == ((2, cloud, 3), (2, 2048, 3), (2, 2048))
     assert data.arrays["test/points"].shape == (1, 8192, 3)
     assert RECIPE.evaluate(oracle_of(data), data) == 1
-    model = RECIPE.build_model(data, options, "model")
-    assert sum(np.prod(v.shape) for v in model.trainable_variables) == 10_373_889
+    model = RECIPE.build_model(data, options, variant)
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == count
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-4)
 
 

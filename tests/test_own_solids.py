@@ -51,7 +51,7 @@ def test_meshes_of_five_formats(tmp_path):
             near = (np.abs(np.abs(points) - half) < 1e-4).any(1)
             np.testing.assert_array_equal(occupied[~near], (np.abs(points) < half).all(1)[~near])
     batch, occupied = next(found.train(0).as_numpy_iterator())
-    assert (batch["cloud"].shape, batch["points"].shape, occupied.shape) == ((2, 300, 3), (2, 512, 3), (2, 512))
+    assert (batch["cloud"].shape, batch["points"].shape, occupied.shape) == ((2, 300, 3), (2, 256, 3), (2, 256))
     assert RECIPE.load_data(options(tmp_path, smoke=True), "model").num_train == 6  # not solids by formula
 
 
@@ -163,7 +163,8 @@ def test_a_split_without_a_mesh_is_named(tmp_path):
 
 def test_from_meshes_to_a_mesh(tmp_path, monkeypatch):
     """The whole way, with a tiny net: train, resume, evaluate, export, and reconstruct a cloud."""
-    monkeypatch.setattr(occupancy_network, "SMALL", dict(code_dim=4, hidden_dim=8, encoder_dim=8, num_blocks=1))
+    tiny = dict(code_dim=4, hidden_dim=8, encoder_dim=8, num_blocks=1, plane_resolution=8, unet_depth=2, unet_filters=4)
+    monkeypatch.setattr(occupancy_network, "SMALL", occupancy_network.SMALL | tiny)
     monkeypatch.setattr(occupancy_network, "SERVED", 4096)
     monkeypatch.setattr(solids, "POINTS", 4096)
     folder, run = own.write_solids(tmp_path / "boxes", 6, (".ply",)), tmp_path / "run"

@@ -6,12 +6,17 @@ from case import NO_MASK, Case, covered_by
 import keras_dl
 
 POINTS, CLOUD, CODE, LATENTS = 16, 12, 5, 3
+PLANES = (8, 4, CODE)  # the code of two planes
 SIZES = dict(
     code_dim=CODE,
     hidden_dim=10,
     num_blocks=1,
     encoder_dim=8,
     encoder_blocks=2,
+    planes=("xy", "xz"),
+    plane_resolution=4,
+    unet_depth=2,
+    unet_filters=3,
     latent_hidden_dim=7,
     cloud_size=CLOUD,
     image_shape=(12, 16, 3),
@@ -71,18 +76,19 @@ def columns(*names):
     def make(rng, n):
         rows = balls(next((name for name in names if name in ("cloud", "voxels", "images")), None), True)(rng, n)
         rows["code"] = rng.normal(size=(n, CODE)).astype("float32")
+        rows["planes"] = rng.normal(size=(n, *PLANES)).astype("float32")
         rows["center"] = rng.uniform(-0.2, 0.2, (n, 3)).astype("float32")
         rows["side"] = rng.uniform(0.4, 1.1, (n, 1)).astype("float32")
         rows["latents"] = rng.normal(size=(n, LATENTS)).astype("float32")
         if "images" in rows:
             rows["images"] = rows["images"].astype("uint8")
-        return {name: rows[name] for name in names}
+        return {"code" if name == "planes" else name: rows[name] for name in names}
 
     return make
 
 
-def served(observation, latents=False):
-    described = [*(["code"] if observation else []), *(["latents"] if latents else [])]
+def served(observation, latents=False, code="code"):
+    described = [*([code] if observation else []), *(["latents"] if latents else [])]
     rows = {"occupancy": columns("points", *described), "grid": columns("center", "side", *described)}
     if observation:
         rows["encode"] = columns(observation)
@@ -115,6 +121,10 @@ CASES = [
             (dict(grid_size=1), "grid_size"),
             (dict(image_shape=(0, 8, 3)), "image_shape"),
             (dict(voxel_filters=()), "voxel_filters"),
+            (dict(planes=("xx",)), "planes"),
+            (dict(plane_resolution=1), "plane_resolution"),
+            (dict(unet_depth=-1), "unet_depth"),
+            (dict(unet_filters=0), "unet_filters"),
         ),
         served=served("cloud"),
         skips=NO_MASK,
@@ -133,6 +143,20 @@ CASES = [
         skips=NO_MASK | DRAWN,
         slow_checks=covered_by("occupancy_network", but="the encoders, which exports run in every precision")
         | dict.fromkeys(("frozen_layers_stay_frozen", "reloads_in_a_fresh_process"), "the same"),
+    ),
+    Case(
+        name="occupancy_network_planes",
+        architecture="occupancy_network",
+        model=keras_dl.OccupancyNetwork,
+        arguments=SIZES | dict(encoder="local_points", decoder="local", latent_dim=0),
+        forced=dict(latent_dim="planes have no latents"),
+        inputs=balls("cloud"),
+        targets=targets,
+        compile={},
+        bad_arguments=((dict(plane_resolution=5), "plane_resolution"), (dict(latent_dim=2), "latent_dim")),
+        served=served("cloud", code="planes"),
+        tolerances=dict(int8=0.2),  # measured 0.15, of the planes
+        skips=NO_MASK,
     ),
     Case(
         name="occupancy_network_image",

@@ -12,17 +12,27 @@ The generative network has latents instead: an encoder of points and their occup
 the negative of the evidence lower bound, the sum above plus KL(q || N(0, 1)). Any resolution can be asked for. The mesh
 of a shape is extracted by MISE and marching cubes (`keras_dl.ops.isosurface`). Its normals are gradients of `f`.
 
+A convolutional network has no single code: its encoder leaves features on planes, and `f` takes those that are
+interpolated at the point (`keras_dl.models.scenes.occupancy_planes`). So a detail is described where it is. The
+classifier adds a dense layer of the features before each residual block, without normalization:
+
+    fc 3 -> 32, 5 blocks of [+ fc(features), relu, fc, relu, fc with a shortcut], relu, fc 32 -> 1
+
 Shapes are in a unit cube around the origin. Points are drawn evenly from a cube that is larger by 10%.
 
 References: Mescheder, Oechsle, Niemeyer, Nowozin, Geiger 2018, "Occupancy Networks: Learning 3D Reconstruction in
 Function Space", arXiv:1812.03828, section 3, fig. 2 and supplementary material, section 1. Sizes, initial values and
-the threshold that the paper does not print are those of the authors' code, autonomousvision/occupancy_networks.
+the threshold that the paper does not print are those of the authors' code, autonomousvision/occupancy_networks. Peng,
+Niemeyer, Mescheder, Pollefeys, Geiger 2020, "Convolutional Occupancy Networks", arXiv:2003.04618, for planes, with the
+code autonomousvision/convolutional_occupancy_networks.
 
 Deviations:
 - Dense layers start at Glorot's uniform distribution, that of the coordinates of a cloud at LeCun's, and their biases
   at 0. torch draws both from a uniform distribution of its own, with which the codes of different clouds are nearly
   equal at the start. What starts at zero in the authors' code starts at zero here.
 - The mesh is neither simplified nor refined after marching cubes. The authors' code leaves both out by default.
+- Of convolutional networks there are planes, one or several. Grids of features in space, and scenes that are larger
+  than the cube, are left out.
 - The ResNet-18 of images is not pretrained, unless `load_torch` gives it weights.
 """
 
@@ -45,20 +55,26 @@ from keras_dl.models.scenes.occupancy_blocks import (
     ResidualDense,
     VoxelEncoder,
 )
+from keras_dl.models.scenes.occupancy_planes import PlaneEncoder, Planes, PlaneSampling, check_plane_sides
 from keras_dl.models.vision.resnet import ResNet
 from keras_dl.ops.isosurface import Mesh, extract, grid_points, marching_cubes
 from keras_dl.signatures import Signature
 from keras_dl.weights import Weights
 
 # The configurations of the authors' code: pointcloud, img, voxels and unconditional. Trainable parameters: 10,373,889,
-# 13,414,465, 7,857,473 and 298,369.
+# 13,414,465, 7,857,473 and 298,369. Of convolutional ones, pointcloud/shapenet_3plane and shapenet_1plane: 1,978,209
+# each, since the planes share a U-Net.
+LOCAL = dict(encoder="local_points", decoder="local", code_dim=32, hidden_dim=32, encoder_dim=32, cloud_size=3000)
 PRESETS = {
     "points": dict(encoder="points", code_dim=512, hidden_dim=256, encoder_dim=512),
     "image": dict(encoder="image", code_dim=256, hidden_dim=256, image_shape=(224, 224, 3)),
     "voxels": dict(encoder="voxels", code_dim=256, hidden_dim=256, voxel_resolution=32),
     "unconditional": dict(encoder=None, decoder="additive", hidden_dim=128, latent_dim=128),
+    "local_planes": LOCAL,
+    "local_plane": LOCAL | dict(planes=("xz",)),
 }
-INPUTS = {"points": "cloud", "image": "images", "voxels": "voxels"}  # the name of the observation, by the encoder
+# The name of the observation, by the encoder.
+INPUTS = {"points": "cloud", "local_points": "cloud", "image": "images", "voxels": "voxels"}
 CHUNK = 32_768  # points at a time, when many are asked about
 
 
@@ -72,15 +88,21 @@ class OccupancyNetwork(FunctionalModel):
     Layers of interest by name: `encoder`, `latent_encoder`, `decoder`, and in it `coordinates`, `block_0` and so on.
 
     Args:
-        encoder: "points", "image", "voxels", or None for no observation.
-        decoder: "conditional_norm", in which the code sets scale and offset of batch normalization; or "additive",
-            without normalization, in which a dense layer of the code is added to the features of every point.
-        code_dim: int. Width of the code.
-        latent_dim: int. Number of latents; 0 makes the network discriminative.
+        encoder: "points", "local_points", "image", "voxels", or None for no observation. "local_points" makes planes of
+            features of a cloud, the others one vector.
+        decoder: "conditional_norm", in which the code sets scale and offset of batch normalization; "additive", without
+            normalization, in which a dense layer of the code is added to the features of every point; or "local", for
+            the encoder "local_points" alone, which needs it.
+        code_dim: int. Width of the code, or channels of the planes.
+        latent_dim: int. Number of latents; 0 makes the network discriminative. Planes have none.
         hidden_dim: int. Width of the decoder.
         num_blocks: int. Residual blocks of the decoder.
         encoder_dim: int. Width of the encoder of clouds.
         encoder_blocks: int. Residual blocks of the encoder of clouds.
+        planes: sequence of "xz", "xy" and "yz": those of the encoder "local_points".
+        plane_resolution: int, at least 2. Cells along each side of a plane.
+        unet_depth: int. Levels of the U-Net that goes over each plane; 0 for none. All but the first halve the sides.
+        unet_filters: int. Channels of its first level; the others have twice those of the level above.
         latent_hidden_dim: int. Width of the encoder of latents.
         cloud_size: int. Points of the cloud that a device takes. Training takes any number.
         image_shape: `(height, width, channels)`.
@@ -97,7 +119,7 @@ class OccupancyNetwork(FunctionalModel):
     Call arguments:
         inputs: dict of
             `points`: float, `(batch, points, 3)`, anywhere in the cube of side `1 + padding` around the origin.
-            `cloud`: float, `(batch, n, 3)`, points of the surface, for the encoder "points".
+            `cloud`: float, `(batch, n, 3)`, points of the surface, for the encoders "points" and "local_points".
             `images`: float, `(batch, *image_shape)`, raw pixels in [0, 255], for "image".
             `voxels`: float, `(batch, r, r, r)`, 1 for an occupied voxel and 0 for an empty one, for "voxels".
             `occupancies`: float, `(batch, points)`, 1 for a point inside and 0 outside, with latents: what the
@@ -125,14 +147,18 @@ class OccupancyNetwork(FunctionalModel):
     @arguments
     def __init__(
         self,
-        encoder: OneOf("points", "image", "voxels", None) = "points",
-        decoder: OneOf("conditional_norm", "additive") = "conditional_norm",
+        encoder: OneOf("points", "local_points", "image", "voxels", None) = "points",
+        decoder: OneOf("conditional_norm", "additive", "local") = "conditional_norm",
         code_dim: Size = 512,
         latent_dim: AtLeast(0) = 0,
         hidden_dim: Size = 256,
         num_blocks: Size = 5,
         encoder_dim: Size = 512,
         encoder_blocks: Size = 5,
+        planes: Planes = ("xz", "xy", "yz"),
+        plane_resolution: AtLeast(2) = 64,
+        unet_depth: AtLeast(0) = 4,
+        unet_filters: Size = 32,
         latent_hidden_dim: Size = 128,
         cloud_size: Size = 300,
         image_shape: ImageShape = (224, 224, 3),
@@ -154,12 +180,28 @@ class OccupancyNetwork(FunctionalModel):
         if encoder is None and decoder == "conditional_norm":
             raise ValueError("decoder='conditional_norm' needs a code, and encoder=None gives none: use 'additive'.")
 
+        local = encoder == "local_points"
+        if local != (decoder == "local"):
+            raise ValueError(
+                f"encoder={encoder!r} and decoder={decoder!r} do not fit: encoder='local_points' makes planes of "
+                "features, which decoder='local' takes, and no other."
+            )
+        if local and latent_dim:
+            raise ValueError(f"latent_dim={latent_dim} must be 0 with encoder='local_points': planes have no latents.")
+        if local:
+            check_plane_sides(plane_resolution, unet_depth)
+
         inputs = {"points": keras.Input((None, 3), name="points")}
-        points = CheckedPoints("points", name="checked_points")(inputs["points"])
+        exact = dict(dtype="float32") if local else {}  # half precision would move points to other cells
+        points = CheckedPoints("points", name="checked_points", **exact)(inputs["points"])
         code = None
-        if encoder == "points":
+        if INPUTS.get(encoder) == "cloud":
             inputs["cloud"] = keras.Input((None, 3), name="cloud")
-            cloud = CheckedPoints("cloud", name="checked_cloud")(inputs["cloud"])
+            cloud = CheckedPoints("cloud", name="checked_cloud", **exact)(inputs["cloud"])
+        if local:
+            sizes = (code_dim, encoder_dim, encoder_blocks, planes, plane_resolution, padding, unet_depth, unet_filters)
+            code = PlaneEncoder(*sizes, name="encoder")(cloud)  # (batch, planes * resolution, resolution, code_dim)
+        elif encoder == "points":
             code = CloudEncoder(code_dim, encoder_dim, encoder_blocks, name="encoder")(cloud)  # (batch, code_dim)
         elif encoder == "image":
             inputs["images"] = keras.Input(image_shape, name="images")
@@ -176,7 +218,10 @@ class OccupancyNetwork(FunctionalModel):
                 points, inputs["occupancies"], code
             )
             described["latents"] = Draw(seed, name="latents")(posterior["mean"], posterior["log_std"])
-        network = _decoder(decoder, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described)
+        if local:
+            network = _local_decoder(code.shape[1:], hidden_dim, num_blocks, planes, padding)
+        else:
+            network = _decoder(decoder, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described)
         logits = network(described | {"points": points})  # (batch, points)
         super().__init__(inputs=inputs, outputs=logits, **kwargs)
 
@@ -184,6 +229,25 @@ class OccupancyNetwork(FunctionalModel):
     def observation(self) -> str | None:
         """The name of the input that the encoder takes; None without an encoder."""
         return INPUTS.get(self.encoder)
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """The shape of the code of one observation: `(code_dim,)`, or that of its planes, one below the other."""
+        if self.encoder != "local_points":
+            return (self.code_dim,)
+        return (len(self.planes) * self.plane_resolution, self.plane_resolution, self.code_dim)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers of planes that an int8 file computes in float32.
+
+        Eight bits of a coordinate would move points by 1/256 of the cube, and so to other cells. A cell without points
+        has the lowest number as its largest value, which would stretch the range of the others.
+        """
+        if self.encoder != "local_points":
+            return ()
+        pooling = [f"pooling_{i}" for i in range(1, self.encoder_blocks)]
+        return ("coordinates", "features", "cells", *pooling, "means")
 
     @property
     def side(self) -> float:
@@ -206,7 +270,7 @@ class OccupancyNetwork(FunctionalModel):
         return loss
 
     def encode(self, observation):
-        """The code of each observation: float, `(batch, code_dim)`.
+        """The code of each observation: float, `(batch, *code_shape)`.
 
         Args:
             observation: the input `cloud`, `images` or `voxels`, as a call of the model takes it.
@@ -217,7 +281,7 @@ class OccupancyNetwork(FunctionalModel):
         if self.encoder is None:
             raise ValueError("encoder=None: the model takes no observation.")
         observation = ops.convert_to_tensor(observation, "float32")
-        if self.encoder == "points":
+        if self.observation == "cloud":
             observation = self.get_layer("checked_cloud")(observation)
         return self.get_layer("encoder")(observation, training=False)
 
@@ -241,7 +305,7 @@ class OccupancyNetwork(FunctionalModel):
 
         Args:
             points: float, `(batch, points, 3)`.
-            code: float, `(batch, code_dim)`, as `encode` returns it; with an encoder.
+            code: float, `(batch, *code_shape)`, as `encode` returns it; with an encoder.
             latents: float, `(batch, latent_dim)`, with latents.
 
         Returns:
@@ -284,7 +348,7 @@ class OccupancyNetwork(FunctionalModel):
         """The surface of each shape as a watertight mesh, at which points have the probability `threshold`.
 
         Args:
-            code: float, `(batch, code_dim)`, as `encode` returns it; with an encoder.
+            code: float, `(batch, *code_shape)`, as `encode` returns it; with an encoder.
             latents: float, `(batch, latent_dim)`, with latents.
             threshold: float in (0, 1). None for the model's.
             resolution: int. Cells along each axis of the coarse grid; parts that no point of it hits are not found.
@@ -347,8 +411,8 @@ class OccupancyNetwork(FunctionalModel):
         """The entry points of a device: dict of `Signature`.
 
         `encode` takes the observation, `cloud` at `cloud_size` points, `images` as uint8, or `voxels`, and returns
-        `{"code": float32, (batch_size, code_dim)}`. `infer(points, occupancies)`, and `code` with an encoder, returns
-        mean and logarithm of the standard deviation of the latents.
+        `{"code": float32, (batch_size, *code_shape)}`. `infer(points, occupancies)`, and `code` with an encoder,
+        returns mean and logarithm of the standard deviation of the latents.
 
         `occupancy` takes `points: float32, (batch_size, num_points, 3)`, and `code`, `latents` or both. It returns
         `{"occupancies": float32, (batch_size, num_points)}`, the probabilities to be inside.
@@ -381,7 +445,7 @@ class OccupancyNetwork(FunctionalModel):
         points = tensor("points", self.num_points, 3)
         described, signatures = {}, {}
         if self.encoder is not None:
-            described["code"] = tensor("code", self.code_dim)
+            described["code"] = tensor("code", *self.code_shape)
             observation = {
                 "cloud": tensor("cloud", self.cloud_size, 3),
                 "images": tensor("images", *self.image_shape, dtype="uint8"),
@@ -418,5 +482,17 @@ def _decoder(kind, code_dim, latent_dim, hidden_dim, num_blocks, momentum, descr
             hidden = hidden + ops.expand_dims(layers.Dense(hidden_dim, name="code_added")(inputs["code"]), 1)
         for i in range(num_blocks):
             hidden = ResidualDense(hidden_dim, name=f"block_{i}")(hidden)
+    logits = layers.Dense(1, name="occupancy")(ops.relu(hidden))  # (batch, points, 1)
+    return keras.Model(inputs, ops.squeeze(logits, -1), name="decoder")
+
+
+def _local_decoder(code_shape, hidden_dim, num_blocks, planes, padding):
+    """The network from points and planes to logits."""
+    inputs = {"points": keras.Input((None, 3), name="points"), "code": keras.Input(code_shape, name="code")}
+    hidden = layers.Dense(hidden_dim, name="coordinates")(inputs["points"])  # (batch, points, hidden_dim)
+    features = PlaneSampling(planes, padding, name="features")(inputs["points"], inputs["code"])
+    for i in range(num_blocks):
+        hidden = hidden + layers.Dense(hidden_dim, name=f"features_added_{i}")(features)
+        hidden = ResidualDense(hidden_dim, name=f"block_{i}")(hidden)
     logits = layers.Dense(1, name="occupancy")(ops.relu(hidden))  # (batch, points, 1)
     return keras.Model(inputs, ops.squeeze(logits, -1), name="decoder")

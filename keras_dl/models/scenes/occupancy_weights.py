@@ -1,10 +1,16 @@
-"""The layout of the weights of occupancy networks in the authors' code, autonomousvision/occupancy_networks."""
+"""The layout of the weights of occupancy networks, as in the code of the authors.
+
+It is autonomousvision/occupancy_networks, and autonomousvision/convolutional_occupancy_networks of those with planes.
+"""
 
 from keras_dl.weights import Entry, Weights, load_entries, torch_entries
 
 
 def load(model, weights: Weights) -> None:
     """As `OccupancyNetwork.load_torch`."""
+    if model.encoder == "local_points":
+        load_entries(_local_decoder(model) | _plane_encoder(model.get_layer("encoder")), weights)
+        return
     entries = _decoder(model)
     if model.encoder == "points":
         entries |= _cloud_encoder(model.get_layer("encoder"))
@@ -38,6 +44,16 @@ def _decoder(model):
     return entries | (_norm("decoder.bn", decoder.get_layer("norm")) if conditional else {})
 
 
+def _local_decoder(model):
+    decoder = model.get_layer("decoder")
+    entries = torch_entries("decoder.fc_p", decoder.get_layer("coordinates"))
+    entries |= torch_entries("decoder.fc_out", decoder.get_layer("occupancy"))
+    for i in range(model.num_blocks):
+        entries |= torch_entries(f"decoder.fc_c.{i}", decoder.get_layer(f"features_added_{i}"))
+        entries |= _block(f"decoder.blocks.{i}", decoder.get_layer(f"block_{i}"))
+    return entries
+
+
 def _norm(prefix, layer):
     entries = torch_entries(f"{prefix}.conv_gamma", layer.gamma, kernel_axes=1)
     entries |= torch_entries(f"{prefix}.conv_beta", layer.beta, kernel_axes=1)
@@ -53,6 +69,23 @@ def _cloud_encoder(encoder):
     entries = torch_entries("encoder.fc_pos", encoder.position) | torch_entries("encoder.fc_c", encoder.last)
     for i, block in enumerate(encoder.blocks):
         entries |= _block(f"encoder.block_{i}", block)
+    return entries
+
+
+def _plane_encoder(encoder):
+    entries = torch_entries("encoder.fc_pos", encoder.position) | torch_entries("encoder.fc_c", encoder.last)
+    for i, block in enumerate(encoder.blocks):
+        entries |= _block(f"encoder.blocks.{i}", block)
+    if encoder.unet is None:
+        return entries
+    unet = encoder.unet
+    entries |= torch_entries("encoder.unet.conv_final", unet.last)
+    for i, layer in enumerate(unet.enlarging):
+        entries |= torch_entries(f"encoder.unet.up_convs.{i}.upconv", layer)
+    for way, pairs in (("down", unet.down), ("up", unet.up)):
+        for i, pair in enumerate(pairs):
+            for k, layer in enumerate(pair, 1):
+                entries |= torch_entries(f"encoder.unet.{way}_convs.{i}.conv{k}", layer)
     return entries
 
 
