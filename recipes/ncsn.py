@@ -57,7 +57,7 @@ NETS = {
     "mnist_5k": dict(filters=16, multipliers=(1, 2, 2, 2), dilations=(2, 4)),
     OWN: dict(filters=16, multipliers=(1, 2, 2, 2), dilations=(2, 4)),
 }
-SMALLEST, STEPS, OWN_STEPS = 0.01, 5, 3  # noise of the last level, and steps at each; of own images, as for LSUN
+SMALLEST, STEPS, OWN_STEPS = 0.01, 10, 3  # noise of the last level, and steps at each; of own images, as for LSUN
 LATENT_DIM = 8  # of the VAE
 FARTHEST = 2000  # examples among which the largest distance is looked for
 SEED, BLOCK = 0, EVALUATION_BATCH  # of the noise that samples start from; samples whose noise is in memory
@@ -337,7 +337,7 @@ RECIPE = Recipe(
     summary="A score network draws small digits by annealed Langevin dynamics; modes get their weights",
     tasks={
         "optdigits": Task(
-            epochs=130,
+            epochs=200,
             batch_size=32,
             metric="digit-FID",
             aim=6.8,
