@@ -20,7 +20,7 @@ from keras_dl.loading import load_model
 from keras_dl.models.sequence import bert_weights
 from keras_dl.recipes import datasets
 from keras_dl.recipes.datasets import DataError
-from keras_dl.recipes.training import commands, folder, report, resume, runner
+from keras_dl.recipes.training import exporting, folder, report, resume, runner
 from keras_dl.recipes.training.batches import naming_damaged_data, open_dataset
 from keras_dl.recipes.training.recipe import OptionError, Options
 from keras_dl.text import Symbols, read_vocabularies
@@ -96,7 +96,7 @@ READ = {
     "config.json": lambda path: bert_weights.read(BERT, path),
     "state.npz": lambda path: resume.restore(path, compiled()),
     "vocabularies.json": read_vocabularies,
-    "rows.npz": lambda path: commands._read_calibration(path, 4),
+    "rows.npz": lambda path: exporting.read_calibration(path, 4),
     "data/two_moons/1.0.0/dataset_info.json": two_moons,
     "data/two_moons/1.0.0/two_moons-train.tfrecord-00000-of-00001": two_moons,
 }

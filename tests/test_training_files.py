@@ -9,7 +9,7 @@ import pytest
 import keras_dl
 import keras_dl_cli
 from keras_dl.export import ExportError, FileError, export_training, inspect, load, snippet, training
-from keras_dl.recipes.training import commands
+from keras_dl.recipes.training import wording
 
 BATCH = 8
 
@@ -296,7 +296,7 @@ def test_errors_of_the_export_name_options():
         ("float_layers=[...] computes layers", "--float-layer NAME computes layers"),
         ("float_layers=('a',) needs quantization='int8'", "--float-layer a needs --quantization int8"),
     ):
-        assert commands._in_options(message) == expected
+        assert wording.in_options(message) == expected
 
 
 def test_the_command_exports_a_keras_file(tmp_path, capfd):
