@@ -44,7 +44,7 @@ from keras_dl.recipes.training.runner import EVALUATION_BATCH
 DIGITS, EMOJI = "mnist_optdigits", "emoji_styles"
 PHOTOGRAPHS, OWN = "cycle_gan/horse2zebra", "domains"
 SMALL = {
-    DIGITS: dict(filters=16, num_blocks=3, discriminator_filters=16, discriminator_layers=2),
+    DIGITS: dict(filters=16, num_blocks=3, discriminator_filters=16, discriminator_layers=1),
     OWN: dict(filters=16, num_blocks=4, discriminator_filters=16, discriminator_layers=2),
 }
 SMALL[EMOJI] = SMALL[OWN] | dict(identity_weight=2.0)
