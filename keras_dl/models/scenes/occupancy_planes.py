@@ -84,7 +84,8 @@ def whole(places, most):
     A file in float16 rounds the upper end of `in_unit_square` to 1, for which an index would be out of range. So would
     be that of NaN.
     """
-    return ops.clip(ops.cast(ops.floor(places), "int32"), 0, most)
+    # Not `ops.clip`: of int32 from 0 to 6, LiteRT's converter makes a Relu6, which has no kernel.
+    return ops.minimum(ops.cast(ops.where(places >= 0, ops.floor(places), 0.0), "int32"), most)
 
 
 def plane_index(columns_and_rows, planes, resolution):
