@@ -243,8 +243,8 @@ class OccupancyNetwork(FunctionalModel):
         """The layers of planes that an int8 file computes in float32.
 
         A cell without points has the lowest number as its largest value, which would stretch the range of the others.
-        In the decoder, few features of a plane are as large as hundreds, and the logits at the surface are near 0: eight
-        bits of the sums cost 0.05 of IoU (`docs/recipes.md`). In float32 the decoder is small, and on a CPU faster.
+        In the decoder, features are as large as hundreds, and the logits at the surface near 0: eight bits of the sums
+        cost 0.04 of IoU (`docs/recipes.md`). The decoder is small in float32, and on a CPU faster.
         """
         if self.encoder != "local_points":
             return ()
