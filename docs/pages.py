@@ -303,10 +303,8 @@ def _warnings(run):
 
 def _shortened(warning):
     """A warning in which an op that is named several times is named once, with how often."""
-    text, colon, items = warning.partition(": ")
-    return (
-        text + colon + _counted(collections.Counter(items.removesuffix(".").split(", "))) + "." * warning.endswith(".")
-    )
+    text, colon, items = warning.removesuffix(".").partition(": ")
+    return text + colon + _counted(collections.Counter(items.split(", "))) + "." * warning.endswith(".")
 
 
 def _counted(counter):

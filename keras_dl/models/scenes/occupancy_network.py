@@ -44,6 +44,7 @@ from keras import layers, ops
 from keras_dl.arguments import AtLeast, ImageShape, NumberIn, OneOf, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel
 from keras_dl.checks import check_size
+from keras_dl.inputs import checked_inputs
 from keras_dl.models.scenes import occupancy_weights
 from keras_dl.models.scenes.occupancy_blocks import (
     CheckedPoints,
@@ -241,13 +242,14 @@ class OccupancyNetwork(FunctionalModel):
     def float_layers(self) -> tuple[str, ...]:
         """The layers of planes that an int8 file computes in float32.
 
-        Eight bits of a coordinate would move points by 1/256 of the cube, and so to other cells. A cell without points
-        has the lowest number as its largest value, which would stretch the range of the others.
+        A cell without points has the lowest number as its largest value, which would stretch the range of the others.
+        In the decoder, features are as large as hundreds, and the logits at the surface near 0: eight bits of the sums
+        cost 0.04 of IoU (`docs/recipes.md`). The decoder is small in float32, and on a CPU faster.
         """
         if self.encoder != "local_points":
             return ()
         pooling = [f"pooling_{i}" for i in range(1, self.encoder_blocks)]
-        return ("coordinates", "features", "cells", *pooling, "means")
+        return ("cells", *pooling, "means", "decoder")
 
     @property
     def side(self) -> float:
@@ -276,11 +278,11 @@ class OccupancyNetwork(FunctionalModel):
             observation: the input `cloud`, `images` or `voxels`, as a call of the model takes it.
 
         Raises:
-            ValueError: if the model has no encoder, or a point is not finite.
+            ValueError: if the model has no encoder, the observation has another shape, or a point is not finite.
         """
         if self.encoder is None:
             raise ValueError("encoder=None: the model takes no observation.")
-        observation = ops.convert_to_tensor(observation, "float32")
+        observation = self._checked({self.observation: observation}, self.input)[self.observation]
         if self.observation == "cloud":
             observation = self.get_layer("checked_cloud")(observation)
         return self.get_layer("encoder")(observation, training=False)
@@ -295,10 +297,19 @@ class OccupancyNetwork(FunctionalModel):
 
         Returns:
             dict of `"log_std"` and `"mean"`, each float32 `(batch, latent_dim)`.
+
+        Raises:
+            ValueError: if the model has no latents; if the code is missing, or the model has none; and if one of the
+                three has another shape, or, called eagerly, a point is not finite.
         """
-        self._check_described(code, True if self.latent_dim else None)
-        given = [None if x is None else ops.convert_to_tensor(x, "float32") for x in (points, occupancies, code)]
-        return self.get_layer("latent_encoder")(*given)
+        if not self.latent_dim:
+            raise ValueError("latent_dim=0: the model infers no latents.")
+        self._check_described(code, True)
+        wanted = {name: self.input[name] for name in ("points", "occupancies")}
+        if self.encoder is not None:
+            wanted["code"] = self.get_layer("decoder").input["code"]
+        given = self._checked(dict(points=points, occupancies=occupancies, code=code), wanted)
+        return self.get_layer("latent_encoder")(given["points"], given["occupancies"], given.get("code"))
 
     def logits(self, points, code=None, latents=None):
         """The log odds that points are inside, of shapes by their codes or latents.
@@ -312,12 +323,21 @@ class OccupancyNetwork(FunctionalModel):
             float, `(batch, points)`.
 
         Raises:
-            ValueError: if the code or the latents are missing, or the model has none.
+            ValueError: if the code or the latents are missing, or the model has none; if one of the three has another
+                shape or number of rows; and if, called eagerly, a point is not finite.
         """
         self._check_described(code, latents)
-        given = {"code": code, "latents": latents, "points": points}
+        decoder = self.get_layer("decoder")
+        given = self._checked({"code": code, "latents": latents, "points": points}, decoder.input)
+        return decoder(given, training=False)
+
+    def _checked(self, given, wanted):
+        """What is given and not None, in float32, with the shapes of `wanted`, as many rows each, and finite points."""
         given = {name: ops.convert_to_tensor(x, "float32") for name, x in given.items() if x is not None}
-        return self.get_layer("decoder")(given, training=False)
+        given = checked_inputs(given, {name: wanted[name] for name in given})
+        if "points" in given:
+            given["points"] = self.get_layer("checked_points")(given["points"])
+        return given
 
     def _check_described(self, code, latents):
         needed = {"code": self.encoder is not None, "latents": self.latent_dim > 0}

@@ -37,8 +37,8 @@ def check_planes(name, planes) -> tuple[str, ...]:
     >>> check_planes("planes", ["xz"])
     ('xz',)
     """
-    known = not isinstance(planes, str) and all(plane in PLANES for plane in planes)
-    if not known or not len(planes) or len(set(planes)) < len(planes):
+    known = isinstance(planes, list | tuple) and all(plane in tuple(PLANES) for plane in planes)
+    if not known or not planes or len(set(planes)) < len(planes):
         raise ValueError(f"{name}={planes!r} must be a sequence of some of {', '.join(map(repr, PLANES))}, each once.")
     return tuple(planes)
 
@@ -79,11 +79,13 @@ def in_unit_square(points, padding):
 
 
 def whole(places, most):
-    """The whole part of numbers that are at least 0, at most `most`: int32.
+    """The whole part of numbers, at least 0 and at most `most`: int32. That of NaN is 0.
 
-    A file in float16 rounds the upper end of `in_unit_square` to 1, for which an index would be out of range.
+    A file in float16 rounds the upper end of `in_unit_square` to 1, for which an index would be out of range. So would
+    be that of NaN.
     """
-    return ops.minimum(ops.cast(ops.floor(places), "int32"), most)
+    # Not `ops.clip`: of int32 from 0 to 6, LiteRT's converter makes a Relu6, which has no kernel.
+    return ops.minimum(ops.cast(ops.where(places >= 0, ops.floor(places), 0.0), "int32"), most)
 
 
 def plane_index(columns_and_rows, planes, resolution):
