@@ -30,6 +30,7 @@ import tensorflow as tf
 import keras_dl
 from keras_dl.export.runners import KerasRunner
 from keras_dl.extras import require
+from keras_dl.metrics import OccupancyIoU
 from keras_dl.ops.meshes import open_edges, volume_iou
 from keras_dl.recipes.datasets.solids import SIDE
 from keras_dl.recipes.tasks import solids
@@ -54,23 +55,15 @@ def load_data(options, variant):
 def build_model(data, options, variant):
     if options.dataset == "shapenet":
         model = keras_dl.OccupancyNetwork.from_preset(variant)
-        model.compile(keras.optimizers.Adam(options.rate(1e-4), epsilon=1e-8), metrics=[iou])
+        model.compile(keras.optimizers.Adam(options.rate(1e-4), epsilon=1e-8), metrics=[OccupancyIoU()])
         return model
     model = keras_dl.OccupancyNetwork(**SMALL | dict(cloud_size=CLOUD, num_points=SERVED))
     steps = data.steps(options)
     warmup = min(100, steps // 2)
     peak = options.rate(2e-3)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
-    model.compile(keras.optimizers.Adam(rate), metrics=[iou])
+    model.compile(keras.optimizers.Adam(rate), metrics=[OccupancyIoU()])
     return model
-
-
-def iou(occupied, logits):
-    """The intersection over union of each shape at a probability of one half, `(batch,)`: a metric of `fit`."""
-    inside, found = tf.cast(occupied, tf.float32) > 0.5, logits >= 0
-    both = tf.reduce_sum(tf.cast(inside & found, tf.float32), -1)
-    either = tf.reduce_sum(tf.cast(inside | found, tf.float32), -1)
-    return tf.where(either > 0, both / tf.maximum(either, 1.0), 1.0)
 
 
 def evaluate(serve, data):

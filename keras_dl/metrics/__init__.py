@@ -1,9 +1,10 @@
-"""Metrics: of generated data, of images and their segmentation, and of detections."""
+"""Metrics: of generated data, of images and their segmentation, of detections, and of shapes."""
 
 from keras_dl.metrics.detection import CocoCallback, CocoMetric, coco_scores
 from keras_dl.metrics.generation import PrecisionRecall, frechet_distance, precision_recall
 from keras_dl.metrics.images import PSNR, SSIM
 from keras_dl.metrics.segmentation import MeanIoU
+from keras_dl.metrics.shapes import OccupancyIoU
 
 __all__ = [
     "PSNR",
@@ -11,6 +12,7 @@ __all__ = [
     "CocoCallback",
     "CocoMetric",
     "MeanIoU",
+    "OccupancyIoU",
     "PrecisionRecall",
     "coco_scores",
     "frechet_distance",
