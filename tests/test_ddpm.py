@@ -470,3 +470,14 @@ def test_wrong_samplers_are_refused():
     with pytest.raises(ValueError, match="t has values from 5 to 1000; they must be from 0 to 999"):
         model.denoise(tf.zeros((2, 8, 8, 2)), tf.constant([5, 1000]))
     assert np.isfinite(model.sample(2, num_steps=1)).all()
+
+
+def test_wrong_labels_are_refused():
+    model = DDPM(**SMALL, num_classes=3)
+    for labels, message in (
+        ([0, 3], "labels has values from 0 to 3; num_classes=3 has the classes 0 to 2"),
+        ([-1, 0], "labels has values from -1 to 0"),
+        ([0, 1, 2], r"labels has the shape \(3,\); 2 images take \(2,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.sample(2, labels=labels)

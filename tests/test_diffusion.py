@@ -374,6 +374,10 @@ def test_a_diffusion_model_refuses_what_it_cannot_learn_from():
     model.compile("sgd", run_eagerly=True)
     with pytest.raises(ValueError, match="y=None: this TinyDiffusion has num_classes=2"):
         model.fit(_pixels(), verbose=0)
+    for labels, found in ((np.arange(16) % 2 + 1, "1 to 2"), (np.full(16, -1), "-1 to -1")):  # 2 is "none"
+        model.compile("sgd", run_eagerly=True)
+        with pytest.raises(ValueError, match=f"labels has values from {found}; num_classes=2 has the classes 0 to 1"):
+            model.fit(_pixels(), labels, verbose=0)
 
 
 def test_pixels_go_in_and_come_out():

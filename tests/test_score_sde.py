@@ -15,6 +15,8 @@ from keras_dl import ScoreSDE
 from keras_dl.diffusion import VE, VP, SubVP, log_likelihood, predictor_corrector
 from keras_dl.diffusion.predictor_corrector import draws_per_step
 from keras_dl.diffusion.probability_flow import bits_per_dimension
+from keras_dl.export import export
+from keras_dl.export.runners import LiteRTRunner
 from keras_dl.ops.odeint import Solver
 
 # Counts.
@@ -210,6 +212,23 @@ def test_a_classifier_guides_samples():
     assert right.mean() > 0.9
 
 
+def test_a_file_holds_the_whole_chain(tmp_path):
+    """Ten steps of predictor and corrector in one loop, of noise that is given."""
+    model = theirs("vp", num_steps=10)
+    for variable in model.average.trainable_variables:  # last layers start near 0
+        if variable.name == "kernel" and float(np.abs(variable).max()) < 1e-3:
+            variable.assign(0.2 * np.random.default_rng(1).standard_normal(variable.shape))
+    path = tmp_path / "score_sde.tflite"
+    report = export(model, path, signatures=["sample"], verify=False)
+    assert report.ops["WHILE"] == 1
+    assert (report.flex_ops, report.custom_ops) == (0, 0)
+    noise = np.random.default_rng(2).standard_normal((1, model.noise_rows(), 128)).astype("float32")
+    found = LiteRTRunner(path).serve("sample", noise=noise)["images"]
+    expected = model.serving_signatures()["sample"].function(tf.constant(noise))["images"]
+    assert np.ptp(expected) > 100
+    np.testing.assert_allclose(found / 255, expected / 255, atol=1e-4)
+
+
 # Training.
 
 
@@ -305,6 +324,10 @@ def test_wrong_data_is_refused():
         model.sample(0)
     with pytest.raises(ValueError, match="num_steps=0"):
         model.sample(2, 0)
+    with pytest.raises(ValueError, match=r"keep has the shape \(3,\), which does not fit \(8, 8, 4, 2\)"):
+        model.inpaint(images(), np.ones(3))
+    with pytest.raises(ValueError, match=r"data has the shape \(8, 8, 2, 2\); it must be"):
+        model.inpaint(images()[:, :, :2], True)
     model = plane()
     model.compile("adam", run_eagerly=True)
     with pytest.raises(ValueError, match="all must be finite"):

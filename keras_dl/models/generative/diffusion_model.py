@@ -24,6 +24,26 @@ from keras_dl.models.upkeep import (
 )
 
 
+def broadcast_mask(name: str, mask, data, data_shape):
+    """`mask` in the shape of `data`.
+
+    Args:
+        name: the name of the mask in messages.
+        mask, data: tensors. `data` is `(batch, *data_shape)`.
+        data_shape: tuple of int.
+
+    Raises:
+        ValueError: if the data have another shape, or the mask does not fit it.
+    """
+    shape = tuple(data.shape)
+    if shape[1:] != tuple(data_shape):
+        raise ValueError(f"data has the shape {shape}; it must be {('batch', *data_shape)}.")
+    try:
+        return tf.broadcast_to(mask, shape)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(f"{name} has the shape {tuple(mask.shape)}, which does not fit {shape}.") from error
+
+
 class DiffusionModel(SavedSeeds, FirstBatch, Model):
     """A model of a `network` from noisy data and times to a prediction, and of its moving `average`.
 
@@ -67,6 +87,7 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         )
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.batch_range = BatchRange()
+        self.label_range = None if self.num_classes is None else BatchRange("label_range")
         self.built = True
 
     def get_config(self):
@@ -227,6 +248,8 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
     def train_step(self, data):
         data, labels, weights = self._unpacked(data)
         self.batch_range.update_state(data)
+        if labels is not None:
+            self.label_range.update_state(labels)
         count, seed = ops.shape(data)[0], self.seed_generator
         keep = None
         if self.num_classes is not None and self.label_dropout:
@@ -246,6 +269,23 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         times = self.process.evaluation_times(count)
         inputs, targets = self.corrupt(data, labels, times, self.draw_noise(count, seed=0), seed=1)
         return super().test_step((inputs, targets, weights))
+
+    def _check_first_batch(self):
+        super()._check_first_batch()
+        if self.label_range is not None:
+            self.check_labels(*self.label_range.observed()[:2])
+
+    def check_labels(self, lowest, highest):
+        """Refuses labels that are no classes of the model.
+
+        Args:
+            lowest, highest: numbers: the range of some labels.
+        """
+        if not 0 <= lowest <= highest < self.num_classes:
+            raise ValueError(
+                f"labels has values from {lowest:g} to {highest:g}; num_classes={self.num_classes} has the classes 0 "
+                f"to {self.num_classes - 1}."
+            )
 
     def _check_batch(self, lowest, highest, rows):
         check_finite(lowest, highest)

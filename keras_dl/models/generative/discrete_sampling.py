@@ -89,7 +89,8 @@ class DiscreteSampling:
                 `(num_kept, num_images, *image_shape)`.
 
         Raises:
-            ValueError: if an argument is out of its range, or the noise has another shape.
+            ValueError: if an argument is out of its range, the noise has another shape, or the labels are of another
+                number or no classes.
         """
         settings = self._settings(num_steps, sampler, eta, guidance)
         draws = self.num_draws(num_steps, sampler, eta)
@@ -113,9 +114,17 @@ class DiscreteSampling:
             found = self._sampled(start, step_noise, labels, num_kept=num_kept, **settings)
             return self.from_inner(found[1] if num_kept else found)
 
-        labels = None if labels is None else tf.convert_to_tensor(np.asarray(labels, "int32"))
+        labels = None if labels is None else tf.convert_to_tensor(self._checked_labels(labels, len(start)))
         key = ("sample", *settings.values(), num_kept, labels is None, noise is None)
         return traced(self, key, run)(start, drawn, labels)
+
+    def _checked_labels(self, labels, count):
+        labels = np.asarray(labels, "int32")
+        if labels.shape != (count,):
+            raise ValueError(f"labels has the shape {labels.shape}; {count} images take {(count,)}.")
+        if self.num_classes is not None:
+            self.check_labels(labels.min(), labels.max())
+        return labels
 
     def _start(self, chains):
         """What each image starts from."""

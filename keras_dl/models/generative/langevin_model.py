@@ -20,7 +20,7 @@ from keras_dl.base import Layer
 from keras_dl.checks import check_size
 from keras_dl.compat import is_eager
 from keras_dl.diffusion import along, annealed_langevin, choose_step_size
-from keras_dl.models.generative.diffusion_model import DiffusionModel
+from keras_dl.models.generative.diffusion_model import DiffusionModel, broadcast_mask
 from keras_dl.models.upkeep import traced
 from keras_dl.signatures import Signature
 
@@ -186,13 +186,7 @@ class LangevinModel(DiffusionModel):
             ValueError: if the data have another shape, or the mask does not fit it.
         """
         data, is_known = tf.cast(tf.convert_to_tensor(data), "float32"), tf.cast(is_known, "bool")
-        shape = tuple(data.shape)
-        if shape[1:] != self.data_shape:
-            raise ValueError(f"data has the shape {shape}; it must be {('batch', *self.data_shape)}.")
-        try:
-            is_known = tf.broadcast_to(is_known, shape)
-        except (ValueError, tf.errors.InvalidArgumentError) as error:
-            raise ValueError(f"is_known has the shape {tuple(is_known.shape)}, which does not fit {shape}.") from error
+        is_known, shape = broadcast_mask("is_known", is_known, data, self.data_shape), tuple(data.shape)
 
         def run(key, known, is_known):
             _, other = _drawn(shape, tf.random.experimental.stateless_fold_in(key, -2))

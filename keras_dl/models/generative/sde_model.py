@@ -16,7 +16,7 @@ from keras_dl.checks import check_size
 from keras_dl.diffusion import probability_flow as flow
 from keras_dl.diffusion.predictor_corrector import draws_per_step, guided, predictor_corrector
 from keras_dl.diffusion.walking import seeded_noise
-from keras_dl.models.generative.diffusion_model import DiffusionModel
+from keras_dl.models.generative.diffusion_model import DiffusionModel, broadcast_mask
 from keras_dl.models.upkeep import traced
 from keras_dl.ops.odeint import Solver
 
@@ -73,12 +73,14 @@ class SDEModel(DiffusionModel):
             data: float, `(batch, *data_shape)`, as `fit` takes them. Where they are missing, any number.
             keep: number or bool, of a shape that multiplies `data`: 1 where they are known.
             num_steps, seed: as of `sample`.
+
+        Raises:
+            ValueError: if the data have another shape, or the mask does not fit it.
         """
-        data, keep = ops.cast(data, "float32"), ops.cast(keep, "float32")
+        data, keep = ops.cast(data, "float32"), broadcast_mask("keep", ops.cast(keep, "float32"), data, self.data_shape)
         count, num_steps = len(data), self._checked_steps(num_steps)
         known = self.to_inner(data)
         start, state = self._start(count, seed)
-        keep = tf.broadcast_to(keep, known.shape)
 
         def run(start, state, known, keep):
             noise = seeded_noise(self._draws(1, count, inpainting=True), state)
