@@ -40,7 +40,7 @@ from keras_dl.recipes.training.recipe import EDGETPU, ETHOS_U55, FLOAT, INT8, Ex
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
 FLOAT16, INT16X8 = Export("float16", "cpu"), Export("int16x8", "cpu")
-RING = "gaussian_ring"
+RING, SMALL_DIGITS = "gaussian_ring", "optdigits"
 OWN = "pictures"  # the form of own data
 NOISE_DIM, LATENT_DIM = 100, 20
 SMALL = dict(filters=32, averaging=0.999)
@@ -68,8 +68,9 @@ def load_data(options, variant):
         return generation.faces(options, served, side=64)
     if options.dataset == OWN:
         return generation.own_pictures(options, served, SIDES)
-    margin = 0 if options.dataset == "mnist" else 2
-    moves = {} if options.dataset == "mnist" else dict(pixels=0.25, degrees=3.0, zoom=0.03, shear=0.06)
+    as_they_are = options.dataset in ("mnist", SMALL_DIGITS)
+    margin = 0 if as_they_are else 2
+    moves = {} if as_they_are else dict(pixels=0.25, degrees=3.0, zoom=0.03, shear=0.06)
     return generation.digits(options, served, margin, **moves)
 
 
@@ -110,8 +111,8 @@ def build_model(data, options, variant):
         rate = keras.optimizers.schedules.ExponentialDecay(options.rate(0.1), 1, 1 / 1.000004)
         model.compile(keras.optimizers.SGD(rate, momentum=0.5))
     else:
-        settings = SMALL if options.dataset in ("mnist_5k", OWN) else {}
-        rate = 5e-4 if options.dataset == "mnist_5k" else 2e-4
+        settings = SMALL if options.dataset in ("mnist_5k", SMALL_DIGITS, OWN) else {}
+        rate = 5e-4 if options.dataset in ("mnist_5k", SMALL_DIGITS) else 2e-4
         model = keras_dl.DCGAN(data.input_shape, size, noise=noise, seed=options.seed, **settings)
         model.compile(keras.optimizers.Adam(options.rate(rate), beta_1=0.5))
     return model
@@ -252,6 +253,15 @@ RECIPE = Recipe(
             baselines=("vae",),
             higher_is_better=False,
             exports=(FLOAT, FLOAT16, INT8, INT16X8, ETHOS_U55, EDGETPU),
+        ),
+        SMALL_DIGITS: Task(
+            epochs=200,
+            batch_size=32,
+            metric="digit-FID",
+            variants=("dcgan",),
+            higher_is_better=False,
+            exports=(FLOAT, INT8),
+            reproduced=True,
         ),
         RING: Task(epochs=100, batch_size=256, metric="modes found", aim=8, exports=(FLOAT, INT8), reproduced=True),
         "mnist": Task(epochs=100, batch_size=100, metric="digit-FID", higher_is_better=False, exports=(FLOAT, INT8)),

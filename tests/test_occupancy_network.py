@@ -7,6 +7,7 @@ from oracles import load_oracle, state_dict
 from reference import write_safetensors
 
 from keras_dl import OccupancyNetwork
+from keras_dl.metrics import OccupancyIoU
 from keras_dl.models.scenes.occupancy_blocks import (
     ConditionalBatchNormalization,
     ConditionalBlock,
@@ -14,7 +15,7 @@ from keras_dl.models.scenes.occupancy_blocks import (
     SlicedConvolution3D,
 )
 from keras_dl.ops.isosurface import extract, grid_points, marching_cubes
-from keras_dl.ops.meshes import check_watertight, is_inside, mesh_volume
+from keras_dl.ops.meshes import check_watertight, is_inside, mesh_volume, volume_iou
 
 TINY = dict(code_dim=6, hidden_dim=8, encoder_dim=7)
 CONDITIONS = {
@@ -217,6 +218,21 @@ def test_the_loss_is_a_sum_over_points_and_a_mean_over_shapes(net):
         expected = (entropy * weight.reshape(2, -1)).sum(1).mean()
         found = net.test_on_batch(inputs, occupied, sample_weight=weight)
         assert float(np.ravel(found)[0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_metric_is_the_iou_of_numpy_and_is_saved(net, tmp_path):
+    random = np.random.default_rng(0)
+    occupied, logits = random.random((4, 50)) < 0.3, random.normal(size=(4, 50))
+    occupied[3], logits[3] = False, -1.0  # no point in either
+    metric = OccupancyIoU()
+    for rows in (slice(0, 2), slice(2, 4)):
+        metric.update_state(occupied[rows].astype("float32"), logits[rows])
+    assert float(metric.result()) == pytest.approx(volume_iou(logits >= 0, occupied).mean(), abs=1e-6)
+    model = keras.models.clone_model(net)
+    model.compile("sgd", metrics=[metric])
+    model.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    assert [type(x) for x in again._compile_metrics._user_metrics] == [OccupancyIoU]
 
 
 def test_draws_have_the_moments_of_the_posterior_and_the_kl_is_that_of_normals():
