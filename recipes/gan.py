@@ -154,7 +154,7 @@ def figures(outcome):
     compared = {f"{outcome.task.metric} of {name}": score(x, data) for name, x in others.items()}
     if not generation.is_digits(data):
         return compared
-    judge = digit_judge.judge()
+    judge = digit_judge.judge_of(test)
     found = digit_judge.quality(test, samples)
     del found["digit_fid"]  # the metric itself
     return found | compared | {"accuracy of the judge": judge.accuracy, "weights of the judge": judge.hash}
