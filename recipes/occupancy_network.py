@@ -9,6 +9,7 @@ Aim:       0.7
 Baseline:  the nearest training shape, by its cloud: 0.697; the convex hull of the cloud: 0.539
 Reaches:   0.808 (0.795 on the validation split) after 50 epochs and 935 s on two busy cores. Nine of the objects, thin
            ones, are below 0.3, and no other below 0.7. An earlier net of one code for a shape had 0.680
+Files:     float32 0.808, int8 0.803, whose decoder stays in float32
 
 `--dataset analytic_solids` has seven kinds of balls, boxes, rings and what is made of them, with exact occupancies.
 The IoU is 0.876 after 90 epochs and 2,265 s on two very busy cores; the convex hull of the cloud has 0.813, and an
