@@ -20,6 +20,9 @@ package's own classifier (`keras_dl.recipes.tasks.digit_judge`). It is no Incept
 busy cores. 93.8% of 2,500 points are within 3 standard deviations of a mode, and the shares of the modes are 0.011 nats
 from even ones. A normal distribution finds no mode.
 
+`--dataset optdigits`: 8x8 digits, to compare with the score models of the same digits, `ncsn` and `score_sde`. The
+digit-FID is 20.9 after 200 epochs, of 288,000 images; a normal distribution has 25.0. Nothing was searched for.
+
 `--data PATH` trains DCGAN with half of its authors' channels on your images, 64x64 by default. The metric is the
 Frechet distance of thumbnails. Not tuned for photographs.
 
