@@ -56,7 +56,7 @@ def load(options, cloud_size: int, num_points: int, noise: float) -> Data:
         splits, source = _folder(options)
     else:
         builder = open_dataset(options)
-        splits = {name: _in_memory(read(builder, name, options)) for name in SMOKE}
+        splits = {name: in_memory(read(builder, name, options)) for name in SMOKE}
         source = origin(builder)
     train = splits["train"]
 
@@ -134,7 +134,7 @@ def cube_symmetry(random):
     return (np.eye(3)[random.permutation(3)] * random.choice([-1.0, 1.0], 3)).astype("float32")
 
 
-def _in_memory(rows):
+def in_memory(rows):
     """The split of rows of a TFDS set of solids."""
     rows = sorted(rows, key=lambda row: row["number"])
     meshes = [(row["vertices"], row["faces"]) for row in rows]
@@ -157,7 +157,7 @@ def _smoke():
             random = np.random.RandomState([solids.SEED, solids.STREAMS[name], i])
             solid = solids.draw_solid(random, solids.KINDS[i % len(solids.KINDS)])
             rows.append({"number": i, **solids.described_solid(solid, random)})
-        splits[name] = _in_memory(rows)
+        splits[name] = in_memory(rows)
     return splits, dict(dataset="analytic_solids", version="1.0.0", licence=solids.AnalyticSolids.LICENCE)
 
 
@@ -168,7 +168,7 @@ def _own(options):
         rows = [
             {"number": i} | data.metadata["described"](file, options.seed, stream, i) for i, file in enumerate(files)
         ]
-        splits[name] = _in_memory(rows)
+        splits[name] = in_memory(rows)
     return splits, origin(data)
 
 
