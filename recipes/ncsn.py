@@ -13,7 +13,8 @@ Files:     float32 7.88; int8 weights 8.03
 The digit-FID is the Frechet distance between the 350 test digits and as many generated ones, in the 64 features of the
 package's own classifier of 8x8 digits (`keras_dl.recipes.tasks.digit_judge`). It is no Inception FID, and cannot be
 compared with values at 28x28. Samples take the second paper's techniques: levels from the largest distance of two
-digits down to 0.01, at the ratio that their dimension asks for, 10 steps at each, and the moving average of the weights.
+digits down to 0.01, at the ratio that their dimension asks for, 10 steps at each, and the moving average of the
+weights.
 
 `--dataset gaussian_pair` (generated): two modes of weights 0.8 and 0.2, far apart. The metric is how far the share of
 the larger one is from 0.8. The baseline is Langevin dynamics of as many steps by the same net at the least noise. The

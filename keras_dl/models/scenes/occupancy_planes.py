@@ -141,7 +141,7 @@ class PlaneCells(Layer):
 
     Example:
 
-    >>> PlaneCells(("xz",), 4, 0.0)(np.array([[[-0.5, 0.0, -0.5], [0.5, 0.0, 9.0]]])).numpy()
+    >>> PlaneCells(("xz",), 4, 0.0)(ops.array([[[-0.5, 0.0, -0.5], [0.5, 0.0, 9.0]]])).numpy()
     array([[ 0, 15]], dtype=int32)
     """
 
