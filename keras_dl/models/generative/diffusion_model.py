@@ -87,7 +87,7 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
         )
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.batch_range = BatchRange()
-        self.label_range = None if self.num_classes is None else BatchRange("label_range")
+        self.label_range = BatchRange("label_range")
         self.built = True
 
     def get_config(self):
@@ -272,7 +272,7 @@ class DiffusionModel(SavedSeeds, FirstBatch, Model):
 
     def _check_first_batch(self):
         super()._check_first_batch()
-        if self.label_range is not None:
+        if self.num_classes is not None:
             self.check_labels(*self.label_range.observed()[:2])
 
     def check_labels(self, lowest, highest):
