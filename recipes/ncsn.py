@@ -44,8 +44,8 @@ from keras_dl.recipes.training import pictures
 from keras_dl.recipes.training.recipe import FLOAT, Export, Recipe, Task, run_as_script
 from keras_dl.recipes.training.runner import EVALUATION_BATCH
 
-# int8 and int16x8 are refused: see docs/recipes.md.
-DYNAMIC_INT8 = Export("dynamic_int8", "cpu", signatures=("score",))
+# int8, int16x8 and dynamic_int8 are refused: see docs/recipes.md.
+INT8_WEIGHTS = Export("weight_only_int8", "cpu", signatures=("score",))
 PAIR = "gaussian_pair"
 # With the exact scores, 10 levels and 100 steps miss the weight by 0.034: docs/recipes.md.
 PAIR_LEVELS, PAIR_STEP, PAIR_STEPS = processes.GeometricLevels(20.0, 0.1, 20), 1e-3, 200
@@ -345,7 +345,7 @@ RECIPE = Recipe(
             variants=("ncsn", "vae"),
             baselines=("vae",),
             higher_is_better=False,
-            exports=(FLOAT, DYNAMIC_INT8),
+            exports=(FLOAT, INT8_WEIGHTS),
         ),
         PAIR: Task(
             epochs=40,
@@ -363,7 +363,7 @@ RECIPE = Recipe(
             metric="digit-FID",
             variants=("ncsn",),
             higher_is_better=False,
-            exports=(FLOAT, DYNAMIC_INT8),
+            exports=(FLOAT, INT8_WEIGHTS),
         ),
         **{
             dataset: Task(
@@ -384,7 +384,7 @@ RECIPE = Recipe(
             metric=generation.THUMBNAILS,
             variants=("ncsn",),
             higher_is_better=False,
-            exports=(FLOAT, DYNAMIC_INT8),
+            exports=(FLOAT, INT8_WEIGHTS),
         )
     },
     load_data=load_data,
