@@ -154,7 +154,7 @@ def test_two_sets_meet_in_other_pairs(folder):
 def test_solids_come_with_points_inside_and_outside(folder):
     data = from_folder(folder / "meshes", batch_size=8)
     inputs, inside = next(data.train.as_numpy_iterator())
-    assert (shapes(inputs), inside.shape) == (dict(cloud=(8, 300, 3), points=(8, 512, 3)), (8, 512))
+    assert (shapes(inputs), inside.shape) == (dict(cloud=(8, 300, 3), points=(8, 256, 3)), (8, 256))
     assert set(np.unique(inside)) == {0.0, 1.0}
     assert np.abs(inputs["cloud"]).max() < 0.55  # the longest side of a solid is 1
     assert len(data.arrays["test/meshes"]) == 2
