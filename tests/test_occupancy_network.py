@@ -261,8 +261,9 @@ class Ball:
 @pytest.fixture
 def ball_net(monkeypatch):
     model = OccupancyNetwork(**TINY)
-    find = model.get_layer
-    monkeypatch.setattr(model, "get_layer", lambda name: Ball() if name == "decoder" else find(name))
+    find, ball = model.get_layer, Ball()
+    ball.input = find("decoder").input
+    monkeypatch.setattr(model, "get_layer", lambda name: ball if name == "decoder" else find(name))
     return model
 
 
