@@ -39,7 +39,7 @@ Deviations:
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers, ops
+from keras import ops
 
 from keras_dl.arguments import AtLeast, ImageShape, NumberIn, OneOf, Rate, Size, Sizes, arguments
 from keras_dl.base import FunctionalModel
@@ -49,14 +49,12 @@ from keras_dl.models.scenes import occupancy_weights
 from keras_dl.models.scenes.occupancy_blocks import (
     CheckedPoints,
     CloudEncoder,
-    ConditionalBatchNormalization,
-    ConditionalBlock,
     Draw,
     LatentEncoder,
-    ResidualDense,
     VoxelEncoder,
 )
-from keras_dl.models.scenes.occupancy_planes import PlaneEncoder, Planes, PlaneSampling, check_plane_sides
+from keras_dl.models.scenes.occupancy_decoders import code_decoder, local_decoder
+from keras_dl.models.scenes.occupancy_planes import PlaneEncoder, Planes, check_plane_sides
 from keras_dl.models.vision.resnet import ResNet
 from keras_dl.ops.isosurface import Mesh, extract, grid_points, marching_cubes
 from keras_dl.signatures import Signature
@@ -220,9 +218,9 @@ class OccupancyNetwork(FunctionalModel):
             )
             described["latents"] = Draw(seed, name="latents")(posterior["mean"], posterior["log_std"])
         if local:
-            network = _local_decoder(code.shape[1:], hidden_dim, num_blocks, planes, padding)
+            network = local_decoder(code.shape[1:], hidden_dim, num_blocks, planes, padding)
         else:
-            network = _decoder(decoder, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described)
+            network = code_decoder(decoder, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described)
         logits = network(described | {"points": points})  # (batch, points)
         super().__init__(inputs=inputs, outputs=logits, **kwargs)
 
@@ -479,40 +477,3 @@ class OccupancyNetwork(FunctionalModel):
         signatures["occupancy"] = Signature(occupancy, {"points": points} | described)
         cube = {"center": tensor("center", 3), "side": tensor("side", 1)}
         return signatures | {"grid": Signature(grid, cube | described)}
-
-
-def _decoder(kind, code_dim, latent_dim, hidden_dim, num_blocks, momentum, described):
-    """The network from points, and the code or latents that `described` names, to logits."""
-    inputs = {"points": keras.Input((None, 3), name="points")}
-    inputs |= {
-        name: keras.Input((size,), name=name)
-        for name, size in (("code", code_dim), ("latents", latent_dim))
-        if name in described
-    }
-    hidden = layers.Dense(hidden_dim, name="coordinates")(inputs["points"])  # (batch, points, hidden_dim)
-    if "latents" in inputs:
-        added = layers.Dense(hidden_dim, name="latents_added")(inputs["latents"])
-        hidden = hidden + ops.expand_dims(added, 1)
-    if kind == "conditional_norm":
-        for i in range(num_blocks):
-            hidden = ConditionalBlock(momentum, name=f"block_{i}")(hidden, inputs["code"])
-        hidden = ConditionalBatchNormalization(momentum, name="norm")(hidden, inputs["code"])
-    else:
-        if "code" in inputs:
-            hidden = hidden + ops.expand_dims(layers.Dense(hidden_dim, name="code_added")(inputs["code"]), 1)
-        for i in range(num_blocks):
-            hidden = ResidualDense(hidden_dim, name=f"block_{i}")(hidden)
-    logits = layers.Dense(1, name="occupancy")(ops.relu(hidden))  # (batch, points, 1)
-    return keras.Model(inputs, ops.squeeze(logits, -1), name="decoder")
-
-
-def _local_decoder(code_shape, hidden_dim, num_blocks, planes, padding):
-    """The network from points and planes to logits."""
-    inputs = {"points": keras.Input((None, 3), name="points"), "code": keras.Input(code_shape, name="code")}
-    hidden = layers.Dense(hidden_dim, name="coordinates")(inputs["points"])  # (batch, points, hidden_dim)
-    features = PlaneSampling(planes, padding, name="features")(inputs["points"], inputs["code"])
-    for i in range(num_blocks):
-        hidden = hidden + layers.Dense(hidden_dim, name=f"features_added_{i}")(features)
-        hidden = ResidualDense(hidden_dim, name=f"block_{i}")(hidden)
-    logits = layers.Dense(1, name="occupancy")(ops.relu(hidden))  # (batch, points, 1)
-    return keras.Model(inputs, ops.squeeze(logits, -1), name="decoder")
