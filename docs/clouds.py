@@ -16,13 +16,12 @@ from scipy.spatial import cKDTree
 from keras_dl.ops.meshes import volume_iou
 from keras_dl.recipes.datasets.solids import KINDS
 from keras_dl.recipes.tasks import solids
-from keras_dl.recipes.training import recipe
+from keras_dl.recipes.training import recipe, report
 from keras_dl.recipes.training.batches import open_dataset, read
 from keras_dl.recipes.training.opened import model_of
 
 POINTS = 2048  # of each shape that are asked about
 CLOUDS = ((300, 0.005), (300, 0.0), (1000, 0.005), (3000, 0.005))  # points, and standard deviation of their noise
-THRESHOLD = 0.4  # of the network, as the recipe chose it on the validation split
 
 
 def by_normals(shape, cloud, normals):
@@ -33,11 +32,11 @@ def by_normals(shape, cloud, normals):
     return sides.sum(-1) < 0
 
 
-def by_network(model, shape, cloud):
-    """The same by a trained `OccupancyNetwork`."""
+def by_network(model, threshold, shape, cloud):
+    """The same by a trained `OccupancyNetwork`, at the threshold of its run."""
     code = model.encode(cloud[None].astype("float32"))
     logits = np.asarray(model.logits(shape.points[None, :POINTS].astype("float32"), code))[0]
-    return logits > np.log(THRESHOLD / (1 - THRESHOLD))
+    return logits > np.log(threshold / (1 - threshold))
 
 
 def main(words):
@@ -45,7 +44,8 @@ def main(words):
     options = recipe.find("occupancy_network").options("analytic_solids")
     split = solids.in_memory(read(open_dataset(options), "test", options))
     shapes = [split.shape(row, None) for row in range(split.count)]
-    model = model_of(pathlib.Path(words[0])) if words else None
+    run = pathlib.Path(words[0]) if words else None
+    model, threshold = (model_of(run), report.read(run)["figures"]["threshold"]) if run else (None, None)
     for count, noise in CLOUDS:
         random, found = np.random.default_rng(1), {"true normals": []} | ({"network": []} if model else {})
         for shape in shapes:
@@ -54,7 +54,7 @@ def main(words):
             occupied = shape.occupied[:POINTS]
             found["true normals"].append(volume_iou(by_normals(shape, cloud, shape.normals[chosen]), occupied))
             if model:
-                found["network"].append(volume_iou(by_network(model, shape, cloud), occupied))
+                found["network"].append(volume_iou(by_network(model, threshold, shape, cloud), occupied))
         for name, values in found.items():
             kinds = ", ".join(f"{kind} {np.mean(values[i :: len(KINDS)]):.3f}" for i, kind in enumerate(KINDS))
             print(f"{count} points, noise {noise}, {name}: {np.mean(values):.3f}   ({kinds})", flush=True)

@@ -61,7 +61,7 @@ CASES = [
             (dict(momentum=1.0), "momentum"),
         ),
         padded=other_padding,
-        tolerances=dict(int8=0.2),  # measured up to 0.164, in five trainings with other seeds
+        tolerances=dict(int8=0.15),  # with the 160 rows of the suite
         calibration=160,  # with 64, R2 hangs on the initial weights
     ),
     Case(
